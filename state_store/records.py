@@ -1,0 +1,146 @@
+"""The records that sessions and snapshots are made of, and their stored form.
+
+A record is stored as one version byte and a msgpack map.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import msgpack
+from pydantic import BaseModel, ConfigDict
+
+from state_store.errors import CorruptObject
+from state_store.layout import Kind
+
+_VERSION = b"\x01"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def pack(self) -> bytes:
+        return _VERSION + bytes(msgpack.packb(self.model_dump(mode="python")))
+
+    @classmethod
+    def unpack(cls, stored: bytes) -> Self:
+        """Raises CorruptObject for a record that this version cannot read."""
+        if stored[:1] != _VERSION:
+            raise CorruptObject(f"a {cls.__name__} record has version {stored[:1].hex()}, not 01.")
+        try:
+            return cls.model_validate(msgpack.unpackb(stored[1:]))
+        except ValueError as error:
+            raise CorruptObject(f"a {cls.__name__} record cannot be read: {error}") from error
+
+
+class Tenant(_Record):
+    """`salt` is secret: who knows it can name the tenant's pages."""
+
+    name: str
+    salt: str
+
+
+class SessionBody(_Record):
+    """What does not change about a session. `meta` is the caller's own."""
+
+    id: str
+    tenant: str
+    fingerprint_id: str
+    labels: dict[str, str]
+    meta: dict[str, Any]
+    forked_from: str | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Session:
+    """A branch: a named reference to its head snapshot (None before the first turn)."""
+
+    body: SessionBody
+    head: str | None
+
+    @property
+    def id(self) -> str:
+        return self.body.id
+
+
+class Snapshot(_Record):
+    """An immutable commit of one session's model state.
+
+    total_tokens: tokens of the whole history up to here
+    boundary:     tokens that stored pages and state cover; the rest is in the token log only
+    boundary_hash: hash of the page that ends there, and so the name of the state; None at 0
+    page_hashes:  the pages between the parent's boundary and this one, 32 raw bytes each
+    states:       the page hashes at whose ends this snapshot keeps a state
+    ranks:        engine ranks that each hold their share of every object
+    meta:         the caller's own
+    """
+
+    id: str
+    parent: str | None
+    session_id: str
+    total_tokens: int
+    boundary: int
+    boundary_hash: str | None
+    page_hashes: bytes
+    states: tuple[bytes, ...]
+    fingerprint_id: str
+    ranks: int
+    meta: dict[str, Any]
+    created_at: float
+
+    @property
+    def objects(self) -> list[tuple[Kind, str]]:
+        """Everything that this snapshot pins: (kind, hex page hash)."""
+        pages: list[tuple[Kind, str]] = [("kv", h) for h in self.page_chain]
+        return pages + [("state", state.hex()) for state in self.states]
+
+    @property
+    def page_chain(self) -> list[str]:
+        raw = self.page_hashes
+        return [raw[start : start + 32].hex() for start in range(0, len(raw), 32)]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to move one session's head; `fence` orders all leases of a lineage."""
+
+    session_id: str
+    owner: str
+    fence: int
+
+
+@dataclass(frozen=True)
+class SnapshotDraft:
+    """What a turn wants to commit.
+
+    new_tokens:        uint32[n] after the parent's tokens
+    boundary_hash:     hex hash of the page that ends at `boundary`, None at 0
+    page_hashes:       hex hashes of the pages from the parent's boundary to `boundary`
+    additional_states: page hashes, among them or not, at which a state is to be kept besides
+                       the one at `boundary`
+    """
+
+    session_id: str
+    parent: str | None
+    new_tokens: array[int]
+    total_tokens: int
+    boundary: int
+    boundary_hash: str | None
+    page_hashes: tuple[str, ...]
+    fingerprint_id: str
+    ranks: int
+    additional_states: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The snapshot that is now the head, the durability that was confirmed for it, and why not
+    the one that was asked for (None if it was)."""
+
+    snapshot: Snapshot
+    durability: str
+    shortfall: str | None = None

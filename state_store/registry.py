@@ -1,0 +1,172 @@
+"""Where engines and runtimes find each other: heartbeats and commands, through the store.
+
+An engine's rank listens on a list of its own; a caller pushes a command there and waits on a
+list made for the answer. Commands are small: payloads never travel this way.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+import redis
+from redis.exceptions import RedisError
+
+from state_store.connection import Control
+from state_store.errors import EngineSilent, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+_POLL = 1.0  # seconds between a listener's looks at whether it should stop
+_REPLY_TTL = 300  # seconds that an answer nobody fetched is kept
+_RETRY = 1.0  # seconds before a broken connection is tried again
+
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+async def live_engines(control: Control, prefix: str) -> list[dict[str, Any]]:
+    """Records of the engines whose heartbeat has not expired."""
+    async with control.guard() as client:
+        names = sorted(await client.smembers(f"{prefix}:engines"))
+        if not names:
+            return []
+        stored = await client.mget([_engine_key(prefix, name.decode()) for name in names])
+        gone = [name for name, record in zip(names, stored, strict=True) if record is None]
+        if gone:
+            await client.srem(f"{prefix}:engines", *gone)
+    return [msgpack.unpackb(record) for record in stored if record is not None]
+
+
+async def send_command(
+    control: Control,
+    prefix: str,
+    engine_id: str,
+    ranks: int,
+    name: str,
+    payload: Mapping[str, Any],
+    *,
+    timeout: float,
+) -> list[dict[str, Any]]:
+    """See `StateStore.send_command`."""
+    reply_key = f"{prefix}:reply:{secrets.token_hex(8)}"
+    answers: dict[int, dict[str, Any]] = {}
+    async with control.guard() as client:
+        pipeline = client.pipeline(transaction=False)
+        for rank in range(ranks):
+            call = {"name": name, "payload": dict(payload), "reply": reply_key, "rank": rank}
+            pipeline.rpush(_commands_key(prefix, engine_id, rank), msgpack.packb(call))
+            # A command to an engine that died must not be run by its successor much later.
+            pipeline.pexpire(_commands_key(prefix, engine_id, rank), int(timeout * 1000))
+        await pipeline.execute()
+        while len(answers) < ranks and timeout > 0:
+            step = min(_POLL, timeout)
+            popped = await client.blpop([reply_key], timeout=step)
+            if popped is None:
+                timeout -= step
+                continue
+            answer = msgpack.unpackb(popped[1])
+            if answer["error"] is not None:
+                raise EngineSilent(f"rank {answer['rank']} failed: {answer['error']}")
+            answers[answer["rank"]] = answer["result"]
+    if len(answers) < ranks:
+        raise EngineSilent(f"{len(answers)} of {ranks} ranks of {engine_id} answered {name}.")
+    return [answers[rank] for rank in range(ranks)]
+
+
+class _Thread:
+    """A daemon thread with a connection of its own, which it reopens when it breaks."""
+
+    def __init__(self, url: str, name: str) -> None:
+        try:
+            self._client: Any = redis.Redis.from_url(url, socket_timeout=_POLL * 5)
+        except ValueError as error:
+            raise StoreUnavailable(f"not a Redis URL: {error}") from error
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._client.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._step()
+            except RedisError as error:
+                logger.warning("%s: the store does not answer: %s", self._thread.name, error)
+                self._stop.wait(_RETRY)
+
+    def _step(self) -> None:
+        raise NotImplementedError
+
+
+class Heartbeat(_Thread):
+    """Publishes an engine's record and keeps it alive; withdraws it on `stop`."""
+
+    def __init__(
+        self, url: str, engine_id: str, record: Mapping[str, Any], *, ttl: float, prefix: str
+    ) -> None:
+        """ttl: seconds after which an engine that no longer renews its record is gone."""
+        super().__init__(url, "torpor-heartbeat")
+        self._prefix = prefix
+        self._engine_id = engine_id
+        self._record = msgpack.packb(dict(record))
+        self._ttl = ttl
+
+    def stop(self) -> None:
+        try:
+            self._client.delete(_engine_key(self._prefix, self._engine_id))
+        except RedisError as error:
+            logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
+        super().stop()
+
+    def _step(self) -> None:
+        key = _engine_key(self._prefix, self._engine_id)
+        self._client.set(key, self._record, px=int(self._ttl * 1000))
+        self._client.sadd(f"{self._prefix}:engines", self._engine_id)
+        self._stop.wait(self._ttl / 3)
+
+
+class CommandListener(_Thread):
+    """Runs commands for one rank, one at a time, and answers each."""
+
+    def __init__(
+        self, url: str, engine_id: str, rank: int, handlers: Mapping[str, Handler], *, prefix: str
+    ) -> None:
+        super().__init__(url, f"torpor-commands-{rank}")
+        self._key = _commands_key(prefix, engine_id, rank)
+        self._rank = rank
+        self._handlers = handlers
+
+    def _step(self) -> None:
+        popped = self._client.blpop([self._key], timeout=_POLL)
+        if popped is None:
+            return
+        call = msgpack.unpackb(popped[1])
+        answer: dict[str, Any] = {"rank": self._rank, "result": None, "error": None}
+        try:
+            answer["result"] = self._handlers[call["name"]](call["payload"])
+        except Exception as error:
+            logger.exception("command %s failed", call["name"])
+            answer["error"] = f"{type(error).__name__}: {error}"
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.rpush(call["reply"], msgpack.packb(answer))
+        pipeline.expire(call["reply"], _REPLY_TTL)
+        pipeline.execute()
+
+
+def _engine_key(prefix: str, engine_id: str) -> str:
+    return f"{prefix}:engine:{engine_id}"
+
+
+def _commands_key(prefix: str, engine_id: str, rank: int) -> str:
+    return f"{prefix}:commands:{engine_id}:{rank}"
