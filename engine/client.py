@@ -1,0 +1,183 @@
+"""Async client of one SGLang server's native HTTP API.
+
+Upstream: `/generate` in `sglang/srt/entrypoints/http_server.py`, request fields in
+`sglang/srt/managers/io_struct.py` (`GenerateReqInput`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from engine.errors import EngineRefused, EngineUnreachable, LoadFailed
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Decoding choices of one turn. `temperature` 0 is greedy."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def as_params(self) -> dict[str, Any]:
+        params: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "ignore_eos": self.ignore_eos,
+        }
+        if self.stop_token_ids:
+            params["stop_token_ids"] = list(self.stop_token_ids)
+        if self.seed is not None:
+            params["sampling_seed"] = self.seed
+        return params
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one event of the stream brought.
+
+    new_ids:       ids generated since the last chunk
+    cached_tokens: prompt tokens that were not computed again
+    finish_reason: `stop`, `length`, or None while the stream goes on
+    accept_length: mean tokens committed per verify step (MTP), None without speculation
+    logprobs:      per new id: [logprob, id] of the chosen token and its alternatives
+    """
+
+    new_ids: tuple[int, ...]
+    cached_tokens: int
+    finish_reason: str | None
+    accept_length: float | None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities at one generated position: the chosen id and the most likely ones."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class EngineClient:
+    """One engine. Raises EngineUnreachable, EngineRefused or LoadFailed; nothing else."""
+
+    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+        self.url = url
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def healthy(self) -> bool:
+        try:
+            response = await self._http.get("/health", timeout=5.0)
+        except httpx.HTTPError:
+            return False
+        return response.status_code == 200
+
+    async def generate(
+        self,
+        input_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        salt: str,
+        session_id: str | None = None,
+        top_logprobs: int = 0,
+    ) -> AsyncIterator[Chunk]:
+        """Stream a continuation of exactly `input_ids`.
+
+        salt: the tenant's cache salt, part of every page's identity.
+        session_id: tags the device's cache entries, see `release`.
+        """
+        body: dict[str, Any] = {
+            "input_ids": list(input_ids),
+            "sampling_params": sampling.as_params(),
+            "stream": True,
+            "cache_salt": salt,
+        }
+        if session_id is not None:
+            body["session_id"] = session_id
+        if top_logprobs:
+            body.update(return_logprob=True, top_logprobs_num=top_logprobs)
+        seen = 0
+        try:
+            async with self._http.stream("POST", "/generate", json=body) as response:
+                if response.status_code != 200:
+                    raise _refusal(response.status_code, await response.aread())
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:") or line == "data: [DONE]":
+                        continue
+                    event = json.loads(line[5:])
+                    if "error" in event:
+                        raise _refusal(event["error"].get("code", 500), line.encode())
+                    chunk = _chunk(event, seen)
+                    seen += len(chunk.new_ids)
+                    yield chunk
+        except httpx.HTTPError as error:
+            raise EngineUnreachable(
+                f"engine {self.url} broke off: {error or type(error).__name__}. The session is "
+                "unchanged; start the engine again or add another, then repeat the turn."
+            ) from error
+
+    async def release(self, session_id: str) -> None:
+        """Make what `session_id` holds on the device the first to be evicted.
+
+        SGLang's radix-native sessions (`--enable-session-radix-cache`): closing one drops its
+        references; the memory is reused as soon as anyone needs it.
+        """
+        await self._post("/close_session", {"session_id": session_id})
+
+    async def flush(self) -> None:
+        """Empty the device cache. Refused while requests run."""
+        await self._post("/flush_cache", {})
+
+    async def _post(self, path: str, body: dict[str, Any]) -> None:
+        try:
+            response = await self._http.post(path, json=body, timeout=30.0)
+        except httpx.HTTPError as error:
+            raise EngineUnreachable(f"engine {self.url} does not answer {path}: {error}") from error
+        if response.status_code != 200:
+            raise _refusal(response.status_code, response.content)
+
+
+def _chunk(event: dict[str, Any], seen: int) -> Chunk:
+    meta = event["meta_info"]
+    finish = meta.get("finish_reason")
+    if finish is not None and finish["type"] == "abort":
+        raise _refusal(finish.get("status_code") or 500, finish.get("message", "").encode())
+    # SGLang streams cumulative ids unless started with --incremental-streaming-output.
+    new_ids = tuple(event["output_ids"][seen:])
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    if "output_token_logprobs" in meta:
+        chosen = meta["output_token_logprobs"][seen:]
+        tops = meta["output_top_logprobs"][seen:]
+        logprobs = tuple(
+            TokenLogprobs(token, value, tuple((alt[1], alt[0]) for alt in top or ()))
+            for (value, token, *_), top in zip(chosen, tops, strict=True)
+        )
+    return Chunk(
+        new_ids=new_ids,
+        cached_tokens=meta["cached_tokens"],
+        finish_reason=None if finish is None else finish["type"],
+        accept_length=meta.get("spec_accept_length"),
+        logprobs=logprobs,
+    )
+
+
+def _refusal(status: int, body: bytes) -> EngineRefused | LoadFailed:
+    text = body.decode("utf-8", "replace")
+    if "External KV cache load failed" in text:
+        return LoadFailed("the engine could not load stored state for this request")
+    return EngineRefused(f"the engine refused the request with status {status}: {text[:500]}")

@@ -1,0 +1,40 @@
+"""Everything the engine package raises.
+
+EngineError
+├── EngineUnreachable  no answer: not started, dead, or cut off in the middle
+├── EngineRefused      the engine answered a request with an error
+├── LoadFailed         stored state could not be loaded for a request; nothing was generated
+├── NoEngine           no live engine fits the session
+├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
+└── EngineStartFailed  the engine process could not be started
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of the engine's errors. The message says what happened and what to do."""
+
+
+class EngineUnreachable(EngineError):
+    pass
+
+
+class EngineRefused(EngineError):
+    pass
+
+
+class LoadFailed(EngineError):
+    pass
+
+
+class NoEngine(EngineError):
+    pass
+
+
+class UnsupportedModel(EngineError):
+    pass
+
+
+class EngineStartFailed(EngineError):
+    pass

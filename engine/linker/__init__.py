@@ -1,0 +1,1 @@
+"""The linker: SGLang's device memory <-> the state store. Runs inside scheduler processes."""

@@ -1,0 +1,28 @@
+"""What the launcher tells the linker, through SGLang's `linker_extra_config`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LinkerConfig(BaseModel):
+    """Settings of the linker in every rank of one engine process group."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    """Redis URL of the state store: unix://, redis:// or rediss://."""
+    prefix: str = "torpor"
+    """Key prefix, as given to `StateStore.connect`."""
+    engine_id: str
+    """Name under which the engine is registered and addressed."""
+    boot_id: str
+    """Changes at every start: a runtime that sees a new one knows the device is empty."""
+    timeout: float = Field(default=5.0, gt=0)
+    """Seconds without progress after which a socket operation gives up."""
+    uncommitted_ttl: int = Field(default=3600, gt=0)
+    """Seconds that an object lives unless a commit pins it. Must outlast the longest turn."""
+    kv_staging_bytes: int = Field(default=256 << 20, gt=0)
+    """Host memory per rank for staged KV pages."""
+    state_staging_bytes: int = Field(default=64 << 20, gt=0)
+    """Host memory per rank for staged Mamba states."""

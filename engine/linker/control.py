@@ -1,0 +1,150 @@
+"""The linker's conversation with runtimes: registration, prefetch, settle, status.
+
+Commands arrive through the store (`state_store/registry.py`), one stream per rank, and run on
+a thread of their own: nothing here touches the device or the scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from engine.linker.config import LinkerConfig
+from engine.linker.index import StoredIndex
+from engine.linker.load import Loader
+from engine.linker.offload import Offloader
+from engine.linker.pools import DevicePools
+from engine.linker.staging import Staged, StagedObjects
+from state_store.fingerprint import Fingerprint
+from state_store.layout import Kind, ObjectNames
+from state_store.objects import ObjectClient
+from state_store.registry import CommandListener, Heartbeat
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
+SETTLE_TIMEOUT = 15.0  # seconds a settle waits here; its caller waits longer
+
+
+class Control:
+    """Answers runtimes on behalf of one rank."""
+
+    def __init__(
+        self,
+        config: LinkerConfig,
+        server_args: Any,
+        fingerprint: Fingerprint,
+        *,
+        rank: int,
+        rank_count: int,
+        described: DevicePools,
+        staged: Mapping[Kind, StagedObjects],
+        index: StoredIndex,
+        offloader: Offloader,
+        loader: Loader,
+        names: ObjectNames,
+    ) -> None:
+        self._staged = staged
+        self._index = index
+        self._offloader = offloader
+        self._loader = loader
+        self._names = names
+        self._client = ObjectClient(config.url, timeout=config.timeout)
+        self._client.ping()  # a wrong URL must stop the engine now, not at the first offload
+        self._listener = CommandListener(
+            config.url,
+            config.engine_id,
+            rank,
+            {"prefetch": self.prefetch, "settle": self.settle, "status": self.status},
+            prefix=config.prefix,
+        )
+        self._heartbeat = None
+        if rank == 0:
+            record = {
+                "engine_id": config.engine_id,
+                "boot_id": config.boot_id,
+                "url": f"http://{server_args.host}:{server_args.port}",
+                "fingerprint": fingerprint.model_dump(mode="json"),
+                "ranks": rank_count,
+                "page_size": described.page_size,
+                "kv_object_bytes": staged["kv"].frames.frame_bytes,
+                "state_object_bytes": staged["state"].frames.frame_bytes,
+                "context_length": int(server_args.context_length or 0),
+            }
+            self._heartbeat = Heartbeat(
+                config.url, config.engine_id, record, ttl=HEARTBEAT_TTL, prefix=config.prefix
+            )
+
+    def start(self) -> None:
+        self._listener.start()
+        if self._heartbeat is not None:
+            self._heartbeat.start()
+
+    def stop(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        self._listener.stop()
+        self._client.close()
+
+    def prefetch(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Stage a snapshot's page chain and the state at its end.
+
+        The state first: without it no page is of use. Pages beyond the staging memory are only
+        checked to exist; their load then reads from the store.
+        """
+        hashes: list[str] = payload["hashes"]
+        state = self._stage("state", hashes[-1:])
+        kv = self._stage("kv", hashes)
+        unstaged = kv.unstaged
+        exists = self._client.exists([self._names.key("kv", page_hash) for page_hash in unstaged])
+        self._index.add("kv", [h for h, found in zip(unstaged, exists, strict=True) if found])
+        self._index.forget(
+            "kv", [h for h, found in zip(unstaged, exists, strict=True) if not found]
+        )
+        known = self._index.has("kv", hashes)
+        pages = known.index(False) if False in known else len(known)
+        return {
+            "pages": pages,
+            "state": len(state.frames) == 1,
+            "bytes_read": state.bytes_read + kv.bytes_read,
+            "reason": _why_not(state, "state", 0) or _why_not(kv, "KV pages", len(hashes) - pages),
+        }
+
+    def settle(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Wait for offloads queued so far, then say which of `hashes` are in the store."""
+        settled = self._offloader.settle(SETTLE_TIMEOUT)
+        hashes: list[str] = payload["hashes"]
+        return {
+            "settled": settled,
+            "kv": self._index.has("kv", hashes),
+            "state": self._index.has("state", hashes),
+        }
+
+    def status(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Counters since this process started."""
+        return {
+            "objects_known": len(self._index),
+            "objects_written": self._offloader.objects_written,
+            "bytes_written": self._offloader.bytes_written,
+            "offload_failures": self._offloader.failures,
+            "objects_loaded": self._loader.objects_loaded,
+            "load_failures": self._loader.failures,
+        }
+
+    def _stage(self, kind: Kind, hashes: list[str]) -> Staged:
+        objects = self._staged[kind]
+        staged = objects.stage(hashes, self._client)
+        objects.release(staged)  # kept until their frames are needed; the load pins them again
+        self._index.add(kind, staged.frames)
+        self._index.forget(kind, staged.missing)
+        self._index.condemn(kind, staged.corrupt)
+        return staged
+
+
+def _why_not(staged: Staged, what: str, short: int) -> str | None:
+    if staged.corrupt:
+        return f"{len(staged.corrupt)} corrupt {what} refused"
+    if staged.missing or short:
+        return f"{len(staged.missing) or short} {what} not in the store"
+    return None

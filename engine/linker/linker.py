@@ -1,0 +1,251 @@
+"""SGLang's unified-cache linker over the state store: one per scheduler process (rank).
+
+Contract: `sglang/srt/mem_cache/unified_cache/unified_cache_linker.py`. The radix tree asks
+`lookup` for the prefix lengths that can be restored, queues `load`s into private device slots
+and `offload`s every node it inserts. Payloads travel on two threads of their own; the runtime
+speaks to a third (`engine/linker/control.py`) to prefetch a snapshot before it submits a
+request and to settle offloads before it commits one.
+
+Loaded by `--unified-cache-external-linker-backend dynamic`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
+from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
+    LayerWiseLoadCounter,
+    UnifiedCacheLinker,
+)
+
+from engine.errors import UnsupportedModel
+from engine.linker.config import LinkerConfig
+from engine.linker.control import Control
+from engine.linker.fingerprint import fingerprint_of
+from engine.linker.frames import Frames
+from engine.linker.index import StoredIndex
+from engine.linker.load import Load, Loader
+from engine.linker.offload import Offload, Offloader, Rows
+from engine.linker.pools import describe_pools
+from engine.linker.staging import StagedObjects
+from state_store.layout import Kind, ObjectNames
+from state_store.objects import ObjectClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process's place among the engine's ranks."""
+
+    index: int
+    count: int
+
+
+class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
+    """KV pages, Mamba states and draft KV between the device pools and Redis.
+
+    Raises UnsupportedModel for pools it cannot store, StoreUnavailable when the store does not
+    answer at start.
+    """
+
+    def __init__(
+        self,
+        server_args: Any,
+        params: Any,
+        *,
+        components: Any,
+        extra_config: dict[str, Any],
+        forward_stream: Any,
+    ) -> None:
+        config = LinkerConfig.model_validate(extra_config)
+        self.forward_stream = forward_stream
+        self._described = describe_pools(params)
+        self._group = self._described.group
+        self.pools = self._group.entry_map
+        self._page_size = self._described.page_size
+        self._rank = _rank(params)
+        fingerprint = fingerprint_of(server_args, params, self._described, self._rank.count)
+        names = ObjectNames(config.prefix, fingerprint.id, self._rank.index)
+
+        self._index = StoredIndex()
+        layouts = {"kv": self._described.kv, "state": self._described.state}
+        device = self._described.kv.segments[0].rows.device
+        pin = device.type == "cuda"
+
+        def frames(kind: Kind, budget: int, least: int) -> Frames:
+            layout = layouts[kind]
+            return Frames(layout, max(least, budget // layout.payload_bytes), pin=pin)
+
+        self._staged: dict[Kind, StagedObjects] = {
+            "kv": StagedObjects(frames("kv", config.kv_staging_bytes, 8), "kv", names),
+            "state": StagedObjects(frames("state", config.state_staging_bytes, 2), "state", names),
+        }
+        self.layer_done_counter = LayerWiseLoadCounter(self._group.num_layers)
+        params.req_to_token_pool.register_layer_transfer_counter(self.layer_done_counter)
+        self._loader = Loader(
+            self._staged,
+            self._index,
+            self.layer_done_counter,
+            ObjectClient(config.url, timeout=config.timeout),
+            num_layers=self._group.num_layers,
+            device=device,
+        )
+        self._offloader = Offloader(
+            {"kv": frames("kv", 1 << 22, 8), "state": frames("state", 0, 1)},
+            self._index,
+            ObjectClient(config.url, timeout=config.timeout),
+            names=names,
+            ttl=config.uncommitted_ttl,
+        )
+        self._queued_loads: dict[str, list[PoolTransfer]] = {}
+        self._control = Control(
+            config,
+            server_args,
+            fingerprint,
+            rank=self._rank.index,
+            rank_count=self._rank.count,
+            described=self._described,
+            staged=self._staged,
+            index=self._index,
+            offloader=self._offloader,
+            loader=self._loader,
+            names=names,
+        )
+        self._control.start()
+        logger.info(
+            "torpor linker: rank %d/%d, fingerprint %s, page %d tokens = %d bytes, state %d bytes",
+            self._rank.index,
+            self._rank.count,
+            fingerprint.id,
+            self._page_size,
+            self._described.kv.payload_bytes,
+            self._described.state.payload_bytes,
+        )
+
+    # ---- lookup -------------------------------------------------------------
+
+    def lookup(self, rid: str, transfers: list[PoolTransfer]) -> list[int]:
+        """Prefix lengths, in pages of the uncached tail, at which KV and state can be restored.
+
+        KV must be known for every page up to the boundary; a state exists only where a node
+        ended, so the list is sparse. Answers from memory only.
+        """
+        hashes = next(t.keys for t in transfers if t.name == PoolName.KV)
+        kv = self._index.has("kv", hashes)
+        whole = kv.index(False) if False in kv else len(kv)
+        state = self._index.has("state", hashes[:whole])
+        return [pages + 1 for pages, known in enumerate(state) if known]
+
+    # ---- store -> device ----------------------------------------------------
+
+    def load(self, rid: str, transfers: list[PoolTransfer]) -> bool:
+        resolved = self._group.resolve_transfers(
+            transfers, allow_partial=True, allow_missing_kv=True
+        )
+        if not resolved:
+            return False
+        self._queued_loads[rid] = resolved
+        return True
+
+    def cancel_queued_load(self, rid: str) -> bool:
+        return self._queued_loads.pop(rid, None) is not None
+
+    def start_layer_wise_loading(self) -> int:
+        if not self._queued_loads:
+            return -1
+        queued, self._queued_loads = self._queued_loads, {}
+        counter_index = self.layer_done_counter.update_producer()
+        ready = torch.get_device_module().Event()
+        ready.record()
+        parts = [part for transfers in queued.values() for part in self._rows(transfers)]
+        self._loader.submit(Load(int(counter_index), _merged(parts), ready))
+        return int(counter_index)
+
+    def finish_layer_wise_loading(self, counter_index: int) -> bool:
+        return bool(self.layer_done_counter.finish(counter_index))
+
+    # ---- device -> store ----------------------------------------------------
+
+    def offload(self, transfers: list[PoolTransfer], session_id: str | None = None) -> bool:
+        resolved = self._group.resolve_transfers(transfers, allow_partial=True)
+        if not resolved:
+            return False
+        # A resume inserts its restored tail as new nodes: what is stored already is not copied.
+        new = tuple(part for p in self._rows(resolved) if (part := self._unknown(p)).hashes)
+        self._offloader.submit(Offload(new, tuple(self.record_offload_ready())))
+        return True
+
+    def num_completed_offloads(self) -> int:
+        return self._offloader.num_results()
+
+    def pop_completed_offload(self) -> bool:
+        return self._offloader.pop_result()
+
+    # ---- lifecycle ----------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget queued work on a cache flush. What is stored stays stored."""
+        self._queued_loads.clear()
+        self._loader.drain()
+        self._offloader.drain()
+        self.layer_done_counter.reset()
+
+    def close(self) -> None:
+        self._control.stop()
+        self.reset()
+        self._loader.close()
+        self._offloader.close()
+
+    # ---- helpers ------------------------------------------------------------
+
+    def _rows(self, transfers: list[PoolTransfer]) -> list[Rows]:
+        """Physical transfers as rows per kind. Draft KV shares the KV pool's rows and object."""
+        rows = []
+        for transfer in transfers:
+            if transfer.name == PoolName.DRAFT:
+                continue
+            entry = self.pools[transfer.name]
+            kind: Kind = "state" if transfer.name == PoolName.MAMBA else "kv"
+            slots = torch.tensor(entry.prepare_locations(transfer.host_indices))
+            rows.append(Rows(kind, list(transfer.keys), slots // entry.page_size))
+        return rows
+
+    def _unknown(self, part: Rows) -> Rows:
+        keep = [i for i, known in enumerate(self._index.has(part.kind, part.hashes)) if not known]
+        return Rows(part.kind, [part.hashes[i] for i in keep], part.rows[keep])
+
+
+def _merged(parts: list[Rows]) -> tuple[Rows, ...]:
+    """One Rows per kind, so that a batch of several requests is staged and copied together."""
+    merged = []
+    kinds: tuple[Kind, ...] = ("kv", "state")
+    for kind in kinds:
+        some = [part for part in parts if part.kind == kind]
+        if some:
+            hashes = [page_hash for part in some for page_hash in part.hashes]
+            merged.append(Rows(kind, hashes, torch.cat([part.rows for part in some])))
+    return tuple(merged)
+
+
+def _rank(params: Any) -> Rank:
+    """Attention-TP rank and world size of this process.
+
+    Raises UnsupportedModel for pipeline or context parallelism: their caches are not yet
+    restored consistently across ranks.
+    """
+    if params.pp_size > 1 or params.attn_cp_size > 1:
+        raise UnsupportedModel(
+            f"pipeline size {params.pp_size} and context-parallel size {params.attn_cp_size}: "
+            "snapshots support tensor parallelism only. Start the engine with --pp-size 1."
+        )
+    group = params.attn_tp_cache_group or params.tp_cache_group
+    if group is not None and torch.distributed.is_initialized():
+        return Rank(
+            torch.distributed.get_rank(group=group), torch.distributed.get_world_size(group=group)
+        )
+    return Rank(0, 1)

@@ -1,0 +1,155 @@
+"""Device -> Redis, off the scheduler's thread.
+
+SGLang locks a tree node while its offload is pending, so the device rows stay valid until the
+result is popped. A result is True only when every object of the node is in the store
+(acknowledged in memory; durability is confirmed at commit). A False result leaves the node
+unmarked and SGLang offers it again at the next insert that passes through it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from engine.linker.frames import Frames
+from engine.linker.index import StoredIndex
+from state_store.codec import seal
+from state_store.errors import StoreError
+from state_store.layout import Kind, ObjectNames
+from state_store.objects import ObjectClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Device rows to store: `hashes[i]` names the object in row `rows[i]` (int64)."""
+
+    kind: Kind
+    hashes: list[str]
+    rows: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Offload:
+    """One tree node's objects: stored together, reported as one result."""
+
+    parts: tuple[Rows, ...]
+    ready: tuple[torch.cuda.Event, ...]
+
+
+class Offloader:
+    """A thread that copies, seals and writes nodes in the order they were queued."""
+
+    def __init__(
+        self,
+        frames: dict[Kind, Frames],
+        index: StoredIndex,
+        client: ObjectClient,
+        *,
+        names: ObjectNames,
+        ttl: int,
+    ) -> None:
+        self._frames = frames
+        self._index = index
+        self._client = client
+        self._names = names
+        self._ttl = ttl
+        self._queue: deque[Offload | None] = deque()
+        self._results: deque[bool] = deque()
+        self._changed = threading.Condition()
+        self._queued = self._done = 0
+        self.objects_written = self.bytes_written = self.failures = 0
+        self._thread = threading.Thread(target=self._run, name="torpor-offload", daemon=True)
+        self._thread.start()
+
+    def submit(self, offload: Offload) -> None:
+        with self._changed:
+            self._queue.append(offload)
+            self._queued += 1
+            self._changed.notify_all()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until everything queued before this call is decided; False after `timeout` s."""
+        with self._changed:
+            target = self._queued
+            return self._changed.wait_for(lambda: self._done >= target, timeout)
+
+    def num_results(self) -> int:
+        return len(self._results)
+
+    def pop_result(self) -> bool:
+        return self._results.popleft()
+
+    def drain(self) -> None:
+        """Wait for the queue to empty and drop unread results."""
+        while not self.settle(timeout=1.0):
+            logger.warning("waiting for pending offloads before a cache reset")
+        self._results.clear()
+
+    def close(self) -> None:
+        with self._changed:
+            self._queue.append(None)
+            self._changed.notify_all()
+        self._thread.join()
+        self._client.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._queue))
+                offload = self._queue.popleft()
+            if offload is None:
+                return
+            stored = self._store(offload)
+            with self._changed:
+                self._results.append(stored)
+                self._done += 1
+                self._changed.notify_all()
+
+    def _store(self, offload: Offload) -> bool:
+        started = time.perf_counter()
+        try:
+            for event in offload.ready:
+                event.synchronize()
+            for part in offload.parts:
+                self._store_rows(part)
+        except StoreError as error:
+            self.failures += 1
+            logger.error("offload of %s failed, kept on the device: %s", _count(offload), error)
+            return False
+        except Exception:
+            self.failures += 1
+            logger.exception("offload of %s failed, kept on the device", _count(offload))
+            return False
+        logger.debug("offloaded %s in %.3f s", _count(offload), time.perf_counter() - started)
+        return True
+
+    def _store_rows(self, part: Rows) -> None:
+        frames = self._frames[part.kind]
+        for start in range(0, len(part.hashes), len(frames)):
+            hashes = part.hashes[start : start + len(frames)]
+            frames.gather(part.rows[start : start + len(hashes)])
+            new: list[tuple[bytes, memoryview]] = []
+            broken: list[tuple[bytes, memoryview]] = []
+            for page_hash, frame in zip(hashes, frames.views, strict=False):
+                seal(frame, names=self._names, kind=part.kind, page_hash=page_hash)
+                is_corrupt = self._index.is_corrupt(part.kind, page_hash)
+                (broken if is_corrupt else new).append(
+                    (self._names.key(part.kind, page_hash), frame)
+                )
+            self._client.put(new, ttl=self._ttl)
+            if broken:
+                self._client.replace(broken, ttl=self._ttl)
+            self._index.add(part.kind, hashes)
+            self.objects_written += len(hashes)
+            self.bytes_written += len(hashes) * frames.frame_bytes
+
+
+def _count(offload: Offload) -> str:
+    return ", ".join(f"{len(part.hashes)} {part.kind}" for part in offload.parts)

@@ -1,0 +1,178 @@
+"""Which device tensors make up a stored object, and in what order.
+
+SGLang keeps attention KV in per-layer buffers `[slots, ...]` addressed by token slot and the
+Mamba states in per-layer buffers `[slots, ...]` addressed by state slot. A stored object is the
+concatenation of one *page* of every KV buffer (kind `kv`, draft KV included) or of one *slot* of
+every Mamba buffer (kind `state`), in transfer-layer order:
+
+    kv object    = [ layer 3: K page | V page ][ layer 3 draft: K page | V page ][ layer 8: ... ]
+    state object = [ layer 0: SSM slot | conv slot ][ layer 2: SSM slot | conv slot ] ...
+
+Upstream: `sglang/srt/mem_cache/hybrid_cache/linker_pool_assembler.py`. Its own assembler takes
+a Mamba model only with a plain MLA pool and no packed draft KV, so the group is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sglang.srt.mem_cache.hicache_storage import PoolName
+from sglang.srt.mem_cache.hybrid_cache import linker_pool_assembler as assembler
+from sglang.srt.mem_cache.hybrid_cache.hybrid_pool_assembler import _stage_local_layer_mapping
+
+from engine.errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One buffer's share of an object.
+
+    layer:  transfer layer that must wait for these bytes
+    rows:   uint8[n_rows, row_bytes] view of the device buffer; one row is one page or one slot
+    offset: bytes from the start of the object's payload
+    """
+
+    layer: int
+    rows: torch.Tensor
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.rows.shape[1])
+
+
+@dataclass(frozen=True)
+class ObjectLayout:
+    """The segments of one kind of object, in payload order."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(segment.row_bytes for segment in self.segments)
+
+    def at_layer(self, layer: int) -> list[Segment]:
+        return [segment for segment in self.segments if segment.layer == layer]
+
+
+@dataclass(frozen=True)
+class DevicePools:
+    """The engine's device memory as this rank's linker sees it.
+
+    group:      SGLang's pool group; resolves logical transfers into physical ones
+    kv, state:  layouts of the two kinds of stored object
+    num_layers: transfer layers that the load counter counts
+    page_size:  tokens per page
+    """
+
+    group: Any
+    kv: ObjectLayout
+    state: ObjectLayout
+    num_layers: int
+    page_size: int
+    kv_dtype: str
+    conv_dtype: str
+    ssm_dtype: str
+
+
+def describe_pools(params: Any) -> DevicePools:
+    """Build the pool group of a Mamba + GQA/MHA hybrid, with its draft (MTP) KV.
+
+    params: SGLang's `CacheInitParams`.
+    Raises UnsupportedModel when the engine holds another kind of pool.
+    """
+    kvcache = params.token_to_kv_pool_allocator.get_kvcache()
+    pool = _full_attention_pool(kvcache)
+    page_size = params.page_size
+    entries = [
+        assembler._mha_device_pool_entry(
+            PoolName.KV,
+            pool,
+            _stage_local_layer_mapping(
+                kvcache.full_attention_layer_id_mapping, kvcache.start_layer
+            ),
+            page_size,
+        ),
+        assembler._mamba_device_pool_entry(params.req_to_token_pool, kvcache.start_layer),
+    ]
+    drafts = [*params.mtp_draft_device_pools, *params.sidecar_draft_device_pools]
+    if len(drafts) > 1:
+        raise UnsupportedModel(
+            f"{len(drafts)} draft KV pools found; snapshots carry one. "
+            "Start the engine with a single MTP layer or with --no-mtp."
+        )
+    if drafts:
+        draft = getattr(drafts[0], "full_kv_pool", drafts[0])
+        # The draft reads its KV after the batch's loads finish, so its layers may ride on any
+        # transfer layer; it shares the target's token slots.
+        entries.append(
+            assembler._mha_device_pool_entry(
+                PoolName.DRAFT,
+                draft,
+                {layer: layer for layer in range(draft.layer_num)},
+                page_size,
+                indices_from_pool=PoolName.KV,
+            )
+        )
+    num_layers = 1 + max(layer for entry in entries for layer in entry.layer_mapping)
+    mamba = params.req_to_token_pool.mamba_pool.mamba_cache
+    return DevicePools(
+        group=assembler.DevicePoolGroup(entries, num_layers, page_size),
+        kv=_layout([e for e in entries if e.name != PoolName.MAMBA]),
+        state=_layout([e for e in entries if e.name == PoolName.MAMBA]),
+        num_layers=num_layers,
+        page_size=page_size,
+        kv_dtype=_dtype(pool.k_buffer[0]),
+        conv_dtype=_dtype(mamba.conv[0]),
+        ssm_dtype=_dtype(mamba.temporal),
+    )
+
+
+def _full_attention_pool(kvcache: Any) -> Any:
+    from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, MHATokenToKVPool
+
+    if type(kvcache) is not HybridLinearKVPool or not isinstance(
+        kvcache.full_kv_pool, MHATokenToKVPool
+    ):
+        raise UnsupportedModel(
+            f"the engine's KV pool is {type(kvcache).__name__}; snapshots need a Mamba hybrid "
+            "with a GQA/MHA attention pool (HybridLinearKVPool over MHATokenToKVPool)."
+        )
+    return kvcache.full_kv_pool
+
+
+def _layout(entries: Sequence[Any]) -> ObjectLayout:
+    placed: list[tuple[int, torch.Tensor]] = []
+    for entry in entries:
+        for layer, mapped in entry.layer_mapping.items():
+            indices = [mapped] if isinstance(mapped, int) else list(mapped)
+            placed.extend(
+                (layer, _byte_rows(component[index], entry.page_size))
+                for component in entry.components
+                for index in indices
+            )
+    placed.sort(key=lambda item: item[0])  # stable: keeps the entry order within a layer
+    segments, offset = [], 0
+    for layer, rows in placed:
+        segments.append(Segment(layer, rows, offset))
+        offset += int(rows.shape[1])
+    return ObjectLayout(tuple(segments))
+
+
+def _byte_rows(buffer: torch.Tensor, slots_per_row: int) -> torch.Tensor:
+    """View `buffer` [slots, ...] as uint8[slots // slots_per_row, row_bytes] without a copy."""
+    rows = buffer.shape[0] // slots_per_row
+    whole = buffer[: rows * slots_per_row]
+    if not whole.is_contiguous():
+        raise UnsupportedModel(
+            f"a state buffer of shape {tuple(buffer.shape)} is not contiguous per slot; "
+            "its bytes cannot be stored as one row."
+        )
+    return whole.reshape(rows, -1).view(torch.uint8)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,148 @@
+"""The engines that may serve a session, as the runtime sees them.
+
+Engines announce themselves in the store with a heartbeat. Payload never passes through here:
+`prefetch` and `settle` are commands to the linker in the engine's scheduler processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.client import EngineClient
+from engine.errors import EngineUnreachable, NoEngine
+from state_store.errors import EngineSilent
+from state_store.fingerprint import Fingerprint
+from state_store.store import StateStore
+
+
+class EngineRecord(BaseModel):
+    """What an engine publishes about itself (written by `engine/linker/control.py`)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    engine_id: str
+    boot_id: str
+    url: str
+    fingerprint: Fingerprint
+    ranks: int
+    page_size: int
+    kv_object_bytes: int
+    state_object_bytes: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """What a prefetch found, worst rank.
+
+    pages:  leading pages of the chain that can be restored
+    state:  whether the state at the chain's end can be restored
+    reason: why not everything can, None if it can
+    """
+
+    pages: int
+    state: bool
+    bytes_read: int
+    reason: str | None
+
+
+class Engine:
+    """One live engine: its record, its HTTP client and its linker's commands."""
+
+    def __init__(self, record: EngineRecord, store: StateStore) -> None:
+        self.record = record
+        self.client = EngineClient(record.url)
+        self._store = store
+
+    async def prefetch(self, hashes: Sequence[str], *, timeout: float) -> Prefetch:
+        """Stage the page chain `hashes` and the state at its end in the engine's host memory.
+
+        Raises EngineUnreachable if the engine's linker does not answer within `timeout` s.
+        """
+        replies = await self._command("prefetch", {"hashes": list(hashes)}, timeout)
+        reasons = sorted({reply["reason"] for reply in replies if reply["reason"]})
+        return Prefetch(
+            pages=min(reply["pages"] for reply in replies),
+            state=all(reply["state"] for reply in replies),
+            bytes_read=sum(reply["bytes_read"] for reply in replies),
+            reason="; ".join(reasons) or None,
+        )
+
+    async def settle(self, hashes: Sequence[str], *, timeout: float) -> int:
+        """Wait for queued offloads; how many leading `hashes` end in a restorable boundary.
+
+        A boundary is restorable when all ranks stored every page up to it and the state at it.
+        """
+        replies = await self._command("settle", {"hashes": list(hashes)}, timeout)
+        return max(
+            (
+                pages + 1
+                for pages in range(len(hashes))
+                if all(all(r["kv"][: pages + 1]) and r["state"][pages] for r in replies)
+            ),
+            default=0,
+        )
+
+    async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """Counters of each rank's linker."""
+        return await self._command("status", {}, timeout)
+
+    async def _command(
+        self, name: str, payload: Mapping[str, Any], timeout: float
+    ) -> list[dict[str, Any]]:
+        record = self.record
+        try:
+            return await self._store.send_command(
+                record.engine_id, record.ranks, name, dict(payload), timeout=timeout
+            )
+        except EngineSilent as error:
+            raise EngineUnreachable(
+                f"engine {record.engine_id} did not answer {name} within {timeout:g} s: {error}"
+            ) from error
+
+
+class EnginePool:
+    """Finds a live engine. Holds one client per engine start (boot)."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._engines: dict[str, Engine] = {}
+
+    async def pick(self, fingerprint_id: str | None = None) -> Engine:
+        """An engine whose state format is `fingerprint_id` (any, if None).
+
+        Raises NoEngine when none is registered or none fits, saying which.
+        """
+        records = await self.records()
+        fitting = [r for r in records if fingerprint_id in (None, r.fingerprint.id)]
+        if not fitting:
+            found = ", ".join(f"{r.engine_id} ({r.fingerprint.id})" for r in records) or "none"
+            raise NoEngine(
+                f"no live engine with fingerprint {fingerprint_id or 'any'}; registered: {found}. "
+                "The session is kept. Start an engine with the same model and settings: "
+                "torpor engine up."
+            )
+        return self._engine(sorted(fitting, key=lambda r: r.engine_id)[0])
+
+    async def records(self) -> list[EngineRecord]:
+        """Records of all engines with a live heartbeat; malformed ones are an error."""
+        try:
+            return [EngineRecord.model_validate(raw) for raw in await self._store.engines()]
+        except ValidationError as error:
+            raise NoEngine(f"an engine published a record this version cannot read: {error}") from (
+                error
+            )
+
+    async def close(self) -> None:
+        for engine in self._engines.values():
+            await engine.client.close()
+
+    def _engine(self, record: EngineRecord) -> Engine:
+        known = self._engines.get(record.boot_id)
+        if known is None:
+            known = self._engines[record.boot_id] = Engine(record, self._store)
+        return known
