@@ -1,0 +1,56 @@
+"""Start SGLang's server: ``python -m engine.serve <sglang server arguments>``.
+
+The same as ``python -m sglang.launch_server``, except that on a CPU (SGLANG_USE_CPU_ENGINE=1) what
+SGLang imports but cannot have there is made importable first, here and in every process it spawns:
+those run this module's top level again, as ``__mp_main__``, before anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from engine.cpu import imports
+
+if imports.wanted():
+    # Read when torch is imported. Compiling stalls the first request by up to half a minute.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    imports.install()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until interrupted.
+
+    Args:
+        arguments: SGLang's command line, without the program name.
+
+    Raises:
+        SystemExit: bad arguments, or a CPU patch that did not take effect.
+    """
+    from sglang.launch_server import run_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    load_plugins()
+    if imports.wanted():
+        _require_patches()
+    server_args = prepare_server_args(arguments)
+    try:
+        run_server(server_args)
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def _require_patches() -> None:
+    """A plugin that was never run (not installed, or not in SGLANG_PLUGINS) cannot complain."""
+    from engine.cpu.patches import PatchError, verify_patches
+
+    try:
+        verify_patches()
+    except PatchError as error:
+        raise SystemExit(f"torpor: the SGLang plugin 'torpor' is not active: {error}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The CPU engine against independent references: naive recurrences, transformers, llama.cpp."""
