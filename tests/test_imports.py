@@ -1,0 +1,82 @@
+"""The shape of the code base: which package may import which, names, and file sizes."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "agent_runtime": {"agent_runtime", "engine", "tools", "state_store"},
+    "engine": {"engine", "state_store"},
+    "state_store": {"state_store"},
+    "tools": {"tools"},
+}
+SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+MOST_LINES = 500
+VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|common)(_|$)")
+
+
+def imported(source: str) -> set[str]:
+    """The full names of all modules that a source imports, wherever in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                modules.update(alias.name for alias in names)
+            case ast.ImportFrom(module=module, level=level):
+                modules.add("." * level + (module or ""))
+            case ast.Call(
+                func=ast.Name(id="__import__") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str() as module), *_],
+            ):
+                modules.add(module)
+    return modules
+
+
+def files_in_the_tree() -> list[Path]:
+    """Everything that is or could be committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return [Path(name) for name in listed.stdout.split("\0") if name]
+
+
+def test_every_way_to_import_is_seen():
+    source = """
+import a.b as c, d
+def late():
+    from e.f import g
+    from . import h
+    importlib.import_module("i.j")
+"""
+    assert imported(source) == {"a.b", "d", "e.f", ".", "i.j"}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_every_package_has_sources(package):
+    assert [path for path in SOURCES if path.is_relative_to(ROOT / package)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_absolute_and_point_down(path):
+    package = path.relative_to(ROOT).parts[0]
+    modules = imported(path.read_text())
+    assert {module for module in modules if module.startswith(".")} == set()
+    ours = {module for module in modules if module.split(".")[0] in MAY_IMPORT}
+    assert {module for module in ours if module.split(".")[0] not in MAY_IMPORT[package]} == set()
+
+
+def test_no_name_is_vague():
+    paths = files_in_the_tree()
+    assert Path("tools/calls.py") in paths
+    names = {part.split(".")[0] for path in paths for part in path.parts}
+    assert {name for name in names if VAGUE.search(name)} == set()
+
+
+def test_no_source_is_too_long_to_fit_in_the_head():
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path: length for path, length in lengths.items() if length > MOST_LINES} == {}
