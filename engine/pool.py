@@ -128,6 +128,13 @@ class EnginePool:
             )
         return self._engine(sorted(fitting, key=lambda r: r.engine_id)[0])
 
+    async def with_boot(self, boot_id: str) -> Engine | None:
+        """The engine of that start, if it still lives."""
+        for record in await self.records():
+            if record.boot_id == boot_id:
+                return self._engine(record)
+        return None
+
     async def records(self) -> list[EngineRecord]:
         """Records of all engines with a live heartbeat; malformed ones are an error."""
         try:

@@ -35,6 +35,7 @@ _CPU = (
     "--sampling-backend", "pytorch",
     "--disable-cuda-graph",
     "--disable-overlap-schedule",
+    "--sleep-on-idle",  # or an idle scheduler keeps a core busy
     "--mem-fraction-static", "0.1",
 )  # fmt: skip
 _CPU_ENVIRONMENT = {

@@ -1,0 +1,226 @@
+"""The `torpor` command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from agent_runtime import demo, server
+from agent_runtime.errors import TorporError
+from agent_runtime.processes import Layout
+from agent_runtime.settings import RuntimeSettings
+from engine.errors import EngineError
+from engine.launch import EngineOptions, EngineProcess, checked_model, free_port
+from engine.profiles import PROFILES, profile_named
+from state_store.embedded import EmbeddedServer
+from state_store.errors import StoreError
+from state_store.store import StateStore
+from tools.errors import ToolsError
+
+_DATA = Path(".torpor/data")
+_console = Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it did what it should. Our own errors end it with one line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with _terminate_like_interrupt():
+            code: int = arguments.run(arguments)
+        return code
+    except (TorporError, EngineError, StoreError, ToolsError) as error:
+        print(f"torpor: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torpor", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    up = commands.add_parser("up", help="store, engine and runtime together, in the foreground")
+    _store_options(up)
+    _engine_options(up)
+    up.add_argument("--port", type=int, default=8700, help="of the runtime's HTTP service")
+    up.add_argument("--engine-port", type=int, default=None, help="default: a free one")
+    up.set_defaults(run=_up)
+
+    engine = commands.add_parser("engine", help="one engine")
+    engine_commands = engine.add_subparsers(dest="engine_command", required=True)
+    engine_up = engine_commands.add_parser("up", help="start SGLang and wait until it serves")
+    _store_options(engine_up)
+    _engine_options(engine_up)
+    engine_up.add_argument("--host", default="127.0.0.1")
+    engine_up.add_argument("--port", type=int, default=30000, help="of the engine's HTTP server")
+    engine_up.add_argument("--engine-id", default="engine", help="unique per store")
+    engine_up.set_defaults(run=_engine_up)
+
+    serve = commands.add_parser("serve", help="a runtime, for a store and engines that run already")
+    serve.add_argument("--redis", required=True, metavar="URL")
+    serve.add_argument("--model", type=Path, required=True, help="for tokenizer and chat template")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8700)
+    serve.set_defaults(run=_serve)
+
+    store = commands.add_parser("store", help="look after the store")
+    store_commands = store.add_subparsers(dest="store_command", required=True)
+    check = store_commands.add_parser("check", help="prove that the store is consistent")
+    _store_options(check)
+    check.set_defaults(run=_store_check)
+
+    show = commands.add_parser("demo", help="suspend, kill -9, resume and fork a real session")
+    show.add_argument("--data", type=Path, default=Path(".torpor/demo"), help="emptied first")
+    show.add_argument("--model", type=Path, default=None)
+    show.add_argument("--text", type=Path, default=None, help="the text that the agent reads")
+    show.add_argument("--pages", type=int, default=demo.PAGES, help="passages to read")
+    show.set_defaults(run=_demo)
+    return parser
+
+
+def _store_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, default=_DATA, help="directory of the embedded store")
+    parser.add_argument("--redis", metavar="URL", default=None, help="instead of the embedded one")
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="demo", help=", ".join(PROFILES))
+    parser.add_argument("--model", type=Path, default=None, help="checkpoint directory")
+    parser.add_argument("--no-mtp", action="store_true", help="decode without speculation")
+    parser.add_argument(
+        "extra", nargs="*", metavar="-- SGLANG_ARGUMENT", help="passed to SGLang as they are"
+    )
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    model = checked_model(arguments.model or profile_named(arguments.profile).model)
+    with _store_url(arguments) as url:
+        options = _options(arguments, url, "127.0.0.1", arguments.engine_port or free_port())
+        engine = EngineProcess(options)
+        with engine:
+            _wait(engine)
+            settings = RuntimeSettings(redis_url=url, model_dir=model)
+            _console.print(f"torpor is up: http://127.0.0.1:{arguments.port}  (Ctrl-C stops it)")
+
+            def failed() -> str | None:
+                if engine.is_alive():
+                    return None
+                return f"the engine died; sessions are safe in the store. Log: {options.log_file}"
+
+            asyncio.run(
+                server.serve(settings, host="127.0.0.1", port=arguments.port, failed=failed)
+            )
+    return 0
+
+
+def _engine_up(arguments: argparse.Namespace) -> int:
+    with _store_url(arguments) as url:
+        options = _options(arguments, url, arguments.host, arguments.port, arguments.engine_id)
+        engine = EngineProcess(options)
+        with engine:
+            _wait(engine)
+            _console.print(f"engine {options.engine_id} serves at {engine.url}, store {url}")
+            assert engine.process is not None
+            code = engine.process.wait()
+        print(f"torpor: the engine ended with {code} (log: {options.log_file})", file=sys.stderr)
+    return 1
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = RuntimeSettings(redis_url=arguments.redis, model_dir=arguments.model)
+    asyncio.run(server.serve(settings, host=arguments.host, port=arguments.port))
+    return 0
+
+
+def _store_check(arguments: argparse.Namespace) -> int:
+    async def check(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            report = await store.check_integrity()
+        print(
+            f"{report.sessions} sessions, {report.snapshots} snapshots, {report.objects} objects "
+            f"({report.object_bytes} bytes), {report.unheld} objects that will expire"
+        )
+        for problem in report.problems:
+            print(f"problem: {problem}")
+        return 1 if report.problems else 0
+
+    with _store_url(arguments) as url:
+        return asyncio.run(check(url))
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    return demo.run(
+        data=arguments.data, model=arguments.model, text=arguments.text, pages=arguments.pages
+    )
+
+
+@contextlib.contextmanager
+def _store_url(arguments: argparse.Namespace) -> Iterator[str]:
+    """The store that was asked for; the embedded one lives as long as the block."""
+    if arguments.redis is not None:
+
+        async def answers() -> None:
+            async with await StateStore.connect(arguments.redis):
+                pass
+
+        asyncio.run(answers())  # a wrong URL is told at once, not after the engine has started
+        yield arguments.redis
+        return
+    with EmbeddedServer(Layout(arguments.data).store) as embedded:
+        yield embedded.url
+
+
+def _options(
+    arguments: argparse.Namespace, url: str, host: str, port: int, engine_id: str = "engine"
+) -> EngineOptions:
+    layout = Layout(arguments.data)
+    return EngineOptions(
+        profile=profile_named(arguments.profile),
+        redis_url=url,
+        log_file=layout.engine_log,
+        model=arguments.model,
+        host=host,
+        port=port,
+        mtp=not arguments.no_mtp,
+        engine_id=engine_id,
+        cache_dir=layout.native_cache,
+        extra=tuple(arguments.extra),
+    )
+
+
+def _wait(engine: EngineProcess) -> None:
+    with _console.status("starting the engine") as status:
+        engine.wait_until_serving(
+            waiting=lambda seconds: status.update(f"starting the engine, {seconds:.0f} s")
+        )
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM stops as cleanly as Ctrl-C: whatever was started is ended."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

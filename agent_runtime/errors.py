@@ -1,0 +1,61 @@
+"""Everything the runtime raises.
+
+TorporError
+├── BadRequest            what the caller sent cannot be served as it is
+│   ├── TemplateRewrites  the new messages do not append to what the state holds
+│   └── ContextFull       the turn does not fit the model's context
+├── NotFound              no such session or snapshot
+├── Conflict              somebody else moved the session, or holds it
+├── NothingReused         strict mode: the resume would recompute everything
+├── Unavailable           engine or store cannot be reached; nothing was lost
+└── SetupError            a process could not be started: model files, port, Redis URL
+
+Each carries `code`, a stable word for clients, and `status`, its HTTP status.
+"""
+
+from __future__ import annotations
+
+
+class TorporError(Exception):
+    """Base of the runtime's errors. The message says what happened and what to do."""
+
+    code = "internal"
+    status = 500
+
+
+class BadRequest(TorporError):
+    code = "bad_request"
+    status = 400
+
+
+class TemplateRewrites(BadRequest):
+    code = "template_rewrites"
+
+
+class ContextFull(BadRequest):
+    code = "context_full"
+    status = 413
+
+
+class NotFound(TorporError):
+    code = "not_found"
+    status = 404
+
+
+class Conflict(TorporError):
+    code = "conflict"
+    status = 409
+
+
+class NothingReused(TorporError):
+    code = "nothing_reused"
+    status = 409
+
+
+class Unavailable(TorporError):
+    code = "unavailable"
+    status = 503
+
+
+class SetupError(TorporError):
+    code = "setup"

@@ -1,0 +1,72 @@
+"""Token histories of session heads, kept in memory so that a turn only handles what is new."""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from state_store.identity import page_hashes
+from state_store.store import StateStore
+
+
+@dataclass(frozen=True)
+class History:
+    """All token ids up to a snapshot, and the identity of every page they fill.
+
+    tokens:   token ids from the session's beginning
+    hashes:   page chain; hashes[i] names page i (see `state_store/identity.py`)
+    boundary: tokens covered by stored pages and state; a multiple of the page size
+    """
+
+    tokens: array[int]
+    hashes: list[str]
+    boundary: int
+
+    def extended(
+        self, new: Sequence[int], *, page_size: int, salt: str, bigram: bool
+    ) -> tuple[array[int], list[str]]:
+        """Tokens and page chain after appending `new`; hashes only the pages it completes."""
+        tokens = self.tokens + array("I", new)
+        known = len(self.hashes)
+        fresh = page_hashes(
+            tokens[known * page_size :],
+            page_size,
+            salt=salt,
+            bigram=bigram,
+            prior=self.hashes[-1] if self.hashes else None,
+        )
+        return tokens, self.hashes + fresh
+
+
+EMPTY = History(array("I"), [], 0)
+
+
+class Histories:
+    """An LRU of histories by snapshot id, read from the token log when not held."""
+
+    def __init__(self, store: StateStore, capacity: int = 64) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._held: OrderedDict[str, History] = OrderedDict()
+
+    async def of(
+        self, snapshot_id: str | None, *, page_size: int, salt: str, bigram: bool
+    ) -> History:
+        if snapshot_id is None:
+            return EMPTY
+        history = self._held.get(snapshot_id)
+        if history is None:
+            snapshot = await self._store.snapshot(snapshot_id)
+            log = array("I", await self._store.tokens(snapshot_id))
+            tokens, hashes = EMPTY.extended(log, page_size=page_size, salt=salt, bigram=bigram)
+            history = History(tokens, hashes, snapshot.boundary)
+        self.hold(snapshot_id, history)
+        return history
+
+    def hold(self, snapshot_id: str, history: History) -> None:
+        self._held[snapshot_id] = history
+        self._held.move_to_end(snapshot_id)
+        while len(self._held) > self._capacity:
+            self._held.popitem(last=False)

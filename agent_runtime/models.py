@@ -1,0 +1,160 @@
+"""What travels between clients and the runtime, validated at the edge."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent_runtime.chat import Message
+from tools.calls import ToolCall
+from tools.define import ToolSpec
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CreateSession(_Wire):
+    system: str | None = None
+    tools: list[ToolSpec] = []
+    labels: dict[str, str] = {}
+
+
+class TurnRequest(_Wire):
+    """`temperature` 0 is greedy. `top_logprobs` > 0 returns that many alternatives per token."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int = Field(default=128, ge=1, le=65536)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = None
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+    durability: str = "memory"
+    """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
+    expected_head: str | None = None
+    """If given, the turn is refused unless this snapshot is the session's head."""
+
+
+class Usage(_Wire):
+    """Prompt tokens = reused + computed; `recomputed_tokens` were known before this turn.
+
+    boundary_tokens:  how far the parent snapshot's pages and state reach
+    recompute_reason: why anything known was computed again, None if nothing was
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    reused_tokens: int
+    recomputed_tokens: int
+    boundary_tokens: int
+    recompute_reason: str | None
+
+
+class Timing(_Wire):
+    """Seconds, from the moment the session's lease is held."""
+
+    ttft_s: float
+    generate_s: float
+    commit_s: float
+
+
+class TopLogprob(_Wire):
+    token: int
+    logprob: float
+
+
+class TokenLogprob(_Wire):
+    """Natural-log probability of a generated token, and of the most likely ones there."""
+
+    token: int
+    logprob: float
+    top: list[TopLogprob]
+
+
+class TurnResult(_Wire):
+    """How a turn ended. `snapshot` is None when it could not be committed."""
+
+    session_id: str
+    parent: str | None
+    text: str
+    tool_calls: list[ToolCall]
+    problems: list[str]
+    finish_reason: str
+    token_ids: list[int]
+    usage: Usage
+    mtp_accept_length: float | None
+    logprobs: list[TokenLogprob] = []
+    snapshot: str | None = None
+    boundary: int = 0
+    durable: str | None = None
+    """Durability confirmed for this turn: None if it could not be committed at all."""
+    not_durable_because: str | None = None
+    """Why it is not what was asked for."""
+    bytes_written: int = 0
+    timing: Timing | None = None
+
+
+class SessionView(_Wire):
+    """A session as the API shows it. Token counts are of its head."""
+
+    id: str
+    head: str | None
+    tokens: int
+    boundary: int
+    residency: str
+    labels: dict[str, str]
+    forked_from: str | None
+    created_at: float
+
+
+class SnapshotView(_Wire):
+    id: str
+    parent: str | None
+    tokens: int
+    boundary: int
+    created_at: float
+
+
+class SuspendRequest(_Wire):
+    durability: str = "fsync"
+    """`memory`, `fsync` or `replicated:n`: what must be confirmed before memory is given up."""
+
+
+class Suspended(_Wire):
+    """`bytes_written`: payload stored since the session was last suspended or resumed."""
+
+    session_id: str
+    head: str | None
+    durable: str
+    bytes_written: int
+    seconds: float
+
+
+class ResumeRequest(_Wire):
+    strict: bool = False
+    """Refuse (NothingReused) instead of leaving everything to be recomputed."""
+
+
+class Resumed(_Wire):
+    session_id: str
+    head: str | None
+    tokens: int
+    restorable_tokens: int
+    bytes_read: int
+    reason: str | None
+    seconds: float
+
+
+class ForkRequest(_Wire):
+    snapshot: str | None = None
+    """Where to fork: any snapshot in the session's history; its head if None."""
+    labels: dict[str, str] = {}
+
+
+class Problem(_Wire):
+    """Error body, after RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str

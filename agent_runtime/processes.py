@@ -1,0 +1,117 @@
+"""The processes of a deployment on one machine: store, engine and runtime, each its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from agent_runtime.errors import SetupError
+from engine.launch import require_free_port
+
+_START_TIMEOUT = 60.0  # seconds
+_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are kept under one data directory."""
+
+    data: Path
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"
+
+    @property
+    def engine_log(self) -> Path:
+        return self.data / "engine.log"
+
+    @property
+    def runtime_log(self) -> Path:
+        return self.data / "runtime.log"
+
+    @property
+    def native_cache(self) -> Path:
+        """Native helpers that SGLang compiles at first use."""
+        return self.data.absolute().parent / "torch_extensions"
+
+
+class RuntimeProcess:
+    """`torpor serve` as a child process."""
+
+    def __init__(self, *, redis_url: str, model: Path, port: int, log_file: Path) -> None:
+        """Raises EngineStartFailed when the port is taken."""
+        require_free_port("127.0.0.1", port)
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = [
+            sys.executable, "-m", "agent_runtime.cli", "serve",
+            "--redis", redis_url, "--model", str(model), "--port", str(port),
+        ]  # fmt: skip
+        self._log_file = log_file
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the runtime is not started"
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises SetupError."""
+        with self._log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ.copy(),
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT
+        with httpx.Client(base_url=self.url, timeout=5.0, trust_env=False) as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                with contextlib.suppress(httpx.HTTPError):
+                    if client.get("/health").status_code == 200:
+                        return
+                time.sleep(_POLL)
+        self.stop()
+        tail = self._log_file.read_text(errors="replace").splitlines()[-1:]
+        raise SetupError(f"the runtime did not come up: {' '.join(tail)} (log: {self._log_file})")
+
+    def stop(self) -> None:
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """`kill -9`, as a crash would."""
+        self._end(subprocess.Popen.kill)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        if self.process is None:
+            return
+        how(self.process)
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

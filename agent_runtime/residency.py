@@ -1,0 +1,56 @@
+"""What this runtime believes about where sessions' heads are. A hint, never the truth.
+
+A wrong belief costs a prefetch or a recompute, never an answer: the engine reports what it
+really reused. Lost with the process, which is why any runtime may serve any session.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """boot_id: the engine start that holds the session; tag: the engine's name for this stay."""
+
+    boot_id: str
+    tag: str
+
+
+class Residency:
+    """Session id -> the engine start (boot) whose device or staging holds its head."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, Place] = {}
+        self._written: dict[str, int] = {}
+        self._serial = itertools.count(1)
+
+    def place(self, session_id: str) -> Place | None:
+        return self._places.get(session_id)
+
+    def on_device(self, session_id: str, boot_id: str) -> bool:
+        place = self._places.get(session_id)
+        return place is not None and place.boot_id == boot_id
+
+    def placed(self, session_id: str, boot_id: str) -> None:
+        if not self.on_device(session_id, boot_id):
+            self._places[session_id] = Place(boot_id, f"{session_id}.{next(self._serial)}")
+
+    def left(self, session_id: str) -> None:
+        self._places.pop(session_id, None)
+
+    def tag(self, session_id: str, boot_id: str) -> str:
+        """The engine's name for this stay of the session; a new one after each suspend.
+
+        SGLang remembers closed names, so a session that comes back needs another.
+        """
+        self.placed(session_id, boot_id)
+        return self._places[session_id].tag
+
+    def wrote(self, session_id: str, payload_bytes: int) -> None:
+        self._written[session_id] = self._written.get(session_id, 0) + payload_bytes
+
+    def take_written(self, session_id: str) -> int:
+        """Payload bytes committed since this was last asked."""
+        return self._written.pop(session_id, 0)

@@ -1,0 +1,195 @@
+"""Async Python client of the runtime.
+
+    async with Torpor("http://127.0.0.1:8700") as torpor:
+        session = await torpor.create(system="You are an agent.", tools=[calculator.spec])
+        result = await torpor.turn(session.id, "What is 48 * 17?")
+        await torpor.suspend(session.id)
+
+Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreachable`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from agent_runtime.chat import Message
+from agent_runtime.errors import TorporError
+from agent_runtime.models import (
+    CreateSession,
+    ForkRequest,
+    Problem,
+    Resumed,
+    ResumeRequest,
+    SessionView,
+    SnapshotView,
+    Suspended,
+    SuspendRequest,
+    TurnRequest,
+    TurnResult,
+)
+from tools.define import ToolSpec
+
+
+class ApiError(TorporError):
+    """The service answered with a problem document."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.code = problem.code
+        self.status = problem.status
+
+
+class ApiUnreachable(TorporError):
+    """No answer from the service: not started, stopped, or cut off in the middle."""
+
+    code = "unreachable"
+
+
+class Torpor:
+    """One runtime, by its URL. Use as an async context manager."""
+
+    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    async def create(
+        self,
+        *,
+        system: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> SessionView:
+        request = CreateSession(system=system, tools=list(tools), labels=dict(labels or {}))
+        return SessionView.model_validate(
+            await self._call("POST", "/v1/sessions", request.model_dump(mode="json"))
+        )
+
+    async def get(self, session_id: str) -> SessionView:
+        return SessionView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}"))
+
+    async def snapshots(self, session_id: str) -> list[SnapshotView]:
+        """The session's history, root first."""
+        rows = await self._call("GET", f"/v1/sessions/{session_id}/snapshots")
+        return [SnapshotView.model_validate(row) for row in rows]
+
+    async def stream(
+        self, session_id: str, messages: str | Sequence[Message], **options: Any
+    ) -> AsyncIterator[str | TurnResult]:
+        """Run a turn: text pieces as they come, then the TurnResult.
+
+        messages: a user message's text, or messages. options: fields of TurnRequest.
+        """
+        if isinstance(messages, str):
+            messages = [Message(role="user", content=messages)]
+        request = TurnRequest(messages=list(messages), **options)
+        try:
+            async with self._http.stream(
+                "POST",
+                f"/v1/sessions/{session_id}/turns",
+                json=request.model_dump(mode="json"),
+            ) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _api_error(response)
+                async for name, data in _events(response):
+                    if name == "text":
+                        yield str(data["text"])
+                    elif name == "result":
+                        yield TurnResult.model_validate(data)
+                    else:
+                        raise ApiError(Problem.model_validate(data))
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+
+    async def turn(
+        self, session_id: str, messages: str | Sequence[Message], **options: Any
+    ) -> TurnResult:
+        """Run a turn to its end. Raises ApiUnreachable if the stream ends without a result."""
+        async for event in self.stream(session_id, messages, **options):
+            if isinstance(event, TurnResult):
+                return event
+        raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
+
+    async def suspend(self, session_id: str, *, durability: str = "fsync") -> Suspended:
+        body = SuspendRequest(durability=durability).model_dump()
+        return Suspended.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/suspend", body)
+        )
+
+    async def resume(self, session_id: str, *, strict: bool = False) -> Resumed:
+        body = ResumeRequest(strict=strict).model_dump()
+        return Resumed.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/resume", body)
+        )
+
+    async def fork(
+        self,
+        session_id: str,
+        *,
+        snapshot: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> SessionView:
+        body = ForkRequest(snapshot=snapshot, labels=dict(labels or {})).model_dump()
+        return SessionView.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/fork", body)
+        )
+
+    async def delete(self, session_id: str) -> None:
+        await self._call("DELETE", f"/v1/sessions/{session_id}")
+
+    async def health(self) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._call("GET", "/health")
+        return answer
+
+    async def _call(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+        if response.status_code >= 400:
+            raise _api_error(response)
+        return response.json() if response.content else None
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
+    name = ""
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def _api_error(response: httpx.Response) -> ApiError:
+    try:
+        problem = Problem.model_validate(response.json())
+    except ValueError:
+        problem = Problem(
+            title="Unexpected answer",
+            status=response.status_code,
+            code="unexpected",
+            detail=response.text[:500],
+        )
+    return ApiError(problem)
+
+
+def _unreachable(url: object, error: Exception) -> ApiUnreachable:
+    return ApiUnreachable(f"the runtime at {url} does not answer: {error or type(error).__name__}")

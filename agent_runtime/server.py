@@ -1,0 +1,60 @@
+"""Running the HTTP service in this process, in the foreground, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import uvicorn
+
+from agent_runtime.api import create_app
+from agent_runtime.errors import SetupError
+from agent_runtime.settings import RuntimeSettings
+from engine.launch import require_free_port
+from state_store.store import StateStore
+
+_WATCH = 0.5  # seconds between looks at what the service depends on
+_DRAIN = 10  # seconds that running requests get when the service stops
+
+
+async def serve(
+    settings: RuntimeSettings,
+    *,
+    host: str,
+    port: int,
+    failed: Callable[[], str | None] = lambda: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    failed: looked at twice a second; a message from it ends the service with SetupError.
+    Raises SetupError, EngineStartFailed when the port is taken, StoreUnavailable when the store
+    does not answer.
+    """
+    require_free_port(host, port)
+    async with await StateStore.connect(settings.redis_url, prefix=settings.prefix):
+        pass  # a clear error now, before uvicorn reports a failed start in its own way
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=_DRAIN,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    reason: str | None = None
+    while not serving.done():
+        await asyncio.wait({serving}, timeout=_WATCH)
+        reason = reason or failed()
+        if reason is not None:
+            server.should_exit = True
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
+        await serving
+    if reason is not None:
+        raise SetupError(reason)
+    if not server.started:
+        raise SetupError(f"the service could not start on {host}:{port}.")

@@ -1,0 +1,179 @@
+"""Sessions: create, look at, suspend, resume, fork, delete."""
+
+from __future__ import annotations
+
+import time
+
+from agent_runtime.errors import NothingReused
+from agent_runtime.models import (
+    CreateSession,
+    ForkRequest,
+    Resumed,
+    ResumeRequest,
+    SessionView,
+    SnapshotView,
+    Suspended,
+    SuspendRequest,
+)
+from agent_runtime.residency import Residency
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns import Turns
+from engine.pool import EnginePool
+from state_store.store import Session, StateStore
+
+
+class Sessions:
+    """Everything about sessions but their turns."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pool: EnginePool,
+        turns: Turns,
+        residency: Residency,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._turns = turns
+        self._residency = residency
+        self._settings = settings
+
+    async def create(self, request: CreateSession) -> SessionView:
+        """A new, empty session in the state format of a live engine. Raises NoEngine."""
+        engine = await self._pool.pick()
+        session = await self._store.create_session(
+            tenant=self._settings.tenant,
+            fingerprint=engine.record.fingerprint,
+            labels=request.labels,
+            meta={
+                "system": request.system,
+                "tools": [tool.model_dump(mode="json") for tool in request.tools],
+            },
+        )
+        return await self._view(session)
+
+    async def get(self, session_id: str) -> SessionView:
+        return await self._view(await self._store.session(session_id))
+
+    async def all(self) -> list[SessionView]:
+        sessions = await self._store.sessions(self._settings.tenant)
+        return [await self._view(session) for session in sessions]
+
+    async def snapshots(self, session_id: str) -> list[SnapshotView]:
+        """The session's history, root first."""
+        session = await self._store.session(session_id)
+        if session.head is None:
+            return []
+        return [
+            SnapshotView(
+                id=snapshot.id,
+                parent=snapshot.parent,
+                tokens=snapshot.total_tokens,
+                boundary=snapshot.boundary,
+                created_at=snapshot.created_at,
+            )
+            for snapshot in await self._store.ancestors(session.head)
+        ]
+
+    async def suspend(self, session_id: str, request: SuspendRequest) -> Suspended:
+        """Make the head durable, then give the engine's memory back.
+
+        Every turn has already stored what it added, so this writes no payload: it confirms, and
+        reports what the turns since the last suspend stored. Raises DurabilityNotReached, and
+        the session stays resident then.
+        """
+        started = time.perf_counter()
+        async with self._turns.writing(session_id) as (session, _):
+            reached = await self._store.confirm(request.durability)
+            await self._release(session_id)
+        return Suspended(
+            session_id=session_id,
+            head=session.head,
+            durable=reached,
+            bytes_written=self._residency.take_written(session_id),
+            seconds=time.perf_counter() - started,
+        )
+
+    async def _release(self, session_id: str) -> None:
+        """Let the engine that holds the session reuse its memory; one that is gone has already."""
+        place = self._residency.place(session_id)
+        engine = None if place is None else await self._pool.with_boot(place.boot_id)
+        if place is not None and engine is not None:
+            await engine.client.release(place.tag)
+        self._residency.left(session_id)
+
+    async def resume(self, session_id: str, request: ResumeRequest) -> Resumed:
+        """Have an engine stage the head, so that the next turn starts where it ended.
+
+        What cannot be restored is left to be recomputed from the token log, and `reason` says
+        why. Raises NothingReused in strict mode if that is everything; NoEngine.
+        """
+        started = time.perf_counter()
+        session = await self._store.session(session_id)
+        engine = await self._pool.pick(session.body.fingerprint_id)
+        history = await self._turns.history(session.head, session, engine)
+        self._residency.left(session_id)
+        self._residency.take_written(session_id)
+        page_size = engine.record.page_size
+        pages = history.boundary // page_size
+        restorable, bytes_read, reason = 0, 0, None
+        if pages:
+            found = await engine.prefetch(
+                history.hashes[:pages], timeout=self._settings.prefetch_timeout
+            )
+            restorable = history.boundary if found.state and found.pages == pages else 0
+            bytes_read, reason = found.bytes_read, found.reason
+            if restorable:
+                self._residency.placed(session_id, engine.record.boot_id)
+        if request.strict and history.tokens and not restorable:
+            raise NothingReused(
+                f"none of the {len(history.tokens)} tokens of {session_id} can be restored: "
+                f"{reason or 'no boundary was stored'}. The token log is intact; "
+                "resume without strict to recompute."
+            )
+        return Resumed(
+            session_id=session_id,
+            head=session.head,
+            tokens=len(history.tokens),
+            restorable_tokens=restorable,
+            bytes_read=bytes_read,
+            reason=reason,
+            seconds=time.perf_counter() - started,
+        )
+
+    async def fork(self, session_id: str, request: ForkRequest) -> SessionView:
+        """A new session whose head is `snapshot` of this session's history. Copies nothing."""
+        forked = await self._store.fork(
+            session_id, snapshot_id=request.snapshot, labels=request.labels
+        )
+        return await self._view(forked)
+
+    async def delete(self, session_id: str) -> None:
+        """Drop the session; what no other session reaches is freed in the background."""
+        await self._store.delete_session(session_id)
+        await self._release(session_id)
+
+    async def _view(self, session: Session) -> SessionView:
+        tokens = boundary = 0
+        residency = "empty"
+        if session.head is not None:
+            head = await self._store.snapshot(session.head)
+            tokens, boundary = head.total_tokens, head.boundary
+            residency = await self._where(session.id, session.head)
+        return SessionView(
+            id=session.id,
+            head=session.head,
+            tokens=tokens,
+            boundary=boundary,
+            residency=residency,
+            labels=session.body.labels,
+            forked_from=session.body.forked_from,
+            created_at=session.body.created_at,
+        )
+
+    async def _where(self, session_id: str, head: str) -> str:
+        place = self._residency.place(session_id)
+        if place is not None and await self._pool.with_boot(place.boot_id) is not None:
+            return "device"
+        return "stored" if await self._store.boundary_is_stored(head) else "lost"

@@ -1,0 +1,25 @@
+"""All settings of the runtime in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RuntimeSettings(BaseModel):
+    """What one runtime process needs to know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    redis_url: str
+    prefix: str = "torpor"
+    model_dir: Path
+    """Checkpoint directory: the runtime reads its tokenizer and chat template."""
+    tenant: str = "default"
+    lease_ttl: float = Field(default=30.0, gt=0)
+    """Seconds after which another runtime may take over a session whose runtime died."""
+    settle_timeout: float = Field(default=20.0, gt=0)
+    """Seconds a commit waits for the engine to have offloaded a turn's state."""
+    prefetch_timeout: float = Field(default=60.0, gt=0)
+    """Seconds a resume waits for the engine to stage a snapshot before it recomputes."""

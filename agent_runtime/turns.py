@@ -1,0 +1,377 @@
+"""A turn: append messages, generate, commit one snapshot.
+
+lease ── history ── delta ── ready? ── generate ── settle ── commit
+                              │  prefetch if the engine may not hold the head
+                              └─ what cannot be restored is recomputed, and the answer says so
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from array import array
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from tokenizers.decoders import DecodeStream
+
+from agent_runtime.chat import ChatFormat
+from agent_runtime.errors import Conflict, ContextFull
+from agent_runtime.histories import Histories, History
+from agent_runtime.models import (
+    Timing,
+    TokenLogprob,
+    TopLogprob,
+    TurnRequest,
+    TurnResult,
+    Usage,
+)
+from agent_runtime.residency import Residency
+from agent_runtime.settings import RuntimeSettings
+from engine.client import Chunk, Sampling, TokenLogprobs
+from engine.errors import EngineUnreachable, LoadFailed
+from engine.pool import Engine, EnginePool
+from state_store.errors import ObjectsMissing, StoreUnavailable
+from state_store.records import Commit, Lease, Session, SnapshotDraft
+from state_store.store import StateStore
+from tools.calls import parse
+from tools.define import ToolSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of generated text, as soon as its bytes are whole."""
+
+    text: str
+
+
+@dataclass
+class _Generation:
+    """What came out of the engine for one turn."""
+
+    ids: list[int]
+    logprobs: list[TokenLogprobs]
+    cached_tokens: int = 0
+    finish_reason: str = "length"
+    accept_length: float | None = None
+    first_token_at: float | None = None
+
+
+class Turns:
+    """Runs turns on any engine that fits the session. Stateless but for caches."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pool: EnginePool,
+        chat: ChatFormat,
+        residency: Residency,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._chat = chat
+        self._residency = residency
+        self._settings = settings
+        self._histories = Histories(store)
+        self._owner = f"runtime-{uuid.uuid4().hex[:12]}"
+
+    async def run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
+        """Yield text as it is generated, then one TurnResult after the commit.
+
+        Raises NotFound, Conflict (another writer, or head is not `expected_head`), BadRequest,
+        ContextFull, NoEngine, EngineUnreachable, EngineRefused. After any of them the session's
+        head is what it was.
+        """
+        async with self.writing(session_id) as (session, lease):
+            if request.expected_head not in (None, session.head):
+                raise Conflict(
+                    f"head of {session_id} is {session.head}, not {request.expected_head}; "
+                    "nothing was generated. Read the session again and decide."
+                )
+            started = time.perf_counter()
+            engine = await self._pool.pick(session.body.fingerprint_id)
+            history = await self.history(session.head, session, engine)
+            prompt_delta = self._delta(session, history, request)
+            prompt_tokens = len(history.tokens) + len(prompt_delta)
+            limit = engine.record.context_length
+            if limit and prompt_tokens + request.max_tokens > limit:
+                raise ContextFull(
+                    f"{prompt_tokens} prompt tokens + {request.max_tokens} to generate exceed the "
+                    f"engine's context of {limit}; the session is unchanged."
+                )
+            reasons = await self.make_ready(session, history, engine)
+            generation = _Generation([], [])
+            prompt = (history.tokens + array("I", prompt_delta)).tolist()
+            async for text in self._generate(
+                session, engine, history, prompt, request, generation, reasons
+            ):
+                yield Text(text)
+            generated_at = time.perf_counter()
+            result = await self._commit(
+                session, lease, engine, history, prompt_delta, generation, request, reasons
+            )
+            first = generation.first_token_at or generated_at
+            yield result.model_copy(
+                update={
+                    "timing": Timing(
+                        ttft_s=first - started,
+                        generate_s=generated_at - started,
+                        commit_s=time.perf_counter() - generated_at,
+                    )
+                }
+            )
+
+    @contextlib.asynccontextmanager
+    async def writing(self, session_id: str) -> AsyncIterator[tuple[Session, Lease]]:
+        """Hold the session's lease, renewed in the background, for the length of the block."""
+        lease = await self._store.acquire(
+            session_id, ttl=self._settings.lease_ttl, owner=self._owner
+        )
+        renewing = asyncio.create_task(self._renew(lease))
+        try:
+            yield await self._store.session(session_id), lease
+        finally:
+            renewing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await renewing
+            with contextlib.suppress(StoreUnavailable):  # then it expires by itself
+                await self._store.release(lease)
+
+    async def history(self, snapshot_id: str | None, session: Session, engine: Engine) -> History:
+        """The token history of one of the session's snapshots."""
+        record = engine.record
+        tenant = await self._store.tenant(session.body.tenant)
+        return await self._histories.of(
+            snapshot_id,
+            page_size=record.page_size,
+            salt=tenant.salt,
+            bigram=record.fingerprint.bigram,
+        )
+
+    async def make_ready(self, session: Session, history: History, engine: Engine) -> list[str]:
+        """Have the engine stage the head unless it holds it; reasons why not all of it can be."""
+        boot_id = engine.record.boot_id
+        if not history.boundary or self._residency.on_device(session.id, boot_id):
+            return []
+        pages = history.boundary // engine.record.page_size
+        try:
+            found = await engine.prefetch(
+                history.hashes[:pages], timeout=self._settings.prefetch_timeout
+            )
+        except EngineUnreachable as error:
+            return [f"prefetch failed: {error}"]
+        self._residency.placed(session.id, boot_id)
+        logger.info("staged %d of %d pages of %s", found.pages, pages, session.id)
+        return [found.reason] if found.reason else []
+
+    async def _renew(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl / 3)
+            try:
+                await self._store.renew(lease, ttl=self._settings.lease_ttl)
+            except Exception as error:  # the commit is fenced: it will refuse a lost lease
+                logger.warning("lease of %s not renewed: %s", lease.session_id, error)
+
+    def _delta(self, session: Session, history: History, request: TurnRequest) -> list[int]:
+        if session.head is None:
+            return self._chat.opening(
+                request.messages,
+                system=session.body.meta["system"],
+                tools=[ToolSpec.model_validate(tool) for tool in session.body.meta["tools"]],
+            )
+        ended = history.tokens[-1] == self._chat.eos_id
+        return self._chat.delta(request.messages, ended=ended)
+
+    async def _generate(
+        self,
+        session: Session,
+        engine: Engine,
+        history: History,
+        prompt: list[int],
+        request: TurnRequest,
+        generation: _Generation,
+        reasons: list[str],
+    ) -> AsyncIterator[str]:
+        tenant = await self._store.tenant(session.body.tenant)
+        sampling = Sampling(
+            max_new_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stop_token_ids=(self._chat.eos_id,),
+        )
+        decoder = DecodeStream(skip_special_tokens=False)
+        for attempt in (1, 2):
+            stream = engine.client.generate(
+                prompt,
+                sampling,
+                salt=tenant.salt,
+                session_id=self._residency.tag(session.id, engine.record.boot_id),
+                top_logprobs=request.top_logprobs,
+            )
+            try:
+                async for chunk in stream:
+                    for token in self._collect(generation, chunk):
+                        piece = decoder.step(self._chat.tokenizer, token)
+                        if piece is not None and token != self._chat.eos_id:
+                            yield piece
+                return
+            except LoadFailed as error:
+                # The linker has forgotten what it could not load: a second attempt restores what
+                # is really there and recomputes the rest.
+                if attempt == 2 or generation.ids:
+                    raise
+                reasons.append(str(error))
+                self._residency.left(session.id)
+                reasons.extend(await self.make_ready(session, history, engine))
+
+    def _collect(self, generation: _Generation, chunk: Chunk) -> Sequence[int]:
+        if chunk.new_ids and generation.first_token_at is None:
+            generation.first_token_at = time.perf_counter()
+        generation.ids.extend(chunk.new_ids)
+        generation.logprobs.extend(chunk.logprobs)
+        generation.cached_tokens = chunk.cached_tokens
+        generation.accept_length = chunk.accept_length
+        generation.finish_reason = chunk.finish_reason or generation.finish_reason
+        return chunk.new_ids
+
+    async def _commit(
+        self,
+        session: Session,
+        lease: Lease,
+        engine: Engine,
+        history: History,
+        prompt_delta: list[int],
+        generation: _Generation,
+        request: TurnRequest,
+        reasons: list[str],
+    ) -> TurnResult:
+        """Commit the turn at the last boundary whose pages and state the store really holds."""
+        record = engine.record
+        tenant = await self._store.tenant(session.body.tenant)
+        new_ids = [*prompt_delta, *generation.ids]
+        tokens, hashes = history.extended(
+            new_ids, page_size=record.page_size, salt=tenant.salt, bigram=record.fingerprint.bigram
+        )
+        usage = _usage(history, prompt_delta, generation, reasons)
+        message = parse(
+            self._chat.decode(_without_eos(generation.ids, self._chat.eos_id)),
+            cut_off=generation.finish_reason == "length",
+        )
+        result = TurnResult(
+            session_id=session.id,
+            parent=session.head,
+            text=message.text,
+            tool_calls=list(message.calls),
+            problems=list(message.problems),
+            finish_reason=generation.finish_reason,
+            token_ids=generation.ids,
+            usage=usage,
+            mtp_accept_length=generation.accept_length,
+            logprobs=[
+                TokenLogprob(
+                    token=position.token,
+                    logprob=position.logprob,
+                    top=[TopLogprob(token=t, logprob=value) for t, value in position.top],
+                )
+                for position in generation.logprobs
+            ],
+        )
+        try:
+            commit, shortfall = await self._commit_boundary(
+                session, lease, engine, history, new_ids, hashes, request.durability
+            )
+        except StoreUnavailable as error:
+            logger.error("turn of %s is not committed: %s", session.id, error)
+            return result.model_copy(update={"not_durable_because": str(error)})
+        snapshot = commit.snapshot
+        self._histories.hold(snapshot.id, History(tokens, hashes, snapshot.boundary))
+        self._residency.placed(session.id, record.boot_id)
+        written = record.ranks * (
+            len(snapshot.page_chain) * record.kv_object_bytes
+            + len(snapshot.states) * record.state_object_bytes
+        )
+        self._residency.wrote(session.id, written)
+        return result.model_copy(
+            update={
+                "snapshot": snapshot.id,
+                "boundary": snapshot.boundary,
+                "durable": commit.durability,
+                "not_durable_because": commit.shortfall or shortfall,
+                "bytes_written": written,
+            }
+        )
+
+    async def _commit_boundary(
+        self,
+        session: Session,
+        lease: Lease,
+        engine: Engine,
+        history: History,
+        new_ids: list[int],
+        hashes: list[str],
+        durability: str,
+    ) -> tuple[Commit, str | None]:
+        """Commit with the pages and state that were stored; without them if they are not there.
+
+        Token ids are the source of truth: a turn whose state did not reach the store is still
+        committed, at its parent's boundary, and says why. What is past the boundary is computed
+        again on resume.
+        """
+        record = engine.record
+        base = history.boundary // record.page_size
+        stored, shortfall = 0, None
+        try:
+            stored = await engine.settle(hashes[base:], timeout=self._settings.settle_timeout)
+        except EngineUnreachable as error:
+            shortfall = f"state not stored: {error}"
+        for pages in (stored, 0):
+            end = base + pages
+            draft = SnapshotDraft(
+                session_id=session.id,
+                parent=session.head,
+                new_tokens=array("I", new_ids),
+                total_tokens=len(history.tokens) + len(new_ids),
+                boundary=end * record.page_size,
+                boundary_hash=hashes[end - 1] if end else None,
+                page_hashes=tuple(hashes[base:end]),
+                fingerprint_id=record.fingerprint.id,
+                ranks=record.ranks,
+            )
+            try:
+                commit = await self._store.commit(draft, lease=lease, durability=durability)
+            except ObjectsMissing as error:
+                if not pages:
+                    raise
+                shortfall = f"state not stored: {error}"
+                logger.error("%s: %s", session.id, shortfall)
+                continue
+            return commit, shortfall
+        raise AssertionError("a commit without pages has no objects that could be missing")
+
+
+def _usage(
+    history: History, prompt_delta: list[int], generation: _Generation, reasons: list[str]
+) -> Usage:
+    reused = generation.cached_tokens
+    recomputed = max(0, len(history.tokens) - reused)
+    if reused < history.boundary and not reasons:
+        reasons = ["the engine no longer held the head's boundary (evicted or flushed)"]
+    return Usage(
+        prompt_tokens=len(history.tokens) + len(prompt_delta),
+        completion_tokens=len(generation.ids),
+        reused_tokens=reused,
+        recomputed_tokens=recomputed,
+        boundary_tokens=history.boundary,
+        recompute_reason="; ".join(reasons) or ("past the last boundary" if recomputed else None),
+    )
+
+
+def _without_eos(ids: list[int], eos_id: int) -> list[int]:
+    return ids[:-1] if ids and ids[-1] == eos_id else ids
