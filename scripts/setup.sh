@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Everything that `make` needs, on a bare Debian with Python 3.11 or later: system packages where
+# they are missing, then a virtual environment in .venv with locked requirements.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "setup: $("$python" --version) is too old, Python 3.11 or later is needed (set PYTHON)." >&2
+    exit 1
+}
+
+# SGLang compiles a small hash function at first use: compiler, ninja, OpenSSL and Python headers.
+missing=()
+command -v g++ >/dev/null || missing+=(g++)
+command -v ninja >/dev/null || missing+=(ninja-build)
+[ -e /usr/include/openssl/sha.h ] || missing+=(libssl-dev)
+"$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+"$python" -c 'import pathlib, sysconfig, sys
+sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||
+    missing+=(python3-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    command -v apt-get >/dev/null || {
+        echo "setup: please install ${missing[*]} (there is no apt-get here to do it)." >&2
+        exit 1
+    }
+    echo "setup: installing ${missing[*]}"
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
+fi
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet)
+echo "setup: installing requirements into .venv (about 1.8 GB, a few minutes the first time)"
+"${pip[@]}" -r requirements/cpu.lock
+"${pip[@]}" --no-deps -r requirements/cpu-nodeps.lock
+PYTHONWARNINGS=ignore "${pip[@]}" --no-deps --editable .
