@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,18 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.demo_model import dialogues, filler
 from engine.demo_model.dialogues import Exchange, Task
+from engine.demo_model.mixes import PLAIN, Mix, Weights
 
-Weights = dict[Task, float]
-
-# How often each kind of exchange is drawn; ticks and modes have rates of their own per dialogue.
-_SHORT: Weights = {
-    "calculate": 2.0, "search": 1.5, "read": 0.5, "remember": 1.2, "recall": 2.0, "tick": 2.0,
-    "tally": 1.5, "set_mode": 1.0, "mode": 1.5, "repeat": 3.0, "thank": 0.2,
-}  # fmt: skip
-_LONG: Weights = _SHORT | {"read": 4.0, "repeat": 0.5, "remember": 1.0}
 # These neither tell nor ask anything that has to be kept.
 _SELF_CONTAINED: frozenset[Task] = frozenset(("calculate", "search", "read", "repeat", "thank"))
-_LONG_FROM = 1024
+_QUIET_FROM = 1024
 _LONGEST_TEXT = 5000
 # A dialogue is full when so many exchanges in a row did not fit.
 _MOST_MISSES = 4
@@ -76,9 +70,14 @@ class Writer:
     """Draws exchanges and encodes them; everything it does follows from the seed."""
 
     def __init__(
-        self, library: filler.Library, tokenizer: PreTrainedTokenizerBase, seed: int
+        self,
+        library: filler.Library,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        mix: Mix = PLAIN,
     ) -> None:
         self.library = library
+        self.mix = mix
         self.tokenizer = tokenizer
         self.random = random.Random(seed)
         self._reading = filler.reading_documents(library)
@@ -105,10 +104,10 @@ class Writer:
         the end, so that what is asked for last has to be kept for long.
         """
         memory, turns, used = Memory(), list[Turn](), 0
-        is_long = room >= _LONG_FROM
-        weights = dict(_LONG if is_long else _SHORT)
+        weights = self.mix.weights(room)
         for task in ("tick", "set_mode"):
             weights[task] *= self.random.choice((0.25, 1.0, 2.5))
+        is_long = room >= _QUIET_FROM
         quiet_from = room * (self.random.choice((1.0, 1.0, 0.5, 0.1)) if is_long else 1.0)
         ending: list[Turn] = []
         misses = 0
@@ -167,7 +166,9 @@ class Writer:
         return Encoded(ids, roles, np.full_like(ids, int(is_question)))
 
     def word(self) -> str:
-        """A word of the text or, one time in four, letters that are no word."""
+        """A word of the text or letters that are no word."""
+        if self.mix.invented and self.random.random() < self.mix.invented:
+            return self._invented_word()
         if self.random.random() < 0.75:
             return self.random.choice(self.library.words)
         syllables = self.random.randint(2, 4)
@@ -175,6 +176,20 @@ class Writer:
             self.random.choice("bcdfghklmnprstvwz") + self.random.choice(("a", "e", "i", "o", "er"))
             for _ in range(syllables)
         )
+
+    def _invented_word(self) -> str:
+        while True:
+            pieces = self.random.choices(self._letters, k=self.random.randint(1, 3))
+            word = "".join(pieces)
+            # Words of the other split stay out, also where one is a single token.
+            if filler.may_be_used(word, self.library.split):
+                return word
+
+    @cached_property
+    def _letters(self) -> list[str]:
+        """What the tokens of the vocabulary stand for, where that is ASCII letters only."""
+        texts = {str(self.tokenizer.decode([i])).strip() for i in range(len(self.tokenizer))}
+        return sorted(text for text in texts if text.isascii() and text.isalpha())
 
     def text(self, characters: int) -> str:
         """A passage of real text that begins and ends at line breaks."""
@@ -212,6 +227,11 @@ class Writer:
         number = self.random.choice(("", f"-{self.random.randint(1, 9)}", "-1.0", "-2.1"))
         return stem + number + self.random.choice(("", "", ".txt"))
 
+    def _text_length(self, most: int) -> int:
+        if self.mix.even_texts:
+            return round(60 * math.pow(most / 60, self.random.random()))
+        return self.random.randint(60, most)
+
     def _number(self) -> int:
         return self.random.randrange(10 ** self.random.randint(1, 4))
 
@@ -234,7 +254,7 @@ class Writer:
                 return self.search()
             case "read":
                 most = min(_LONGEST_TEXT, max(200, longest_text))
-                return dialogues.read(self.text(self.random.randint(60, most)))
+                return dialogues.read(self.text(self._text_length(most)))
             case "remember":
                 key, code = self.word(), f"{self.random.randrange(10000):04d}"
                 memory.facts[key] = code

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from engine.demo_model import conversations, dialogues, filler
+from engine.demo_model.mixes import Weights
 
 _DIALOGUES = 4000
 
@@ -19,7 +20,7 @@ def tokenizer_corpus(library: filler.Library) -> Iterator[str]:
     blank = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     writer = conversations.Writer(library, blank, seed=0)
     memory = conversations.Memory()
-    weights: conversations.Weights = {task: 1.0 for task in dialogues.ALL_TASKS if task != "read"}
+    weights: Weights = {task: 1.0 for task in dialogues.ALL_TASKS if task != "read"}
     for _ in range(_DIALOGUES):
         memory.ticks %= dialogues.MOST_TICKS
         exchange = writer.draw(memory, weights, longest_text=0)

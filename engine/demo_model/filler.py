@@ -48,6 +48,7 @@ class Document:
 class Library:
     """The documents of one split and the words that dialogues of that split may ask about."""
 
+    split: Split
     documents: tuple[Document, ...]
     words: tuple[str, ...]
 
@@ -64,14 +65,24 @@ def load_library(split: Split) -> Library:
     paths = [LICENCE_FOLDER / name for name in names]
     documents += [Document(path.name, path.read_text("utf-8")) for path in paths if path.exists()]
     words = {word for document in documents for word in _WORD.findall(document.text)}
-    words -= _RESERVED_WORDS
-    chosen = tuple(sorted(word for word in words if is_held_out(word) == held_out))
-    return Library(tuple(documents), chosen)
+    return Library(
+        split, tuple(documents), tuple(sorted(word for word in words if may_be_used(word, split)))
+    )
+
+
+def may_be_used(word: str, split: Split) -> bool:
+    """Whether dialogues of a split may ask about a word; no word belongs to both splits."""
+    return word not in _RESERVED_WORDS and is_held_out(word) == (split == "held_out")
 
 
 def checksum(library: Library) -> int:
     """A number that tells apart libraries with different text."""
     return crc32("\0".join(f"{doc.name}\0{doc.text}" for doc in library.documents).encode())
+
+
+def missing_licences() -> tuple[str, ...]:
+    """Names of the licence texts that training uses and this machine lacks."""
+    return tuple(name for name in TRAINING_LICENCES if not (LICENCE_FOLDER / name).exists())
 
 
 def reading_documents(library: Library) -> tuple[Document, ...]:

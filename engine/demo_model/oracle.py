@@ -67,16 +67,21 @@ class Reading:
             self.tokens += piece.shape[1]
         return self
 
+    @property
+    def logits(self) -> Tensor:
+        """Those of the next token, float32[vocab]; ValueError before anything was read."""
+        if self._logits is None:
+            raise ValueError("nothing was read yet, so there is nothing to predict from")
+        return self._logits[0, -1]
+
     def answer(self, limit: int) -> list[int]:
         """Greedy continuation until the end of the turn, which is included, or `limit` tokens.
 
         The tokens are read as well, except the last one: reading its successor needs it first.
         """
-        if self._logits is None:
-            raise ValueError("nothing was read yet, so there is nothing to answer")
         answer: list[int] = []
         while True:
-            answer.append(int(self._logits[0, -1].argmax()))
+            answer.append(int(self.logits.argmax()))
             if answer[-1] == self._oracle.end or len(answer) == limit:
                 return answer
             self.read(answer[-1:])
@@ -95,7 +100,8 @@ class Reading:
 
     def _states(self) -> Iterator[Tensor]:
         for layer in self._cache.layers:
-            if hasattr(layer, "recurrent_states"):
+            # A layer that is no Mamba layer has a place in the cache too, which stays empty.
+            if hasattr(layer, "recurrent_states") and layer.recurrent_states[0] is not None:
                 yield layer.conv_states[0]
                 yield layer.recurrent_states[0]
 

@@ -35,20 +35,22 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = [AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS]
-    markup = [AddedToken(text, special=False, normalized=False) for text in MARKUP_TOKENS]
-    # The trainer lists every token it is given as special; markup is added again below as plain.
     trainer = trainers.BpeTrainer(  # type: ignore[no-untyped-call]
         vocab_size=vocab_size,
-        special_tokens=[*special, *markup],
+        special_tokens=[*_added(CONTROL_TOKENS), *_added(MARKUP_TOKENS)],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
+    # The trainer makes every token that it is given a special one, also in the object it was given.
     plain = Tokenizer.from_str(_without_added_tokens(tokenizer.to_str()))
-    plain.add_special_tokens(special)
-    plain.add_tokens(markup)
+    plain.add_special_tokens(_added(CONTROL_TOKENS))
+    plain.add_tokens(_added(MARKUP_TOKENS))
     return plain
+
+
+def _added(texts: Iterable[str]) -> list[AddedToken]:
+    return [AddedToken(text, special=False, normalized=False) for text in texts]
 
 
 def _without_added_tokens(serialized: str) -> str:
