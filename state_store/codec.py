@@ -29,6 +29,7 @@ HEADER_BYTES = 128
 _NAMED = struct.Struct("<4sBBHQ16s32s")
 _MAGIC, _VERSION = b"TRPR", 1
 _SUM = slice(64, 80)
+_PADDING = slice(80, HEADER_BYTES)
 
 
 def seal(frame: memoryview, *, names: ObjectNames, kind: Kind, page_hash: str) -> None:
@@ -46,7 +47,7 @@ def check(frame: memoryview, *, names: ObjectNames, kind: Kind, page_hash: str) 
     if len(frame) < HEADER_BYTES:
         raise CorruptObject(f"{kind} {page_hash}: {len(frame)} bytes, shorter than a header.")
     found, expected = _NAMED.unpack_from(frame), _fields(frame, names, kind, page_hash)
-    if frame[_SUM] != _checksum(frame):
+    if frame[_SUM] != _checksum(frame) or any(frame[_PADDING]):
         raise CorruptObject(f"{kind} {page_hash}: checksum does not match; it is not loaded.")
     if found[5] != expected[5]:
         raise FingerprintMismatch(

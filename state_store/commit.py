@@ -42,6 +42,8 @@ async def commit(
 ) -> Commit:
     """See `StateStore.commit`."""
     parse_level(durability)
+    if lease.session_id != draft.session_id:
+        raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
     lineage = lineage_of(draft.session_id)
     keys = LineageKeys(prefix, lineage)
     tokens = np.asarray(draft.new_tokens, dtype="<u4").tobytes()
@@ -56,7 +58,7 @@ async def commit(
                 f"(first: {missing[0][0]} {missing[0][1]}); the head is unchanged.",
                 missing,
             )
-        outcome, detail = await control.run(
+        outcome, detail, *stored = await control.run(
             "commit",
             [
                 keys.session(draft.session_id),
@@ -66,6 +68,7 @@ async def commit(
                 keys.refs,
                 keys.dead,
                 keys.journals,
+                keys.aborted,
             ],
             str(lease.fence),
             draft.parent or "",
@@ -76,11 +79,14 @@ async def commit(
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), draft)
         if detail.decode() != pin_id:  # an equal snapshot was there: its pins hold the objects
-            await garbage.abort(control, prefix, keys, pin_id)
+            await garbage.abort(control, prefix, keys, pin_id, snapshot)
+            snapshot = Snapshot.unpack(stored[0])
+        if superseded := stored[1].decode():
+            await garbage.abort(control, prefix, keys, superseded)
     except StoreUnavailable:
         raise  # whether it was committed is unknown: recovery decides by the journal
     except Exception:
-        await garbage.abort(control, prefix, keys, pin_id)
+        await garbage.abort(control, prefix, keys, pin_id, snapshot)
         raise
     try:
         return Commit(snapshot, await confirm(control, prefix, durability))
@@ -141,6 +147,11 @@ def _raise_unless_ok(outcome: str, detail: str, draft: SnapshotDraft) -> None:
     if outcome == "head_moved":
         raise HeadMoved(
             f"head of {draft.session_id} is {detail or 'empty'}, not {draft.parent or 'empty'}; "
+            "nothing was committed."
+        )
+    if outcome == "too_late":
+        raise LeaseLost(
+            f"the commit to {draft.session_id} took so long that recovery abandoned it; "
             "nothing was committed."
         )
     raise LeaseLost(

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
     NoScriptError,
     RedisError,
+    ResponseError,
     TimeoutError,
 )
 
@@ -28,11 +31,19 @@ class Control:
     def __init__(self, url: str, *, timeout: float) -> None:
         try:
             self.redis = redis.asyncio.Redis.from_url(
-                url, socket_timeout=timeout, socket_connect_timeout=timeout
+                url,
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                # A pooled connection may have gone stale. Every script may run twice.
+                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             )
         except ValueError as error:
-            raise StoreUnavailable(f"{public_url(url)!r} is not a Redis URL: {error}") from error
+            # Its text may quote a piece of the password.
+            raise StoreUnavailable(
+                f"{public_url(url)!r} is not a Redis URL; use redis://, rediss:// or unix://."
+            ) from error
         self.url = public_url(url)
+        self.timeout = timeout
         self._scripts = {
             path.stem: self.redis.register_script(path.read_text("utf-8"))
             for path in sorted(_SCRIPTS.glob("*.lua"))
@@ -52,6 +63,8 @@ class Control:
         except AuthenticationError as error:
             raise StoreRefused(f"the store at {self.url} refused the login: {error}") from error
         except (ConnectionError, TimeoutError, OSError) as error:
+            if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # from connecting
+                raise StoreRefused(f"the store at {self.url} refused the login: {error}") from error
             raise StoreUnavailable(f"the store at {self.url} does not answer: {error}") from error
         except RedisError as error:
             raise StoreRefused(f"the store at {self.url} refused a command: {error}") from error

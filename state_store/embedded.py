@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -38,8 +39,7 @@ class EmbeddedServer:
         self.data_dir = data_dir.absolute()
         self.process: subprocess.Popen[bytes] | None = None
         self._fsync = fsync
-        self._lock: IO[str] | None = None
-        self._socket_dir: tempfile.TemporaryDirectory[str] | None = None
+        self._socket_dir: Path | None = None
         self._socket = self.data_dir / "valkey.sock"
 
     @property
@@ -54,43 +54,25 @@ class EmbeddedServer:
     def start(self) -> None:
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.data_dir / "lock").open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EmbeddedServerFailed(
-                f"{self.data_dir} is in use by another embedded server; stop it or choose another "
-                "directory with --data."
-            ) from error
+            lock = _take_lock(self.data_dir)
         except OSError as error:
             raise EmbeddedServerFailed(f"{self.data_dir} cannot be used: {error}") from error
-        if len(os.fsencode(self._socket)) > _SOCKET_NAME_LIMIT:
-            self._socket_dir = tempfile.TemporaryDirectory(prefix="torpor-")
-            self._socket = Path(self._socket_dir.name) / "valkey.sock"
-        self._socket.unlink(missing_ok=True)
-        options = {
-            "port": "0",
-            "unixsocket": str(self._socket),
-            "unixsocketperm": "700",
-            "dir": str(self.data_dir),
-            "appendonly": "yes",
-            "appendfsync": self._fsync,
-            "aof-load-truncated": "yes",
-            "save": "",
-            "maxmemory-policy": "noeviction",
-            "logfile": str(self.data_dir / "valkey.log"),
-            "daemonize": "no",
-        }
-        command = [str(_binary())]
-        for name, value in options.items():
-            command += [f"--{name}", value]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[self._lock.fileno()],  # held as long as the server lives, not just we
-            start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
-        )
+        with lock:
+            try:
+                self._place_socket()
+            except OSError as error:
+                raise EmbeddedServerFailed(f"{self.data_dir} cannot be used: {error}") from error
+            # The lock is the server's from here on: held as long as it lives, not as we do.
+            self.process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
+            )
+            lock.truncate(0)
+            lock.write(f"{self.pid}\n")
         self._wait_until_ready()
 
     def stop(self) -> None:
@@ -123,6 +105,35 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
+    def _command(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self.data_dir),
+            "appendonly": "yes",
+            "appendfsync": self._fsync,
+            "aof-load-truncated": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(self.data_dir / "valkey.log"),
+            "daemonize": "no",
+        }
+        command = [str(_binary())]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        return command
+
+    def _place_socket(self) -> None:
+        """A path that is too long for a socket gets a short one beside it, the same at every
+        start of this object: clients hold on to the URL."""
+        if self._socket_dir is not None:
+            self._socket_dir.mkdir(mode=0o700, exist_ok=True)
+        elif len(os.fsencode(self._socket)) > _SOCKET_NAME_LIMIT:
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="torpor-"))
+            self._socket = self._socket_dir / "valkey.sock"
+        self._socket.unlink(missing_ok=True)
+
     def _wait_until_ready(self) -> None:
         assert self.process is not None
         deadline = time.monotonic() + _STARTUP
@@ -142,12 +153,24 @@ class EmbeddedServer:
         )
 
     def _close(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
         if self._socket_dir is not None:
-            self._socket_dir.cleanup()
-            self._socket_dir = None
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+
+
+def _take_lock(data_dir: Path) -> IO[str]:
+    """The lock file, held; it says who holds it. Raises EmbeddedServerFailed, OSError."""
+    lock = (data_dir / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise EmbeddedServerFailed(
+            f"{data_dir} is in use by another embedded server (process {holder}); stop it or "
+            "choose another directory with --data."
+        ) from error
+    return lock
 
 
 def _binary() -> Path:

@@ -34,14 +34,25 @@ async def write_journal(
         await client.hset(keys.journals, pin_id, record)
 
 
-async def abort(control: Control, prefix: str, keys: LineageKeys, pin_id: str) -> None:
-    """Unpin what an unfinished commit pinned; afterwards it cannot finish."""
+async def abort(
+    control: Control,
+    prefix: str,
+    keys: LineageKeys,
+    pin_id: str,
+    snapshot: Snapshot | None = None,
+) -> None:
+    """Unpin what an unfinished commit pinned; afterwards it cannot finish.
+
+    snapshot: what the commit names, from the commit itself: it may have gone on pinning after
+              `recover` had already abandoned it and removed the journal
+    """
     await control.run("abandon", [keys.journals, keys.aborted], pin_id)
     async with control.guard() as client:
         record = await client.hget(keys.aborted, pin_id)
-        if record is None:
+        if record is not None:
+            snapshot = Snapshot.unpack(msgpack.unpackb(record)["snapshot"])
+        if snapshot is None:
             return
-        snapshot = Snapshot.unpack(msgpack.unpackb(record)["snapshot"])
         await _unpin(control, prefix, snapshot, pin_id)
         await client.hdel(keys.aborted, pin_id)
 
@@ -67,24 +78,19 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
     keys = LineageKeys(prefix, lineage)
     buried = 0
     while True:
-        async with control.guard() as client:
-            dead = await client.srandmember(keys.dead)
-            if dead is None:
-                await _forget_if_empty(control, keys, prefix, lineage)
-                return buried
-            snapshot_id = dead.decode()
-            stored, pin_id = await client.hmget(keys.snapshot(snapshot_id), "body", "pin")
-            if stored is None:
-                await client.srem(keys.dead, snapshot_id)
-                continue
+        doomed = await control.run("doomed", [keys.dead], keys.snapshot_prefix)
+        if not doomed:
+            await _forget_if_empty(control, keys, prefix, lineage)
+            return buried
+        snapshot_id, stored, pin_id = doomed[0].decode(), doomed[1], doomed[2]
         await _unpin(control, prefix, Snapshot.unpack(stored), pin_id.decode())
-        await control.run(
+        outcome = await control.run(
             "bury",
             [keys.snapshot(snapshot_id), keys.tokens(snapshot_id), keys.refs, keys.dead],
             snapshot_id,
             pin_id,
         )
-        buried += 1
+        buried += outcome == b"ok"  # not if a commit has just revived it
 
 
 async def _unpin(control: Control, prefix: str, snapshot: Snapshot, pin_id: str) -> None:
@@ -103,3 +109,5 @@ async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lin
             return
         await client.delete(keys.fence)
         await client.srem(f"{prefix}:lineages", lineage)
+        if await client.exists(keys.sessions):  # made between the look and the removal
+            await client.sadd(f"{prefix}:lineages", lineage)

@@ -24,7 +24,12 @@ _NAMESPACE = b"sglang-cache-namespace-v1"
 
 
 def namespace_seed(salt: str) -> str:
-    """Hex digest that starts the hash chain of every page of one tenant."""
+    """Hex digest that starts the hash chain of every page of one tenant.
+
+    Raises ValueError for an empty salt, which SGLang takes for none at all.
+    """
+    if not salt:
+        raise ValueError("the salt of a tenant's pages is empty.")
     encoded = salt.encode()
     presence = b"\x00" + b"\x01" + len(encoded).to_bytes(8, "little")  # no extra key; a salt
     return hashlib.sha256(_NAMESPACE + presence + encoded).hexdigest()
@@ -44,7 +49,12 @@ def page_hashes(
     prior:  hash of the page before, None at the beginning of a history
     Raises OverflowError for an id that is negative or does not fit 32 bits.
     """
-    units = np.asarray(tokens, dtype=np.uint32)
+    units = np.asarray(tokens) if len(tokens) else np.zeros(0, dtype=np.uint32)
+    if units.dtype != np.uint32:
+        # A cast of an integer array wraps around silently: it would name another history.
+        if units.min() < 0 or units.max() >= 1 << 32:
+            raise OverflowError("a token id is negative or does not fit 32 bits.")
+        units = units.astype(np.uint32)
     if bigram:
         units = np.stack([units[:-1], units[1:]], axis=1)
     digest = bytes.fromhex(namespace_seed(salt) if prior is None else prior)

@@ -30,27 +30,44 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Walk:
+    """What the lineages name: every other key of these kinds is a leak."""
+
+    objects: set[bytes] = field(default_factory=set)
+    records: set[bytes] = field(default_factory=set)
+    pins: set[bytes] = field(default_factory=set)
+
+
 async def check_integrity(control: Control, prefix: str) -> Report:
     """Read the whole store. Commits in progress meanwhile can show up as problems."""
     report = Report()
-    held: set[bytes] = set()
+    walk = _Walk()
     async with control.guard() as client:
         lineages = await client.smembers(f"{prefix}:lineages")
         for lineage in sorted(raw.decode() for raw in lineages):
-            await _check_lineage(client, prefix, lineage, report, held)
+            await _check_lineage(client, prefix, lineage, report, walk)
         for kind in KINDS:
             async for key in client.scan_iter(f"{prefix}:{kind}:*", count=1000):
-                if key not in held:
+                if key not in walk.objects:
                     report.unheld += 1
                     if await client.ttl(key) < 0:
                         report.problems.append(f"{key.decode()}: held by nobody, never expires")
+        async for key in client.scan_iter(f"{prefix}:pins:*", count=1000):
+            for pin in await client.smembers(key) - walk.pins:
+                report.problems.append(f"{key.decode()}: pinned by {pin.decode()}, no live commit")
+        for name in ("session", "snapshot", "tokens"):
+            async for key in client.scan_iter(f"{prefix}:{{*}}:{name}:*", count=1000):
+                if key not in walk.records:
+                    report.problems.append(f"{key.decode()}: reached by nobody")
     return report
 
 
 async def _check_lineage(
-    client: Any, prefix: str, lineage: str, report: Report, held: set[bytes]
+    client: Any, prefix: str, lineage: str, report: Report, walk: _Walk
 ) -> None:
     keys = LineageKeys(prefix, lineage)
+    walk.pins.update(await client.hkeys(keys.journals), await client.hkeys(keys.aborted))
     expected: Counter[str] = Counter()
     for raw in await client.smembers(keys.sessions):
         head = await client.hget(keys.session(raw.decode()), "head")
@@ -58,6 +75,7 @@ async def _check_lineage(
             report.problems.append(f"{raw.decode()}: session record missing")
             continue
         report.sessions += 1
+        walk.records.add(keys.session(raw.decode()).encode())
         if head:
             expected[head.decode()] += 1
     dead = {raw.decode() for raw in await client.smembers(keys.dead)}
@@ -74,12 +92,15 @@ async def _check_lineage(
             continue
         snapshot = Snapshot.unpack(stored)
         report.snapshots += 1
+        walk.records.add(keys.snapshot(snapshot_id).encode())
+        walk.records.add(keys.tokens(snapshot_id).encode())
+        walk.pins.add(pin)
         await _check_tokens(client, keys, snapshot, report)
         if snapshot.parent is not None:
             expected[snapshot.parent] += 1
             waiting.append(snapshot.parent)
         if snapshot_id not in dead:
-            await _check_objects(client, prefix, snapshot, pin.decode(), report, held)
+            await _check_objects(client, prefix, snapshot, pin.decode(), report, walk.objects)
     counted = {raw.decode(): int(count) for raw, count in (await client.hgetall(keys.refs)).items()}
     for snapshot_id in sorted({*counted, *expected}):
         have, want = counted.get(snapshot_id, 0), expected[snapshot_id]

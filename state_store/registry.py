@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 
 from state_store.connection import Control
 from state_store.errors import EngineSilent, StoreUnavailable
+from state_store.resp import public_url
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +57,21 @@ async def send_command(
     reply_key = f"{prefix}:reply:{secrets.token_hex(8)}"
     answers: dict[int, dict[str, Any]] = {}
     async with control.guard() as client:
+        deadline = time.monotonic() + timeout
         pipeline = client.pipeline(transaction=False)
         for rank in range(ranks):
             call = {"name": name, "payload": dict(payload), "reply": reply_key, "rank": rank}
             pipeline.rpush(_commands_key(prefix, engine_id, rank), msgpack.packb(call))
-            # A command to an engine that died must not be run by its successor much later.
-            pipeline.pexpire(_commands_key(prefix, engine_id, rank), int(timeout * 1000))
+            # A command to an engine that died must not be run by its successor much later; but
+            # one that waits longer for its turn must not vanish with one that waits less.
+            for longer in ({"nx": True}, {"gt": True}):
+                key = _commands_key(prefix, engine_id, rank)
+                pipeline.pexpire(key, max(int(timeout * 1000), 1), **longer)
         await pipeline.execute()
-        while len(answers) < ranks and timeout > 0:
-            step = min(_POLL, timeout)
-            popped = await client.blpop([reply_key], timeout=step)
+        poll = min(_POLL, control.timeout / 2)  # the connection gives up at its own timeout
+        while len(answers) < ranks and (left := deadline - time.monotonic()) > 0:
+            popped = await client.blpop([reply_key], timeout=min(poll, left))
             if popped is None:
-                timeout -= step
                 continue
             answer = msgpack.unpackb(popped[1])
             if answer["error"] is not None:
@@ -84,7 +89,7 @@ class _Thread:
         try:
             self._client: Any = redis.Redis.from_url(url, socket_timeout=_POLL * 5)
         except ValueError as error:
-            raise StoreUnavailable(f"not a Redis URL: {error}") from error
+            raise StoreUnavailable(f"{public_url(url)!r} is not a Redis URL.") from error
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -95,6 +100,7 @@ class _Thread:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._withdraw()
         self._client.close()
 
     def _run(self) -> None:
@@ -104,6 +110,12 @@ class _Thread:
             except RedisError as error:
                 logger.warning("%s: the store does not answer: %s", self._thread.name, error)
                 self._stop.wait(_RETRY)
+            except Exception:  # the thread must outlive it: nobody would notice that it is gone
+                logger.exception("%s: a step failed", self._thread.name)
+                self._stop.wait(_RETRY)
+
+    def _withdraw(self) -> None:
+        """Runs once the thread has ended."""
 
     def _step(self) -> None:
         raise NotImplementedError
@@ -122,12 +134,11 @@ class Heartbeat(_Thread):
         self._record = msgpack.packb(dict(record))
         self._ttl = ttl
 
-    def stop(self) -> None:
+    def _withdraw(self) -> None:
         try:
             self._client.delete(_engine_key(self._prefix, self._engine_id))
         except RedisError as error:
             logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
-        super().stop()
 
     def _step(self) -> None:
         key = _engine_key(self._prefix, self._engine_id)
@@ -154,12 +165,13 @@ class CommandListener(_Thread):
         call = msgpack.unpackb(popped[1])
         answer: dict[str, Any] = {"rank": self._rank, "result": None, "error": None}
         try:
-            answer["result"] = self._handlers[call["name"]](call["payload"])
+            result = self._handlers[call["name"]](call["payload"])
+            packed = msgpack.packb(answer | {"result": result})
         except Exception as error:
             logger.exception("command %s failed", call["name"])
-            answer["error"] = f"{type(error).__name__}: {error}"
+            packed = msgpack.packb(answer | {"error": f"{type(error).__name__}: {error}"})
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.rpush(call["reply"], msgpack.packb(answer))
+        pipeline.rpush(call["reply"], packed)
         pipeline.expire(call["reply"], _REPLY_TTL)
         pipeline.execute()
 

@@ -8,12 +8,13 @@ Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from state_store.errors import StoreRefused, StoreUnavailable
 
@@ -26,12 +27,20 @@ class BulkConnection:
     def __init__(self, url: str, *, timeout: float) -> None:
         """timeout: seconds without progress after which an operation gives up."""
         try:
+            # Protocol 2 has no pushed messages, which could come between two replies.
             pool = redis.ConnectionPool.from_url(
-                url, socket_timeout=timeout, socket_connect_timeout=timeout
+                url, protocol=2, socket_timeout=timeout, socket_connect_timeout=timeout
             )
             connection: Any = pool.make_connection()
+        except ValueError as error:  # its text may quote a piece of the password
+            raise StoreUnavailable(
+                f"{public_url(url)!r} is not a Redis URL; use redis://, rediss:// or unix://."
+            ) from error
+        try:
             connection.connect()
-        except (RedisError, OSError, ValueError) as error:
+        except (AuthenticationError, ResponseError) as error:
+            raise StoreRefused(f"{public_url(url)} refused the login: {error}") from error
+        except (RedisError, OSError) as error:
             raise StoreUnavailable(f"cannot connect to {public_url(url)}: {error}") from error
         self._connection = connection
         self._socket: socket.socket = connection._sock
@@ -46,20 +55,15 @@ class BulkConnection:
     def send(self, *arguments: bytes | memoryview) -> None:
         """Send one command; payload arguments go out without being copied."""
         small: list[bytes] = [b"*%d\r\n" % len(arguments)]
-        try:
-            for argument in arguments:
-                small.append(b"$%d\r\n" % len(argument))
-                if isinstance(argument, memoryview):
-                    self._socket.sendall(b"".join(small))
-                    self._socket.sendall(argument)
-                    small = [b"\r\n"]
-                else:
-                    small += (argument, b"\r\n")
-            self._socket.sendall(b"".join(small))
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the store broke off while being written to: {error}"
-            ) from error
+        for argument in arguments:
+            small.append(b"$%d\r\n" % len(argument))
+            if isinstance(argument, memoryview):
+                self._send(b"".join(small))
+                self._send(argument)
+                small = [b"\r\n"]
+            else:
+                small += (argument, b"\r\n")
+        self._send(b"".join(small))
 
     def send_all(self, commands: Sequence[Sequence[bytes]]) -> None:
         """Send many small commands in one write."""
@@ -68,12 +72,7 @@ class BulkConnection:
             parts.append(b"*%d\r\n" % len(command))
             for argument in command:
                 parts.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
-        try:
-            self._socket.sendall(b"".join(parts))
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the store broke off while being written to: {error}"
-            ) from error
+        self._send(b"".join(parts))
 
     def read(self) -> int | bytes | None:
         """The reply to a command that answers with a status, an integer or a small value.
@@ -121,6 +120,17 @@ class BulkConnection:
         self._end_of_value()
         return size
 
+    def _send(self, data: bytes | memoryview) -> None:
+        """Like `sendall`, whose timeout would be for all of the data: a state can take longer."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._socket.send(rest) :]
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the store broke off while being written to: {error}"
+            ) from error
+
     def _line(self) -> bytes:
         while True:
             end = self._lines.find(b"\r\n", self._start, self._end)
@@ -167,6 +177,7 @@ class BulkConnection:
 
 def public_url(url: str) -> str:
     """`url` without its password, for messages and logs."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
     before, at, after = url.rpartition("@")
     if not at:
         return url

@@ -42,6 +42,7 @@ from state_store.records import (
 )
 
 _WALK = 256  # snapshots that one step of a walk towards the root reads
+_UNMADE = 60  # seconds after which a listed session without a record is not about to be made
 
 
 class StateStore:
@@ -106,7 +107,6 @@ class StateStore:
             await client.set(
                 f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
             )
-            await client.sadd(f"{self._prefix}:lineages", lineage)
         return await self._add_session(body, head=None)
 
     async def fork(
@@ -149,12 +149,19 @@ class StateStore:
     async def sessions(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first."""
         async with self._control.guard() as client:
-            ids = await client.zrevrange(self._sessions_key(tenant), 0, -1)
+            listed = await client.zrevrange(self._sessions_key(tenant), 0, -1, withscores=True)
             pipeline = client.pipeline(transaction=False)
-            for session_id in (raw.decode() for raw in ids):
-                keys = LineageKeys(self._prefix, lineage_of(session_id))
-                pipeline.hmget(keys.session(session_id), "body", "head")
-            rows = await pipeline.execute() if ids else []
+            for raw, _ in listed:
+                keys = LineageKeys(self._prefix, lineage_of(raw.decode()))
+                pipeline.hmget(keys.session(raw.decode()), "body", "head")
+            rows = await pipeline.execute() if listed else []
+            unmade = [
+                raw
+                for (raw, created_at), (stored, _) in zip(listed, rows, strict=True)
+                if stored is None and created_at < time.time() - _UNMADE
+            ]
+            if unmade:
+                await client.zrem(self._sessions_key(tenant), *unmade)
         return [
             Session(SessionBody.unpack(stored), head.decode() or None)
             for stored, head in rows
@@ -166,7 +173,7 @@ class StateStore:
         session = await self.session(session_id)
         lineage = lineage_of(session_id)
         keys = LineageKeys(self._prefix, lineage)
-        outcome = await self._control.run(
+        await self._control.run(
             "delete",
             [
                 keys.session(session_id),
@@ -177,8 +184,6 @@ class StateStore:
             ],
             session_id,
         )
-        if outcome != b"ok":
-            raise NotFound(f"no session {session_id}.")
         async with self._control.guard() as client:
             await client.zrem(self._sessions_key(session.body.tenant), session_id)
         await garbage.unwind(self._control, self._prefix, lineage)
@@ -205,14 +210,14 @@ class StateStore:
             [keys.session(session_id), keys.lease(session_id), keys.fence],
             owner,
             int(ttl * 1000),
+            secrets.token_hex(8),
         )
         if outcome == b"no_session":
             raise NotFound(f"no session {session_id}.")
         if outcome == b"held":
-            holder = detail.decode().partition(":")[2]
             raise LeaseHeld(
-                f"{session_id} is being written by {holder}; wait for it to finish. If it died, "
-                f"its lease expires within {ttl:g} s."
+                f"{session_id} is being written by {detail.decode()}; wait for it to "
+                f"finish. If it died, its lease expires within {ttl:g} s."
             )
         return Lease(session_id, owner, int(detail))
 
@@ -340,7 +345,14 @@ class StateStore:
         return f"{self._prefix}:sessions:{tenant}"
 
     async def _add_session(self, body: SessionBody, head: str | None) -> Session:
-        keys = LineageKeys(self._prefix, lineage_of(body.id))
+        """Listed first and then made: after a crash between the two nothing holds a snapshot that
+        no list shows. Listing the lineage again undoes a `recover` that found it empty meanwhile.
+        """
+        lineage = lineage_of(body.id)
+        keys = LineageKeys(self._prefix, lineage)
+        async with self._control.guard() as client:
+            await client.sadd(f"{self._prefix}:lineages", lineage)
+            await client.zadd(self._sessions_key(body.tenant), {body.id: body.created_at})
         outcome = await self._control.run(
             "fork",
             [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions],
@@ -348,10 +360,11 @@ class StateStore:
             body.id,
             body.pack(),
         )
-        if outcome != b"ok":
-            raise NotFound(f"no snapshot {head}.")
         async with self._control.guard() as client:
-            await client.zadd(self._sessions_key(body.tenant), {body.id: body.created_at})
+            if outcome != b"ok":
+                await client.zrem(self._sessions_key(body.tenant), body.id)
+                raise NotFound(f"no snapshot {head}.")
+            await client.sadd(f"{self._prefix}:lineages", lineage)
         return Session(body, head)
 
     async def _set_lease(self, lease: Lease, milliseconds: int) -> None:

@@ -2,7 +2,8 @@
 -- KEYS: journals, aborted     ARGV: pin id
 local journal = redis.call('HGET', KEYS[1], ARGV[1])
 if journal then
-  redis.call('HSET', KEYS[2], ARGV[1], journal)
+  -- The removal comes first: a full store lets a script add only after it has removed.
   redis.call('HDEL', KEYS[1], ARGV[1])
+  redis.call('HSET', KEYS[2], ARGV[1], journal)
 end
 return journal

@@ -1,7 +1,12 @@
--- KEYS: session, lease, fence     ARGV: owner, milliseconds
+-- A lease is stored as <fence>:<nonce>:<owner>.
+-- KEYS: session, lease, fence     ARGV: owner, milliseconds, nonce of this call
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
-if lease then return {'held', lease} end
+if lease then
+  local fence, nonce, owner = string.match(lease, '^(%d+):(%x+):(.*)$')
+  if nonce == ARGV[3] then return {'ok', fence} end -- sent again after a lost reply
+  return {'held', owner}
+end
 local fence = redis.call('INCR', KEYS[3])
-redis.call('SET', KEYS[2], fence .. ':' .. ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], fence .. ':' .. ARGV[3] .. ':' .. ARGV[1], 'PX', ARGV[2])
 return {'ok', tostring(fence)}

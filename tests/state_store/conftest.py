@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import secrets
+
+import pytest
+import redis
+from writer import Writer
+
+from state_store.embedded import EmbeddedServer
+from state_store.objects import ObjectClient
+from state_store.store import StateStore
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One real server for all tests that neither stop nor configure it."""
+    with EmbeddedServer(tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """A real server that the test may stop, kill and configure."""
+    with EmbeddedServer(tmp_path / "own") as running:
+        yield running
+
+
+@pytest.fixture
+def prefix():
+    return f"t{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def raw(server):
+    """A plain client, for looking behind the store's back and for damaging things."""
+    with redis.Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def objects(server):
+    client = ObjectClient(server.url, timeout=5.0)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def store(server, prefix):
+    async with await StateStore.connect(server.url, prefix=prefix) as opened:
+        yield opened
+
+
+@pytest.fixture
+def writer(store, objects, prefix):
+    return Writer(store, objects, prefix)

@@ -1,0 +1,239 @@
+"""The bulk path: every byte arrives where the caller wants it, and the connection stays in step."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import pytest
+import redis
+from proxy import Proxy
+
+from state_store.errors import StoreRefused, StoreUnavailable
+from state_store.objects import Fetch, ObjectClient
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def proxy(server, tmp_path):
+    running = Proxy(tmp_path / "proxy.sock", server.url)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def through_proxy(proxy):
+    client = ObjectClient(proxy.url, timeout=5.0)
+    yield client
+    client.close()
+
+
+def values_of(prefix, *sizes):
+    return [
+        (f"{prefix}:{index}".encode(), memoryview(random.Random(index).randbytes(size)))
+        for index, size in enumerate(sizes)
+    ]
+
+
+def frames_for(items):
+    return [(key, memoryview(bytearray(len(value)))) for key, value in items]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 65_534, 65_535, 65_536, 65_537, 3 * MIB + 1])
+def test_a_value_of_any_size_comes_back_as_it_was(objects, prefix, size):
+    items = values_of(prefix, size)
+    frames = frames_for(items)
+    objects.put(items, ttl=60)
+    assert objects.get_into(frames) == [Fetch.OK]
+    assert frames[0][1] == items[0][1]
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_values_split_anywhere_across_reads_are_whole(objects, through_proxy, proxy, prefix, piece):
+    items = values_of(prefix, 0, 1, 900, 5_000, 13)
+    objects.put(items, ttl=60)
+    proxy.piece = piece
+    frames = [*frames_for(items), (b"missing", memoryview(bytearray(3)))]
+    assert through_proxy.get_into(frames) == [Fetch.OK] * 5 + [Fetch.MISSING]
+    assert [bytes(frame) for _, frame in frames[:5]] == [bytes(value) for _, value in items]
+
+
+def test_values_that_contain_protocol_bytes_are_not_misread(objects, prefix):
+    items = [(f"{prefix}:{i}".encode(), memoryview(b"\r\n$5\r\n-ERR x\r\n" * i)) for i in range(9)]
+    frames = frames_for(items)
+    objects.put(items, ttl=60)
+    assert objects.get_into(frames) == [Fetch.OK] * 9
+    assert [bytes(frame) for _, frame in frames] == [bytes(value) for _, value in items]
+
+
+@pytest.mark.parametrize("stored", [0, 10, 99, 101, 200_000])
+def test_a_value_of_the_wrong_size_is_drained_and_the_next_is_right(objects, raw, prefix, stored):
+    raw.set(f"{prefix}:odd", b"\r\n" * (stored // 2) + b"x" * (stored % 2))
+    (good,) = values_of(prefix, 500)
+    objects.put([good], ttl=60)
+    before = raw.info("stats")["total_connections_received"]
+    odd, frame = memoryview(bytearray(100)), memoryview(bytearray(500))
+    results = objects.get_into([(f"{prefix}:odd".encode(), odd), (good[0], frame)])
+    assert results == [Fetch.WRONG_SIZE, Fetch.OK]
+    assert frame == good[1]
+    assert raw.info("stats")["total_connections_received"] == before
+
+
+def test_a_read_that_the_server_refuses_leaves_the_connection_in_step(objects, raw, prefix):
+    raw.rpush(f"{prefix}:list", "x")
+    (good,) = values_of(prefix, 500)
+    objects.put([good], ttl=60)
+    before = raw.info("stats")["total_connections_received"]
+    frame = memoryview(bytearray(500))
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        objects.get_into([(f"{prefix}:list".encode(), frame), (good[0], frame)])
+    assert objects.get_into([(good[0], frame)]) == [Fetch.OK]
+    assert frame == good[1]
+    assert raw.info("stats")["total_connections_received"] == before
+
+
+def test_exists_answers_for_more_keys_than_one_batch_holds(objects, prefix):
+    items = values_of(prefix, *[1] * 700)
+    objects.put(items[::2], ttl=60)
+    assert objects.exists([key for key, _ in items]) == [True, False] * 350
+
+
+def test_empty_operations_ask_nothing(objects):
+    objects.put([], ttl=60)
+    assert objects.get_into([]) == []
+    assert objects.exists([]) == []
+
+
+def test_bytes_go_between_socket_and_the_callers_buffer_without_a_copy(objects, prefix):
+    items = values_of(prefix, 8 * MIB)
+    frames = frames_for(items)
+    objects.ping()
+    tracemalloc.start()
+    try:
+        objects.put(items, ttl=60)
+        assert objects.get_into(frames) == [Fetch.OK]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MIB // 2
+    assert frames[0][1].obj == items[0][1].obj
+
+
+def test_put_leaves_an_object_that_is_there_as_it_is(objects, raw, prefix):
+    (first,) = values_of(prefix, 100)
+    objects.put([first], ttl=60)
+    objects.put([(first[0], memoryview(b"other"))], ttl=60)
+    assert raw.get(first[0]) == bytes(first[1])
+
+
+@pytest.mark.parametrize(("first", "second", "left"), [(60, 500, 500), (500, 60, 500)])
+def test_put_never_shortens_a_life(objects, raw, prefix, first, second, left):
+    items = values_of(prefix, 10)
+    objects.put(items, ttl=first)
+    objects.put(items, ttl=second)
+    assert left - 5 <= raw.ttl(items[0][0]) <= left
+
+
+def test_put_never_lets_a_pinned_object_expire(objects, raw, prefix):
+    items = values_of(prefix, 10)
+    objects.put(items, ttl=60)
+    raw.persist(items[0][0])
+    objects.put(items, ttl=60)
+    assert raw.ttl(items[0][0]) == -1
+
+
+def test_replace_heals_an_object_and_keeps_its_expiry_or_pin(objects, raw, prefix):
+    pinned, expiring = values_of(prefix, 10, 20)
+    objects.put([pinned, expiring], ttl=500)
+    raw.persist(pinned[0])
+    for key, _ in (pinned, expiring):
+        raw.setrange(key, 3, b"\xff\xff")
+    objects.replace([pinned, expiring], ttl=60)
+    assert [raw.get(pinned[0]), raw.get(expiring[0])] == [bytes(pinned[1]), bytes(expiring[1])]
+    assert raw.ttl(pinned[0]) == -1
+    assert raw.ttl(expiring[0]) > 400
+
+
+def test_replace_puts_an_object_that_has_gone_meanwhile(objects, raw, prefix):
+    items = values_of(prefix, 10)
+    objects.replace(items, ttl=60)
+    assert raw.get(items[0][0]) == bytes(items[0][1])
+    assert 0 < raw.ttl(items[0][0]) <= 60
+
+
+def test_a_full_store_refuses_a_write_and_the_connection_stays_in_step(own_server):
+    client = ObjectClient(own_server.url, timeout=5.0)
+    with redis.Redis.from_url(own_server.url) as raw:
+        items = values_of("x", 1000, 2000)
+        client.put(items[:1], ttl=60)
+        before = raw.info("stats")["total_connections_received"]
+        raw.config_set("maxmemory", 1)
+        with pytest.raises(StoreRefused, match="OOM"):
+            client.put(items, ttl=60)
+        frames = frames_for(items)
+        assert client.get_into(frames) == [Fetch.OK, Fetch.MISSING]
+        assert frames[0][1] == items[0][1]
+        raw.config_set("maxmemory", 0)
+        client.put(items, ttl=60)
+        assert client.get_into(frames) == [Fetch.OK, Fetch.OK]
+        assert raw.info("stats")["total_connections_received"] == before
+    client.close()
+
+
+@pytest.mark.parametrize("cut_after", [0, 1, 4, 300, 999_999])
+def test_a_connection_cut_anywhere_in_a_reply_is_unavailable_and_then_recovers(
+    objects, through_proxy, proxy, prefix, cut_after
+):
+    items = values_of(prefix, 500_000, 500_000)
+    frames = frames_for(items)
+    objects.put(items, ttl=60)
+    through_proxy.ping()
+    proxy.cut_after = cut_after
+    with pytest.raises(StoreUnavailable):
+        through_proxy.get_into(frames)
+    proxy.cut_after = None
+    assert through_proxy.get_into(frames) == [Fetch.OK, Fetch.OK]
+    assert [frame.obj for _, frame in frames] == [value.obj for _, value in items]
+
+
+def test_a_stale_connection_is_reopened_without_the_caller_noticing(own_server):
+    client = ObjectClient(own_server.url, timeout=5.0)
+    items = values_of("x", 100)
+    client.put(items, ttl=60)
+    own_server.stop()
+    own_server.start()
+    frames = frames_for(items)
+    assert client.get_into(frames) == [Fetch.OK]
+    assert frames[0][1] == items[0][1]
+    client.close()
+
+
+def test_a_killed_server_is_unavailable_until_it_is_back(own_server):
+    client = ObjectClient(own_server.url, timeout=5.0)
+    items = values_of("x", 100)
+    client.put(items, ttl=60)
+    own_server.kill()
+    for operation in (
+        client.ping,
+        lambda: client.put(items, ttl=60),
+        lambda: client.replace(items, ttl=60),
+        lambda: client.get_into(frames_for(items)),
+        lambda: client.exists([b"x"]),
+    ):
+        with pytest.raises(StoreUnavailable):
+            operation()
+    own_server.start()
+    client.put(items, ttl=60)
+    assert client.exists([items[0][0]]) == [True]
+    client.close()
+
+
+def test_a_server_that_stalls_is_unavailable_after_the_timeout(own_server):
+    client = ObjectClient(own_server.url, timeout=0.2)
+    client.ping()
+    with redis.Redis.from_url(own_server.url) as raw:
+        raw.client_pause(1500)
+        with pytest.raises(StoreUnavailable):
+            client.exists([b"x"])
+    client.close()

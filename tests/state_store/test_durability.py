@@ -1,0 +1,113 @@
+"""A durability level is what the server confirmed, and what survives a crash says so."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import redis
+from writer import Writer
+
+from state_store.embedded import EmbeddedServer
+from state_store.errors import DurabilityNotReached
+from state_store.objects import ObjectClient
+from state_store.store import StateStore
+
+
+@pytest.fixture
+async def own_writer(own_server):
+    client = ObjectClient(own_server.url, timeout=5.0)
+    async with await StateStore.connect(own_server.url, prefix="p") as store:
+        yield Writer(store, client, "p")
+    client.close()
+
+
+@pytest.fixture
+def own_raw(own_server):
+    with redis.Redis.from_url(own_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("state_store.durability.CONFIRM_TIMEOUT", 0.2)
+
+
+async def commit(writer, durability):
+    session = await writer.session()
+    draft = await writer.draft(session.id, range(8))
+    writer.put(draft)
+    lease = await writer.lease(session.id)
+    return await writer.store.commit(draft, lease=lease, durability=durability)
+
+
+@pytest.mark.parametrize("fsync", ["everysec", "always"])
+async def test_a_turn_on_disk_survives_kill_9_of_the_server(tmp_path, fsync):
+    server = EmbeddedServer(tmp_path / "own", fsync=fsync)
+    server.start()
+    client = ObjectClient(server.url, timeout=5.0)
+    async with await StateStore.connect(server.url, prefix="p") as store:
+        writer = Writer(store, client, "p")
+        done = await commit(writer, "fsync")
+        assert (done.durability, done.shortfall) == ("fsync", None)
+        server.kill()
+        server.start()
+        assert await store.snapshot(done.snapshot.id) == done.snapshot
+        assert await writer.history(done.snapshot.session_id) == list(range(8))
+        report = await store.check_integrity()
+        assert (report.snapshots, report.objects, report.problems) == (1, 6, [])
+    client.close()
+    server.stop()
+
+
+async def test_fsync_is_confirmed_only_once_the_log_was_synced(own_writer, own_raw, impatient):
+    own_raw.config_set("appendfsync", "no")
+    done = await commit(own_writer, "fsync")
+    assert done.durability == "memory"
+    assert "fsync was not confirmed" in done.shortfall
+    own_raw.config_set("appendfsync", "everysec")
+    assert (await commit(own_writer, "fsync")).durability == "fsync"
+
+
+async def test_fsync_without_a_log_says_that_it_cannot_be_confirmed(own_writer, own_raw):
+    own_raw.config_set("appendonly", "no")
+    done = await commit(own_writer, "fsync")
+    assert done.durability == "memory"
+    assert "fsync cannot be confirmed" in done.shortfall
+
+
+async def test_replication_without_a_replica_is_reported_and_the_turn_stands(own_writer, impatient):
+    done = await commit(own_writer, "replicated:1")
+    assert done.durability == "memory"
+    assert "reached 0" in done.shortfall
+    session = await own_writer.store.session(done.snapshot.session_id)
+    assert session.head == done.snapshot.id
+
+
+async def test_replication_is_confirmed_by_a_replica(own_writer, own_server, own_raw, tmp_path):
+    # A unix socket has no address to replicate from, so this server listens for its replica.
+    with EmbeddedServer(tmp_path / "replica") as replica:
+        port = _listen_on_a_free_port(own_raw)
+        with redis.Redis.from_url(replica.url) as raw:
+            raw.replicaof("127.0.0.1", port)
+        done = await commit(own_writer, "replicated:1")
+        assert (done.durability, done.shortfall) == ("replicated:1", None)
+
+
+def _listen_on_a_free_port(raw):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    raw.config_set("repl-diskless-sync-delay", 0)
+    raw.config_set("port", port)
+    return port
+
+
+async def test_what_was_committed_in_memory_can_be_made_durable_later(
+    own_writer, own_raw, impatient
+):
+    await commit(own_writer, "memory")
+    assert await own_writer.store.confirm("fsync") == "fsync"
+    own_raw.config_set("appendfsync", "no")
+    with pytest.raises(DurabilityNotReached):
+        await own_writer.store.confirm("fsync")

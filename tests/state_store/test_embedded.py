@@ -1,0 +1,144 @@
+"""The embedded server: one process per directory, no port, and its data stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from state_store.embedded import EmbeddedServer
+from state_store.errors import EmbeddedServerFailed, StoreUnavailable
+from state_store.store import StateStore
+
+
+def set_and_get(server, value=None):
+    with redis.Redis.from_url(server.url) as client:
+        if value is not None:
+            client.set("k", value)
+        return client.get("k")
+
+
+def test_it_opens_a_unix_socket_for_its_owner_and_no_port(own_server):
+    assert set_and_get(own_server, b"v") == b"v"
+    process = psutil.Process(own_server.pid)
+    assert process.net_connections(kind="inet") == []
+    listening = [c.laddr for c in process.net_connections(kind="unix") if c.laddr]
+    assert own_server.url.removeprefix("unix://") in listening
+    assert Path(own_server.url.removeprefix("unix://")).stat().st_mode & 0o077 == 0
+
+
+def test_a_second_server_on_the_same_directory_is_refused_and_told_who_holds_it(own_server):
+    with pytest.raises(EmbeddedServerFailed, match=f"in use.*process {own_server.pid}"):
+        EmbeddedServer(own_server.data_dir).start()
+    with pytest.raises(EmbeddedServerFailed, match="in use"):
+        own_server.start()
+    assert set_and_get(own_server, b"v") == b"v"
+
+
+def test_a_restart_keeps_the_data_and_the_url(own_server):
+    url = own_server.url
+    set_and_get(own_server, b"v")
+    own_server.stop()
+    own_server.start()
+    assert own_server.url == url
+    assert set_and_get(own_server) == b"v"
+
+
+def test_a_path_too_long_for_a_socket_works_and_keeps_its_url(tmp_path):
+    directory = tmp_path / ("long" * 20) / ("path" * 20)
+    server = EmbeddedServer(directory)
+    for stop in (server.kill, server.stop):
+        server.start()
+        url = server.url
+        assert len(url) < 108
+        set_and_get(server, b"v")
+        stop()
+        assert not Path(url.removeprefix("unix://")).parent.exists()
+    with EmbeddedServer(directory) as again:
+        assert set_and_get(again) == b"v"
+    server.start()
+    assert server.url == url
+    assert set_and_get(server) == b"v"
+    server.stop()
+
+
+def test_it_can_be_stopped_by_its_pid_and_the_directory_is_free_again(tmp_path):
+    server = EmbeddedServer(tmp_path / "own")
+    server.start()
+    set_and_get(server, b"v")
+    os.kill(server.pid, signal.SIGTERM)
+    server.process.wait(timeout=10)
+    with EmbeddedServer(tmp_path / "own") as again:
+        assert set_and_get(again) == b"v"
+    server.stop()
+
+
+def test_a_stopped_server_leaves_no_process_and_no_socket(tmp_path):
+    server = EmbeddedServer(tmp_path / "own")
+    server.start()
+    pid = server.pid
+    server.stop()
+    server.stop()
+    assert not psutil.pid_exists(pid)
+    assert not (tmp_path / "own" / "valkey.sock").exists()
+
+
+def test_a_server_whose_starter_was_killed_still_owns_its_directory(tmp_path):
+    code = (
+        "import sys, time, pathlib\n"
+        "from state_store.embedded import EmbeddedServer\n"
+        "server = EmbeddedServer(pathlib.Path(sys.argv[1]))\n"
+        "server.start()\n"
+        "print(server.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "own")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        pid = int(starter.stdout.readline())
+        starter.kill()
+    orphan = psutil.Process(pid)
+    with pytest.raises(EmbeddedServerFailed, match=f"process {pid}"):
+        EmbeddedServer(tmp_path / "own").start()
+    orphan.terminate()
+    psutil.wait_procs([orphan], timeout=10)
+    with EmbeddedServer(tmp_path / "own"):
+        pass
+
+
+def test_a_directory_that_cannot_be_used_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for unusable in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(EmbeddedServerFailed, match="cannot be used"):
+            EmbeddedServer(unusable).start()
+    (tmp_path / "own" / "valkey.sock").mkdir(parents=True)
+    with pytest.raises(EmbeddedServerFailed, match="cannot be used"):
+        EmbeddedServer(tmp_path / "own").start()
+
+
+def test_a_server_that_does_not_come_up_says_what_its_log_says(tmp_path):
+    server = EmbeddedServer(tmp_path / "own")
+    log = tmp_path / "own" / "appendonlydir"
+    log.mkdir(parents=True)
+    (log / "appendonly.aof.manifest").write_text("not a manifest\n")
+    with pytest.raises(EmbeddedServerFailed, match=r"did not come up: .*manifest"):
+        server.start()
+    assert server.process.poll() is not None
+    (log / "appendonly.aof.manifest").unlink()
+    with server:
+        assert set_and_get(server, b"v") == b"v"
+
+
+async def test_a_store_on_a_stopped_server_is_unavailable_until_it_is_back(own_server):
+    async with await StateStore.connect(own_server.url) as store:
+        own_server.kill()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.sessions("default")
+        own_server.start()
+        assert await store.sessions("default") == []

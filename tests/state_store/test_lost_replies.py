@@ -1,0 +1,87 @@
+"""An operation whose reply is lost is sent again, and has still happened once."""
+
+from __future__ import annotations
+
+import pytest
+from proxy import Proxy
+from writer import RANKS, Writer
+
+from state_store.errors import LeaseHeld
+from state_store.store import StateStore
+
+
+@pytest.fixture
+def proxy(server, tmp_path):
+    running = Proxy(tmp_path / "proxy.sock", server.url)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+async def flaky(proxy, objects, prefix):
+    """A writer whose store is reached through the proxy; its scripts are known to the server."""
+    async with await StateStore.connect(proxy.url, prefix=prefix) as store:
+        writer = Writer(store, objects, prefix)
+        session = await writer.session([1, 2, 3, 4])
+        branch = await store.fork(session.id)
+        await store.delete_session(branch.id)
+        yield writer, session
+
+
+async def test_a_fork_holds_its_head_once(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    control = writer.store._control
+    run = control.run
+
+    async def losing(script, *arguments):
+        proxy.lose_next_reply = script == "fork"
+        return await run(script, *arguments)
+
+    monkeypatch.setattr(control, "run", losing)
+    branch = await writer.store.fork(session.id)
+    assert await writer.history(branch.id) == [1, 2, 3, 4]
+    assert await writer.problems() == []
+
+
+async def test_a_lease_is_the_callers_and_nobody_elses(flaky, proxy):
+    writer, session = flaky
+    proxy.lose_next_reply = True
+    lease = await writer.lease(session.id)
+    assert not proxy.lose_next_reply
+    with pytest.raises(LeaseHeld):
+        await writer.lease(session.id)
+    await writer.store.renew(lease, ttl=30)
+
+
+async def test_a_commit_counts_its_snapshot_once(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    draft = await writer.draft(session.id, [5, 6, 7, 8])
+    writer.put(draft)
+    lease = await writer.lease(session.id)
+    control = writer.store._control
+    run = control.run
+
+    async def losing(script, *arguments):
+        proxy.lose_next_reply = script == "commit"
+        return await run(script, *arguments)
+
+    monkeypatch.setattr(control, "run", losing)
+    done = await writer.store.commit(draft, lease=lease, durability="memory")
+    assert await writer.store.snapshot(done.snapshot.id) == done.snapshot
+    report = await writer.store.check_integrity()
+    assert (report.objects, report.problems) == (4 * RANKS, [])
+
+
+async def test_a_deletion_is_no_error(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    control = writer.store._control
+    run = control.run
+
+    async def losing(script, *arguments):
+        proxy.lose_next_reply = script in ("delete", "bury")
+        return await run(script, *arguments)
+
+    monkeypatch.setattr(control, "run", losing)
+    await writer.store.delete_session(session.id)
+    report = await writer.store.check_integrity()
+    assert (report.sessions, report.snapshots, report.problems) == (0, 0, [])

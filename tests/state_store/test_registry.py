@@ -1,0 +1,186 @@
+"""Engines announce themselves and answer commands through the store, or are known to be silent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+import pytest
+
+from state_store.errors import EngineSilent
+from state_store.registry import CommandListener, Heartbeat
+from state_store.store import StateStore
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch):
+    monkeypatch.setattr("state_store.registry._POLL", 0.1)
+    monkeypatch.setattr("state_store.registry._RETRY", 0.05)
+
+
+@pytest.fixture
+def listen(server, prefix):
+    """Start a listener of engine `e`; all are stopped at the end."""
+    started = []
+
+    def start(handlers, *, rank=0, url=server.url):
+        listener = CommandListener(url, "e", rank, handlers, prefix=prefix)
+        listener.start()
+        started.append(listener)
+
+    yield start
+    for listener in started:
+        listener.stop()
+
+
+@pytest.fixture
+def heartbeat(server, prefix):
+    beating = Heartbeat(server.url, "e", {"engine_id": "e", "n": 1}, ttl=0.3, prefix=prefix)
+    yield beating
+    beating.stop()
+
+
+async def until(condition, timeout=5.0):
+    deadline = time.monotonic() + timeout
+    while not await condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        await asyncio.sleep(0.01)
+
+
+async def test_an_engine_is_listed_while_it_beats_and_withdrawn_when_it_stops(store, heartbeat):
+    assert await store.engines() == []
+    heartbeat.start()
+    await until(store.engines)
+    for _ in range(4):
+        await asyncio.sleep(0.2)
+        assert await store.engines() == [{"engine_id": "e", "n": 1}]
+    heartbeat.stop()
+    assert await store.engines() == []
+    await asyncio.sleep(0.2)
+    assert await store.engines() == []
+
+
+async def test_an_engine_that_died_expires_and_is_forgotten(store, raw, prefix):
+    beating = Heartbeat(raw_url(raw), "dead", {"engine_id": "dead"}, ttl=0.2, prefix=prefix)
+    beating._step()  # one beat, as of an engine that was then killed
+    assert await store.engines() == [{"engine_id": "dead"}]
+    await asyncio.sleep(0.25)
+    assert await store.engines() == []
+    assert raw.smembers(f"{prefix}:engines") == set()
+    beating._client.close()
+
+
+def raw_url(raw):
+    return f"unix://{raw.connection_pool.connection_kwargs['path']}"
+
+
+async def test_every_rank_runs_the_command_and_answers_in_order(store, listen):
+    for rank in (2, 0, 1):
+        listen({"add": lambda payload, rank=rank: {"sum": payload["x"] + rank}}, rank=rank)
+    answers = await store.send_command("e", 3, "add", {"x": 10}, timeout=5.0)
+    assert answers == [{"sum": 10}, {"sum": 11}, {"sum": 12}]
+
+
+async def test_commands_sent_at_once_each_get_their_own_answer(store, listen):
+    listen({"echo": lambda payload: payload})
+    calls = [store.send_command("e", 1, "echo", {"n": n}, timeout=5.0) for n in range(10)]
+    assert await asyncio.gather(*calls) == [[{"n": n}] for n in range(10)]
+
+
+async def test_a_silent_engine_is_noticed_in_time(store):
+    started = time.monotonic()
+    with pytest.raises(EngineSilent, match="0 of 2 ranks of e answered status"):
+        await store.send_command("e", 2, "status", {}, timeout=0.3)
+    assert 0.25 < time.monotonic() - started < 1.0
+
+
+async def test_one_silent_rank_makes_the_engine_silent_in_time(store, listen):
+    listen({"status": lambda _: {}}, rank=0)
+    started = time.monotonic()
+    with pytest.raises(EngineSilent, match="1 of 2"):
+        await store.send_command("e", 2, "status", {}, timeout=0.3)
+    assert time.monotonic() - started < 1.0
+
+
+async def test_a_command_may_take_longer_than_the_connections_timeout(server, prefix, listen):
+    listen({"slow": lambda _: time.sleep(0.6) or {"done": True}})
+    async with await StateStore.connect(server.url, prefix=prefix, timeout=0.3) as store:
+        assert await store.send_command("e", 1, "slow", {}, timeout=5.0) == [{"done": True}]
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (lambda _: {}["nothing"], "rank 0 failed: KeyError: 'nothing'"),
+        (lambda _: {"answer": object()}, "rank 0 failed: TypeError"),
+    ],
+    ids=["raises", "answers what cannot be sent"],
+)
+async def test_a_failing_handler_is_reported_and_the_listener_goes_on(
+    store, listen, handler, message
+):
+    listen({"bad": handler, "good": lambda _: {"fine": 1}})
+    with pytest.raises(EngineSilent, match=message):
+        await store.send_command("e", 1, "bad", {}, timeout=5.0)
+    with pytest.raises(EngineSilent, match="unknown"):
+        await store.send_command("e", 1, "unknown", {}, timeout=5.0)
+    assert await store.send_command("e", 1, "good", {}, timeout=5.0) == [{"fine": 1}]
+
+
+async def test_a_listener_goes_on_after_a_command_that_it_cannot_read(store, listen, raw, prefix):
+    listen({"good": lambda _: {"fine": 1}})
+    raw.rpush(f"{prefix}:commands:e:0", b"\xc1")
+    assert await store.send_command("e", 1, "good", {}, timeout=5.0) == [{"fine": 1}]
+
+
+async def test_a_command_is_not_run_by_an_engine_that_comes_after_its_caller_gave_up(store, listen):
+    ran = threading.Event()
+    with pytest.raises(EngineSilent):
+        await store.send_command("e", 1, "late", {}, timeout=0.1)
+    await asyncio.sleep(0.05)
+    listen({"late": lambda _: ran.set() or {}, "now": lambda _: {}})
+    await store.send_command("e", 1, "now", {}, timeout=5.0)
+    assert not ran.is_set()
+
+
+async def test_a_patient_command_outlives_an_impatient_one_in_the_queue(store, listen):
+    patient = asyncio.create_task(store.send_command("e", 1, "x", {}, timeout=5.0))
+    await asyncio.sleep(0.02)
+    with pytest.raises(EngineSilent):
+        await store.send_command("e", 1, "x", {}, timeout=0.05)
+    await asyncio.sleep(0.1)
+    listen({"x": lambda _: {"ran": True}})
+    assert await patient == [{"ran": True}]
+
+
+async def test_engine_and_runtime_find_each_other_again_after_a_restart_of_the_store(
+    own_server, prefix, listen, caplog
+):
+    caplog.set_level(logging.CRITICAL)
+    listen({"echo": lambda payload: payload}, url=own_server.url)
+    beating = Heartbeat(own_server.url, "e", {"engine_id": "e"}, ttl=0.3, prefix=prefix)
+    beating.start()
+    async with await StateStore.connect(own_server.url, prefix=prefix) as store:
+        await until(store.engines)
+        own_server.kill()
+        await asyncio.sleep(0.2)
+        own_server.start()
+        await asyncio.sleep(0.5)
+        await until(store.engines)
+        assert await store.send_command("e", 1, "echo", {"n": 1}, timeout=5.0) == [{"n": 1}]
+    beating.stop()
+
+
+async def test_stopping_without_a_store_is_quick_and_quiet(own_server, prefix):
+    beating = Heartbeat(own_server.url, "e", {"engine_id": "e"}, ttl=0.3, prefix=prefix)
+    listener = CommandListener(own_server.url, "e", 0, {}, prefix=prefix)
+    beating.start()
+    listener.start()
+    await asyncio.sleep(0.05)
+    own_server.kill()
+    started = time.monotonic()
+    beating.stop()
+    listener.stop()
+    assert time.monotonic() - started < 2.0

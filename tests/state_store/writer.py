@@ -1,0 +1,153 @@
+"""Writes sessions the way an engine and a runtime do, with small pages and no model."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterable, Sequence
+
+from state_store.codec import HEADER_BYTES, seal
+from state_store.fingerprint import Fingerprint
+from state_store.identity import page_hashes
+from state_store.layout import KINDS, Kind, ObjectNames
+from state_store.objects import ObjectClient
+from state_store.records import Commit, Lease, Session, SnapshotDraft
+from state_store.store import StateStore
+
+PAGE = 4  # tokens
+RANKS = 2
+PAYLOAD: dict[Kind, int] = {"kv": 96, "state": 160}  # bytes
+TENANT = "default"
+FINGERPRINT = Fingerprint(
+    weights="w", architecture="a", tokenizer="t", kv_dtype="bf16", conv_dtype="bf16",
+    ssm_dtype="fp32", page_size=PAGE, kv_payload_bytes=PAYLOAD["kv"],
+    state_payload_bytes=PAYLOAD["state"], tp_size=RANKS, draft="none", bigram=False, engine="e",
+)  # fmt: skip
+
+
+def frame_of(names: ObjectNames, kind: Kind, page_hash: str, payload: bytes | None = None) -> bytes:
+    """A sealed object; its payload follows from its name unless given."""
+    if payload is None:
+        pattern = f"{kind} {names.rank} {page_hash}".encode()
+        payload = (pattern * 4)[: PAYLOAD[kind]]
+    frame = bytearray(HEADER_BYTES + len(payload))
+    frame[HEADER_BYTES:] = payload
+    seal(memoryview(frame), names=names, kind=kind, page_hash=page_hash)
+    return bytes(frame)
+
+
+class Writer:
+    """The engine side and the runtime side of one store prefix."""
+
+    def __init__(self, store: StateStore, client: ObjectClient, prefix: str) -> None:
+        self.store = store
+        self.client = client
+        self.prefix = prefix
+
+    async def session(self, *turns: Sequence[int]) -> Session:
+        """A new session with these turns committed."""
+        session = await self.store.create_session(tenant=TENANT, fingerprint=FINGERPRINT)
+        for turn in turns:
+            await self.turn(session.id, turn)
+        return await self.store.session(session.id)
+
+    async def turn(self, session_id: str, tokens: Iterable[int]) -> Commit:
+        """Store what a turn over `tokens` computes, and commit it."""
+        draft = await self.draft(session_id, tokens)
+        self.put(draft)
+        lease = await self.lease(session_id)
+        try:
+            return await self.store.commit(draft, lease=lease, durability="memory")
+        finally:
+            await self.store.release(lease)
+
+    async def lease(self, session_id: str, ttl: float = 30.0) -> Lease:
+        return await self.store.acquire(session_id, ttl=ttl, owner="writer")
+
+    async def draft(self, session_id: str, tokens: Iterable[int]) -> SnapshotDraft:
+        """What a turn over `tokens` after the session's head would commit."""
+        session = await self.store.session(session_id)
+        new = array("I", tokens)
+        before = await self.store.tokens(session.head) if session.head else array("I")
+        base = (await self.store.snapshot(session.head)).boundary if session.head else 0
+        salt = (await self.store.tenant(TENANT)).salt
+        hashes = page_hashes(before + new, PAGE, salt=salt, bigram=False)
+        return SnapshotDraft(
+            session_id=session_id,
+            parent=session.head,
+            new_tokens=new,
+            total_tokens=len(before) + len(new),
+            boundary=len(hashes) * PAGE,
+            boundary_hash=hashes[-1] if hashes else None,
+            page_hashes=tuple(hashes[base // PAGE :]),
+            fingerprint_id=FINGERPRINT.id,
+            ranks=RANKS,
+        )
+
+    def put(self, draft: SnapshotDraft, *, ttl: int = 300) -> None:
+        """Store every page of a draft and a state at its end, on all ranks."""
+        self.client.put(
+            [
+                (names.key(kind, page_hash), memoryview(frame_of(names, kind, page_hash)))
+                for names in self.names()
+                for kind, page_hash in objects_of(draft)
+            ],
+            ttl=ttl,
+        )
+
+    def names(self) -> list[ObjectNames]:
+        return [ObjectNames(self.prefix, FINGERPRINT.id, rank) for rank in range(RANKS)]
+
+    async def problems(self) -> list[str]:
+        return (await self.store.check_integrity()).problems
+
+    async def history(self, session_id: str) -> list[int]:
+        head = (await self.store.session(session_id)).head
+        return list(await self.store.tokens(head)) if head else []
+
+
+def objects_of(draft: SnapshotDraft) -> list[tuple[Kind, str]]:
+    kv, state = KINDS
+    pages: list[tuple[Kind, str]] = [(kv, page) for page in draft.page_hashes]
+    return pages + [(state, page) for page in draft.page_hashes[-1:]]
+
+
+class Trips:
+    """Every round trip of a store's control connection, numbered from 1, and what happens there.
+
+    `crash_at` makes the process dead from that trip on: `before` the server sees it, or `after`.
+    `between` runs something else before that trip.
+    """
+
+    def __init__(self, store: StateStore) -> None:
+        self.count = 0
+        self.crash_at: tuple[str, int] | None = None
+        self.between: tuple[int, object] | None = None
+        redis = store._control.redis
+        execute, pipeline = redis.execute_command, redis.pipeline
+
+        async def command(*arguments, **options):
+            return await self._trip(lambda: execute(*arguments, **options))
+
+        def make_pipeline(*arguments, **options):
+            made = pipeline(*arguments, **options)
+            run = made.execute
+            made.execute = lambda: self._trip(run)
+            return made
+
+        redis.execute_command, redis.pipeline = command, make_pipeline
+
+    async def _trip(self, send):
+        self.count += 1
+        if self.between is not None and self.between[0] == self.count:
+            _, action = self.between
+            self.between = None
+            await action()
+        when, at = self.crash_at or ("before", 1 << 30)
+        if self.count > at or (self.count == at and when == "before"):
+            raise ConnectionError("crash before the server saw it")
+        reply = await send()
+        if self.count == at:
+            raise ConnectionError("crash after the server did it")
+        await asyncio.sleep(0)
+        return reply
