@@ -4,17 +4,22 @@ import os
 
 
 def register() -> None:
-    """Apply the CPU patches if SGLang is told to run on a CPU; otherwise do nothing.
+    """Hook the linker into the cache tree and, if SGLang is told to run on a CPU, apply the CPU
+    patches.
 
     Raises:
         SystemExit: they could not all be applied. SGLang logs an ``Exception`` from a plugin and
             carries on unpatched; only this ends the process, scheduler processes included.
     """
-    if os.environ.get("SGLANG_USE_CPU_ENGINE") != "1":
-        return
     try:
-        from engine.cpu import patches
+        from engine.cpu import patch
+        from engine.linker import branch_states
 
-        patches.apply()
+        for hook in branch_states.PATCHES:
+            patch.register(hook)
+        if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+            from engine.cpu import patches
+
+            patches.apply()
     except Exception as error:
         raise SystemExit(f"torpor: {type(error).__name__}: {error}") from error

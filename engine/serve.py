@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import sys
 
-from engine.cpu import imports
+from engine.cpu import imports, quiet
 
 if imports.wanted():
     # Read when torch is imported. Compiling stalls the first request by up to half a minute.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    quiet.install()
     imports.install()
 
 
@@ -43,13 +44,16 @@ def main(arguments: list[str]) -> None:
 
 
 def _require_patches() -> None:
-    """A plugin that was never run (not installed, or not in SGLANG_PLUGINS) cannot complain."""
+    """A plugin that was never run cannot complain (one that failed has ended the process)."""
     from engine.cpu.patches import PatchError, verify_patches
 
     try:
         verify_patches()
     except PatchError as error:
-        raise SystemExit(f"torpor: the SGLang plugin 'torpor' is not active: {error}") from error
+        raise SystemExit(
+            "torpor: SGLang did not run the plugin 'torpor', so it cannot serve on a CPU. "
+            "Is this package installed, and does SGLANG_PLUGINS, if set, name it?"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """SGLang's Nemotron-H path on a CPU: what its CUDA, Triton and AMX kernels do, in plain torch.
 
-    imports.py      stand-ins for modules SGLang imports before any plugin can run
+    imports.py      stand-ins for modules SGLang imports before any plugin can run; triton_stub.py
+    quiet.py        messages of every start that nobody can act on
     sgl_kernel/     the stand-in for SGLang's CPU kernel wheel
     patch.py        what a patch is, how it is applied and checked
     patches.py      the whole list, and the check that every one took effect

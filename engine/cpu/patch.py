@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -65,6 +65,20 @@ def in_place(patch: Patch) -> bool:
     except (ImportError, AttributeError):
         return False
     return any(layer is patch.ours for layer in _layers(current))
+
+
+def require(patches: Iterable[Patch]) -> None:
+    """Raises:
+    PatchError: calls to at least one target do not reach our code in this process.
+    """
+    expected = list(patches)
+    missing = [patch for patch in expected if not in_place(patch)]
+    if missing:
+        lines = [f"  {patch.target} ({patch.kind.value}): {patch.reason}" for patch in missing]
+        raise PatchError(
+            f"{len(missing)} of {len(expected)} patches did not take effect on the installed "
+            "SGLang, so it would fail or answer wrongly:\n" + "\n".join(lines)
+        )
 
 
 def _bind(patch: Patch) -> None:

@@ -1,6 +1,6 @@
 """Mamba-2's chunked scan (state-space duality) over a batch of sequences, in float32.
 
-A sequence is cut at the chunk grid, at its ends and wherever a state is wanted. All pieces are
+A sequence is cut on a grid, at its ends and wherever a state is wanted. All pieces are
 padded to one length with dt = 0 (which neither decays nor feeds the state) and computed together;
 only the short recurrence over piece states is a loop.
 """
@@ -16,8 +16,11 @@ from torch.nn import functional as F
 
 from engine.cpu.patch import Kind, Patch
 
-# Pieces computed together hold a [pieces, heads, length, length] float32 decay matrix: 64 MiB.
-_DECAY_ELEMENTS = 1 << 24
+# Pieces computed together hold a [pieces, heads, length, length] float32 decay matrix: 4 MiB,
+# about what a second-level cache holds.
+_DECAY_ELEMENTS = 1 << 20
+# Work within a piece grows with its length, the number of steps of the loop with its inverse.
+_LONGEST_PIECE = 32
 
 
 class ScanStates(NamedTuple):
@@ -100,12 +103,13 @@ def mamba_chunk_scan_combined(
         else None,
     )
     step = _step_sizes(dt[0], dt_bias, dt_softplus, dt_limit)
-    pieces = _pieces(bounds, chunk_size, wanted)
-    at_once = max(1, _DECAY_ELEMENTS // (heads * chunk_size**2))
+    length = min(chunk_size, _LONGEST_PIECE)  # both powers of two: the grid is made of pieces
+    pieces = _pieces(bounds, length, wanted)
+    at_once = max(1, _DECAY_ELEMENTS // (heads * length**2))
     sequence, state = -1, torch.zeros(shape)
     for first in range(0, len(pieces), at_once):
         group = pieces[first : first + at_once]
-        inner = _within_pieces(group, chunk_size, x[0], step, A, B[0], C[0])
+        inner = _within_pieces(group, length, x[0], step, A, B[0], C[0])
         entering = torch.empty(len(group), *shape)
         for i, piece in enumerate(group):
             if piece.sequence != sequence:
@@ -140,13 +144,13 @@ def _step_sizes(
 
 
 def _pieces(
-    bounds: list[int], chunk_size: int, wanted: dict[tuple[int, int], list[int]]
+    bounds: list[int], length: int, wanted: dict[tuple[int, int], list[int]]
 ) -> list[_Piece]:
-    """Cut every sequence at the grid and at the wanted positions. An empty sequence is one empty
-    piece, which passes its initial state through."""
+    """Cut every sequence at multiples of `length` and at the wanted positions. An empty sequence
+    is one empty piece, which passes its initial state through."""
     pieces = []
     for sequence, (low, high) in enumerate(pairwise(bounds)):
-        grid = range(low - low % chunk_size + chunk_size, high, chunk_size)
+        grid = range(low - low % length + length, high, length)
         cuts = sorted({low, high, *grid, *(end for s, end in wanted if s == sequence)})
         spans = [*pairwise(cuts)] or [(low, high)]
         pieces += [_Piece(sequence, start, end) for start, end in spans]
@@ -191,7 +195,7 @@ def _within_pieces(
     Bs = B[rows].float().transpose(1, 2)  # [n, g, l, d_state]
     Cs = C[rows].float().transpose(1, 2)
     scores = (Cs @ Bs.transpose(2, 3))[:, :, None]  # shared by the heads of a group
-    y = (decay * scores) @ xs
+    y = decay.mul_(scores) @ xs
     left = (log_decay[..., -1:] - log_decay).exp().view(n, groups, r, length, 1)
     fed = (xs * left).transpose(3, 4).reshape(n, groups, r * head_dim, length) @ Bs
     return _Inner(

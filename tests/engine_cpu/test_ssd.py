@@ -104,7 +104,18 @@ def test_any_batch_equals_the_recurrence(lengths, chunk, initial, seed, data):
         close(states.tracked[0, row], expected[s][n])
 
 
-def test_an_empty_sequence_keeps_its_state(monkeypatch):
+def test_a_chunk_longer_than_a_piece_of_work_equals_the_recurrence():
+    assert ssd._LONGEST_PIECE < 64
+    inputs, bounds, states, out = scan([100, 50], 64, seed=11, track=[(1, 29)])
+    y, expected = token_by_token(inputs, bounds)
+    close(out, y)
+    close(states.grid[0, 1], expected[0][64])
+    close(states.grid[0, 2], expected[1][28])
+    close(states.tracked[0, 0], expected[1][29])
+    close(states.final[1], expected[1][-1])
+
+
+def test_an_empty_sequence_keeps_its_state():
     inputs, _, states, _ = scan([5, 0, 3], 4, seed=1)
     assert torch.equal(states.final[1], inputs["initial"][1])
 
