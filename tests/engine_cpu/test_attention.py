@@ -163,3 +163,12 @@ def test_each_draft_branch_reads_the_prefix_and_its_own_slots():
             start = n + branch * steps
             assert torch.equal(mine[n : n + steps], table[row, start : start + steps])
     assert torch.equal(table, torch.arange(60, dtype=torch.int32).view(3, 20))
+
+
+def test_slots_that_only_begin_and_end_like_a_run_are_not_taken_for_one():
+    cache = Cache([40], seed=6, consecutive=True)
+    row = cache.table[cache.rows[0]]
+    q = cache.queries(1)
+    row[8:24] = 300
+    expected = attend(q, *cache.of(0), SCALE, torch.ones(1, 40).bool())
+    torch.testing.assert_close(decode(cache, q).double(), expected, rtol=1e-5, atol=1e-5)
