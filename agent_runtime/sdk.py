@@ -10,8 +10,9 @@ Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreacha
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -92,7 +93,7 @@ class Torpor:
 
     async def stream(
         self, session_id: str, messages: str | Sequence[Message], **options: Any
-    ) -> AsyncIterator[str | TurnResult]:
+    ) -> AsyncGenerator[str | TurnResult]:
         """Run a turn: text pieces as they come, then the TurnResult.
 
         messages: a user message's text, or messages. options: fields of TurnRequest.
@@ -123,9 +124,10 @@ class Torpor:
         self, session_id: str, messages: str | Sequence[Message], **options: Any
     ) -> TurnResult:
         """Run a turn to its end. Raises ApiUnreachable if the stream ends without a result."""
-        async for event in self.stream(session_id, messages, **options):
-            if isinstance(event, TurnResult):
-                return event
+        async with contextlib.aclosing(self.stream(session_id, messages, **options)) as events:
+            async for event in events:
+                if isinstance(event, TurnResult):
+                    return event
         raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
 
     async def suspend(self, session_id: str, *, durability: str = "fsync") -> Suspended:

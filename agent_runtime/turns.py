@@ -116,16 +116,13 @@ class Turns:
             result = await self._commit(
                 session, lease, engine, history, prompt_delta, generation, request, reasons
             )
-            first = generation.first_token_at or generated_at
-            yield result.model_copy(
-                update={
-                    "timing": Timing(
-                        ttft_s=first - started,
-                        generate_s=generated_at - started,
-                        commit_s=time.perf_counter() - generated_at,
-                    )
-                }
+            timing = Timing(
+                ttft_s=(generation.first_token_at or generated_at) - started,
+                generate_s=generated_at - started,
+                commit_s=time.perf_counter() - generated_at,
             )
+        # Only now: who has the result may start the next turn, and the lease is free.
+        yield result.model_copy(update={"timing": timing})
 
     @contextlib.asynccontextmanager
     async def writing(self, session_id: str) -> AsyncIterator[tuple[Session, Lease]]:

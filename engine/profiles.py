@@ -19,7 +19,7 @@ _STATE = (
     "--page-size", str(PAGE_SIZE),
     "--mamba-radix-cache-strategy", "extra_buffer",
     "--mamba-track-interval", str(PAGE_SIZE),
-    "--enable-session-radix-cache",
+    "--enable-session-radix-cache",  # also keeps SGLang on its Python tree, which we hook
     "--enable-cache-report",
 )  # fmt: skip
 _MTP = (

@@ -48,6 +48,11 @@ class StoredIndex:
     def is_corrupt(self, kind: Kind, page_hash: str) -> bool:
         return (kind, page_hash) in self._corrupt
 
+    def clear(self) -> None:
+        """Forget all but what is corrupt."""
+        with self._lock:
+            self._known.clear()
+
     def has(self, kind: Kind, hashes: Sequence[str]) -> list[bool]:
         with self._lock:
             return [(kind, page_hash) in self._known for page_hash in hashes]

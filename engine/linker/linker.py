@@ -22,7 +22,9 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
     UnifiedCacheLinker,
 )
 
+from engine.cpu.patch import require
 from engine.errors import UnsupportedModel
+from engine.linker import branch_states
 from engine.linker.config import LinkerConfig
 from engine.linker.control import Control
 from engine.linker.fingerprint import fingerprint_of
@@ -49,8 +51,8 @@ class Rank:
 class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     """KV pages, Mamba states and draft KV between the device pools and Redis.
 
-    Raises UnsupportedModel for pools it cannot store, StoreUnavailable when the store does not
-    answer at start.
+    Raises UnsupportedModel for pools it cannot store, PatchError when a hook is not in place,
+    StoreUnavailable when the store does not answer at start.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         forward_stream: Any,
     ) -> None:
         config = LinkerConfig.model_validate(extra_config)
+        # SGLang only logs a hook that fails; without this one states would be missed silently.
+        require(branch_states.PATCHES)
         self.forward_stream = forward_stream
         self._described = describe_pools(params)
         self._group = self._described.group
@@ -189,10 +193,14 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     # ---- lifecycle ----------------------------------------------------------
 
     def reset(self) -> None:
-        """Forget queued work on a cache flush. What is stored stays stored."""
+        """On a cache flush, be as a new engine: forget queued work, host copies and what is known
+        of the store. What is stored stays stored."""
         self._queued_loads.clear()
         self._loader.drain()
         self._offloader.drain()
+        for staged in self._staged.values():
+            staged.discard_all()
+        self._index.clear()
         self.layer_done_counter.reset()
 
     def close(self) -> None:

@@ -1,0 +1,42 @@
+import pytest
+
+from agent_runtime.demo.script import SYSTEM, make_registry
+from agent_runtime.demo.stage import Stage
+from agent_runtime.sdk import Torpor
+from state_store.store import StateStore
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory):
+    """A real store, SGLang engine and runtime, each a process of its own."""
+    stage = Stage(tmp_path_factory.mktemp("stage") / "data", None)
+    (stage.files / "notes.txt").write_text(
+        "The harbour is closed.\nA warranty is not given.\nNothing else.\n"
+    )
+    stage.start(lambda _: None)
+    yield stage
+    stage.stop()
+
+
+@pytest.fixture
+async def torpor(stage):
+    async with Torpor(stage.runtime.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(stage):
+    async with await StateStore.connect(stage.store.url) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def registry(stage):
+    return make_registry(stage.files)
+
+
+@pytest.fixture
+async def session(torpor, registry):
+    created = await torpor.create(system=SYSTEM, tools=registry.specs())
+    yield created
+    await torpor.delete(created.id)
