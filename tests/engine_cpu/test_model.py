@@ -108,4 +108,6 @@ def test_mtp_with_accepted_and_rejected_drafts_equals_plain_greedy(
         everything = oracle.logprobs(prompt + answer["output_ids"][:-1])
         assert_agrees(answer, everything[len(prompt) - 1 :])
         lengths.append(answer["meta_info"]["spec_accept_length"])
-    assert 1.5 < sum(lengths) / len(lengths) < 3.5
+    mean = sum(lengths) / len(lengths)
+    print(f"mean acceptance length {mean:.2f} of at most 4")
+    assert 1.5 < mean < 3.5

@@ -70,13 +70,18 @@ def test_every_target_is_patched_and_undoing_any_one_is_noticed():
     assert f"checked {len(patches.ALL)}" in done.stdout
 
 
-def test_nothing_is_patched_on_a_gpu_machine():
+def test_nothing_of_the_cpu_engine_is_applied_on_a_gpu_machine():
     done = python(
         """
+        assert not any("engine.cpu" in type(finder).__module__ for finder in sys.meta_path)
+        from engine.cpu import imports
+        imports.install()  # this machine has no triton; a GPU machine has the real one
         from engine.plugin import register
         register()
-        assert "torch" not in sys.modules
-        assert not any("engine.cpu" in type(f).__module__ for f in sys.meta_path)
+        assert "engine.cpu.patches" not in sys.modules
+        from sglang.srt.plugins.hook_registry import HookRegistry
+        from engine.cpu.patches import ALL
+        assert not {patch.target for patch in ALL} & set(HookRegistry._hooks)
         """,
         SGLANG_USE_CPU_ENGINE="0",
     )
