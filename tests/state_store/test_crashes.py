@@ -307,6 +307,7 @@ async def test_committing_the_twin_of_a_snapshot_during_its_deletion_loses_nothi
         await writer.turn(twin.id, TURN)
         meet(lambda: writer.turn(session.id, TURN))
         await world.victim.delete_session(twin.id)
+        assert raw.keys(f"{writer.prefix}:{{*}}:aborted") == []
         if world.trips.between is None:
             assert await writer.history(session.id) == [*BASE, *TURN]
             await world.check(raw, objects=7)
@@ -314,6 +315,60 @@ async def test_committing_the_twin_of_a_snapshot_during_its_deletion_loses_nothi
             await world.check(raw, objects=3)
 
     await each_meeting(server, objects, scenario)
+
+
+async def test_a_snapshot_that_is_revived_and_dies_again_while_it_is_unwound_leaves_no_pin(
+    server, objects, raw
+):
+    async def scenario(world, meet):
+        writer = world.writer
+        session = await writer.session(BASE)
+        twin = await writer.store.fork(session.id)
+        await writer.turn(twin.id, TURN)
+
+        async def revive_and_die():
+            await writer.turn(session.id, TURN)
+            async with await StateStore.connect(server.url, prefix=writer.prefix) as dying:
+                Trips(dying).crash_at = ("after", 3)
+                with pytest.raises(StoreError):  # the session is gone, its unwinding has not begun
+                    await dying.delete_session(session.id)
+
+        meet(revive_and_die)
+        await world.victim.delete_session(twin.id)
+        await world.check(raw, objects=0 if world.trips.between is None else 3)
+
+    await each_meeting(server, objects, scenario)
+
+
+async def test_forking_a_snapshot_while_it_is_unwound_holds_all_of_it_or_is_refused(
+    server, objects, raw
+):
+    outcomes = set()
+
+    async def scenario(world, meet):
+        writer = world.writer
+        session = await writer.session(BASE)
+        doomed = await writer.store.fork(session.id)
+        head = (await writer.turn(doomed.id, TURN)).snapshot.id
+
+        async def fork():
+            try:
+                branch = await writer.store.fork(session.id, snapshot_id=head)
+            except NotFound:
+                outcomes.add("refused")
+            else:
+                outcomes.add("held")
+                branches.append(branch.id)
+
+        branches: list[str] = []
+        meet(fork)
+        await world.victim.delete_session(doomed.id)
+        await world.check(raw, objects=7 if branches else 3)
+        for branch in branches:
+            assert await writer.history(branch) == [*BASE, *TURN]
+
+    await each_meeting(server, objects, scenario)
+    assert outcomes == {"refused", "held"}
 
 
 async def test_deleting_a_session_while_it_is_forked_leaves_a_whole_fork_or_none(
@@ -343,6 +398,24 @@ async def test_recovery_while_a_session_is_made_does_not_lose_sight_of_it(server
         await writer.turn(session.id, BASE)
         assert (await writer.store.check_integrity()).sessions == 1
         await world.check(raw, objects=3)
+
+    await each_meeting(server, objects, scenario)
+
+
+async def test_forking_an_empty_session_as_it_is_deleted_does_not_lose_sight_of_the_fork(
+    server, objects, raw
+):
+    async def scenario(world, meet):
+        writer = world.writer
+        session = await writer.session()
+        branch = session.body.model_copy(update={"id": session.id[:-16] + secrets.token_hex(8)})
+        # The fork has read its parent before the deletion, and is made in the midst of it.
+        meet(lambda: writer.store._add_session(branch, head=None))
+        await world.victim.delete_session(session.id)
+        if world.trips.between is None:
+            await writer.turn(branch.id, BASE)
+            assert (await writer.store.check_integrity()).sessions == 1
+            await world.check(raw, objects=3)
 
     await each_meeting(server, objects, scenario)
 

@@ -104,7 +104,10 @@ async def test_one_silent_rank_makes_the_engine_silent_in_time(store, listen):
     assert time.monotonic() - started < 1.0
 
 
-async def test_a_command_may_take_longer_than_the_connections_timeout(server, prefix, listen):
+async def test_a_command_may_take_longer_than_the_connections_timeout(
+    server, prefix, listen, monkeypatch
+):
+    monkeypatch.setattr("state_store.registry._POLL", 1.0)
     listen({"slow": lambda _: time.sleep(0.6) or {"done": True}})
     async with await StateStore.connect(server.url, prefix=prefix, timeout=0.3) as store:
         assert await store.send_command("e", 1, "slow", {}, timeout=5.0) == [{"done": True}]
