@@ -19,7 +19,13 @@ from agent_runtime.errors import TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
 from engine.errors import EngineError
-from engine.launch import EngineOptions, EngineProcess, checked_model, free_port
+from engine.launch import (
+    EngineOptions,
+    EngineProcess,
+    checked_model,
+    free_port,
+    require_free_port,
+)
 from engine.profiles import PROFILES, profile_named
 from state_store.embedded import EmbeddedServer
 from state_store.errors import StoreError
@@ -103,6 +109,7 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
 
 def _up(arguments: argparse.Namespace) -> int:
     model = checked_model(arguments.model or profile_named(arguments.profile).model)
+    require_free_port("127.0.0.1", arguments.port)  # before the engine takes its time
     with _store_url(arguments) as url:
         options = _options(arguments, url, "127.0.0.1", arguments.engine_port or free_port())
         engine = EngineProcess(options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -36,7 +37,7 @@ async def serve(
     async with await StateStore.connect(settings.redis_url, prefix=settings.prefix):
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             create_app(settings),
             host=host,
@@ -45,16 +46,30 @@ async def serve(
             timeout_graceful_shutdown=_DRAIN,
         )
     )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.stop)
     serving = asyncio.create_task(server.serve())
     reason: str | None = None
     while not serving.done():
         await asyncio.wait({serving}, timeout=_WATCH)
         reason = reason or failed()
         if reason is not None:
-            server.should_exit = True
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
-        await serving
+            server.stop()
+    await serving
     if reason is not None:
         raise SetupError(reason)
     if not server.started:
         raise SetupError(f"the service could not start on {host}:{port}.")
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: uvicorn raises them again when it has stopped, in the
+    middle of whatever the program then does."""
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

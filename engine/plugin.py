@@ -12,7 +12,7 @@ def register() -> None:
             carries on unpatched; only this ends the process, scheduler processes included.
     """
     try:
-        from engine.cpu import patch
+        from engine import patch
         from engine.linker import branch_states
 
         for hook in branch_states.PATCHES:

@@ -3,7 +3,6 @@
     imports.py      stand-ins for modules SGLang imports before any plugin can run; triton_stub.py
     quiet.py        messages of every start that nobody can act on
     sgl_kernel/     the stand-in for SGLang's CPU kernel wheel
-    patch.py        what a patch is, how it is applied and checked
     patches.py      the whole list, and the check that every one took effect
     conv.py, ssd.py, ssm_step.py, state_rows.py, moe.py, attention.py, platform.py
                     one patched subject each: the torch code, and below it the upstream symbols

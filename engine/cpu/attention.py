@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 
 def decode_attention_cpu(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 PAD = -1
 

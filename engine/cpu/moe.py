@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 # Below this many copied weight elements one batched product over gathered expert weights beats a
 # loop over experts (a decode step touches a few tokens, and a loop costs ~10 us per operation).

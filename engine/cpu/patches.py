@@ -7,7 +7,7 @@ be wrong, at the first request. `apply` therefore looks at every target itself.
 from __future__ import annotations
 
 from engine.cpu import attention, conv, moe, platform, ssd, ssm_step, state_rows
-from engine.cpu.patch import Kind, Patch, PatchError, register, require
+from engine.patch import Kind, Patch, PatchError, register, require
 
 ALL: tuple[Patch, ...] = (
     *conv.PATCHES,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 
 def pin_memory(tensor: Tensor, device: Any = None) -> Tensor:

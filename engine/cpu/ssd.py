@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 # Pieces computed together hold a [pieces, heads, length, length] float32 decay matrix: 4 MiB,
 # about what a second-level cache holds.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.cpu.conv import PAD
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 
 def selective_state_update(

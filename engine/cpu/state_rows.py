@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 
 def track_mamba_states_if_needed(

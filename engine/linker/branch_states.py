@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 
 def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: Any) -> bool:

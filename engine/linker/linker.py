@@ -22,7 +22,6 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
     UnifiedCacheLinker,
 )
 
-from engine.cpu.patch import require
 from engine.errors import UnsupportedModel
 from engine.linker import branch_states
 from engine.linker.config import LinkerConfig
@@ -34,6 +33,7 @@ from engine.linker.load import Load, Loader
 from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
 from engine.linker.staging import StagedObjects
+from engine.patch import require
 from state_store.layout import Kind, ObjectNames
 from state_store.objects import ObjectClient
 

@@ -39,7 +39,7 @@ def test_every_target_is_patched_and_undoing_any_one_is_noticed():
     done = python(
         """
         from sglang.srt.plugins import load_plugins
-        from engine.cpu.patch import Kind, PatchError, in_place
+        from engine.patch import Kind, PatchError, in_place
         from engine.cpu.patches import ALL, verify_patches
         from engine.plugin import register
 
@@ -90,7 +90,7 @@ def test_nothing_of_the_cpu_engine_is_applied_on_a_gpu_machine():
 
 BREAK_ONE = """
 from engine.cpu import patches
-from engine.cpu.patch import Kind, Patch
+from engine.patch import Kind, Patch
 
 if __name__ == {where!r}:
     moved = "sglang.srt.managers.scheduler.Scheduler.moved_away"

@@ -1,8 +1,9 @@
-"""SGLang has not changed under our patches.
+"""SGLang has not changed under our patches and our linker.
 
 upstream.toml records a fingerprint of everything they rely on: what they replace, the kernels whose
-meaning they mirror, and the code that calls them. When one of these tests fails after an upgrade:
-read what changed in the named symbol, adapt our code, then record the value found.
+meaning they mirror, the code that calls them, and the tree and pools that the linker works with.
+When one of these tests fails after an upgrade: read what changed in the named symbol, adapt our
+code, then record the value found.
 """
 
 import json
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from engine.cpu.patch import Kind
 from engine.cpu.patches import ALL
+from engine.linker import branch_states
+from engine.patch import Kind
 
 from .test_patches import python
 
 RECORDED = tomllib.loads((Path(__file__).parent / "upstream.toml").read_text())
 SYMBOLS = {
     symbol: fingerprint
-    for group in ("replaced", "mirrored", "callers")
+    for group in ("replaced", "mirrored", "callers", "linker")
     for symbol, fingerprint in RECORDED[group].items()
 }
 
@@ -30,7 +32,7 @@ def found():
     done = python(
         """
         import hashlib, importlib.metadata, inspect, json, torch
-        from engine.cpu.patch import Kind
+        from engine.patch import Kind
         from engine.cpu.patches import ALL
 
         def fingerprint(symbol):
@@ -89,5 +91,6 @@ def test_operators_we_implement_still_have_no_cpu_kernel(found):
 
 
 def test_every_replaced_sglang_symbol_is_recorded():
-    hooked = {patch.target for patch in ALL if patch.kind in (Kind.REPLACE, Kind.AROUND)}
+    everything = (*ALL, *branch_states.PATCHES)
+    hooked = {patch.target for patch in everything if patch.kind in (Kind.REPLACE, Kind.AROUND)}
     assert {target for target in hooked if target.startswith("sglang.")} <= set(SYMBOLS)

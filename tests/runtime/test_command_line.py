@@ -1,0 +1,184 @@
+"""What goes wrong at the command line is one clear line and a non-zero exit, never a traceback."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from agent_runtime.cli import _parser
+from engine.launch import free_port
+from engine.profiles import PROFILES
+
+REPOSITORY = Path(__file__).parents[2]
+TORPOR = [sys.executable, "-m", "agent_runtime.cli"]
+
+
+def torpor(*arguments, cwd=REPOSITORY):
+    return subprocess.run(
+        [*TORPOR, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+
+
+def assert_clear_failure(done, *words):
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("torpor: ")]
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("command", [["up"], ["engine", "up"], ["demo"]])
+def test_no_model(tmp_path, command):
+    done = torpor(*command, "--model", tmp_path / "nowhere", "--data", tmp_path / "data")
+    assert_clear_failure(done, "no model in", "make model")
+
+
+def test_an_incomplete_model(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(PROFILES["demo"].model, model)
+    (model / "model.safetensors").unlink()
+    done = torpor("up", "--model", model, "--data", tmp_path / "data")
+    assert_clear_failure(done, "incomplete", "safetensors")
+
+
+def test_weights_that_are_not_weights(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(PROFILES["demo"].model, model)
+    (model / "model.safetensors").write_bytes(b"not weights")
+    port = free_port()
+    done = torpor("engine", "up", "--model", model, "--data", tmp_path / "data", "--port", port)
+    assert_clear_failure(done, "engine", "log:")
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        (f"redis://:secret@127.0.0.1:{free_port()}", "does not answer"),
+        ("unix:///nowhere/valkey.sock", "does not answer"),
+        ("mysql://:secret@localhost", "not a Redis URL"),
+    ],
+)
+@pytest.mark.parametrize("command", [["up"], ["engine", "up"], ["store", "check"]])
+def test_a_wrong_redis_url(tmp_path, command, url, word):
+    done = torpor(*command, "--redis", url, "--data", tmp_path)
+    assert_clear_failure(done, word)
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_serve_without_a_store():
+    done = torpor("serve", "--redis", "unix:///nowhere", "--model", PROFILES["demo"].model)
+    assert_clear_failure(done, "does not answer")
+
+
+def test_the_runtimes_port_in_use(stage, taken_port):
+    done = torpor("serve", "--redis", stage.store.url, "--model", stage.model, "--port", taken_port)
+    assert_clear_failure(done, str(taken_port), "in use")
+
+
+def test_up_with_a_port_in_use_starts_nothing(tmp_path, taken_port):
+    done = torpor("up", "--data", tmp_path / "data", "--port", taken_port)
+    assert_clear_failure(done, str(taken_port), "in use")
+    assert not (tmp_path / "data" / "engine.log").exists()
+
+
+def test_the_engines_port_in_use(tmp_path, taken_port):
+    done = torpor("engine", "up", "--data", tmp_path / "data", "--port", taken_port)
+    assert_clear_failure(done, str(taken_port), "in use")
+
+
+def test_an_unknown_profile(tmp_path):
+    done = torpor("engine", "up", "--profile", "gpt", "--data", tmp_path / "data")
+    assert_clear_failure(done, "no profile 'gpt'", "demo")
+
+
+def test_data_in_use_by_another(stage):
+    done = torpor("store", "check", "--data", stage.layout.data)
+    assert_clear_failure(done, "in use")
+
+
+def test_store_check_of_a_store_in_order(stage):
+    done = torpor("store", "check", "--redis", stage.store.url)
+    assert done.returncode == 0, done.stdout
+    assert "snapshots" in done.stdout
+
+
+@pytest.fixture
+def up(tmp_path):
+    """`torpor up` on free ports, killed with all its children if a test leaves it."""
+    port = free_port()
+    process = subprocess.Popen(
+        [*TORPOR, "up", "--data", str(tmp_path / "data"), "--port", str(port)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            if httpx.get(f"{url}/health", trust_env=False).json()["engines"] == 1:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.3)
+        assert process.poll() is None, process.stderr.read()
+    family = psutil.Process(process.pid).children(recursive=True)
+    yield process, url, family
+    for member in [*family, psutil.Process(process.pid)] if process.poll() is None else family:
+        if member.is_running():
+            member.kill()
+    process.wait()
+
+
+def test_up_serves_and_stops_cleanly_when_asked_to(up):
+    process, url, family = up
+    created = httpx.post(f"{url}/v1/sessions", json={}, trust_env=False)
+    assert created.status_code == 201
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert left == []
+
+
+def test_up_ends_when_its_engine_dies(up):
+    process, _, family = up
+    (server,) = [p for p in family if "engine.serve" in p.cmdline()]
+    server.kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert "the engine died; sessions are safe in the store" in errors
+
+
+def test_compose_runs_commands_that_exist():
+    services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    for name in ("engine", "runtime"):
+        program, *arguments = services[name]["command"]
+        assert program == "torpor"
+        parsed = _parser().parse_args(
+            [
+                argument.replace("${PROFILE:-nemotron-3-nano}", "nemotron-3-nano")
+                for argument in arguments
+            ]
+        )
+        assert parsed.redis == "redis://redis:6379"
+        assert getattr(parsed, "profile", "demo") in PROFILES
