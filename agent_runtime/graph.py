@@ -92,17 +92,17 @@ def build_agent(
     return graph.compile()
 
 
-async def ask(agent: Agent, session_id: str, text: str) -> list[Step]:
+async def ask(agent: Agent, session_id: str, text: str, *, most_steps: int = 50) -> list[Step]:
     """Send one user message and run the loop until the model answers without a tool call.
 
-    A model that keeps calling tools is stopped by LangGraph's recursion limit
-    (GraphRecursionError).
+    Raises GraphRecursionError for a model that keeps calling tools: after `most_steps` model turns
+    and tool rounds. What it did until then is committed.
     """
     state: AgentState = {
         "session_id": session_id,
         "pending": [Message(role="user", content=text)],
         "steps": [],
     }
-    final = await agent.ainvoke(state)
+    final = await agent.ainvoke(state, {"recursion_limit": most_steps})
     steps: list[Step] = final["steps"]
     return steps
