@@ -292,7 +292,7 @@ class Turns:
         self._residency.placed(session.id, record.boot_id)
         written = record.ranks * (
             len(snapshot.page_chain) * record.kv_object_bytes
-            + len(snapshot.states) * record.state_object_bytes
+            + (record.state_object_bytes if snapshot.page_chain else 0)
         )
         self._residency.wrote(session.id, written)
         return result.model_copy(

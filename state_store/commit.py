@@ -95,7 +95,6 @@ async def commit(
 
 
 def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
-    states = [*draft.additional_states, *draft.page_hashes[-1:]]
     identity = msgpack.packb(
         [
             lineage,
@@ -105,7 +104,6 @@ def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
             draft.fingerprint_id,
             draft.ranks,
             draft.page_hashes,
-            states,
             hashlib.sha256(tokens).digest(),
         ]
     )
@@ -117,7 +115,6 @@ def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
         boundary=draft.boundary,
         boundary_hash=draft.boundary_hash,
         page_hashes=b"".join(map(bytes.fromhex, draft.page_hashes)),
-        states=tuple(bytes.fromhex(state) for state in dict.fromkeys(states)),
         fingerprint_id=draft.fingerprint_id,
         ranks=draft.ranks,
         meta=draft.meta,

@@ -73,7 +73,6 @@ class Snapshot(_Record):
     boundary:     tokens that stored pages and state cover; the rest is in the token log only
     boundary_hash: hash of the page that ends there, and so the name of the state; None at 0
     page_hashes:  the pages between the parent's boundary and this one, 32 raw bytes each
-    states:       the page hashes at whose ends this snapshot keeps a state
     ranks:        engine ranks that each hold their share of every object
     meta:         the caller's own
     """
@@ -85,7 +84,6 @@ class Snapshot(_Record):
     boundary: int
     boundary_hash: str | None
     page_hashes: bytes
-    states: tuple[bytes, ...]
     fingerprint_id: str
     ranks: int
     meta: dict[str, Any]
@@ -93,9 +91,11 @@ class Snapshot(_Record):
 
     @property
     def objects(self) -> list[tuple[Kind, str]]:
-        """Everything that this snapshot pins: (kind, hex page hash)."""
-        pages: list[tuple[Kind, str]] = [("kv", h) for h in self.page_chain]
-        return pages + [("state", state.hex()) for state in self.states]
+        """Everything that this snapshot pins: (kind, hex page hash). The state at the boundary is
+        its own if it has pages of its own; else it is an ancestor's."""
+        chain = self.page_chain
+        pages: list[tuple[Kind, str]] = [("kv", page_hash) for page_hash in chain]
+        return pages + [("state", page_hash) for page_hash in chain[-1:]]
 
     @property
     def page_chain(self) -> list[str]:
@@ -116,11 +116,11 @@ class Lease:
 class SnapshotDraft:
     """What a turn wants to commit.
 
-    new_tokens:        uint32[n] after the parent's tokens
-    boundary_hash:     hex hash of the page that ends at `boundary`, None at 0
-    page_hashes:       hex hashes of the pages from the parent's boundary to `boundary`
-    additional_states: page hashes, among them or not, at which a state is to be kept besides
-                       the one at `boundary`
+    new_tokens:    uint32[n] after the parent's tokens
+    boundary_hash: hex hash of the page that ends at `boundary`, None at 0
+    page_hashes:   hex hashes of the pages from the parent's boundary to `boundary`
+
+    Raises ValueError when these contradict each other.
     """
 
     session_id: str
@@ -132,8 +132,18 @@ class SnapshotDraft:
     page_hashes: tuple[str, ...]
     fingerprint_id: str
     ranks: int
-    additional_states: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.page_hashes and self.page_hashes[-1] != self.boundary_hash:
+            raise ValueError("the boundary is not the end of the last page.")
+        if (self.boundary == 0) is not (self.boundary_hash is None):
+            raise ValueError(f"boundary {self.boundary} with hash {self.boundary_hash}.")
+        if not len(self.new_tokens) <= self.total_tokens >= self.boundary:
+            raise ValueError(
+                f"{self.total_tokens} tokens in all, {len(self.new_tokens)} of them new, "
+                f"do not reach the boundary {self.boundary}."
+            )
 
 
 @dataclass(frozen=True)

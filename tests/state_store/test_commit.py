@@ -229,17 +229,21 @@ async def test_equal_snapshots_of_two_forks_are_one_and_outlive_either_fork(writ
         assert (report.sessions, report.snapshots, report.problems) == (0, 0, [])
 
 
-async def test_additional_states_are_kept_with_the_snapshot(writer, raw, prefix):
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"boundary_hash": "00" * 32},
+        {"boundary_hash": None},
+        {"boundary": 0},
+        {"total_tokens": 7},
+        {"boundary": 12},
+    ],
+)
+async def test_a_draft_that_contradicts_itself_is_refused(writer, contradiction):
     session = await writer.session()
     draft = await writer.draft(session.id, range(8))
-    first_page = replace(draft, page_hashes=draft.page_hashes[:1])
-    writer.put(first_page)
-    writer.put(draft)
-    draft = replace(draft, additional_states=draft.page_hashes[:1])
-    head = (await commit(writer, draft, await writer.lease(session.id))).snapshot
-    assert [state.hex() for state in head.states] == list(draft.page_hashes)
-    assert held_and_expiring(raw, prefix) == (8, 0)
-    assert await writer.problems() == []
+    with pytest.raises(ValueError, match=r"."):
+        replace(draft, **contradiction)
 
 
 async def test_a_deleted_session_is_gone_for_its_writer_too(writer, raw, prefix):
