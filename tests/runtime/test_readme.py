@@ -1,0 +1,55 @@
+"""What the README shows works as it is written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from agent_runtime.api import create_app
+from agent_runtime.cli import _parser
+from agent_runtime.settings import RuntimeSettings
+from engine.profiles import PROFILES
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_python_example_runs_and_calculates(stage):
+    (example,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("http://127.0.0.1:8700", stage.runtime.url)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "318 + 264 = 582."
+    assert second.startswith("You are welcome.")
+
+
+def test_every_command_is_one():
+    lines = [line.partition("#")[0].split() for block in blocks("") for line in block.splitlines()]
+    commands = [line[1:] for line in lines if line[:1] == ["torpor"]]
+    assert len(commands) >= 5
+    for command in commands:
+        _parser().parse_args(command)
+    targets = {line[1] for line in lines if line[:1] == ["make"]}
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert targets
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_every_route_of_the_service_is_in_the_table():
+    settings = RuntimeSettings(redis_url="unix:///x", model_dir=PROFILES["demo"].model)
+    for path in create_app(settings).openapi()["paths"]:
+        shown = path.replace("{session_id}", "{id}")
+        assert shown in README or shown.rpartition("/")[2] in README, path
+
+
+def test_every_profile_is_named():
+    assert all(f"`{name}`" in README for name in PROFILES)
