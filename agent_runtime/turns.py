@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from tokenizers.decoders import DecodeStream
 
 from agent_runtime.chat import ChatFormat
+from agent_runtime.committing import commit_turn
 from agent_runtime.errors import Conflict, ContextFull
 from agent_runtime.histories import Histories, History
 from agent_runtime.models import (
@@ -34,8 +35,8 @@ from agent_runtime.settings import RuntimeSettings
 from engine.client import Chunk, Sampling, TokenLogprobs
 from engine.errors import EngineUnreachable, LoadFailed
 from engine.pool import Engine, EnginePool
-from state_store.errors import ObjectsMissing, StoreUnavailable
-from state_store.records import Commit, Lease, Session, SnapshotDraft
+from state_store.errors import StoreUnavailable
+from state_store.records import Lease, Session
 from state_store.store import StateStore
 from tools.calls import parse
 from tools.define import ToolSpec
@@ -249,7 +250,6 @@ class Turns:
         request: TurnRequest,
         reasons: list[str],
     ) -> TurnResult:
-        """Commit the turn at the last boundary whose pages and state the store really holds."""
         record = engine.record
         tenant = await self._store.tenant(session.body.tenant)
         new_ids = [*prompt_delta, *generation.ids]
@@ -281,8 +281,16 @@ class Turns:
             ],
         )
         try:
-            commit, shortfall = await self._commit_boundary(
-                session, lease, engine, history, new_ids, hashes, request.durability
+            commit, shortfall = await commit_turn(
+                self._store,
+                engine,
+                session,
+                lease,
+                history,
+                new_ids,
+                hashes,
+                durability=request.durability,
+                settle_timeout=self._settings.settle_timeout,
             )
         except StoreUnavailable as error:
             logger.error("turn of %s is not committed: %s", session.id, error)
@@ -304,53 +312,6 @@ class Turns:
                 "bytes_written": written,
             }
         )
-
-    async def _commit_boundary(
-        self,
-        session: Session,
-        lease: Lease,
-        engine: Engine,
-        history: History,
-        new_ids: list[int],
-        hashes: list[str],
-        durability: str,
-    ) -> tuple[Commit, str | None]:
-        """Commit with the pages and state that were stored; without them if they are not there.
-
-        Token ids are the source of truth: a turn whose state did not reach the store is still
-        committed, at its parent's boundary, and says why. What is past the boundary is computed
-        again on resume.
-        """
-        record = engine.record
-        base = history.boundary // record.page_size
-        stored, shortfall = 0, None
-        try:
-            stored = await engine.settle(hashes[base:], timeout=self._settings.settle_timeout)
-        except EngineUnreachable as error:
-            shortfall = f"state not stored: {error}"
-        for pages in (stored, 0):
-            end = base + pages
-            draft = SnapshotDraft(
-                session_id=session.id,
-                parent=session.head,
-                new_tokens=array("I", new_ids),
-                total_tokens=len(history.tokens) + len(new_ids),
-                boundary=end * record.page_size,
-                boundary_hash=hashes[end - 1] if end else None,
-                page_hashes=tuple(hashes[base:end]),
-                fingerprint_id=record.fingerprint.id,
-                ranks=record.ranks,
-            )
-            try:
-                commit = await self._store.commit(draft, lease=lease, durability=durability)
-            except ObjectsMissing as error:
-                if not pages:
-                    raise
-                shortfall = f"state not stored: {error}"
-                logger.error("%s: %s", session.id, shortfall)
-                continue
-            return commit, shortfall
-        raise AssertionError("a commit without pages has no objects that could be missing")
 
 
 def _usage(

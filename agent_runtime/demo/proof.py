@@ -14,11 +14,12 @@ TOP_LOGPROBS = 5
 
 @dataclass
 class Run:
-    """The model turns of one branch, in order, and how many answers were as expected."""
+    """The model turns of one branch, in order; how many answers were known beforehand, and those
+    that were not as expected, each with its question."""
 
     turns: list[TurnResult] = field(default_factory=list)
     expected: int = 0
-    right: int = 0
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def head(self) -> str:
@@ -43,7 +44,8 @@ async def play(
         run.turns += [step.turn for step in steps if step.turn is not None]
         if say.expect is not None:
             run.expected += 1
-            run.right += say.expect in _answer(steps)
+            if say.expect not in (answer := _answer(steps)):
+                run.wrong.append(f"{say.text} {answer}")
         done()
     return run
 

@@ -41,7 +41,8 @@ def report(outcome: Outcome) -> int:
     usage = outcome.first_turn.usage
     lengths = [run.accept_length for run in outcome.runs if run.accept_length is not None]
     accept = sum(lengths) / len(lengths) if lengths else None
-    expected, right = (sum(getattr(run, n) for run in outcome.runs) for n in ("expected", "right"))
+    expected = sum(run.expected for run in outcome.runs)
+    wrong = [answer for run in outcome.runs for answer in run.wrong]
     compared = sum(comparison.tokens for comparison in outcome.comparisons)
     difference = max(comparison.logprob_difference for comparison in outcome.comparisons)
 
@@ -65,7 +66,8 @@ def report(outcome: Outcome) -> int:
         ("  identical", "yes" if outcome.identical else "NO"),
         ("  largest difference in log-probability", f"{difference:g}"),
         ("MTP acceptance length", "-" if accept is None else f"{accept:.2f}"),
-        ("answers as expected", f"{right} of {expected}"),
+        ("answers as expected", f"{expected - len(wrong)} of {expected}"),
+        *(("  not as expected", answer) for answer in wrong),
     ]
     for row in rows:
         table.add_row(*row)
@@ -81,7 +83,7 @@ def report(outcome: Outcome) -> int:
         "fork_ms": round(outcome.fork_s * 1000, 2),
         "identical": outcome.identical,
         "mtp_accept_length": None if accept is None else round(accept, 3),
-        "answers_right": right,
+        "answers_right": expected - len(wrong),
         "answers_expected": expected,
         "suspend_bytes": outcome.suspended.bytes_written,
     }

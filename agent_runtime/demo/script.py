@@ -14,6 +14,7 @@ from tools.registry import Registry
 _LICENCE = Path("/usr/share/common-licenses/GPL-3")
 _PASSAGE_CHARS = 2400
 _CODE = ("harbour", "4712")
+_OTHER_CODE = ("garden", "9034")
 _WORDS = ("warranty", "source", "network", "patent")
 
 SYSTEM = dialogues.SYSTEM_TEXT
@@ -53,7 +54,7 @@ def source_text(given: Path | None) -> tuple[str, str]:
 
 def write_script(text: str, passages: int) -> Script:
     """A script that reads up to `passages` passages of `text`, with tool calls in between."""
-    key, value = _CODE
+    (key, value), other = _CODE, _OTHER_CODE
     pages = _passages(text)[:passages]
     early = max(1, len(pages) // 3)
     opening = [
@@ -65,20 +66,19 @@ def write_script(text: str, passages: int) -> Script:
     ]
     reading = [
         *_read(pages[early:], first=early),
-        Say(dialogues.set_mode("green").user),
         Say(dialogues.tick().user),
         Say(dialogues.tick().user),
     ]
     continuation = (
         Say(dialogues.recall(key, value).user, value),
         Say(dialogues.tally(4).user, "4 ticks"),
-        Say(dialogues.ask_mode("green").user, "green"),
+        Say(dialogues.ask_mode("blue").user, "blue"),
         _sum(318, 264),
         Say(f'Search the files for "{_WORDS[0]}".', "matches"),
     )
     branches = (
         (Say(dialogues.ask_mode("blue").user, "blue"), Say(dialogues.tally(2).user, "2 ticks")),
-        (Say(dialogues.set_mode("red").user), Say(dialogues.ask_mode("red").user, "red")),
+        (Say(dialogues.remember(*other).user), Say(dialogues.recall(*other).user, other[1])),
         (Say(dialogues.tick().user), Say(dialogues.tally(3).user, "3 ticks")),
     )
     return Script(tuple(opening), tuple(reading), continuation, branches)
