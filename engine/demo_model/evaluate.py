@@ -30,8 +30,8 @@ _DISTANCES = (500, 2000, 8000)
 class Sample:
     """How much is evaluated: (tokens, number of conversations), and pairs for the ablation."""
 
-    conversations: tuple[tuple[int, int], ...] = ((1024, 16), (4096, 8), (8192, 8), (12288, 6))
-    ablation_pairs: tuple[tuple[int, int], ...] = ((1024, 16), (8192, 4))
+    conversations: tuple[tuple[int, int], ...] = ((1024, 16), (4096, 6), (8192, 6), (12288, 5))
+    ablation_pairs: tuple[tuple[int, int], ...] = ((1024, 12), (8192, 4))
     seed: int = 1000
 
 

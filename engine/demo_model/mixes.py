@@ -41,3 +41,11 @@ VARIED = Mix(
     invented=0.5,
     even_texts=True,
 )
+# Most of all what has to be remembered: the tasks in which mistakes were left.
+REMEMBERING = Mix(
+    _SHORT | {"remember": 1.5, "recall": 4.0, "tally": 3.0, "set_mode": 1.5, "mode": 3.0},
+    _SHORT
+    | {"read": 2.0, "remember": 1.5, "recall": 4.0, "tally": 3.0, "set_mode": 1.5, "mode": 3.0},
+    invented=0.5,
+    even_texts=True,
+)

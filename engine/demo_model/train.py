@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from engine.demo_model.batches import Batch, make_batch
 from engine.demo_model.conversations import Writer
 from engine.demo_model.export import save_checkpoint
 from engine.demo_model.initialization import initialize
-from engine.demo_model.mixes import PLAIN, VARIED, Mix
+from engine.demo_model.mixes import PLAIN, REMEMBERING, VARIED, Mix
 from engine.demo_model.network import Network
 
 
@@ -73,7 +74,8 @@ class Stage:
         return rate * min(1.0, (step + 1) / self.warmup_steps)
 
 
-# First how to copy and to count, from short to longer; then everything at every length.
+# First how to copy and to count, from short to longer; then everything at every length; then what
+# has to be remembered.
 STAGES = (
     Stage(
         phases=(
@@ -101,6 +103,21 @@ STAGES = (
         learning_rate=1.5e-3,
         steady_steps=250,
         falling_steps=250,
+        shuffled=True,
+    ),
+    Stage(
+        phases=(
+            Phase(steps=60, length=256, count=12, system_share=0.0),
+            Phase(steps=110, length=1024, count=4, system_share=0.5),
+            Phase(steps=40, length=2048, count=2, system_share=1.0),
+            Phase(steps=30, length=4096, count=1, system_share=1.0),
+            Phase(steps=15, length=8192, count=1, system_share=1.0),
+        ),
+        mix=REMEMBERING,
+        seed=2000,
+        learning_rate=1.5e-3,
+        steady_steps=100,
+        falling_steps=155,
         shuffled=True,
     ),
 )
@@ -181,8 +198,10 @@ def train(folder: Path, stages: Sequence[Stage] = STAGES, *, report_every: int =
     _report_text(library)
     shape = Architecture()
     trained = tokenizer.train_tokenizer(corpus.tokenizer_corpus(library), shape.vocab_size)
-    tokenizer.save_tokenizer(trained, folder)
-    wrapped = AutoTokenizer.from_pretrained(folder)
+    # The old checkpoint stays whole until there is a new one: its tokenizer too.
+    with TemporaryDirectory() as scratch:
+        tokenizer.save_tokenizer(trained, Path(scratch))
+        wrapped = AutoTokenizer.from_pretrained(scratch)
     torch.manual_seed(stages[0].seed)
     network = Network(shape)
     initialize(network)
@@ -196,6 +215,7 @@ def train(folder: Path, stages: Sequence[Stage] = STAGES, *, report_every: int =
             if done % report_every == 0 or done == all_steps:
                 _report(progress, done, all_steps, time.monotonic() - start)
     save_checkpoint(network.eval(), wrapped, folder)
+    tokenizer.save_tokenizer(trained, folder)
 
 
 def _report_text(library: filler.Library) -> None:
