@@ -110,20 +110,23 @@ async def test_a_turn_on_an_unexpected_head_generates_nothing(torpor, session):
     await torpor.turn(session.id, HISTORY[1], expected_head=turn.snapshot, max_tokens=16)
 
 
-async def test_a_client_that_goes_away_leaves_the_session_as_it_was(torpor, session, stage):
+async def test_a_client_that_goes_away_leaves_the_session_whole_and_free(torpor, session, stage):
+    """Its turn is dropped, or, if it was that far already, committed; the lease is given back."""
     turn = (await say(torpor, session.id, HISTORY[0]))[0]
     async with Torpor(stage.runtime.url) as impatient:
         stream = impatient.stream(session.id, HISTORY[3], max_tokens=512)
         await anext(stream)
         await stream.aclose()
     again = None
-    for _ in range(100):  # the service notices when it next writes; until then the lease is held
+    for _ in range(100):  # 10 s, well before the lease would expire by itself
         with contextlib.suppress(ApiError):
             again = await torpor.turn(session.id, HISTORY[1], max_tokens=16)
             break
         await asyncio.sleep(0.1)
     assert again is not None
-    assert again.parent == turn.snapshot
+    ids = [snapshot.id for snapshot in await torpor.snapshots(session.id)]
+    assert (ids[0], ids[-1]) == (turn.snapshot, again.snapshot)
+    assert ids[-2] == again.parent
 
 
 async def test_a_flushed_engine_is_filled_from_the_store_and_says_so(torpor, session, stage):
