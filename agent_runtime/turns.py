@@ -80,6 +80,7 @@ class Turns:
         self._residency = residency
         self._settings = settings
         self._histories = Histories(store)
+        self._releases: set[asyncio.Task[None]] = set()
         self._owner = f"runtime-{uuid.uuid4().hex[:12]}"
 
     async def run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
@@ -107,6 +108,7 @@ class Turns:
                     f"engine's context of {limit}; the session is unchanged."
                 )
             reasons = await self.make_ready(session, history, engine)
+            await self._renew_shared(session, history, engine, prompt_delta)
             generation = _Generation([], [])
             prompt = (history.tokens + array("I", prompt_delta)).tolist()
             async for text in self._generate(
@@ -136,10 +138,17 @@ class Turns:
             yield await self._store.session(session_id), lease
         finally:
             renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
-            with contextlib.suppress(StoreUnavailable):  # then it expires by itself
-                await self._store.release(lease)
+            # Not awaited in here alone: when the client has gone, every wait of this request is
+            # cancelled at once, and the lease would be held until it expires.
+            releasing = asyncio.create_task(self._release(lease, renewing))
+            self._releases.add(releasing)
+            releasing.add_done_callback(self._releases.discard)
+            await asyncio.shield(releasing)
+
+    async def _release(self, lease: Lease, renewing: asyncio.Task[None]) -> None:
+        await asyncio.wait([renewing])
+        with contextlib.suppress(StoreUnavailable):  # then it expires by itself
+            await self._store.release(lease)
 
     async def history(self, snapshot_id: str | None, session: Session, engine: Engine) -> History:
         """The token history of one of the session's snapshots."""
@@ -167,6 +176,30 @@ class Turns:
         self._residency.placed(session.id, boot_id)
         logger.info("staged %d of %d pages of %s", found.pages, pages, session.id)
         return [found.reason] if found.reason else []
+
+    async def _renew_shared(
+        self, session: Session, history: History, engine: Engine, prompt_delta: list[int]
+    ) -> None:
+        """Pages of the new prompt that are on the device may be another session's, and may have
+        expired from the store when that was deleted: then this turn stores them again."""
+        record = engine.record
+        tenant = await self._store.tenant(session.body.tenant)
+        _, hashes = history.extended(
+            prompt_delta,
+            page_size=record.page_size,
+            salt=tenant.salt,
+            bigram=record.fingerprint.bigram,
+        )
+        new = hashes[history.boundary // record.page_size :]
+        if not new:
+            return
+        try:
+            expired = await engine.renew(new, timeout=self._settings.settle_timeout)
+        except EngineUnreachable as error:
+            logger.warning("shared pages of %s not renewed: %s", session.id, error)
+            return
+        if expired:
+            logger.info("%d expired objects of %s are stored again", expired, session.id)
 
     async def _renew(self, lease: Lease) -> None:
         while True:

@@ -13,9 +13,9 @@ def register() -> None:
     """
     try:
         from engine import patch
-        from engine.linker import branch_states
+        from engine.linker import offers
 
-        for hook in branch_states.PATCHES:
+        for hook in offers.PATCHES:
             patch.register(hook)
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
             from engine.cpu import patches

@@ -72,6 +72,14 @@ class Engine:
             reason="; ".join(reasons) or None,
         )
 
+    async def renew(self, hashes: Sequence[str], *, timeout: float) -> int:
+        """Keep the stored objects of `hashes` alive; how many had expired and must be stored anew.
+
+        For pages that no snapshot of the session holds yet: ones that it shares with others.
+        """
+        replies = await self._command("renew", {"hashes": list(hashes)}, timeout)
+        return sum(int(reply["forgotten"]) for reply in replies)
+
     async def settle(self, hashes: Sequence[str], *, timeout: float) -> int:
         """Wait for queued offloads; how many leading `hashes` end in a restorable boundary.
 

@@ -79,6 +79,27 @@ class ObjectClient:
 
         return self._run(read)
 
+    def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
+        """Which of `keys` are there; those that would expire sooner now live `ttl` seconds."""
+
+        def ask(connection: BulkConnection) -> list[bool]:
+            found: list[bool] = []
+            for start in range(0, len(keys), _EXISTS_BATCH):
+                batch = keys[start : start + _EXISTS_BATCH]
+                seconds = b"%d" % ttl
+                connection.send_all(
+                    [
+                        c
+                        for key in batch
+                        for c in ((b"EXPIRE", key, seconds, b"GT"), (b"EXISTS", key))
+                    ]
+                )
+                replies = _collect([connection.read] * (2 * len(batch)))
+                found += [reply == 1 for reply in replies[1::2]]
+            return found
+
+        return self._run(ask)
+
     def exists(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of `keys` are there, asked in batches."""
 

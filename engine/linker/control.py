@@ -17,7 +17,7 @@ from engine.linker.offload import Offloader
 from engine.linker.pools import DevicePools
 from engine.linker.staging import Staged, StagedObjects
 from state_store.fingerprint import Fingerprint
-from state_store.layout import Kind, ObjectNames
+from state_store.layout import KINDS, Kind, ObjectNames
 from state_store.objects import ObjectClient
 from state_store.registry import CommandListener, Heartbeat
 
@@ -50,13 +50,19 @@ class Control:
         self._offloader = offloader
         self._loader = loader
         self._names = names
+        self._ttl = config.uncommitted_ttl
         self._client = ObjectClient(config.url, timeout=config.timeout)
         self._client.ping()  # a wrong URL must stop the engine now, not at the first offload
         self._listener = CommandListener(
             config.url,
             config.engine_id,
             rank,
-            {"prefetch": self.prefetch, "settle": self.settle, "status": self.status},
+            {
+                "prefetch": self.prefetch,
+                "renew": self.renew,
+                "settle": self.settle,
+                "status": self.status,
+            },
             prefix=config.prefix,
         )
         self._heartbeat = None
@@ -110,6 +116,19 @@ class Control:
             "bytes_read": state.bytes_read + kv.bytes_read,
             "reason": _why_not(state, "state", 0) or _why_not(kv, "KV pages", len(hashes) - pages),
         }
+
+    def renew(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Keep alive what a turn is about to build on, and forget what has expired meanwhile."""
+        forgotten = 0
+        for kind in KINDS:
+            hashes: list[str] = payload["hashes"]
+            known = [h for h, has in zip(hashes, self._index.has(kind, hashes), strict=True) if has]
+            keys = [self._names.key(kind, page_hash) for page_hash in known]
+            alive = self._client.touch(keys, ttl=self._ttl)
+            gone = [h for h, is_alive in zip(known, alive, strict=True) if not is_alive]
+            self._index.forget(kind, gone)
+            forgotten += len(gone)
+        return {"forgotten": forgotten}
 
     def settle(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Wait for offloads queued so far, then say which of `hashes` are in the store."""

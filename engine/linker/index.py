@@ -22,6 +22,8 @@ class StoredIndex:
         self._capacity = capacity
         self._known: OrderedDict[tuple[Kind, str], None] = OrderedDict()
         self._corrupt: set[tuple[Kind, str]] = set()
+        self.has_forgotten = False
+        """Whether anything that was known to be stored has turned out to be gone."""
         self._lock = threading.Lock()
 
     def add(self, kind: Kind, hashes: Iterable[str]) -> None:
@@ -36,7 +38,9 @@ class StoredIndex:
     def forget(self, kind: Kind, hashes: Iterable[str]) -> None:
         with self._lock:
             for page_hash in hashes:
-                self._known.pop((kind, page_hash), None)
+                if (kind, page_hash) in self._known:
+                    del self._known[kind, page_hash]
+                    self.has_forgotten = True
 
     def condemn(self, kind: Kind, hashes: Iterable[str]) -> None:
         """Remember that these were found corrupt: the next offload overwrites them."""

@@ -23,7 +23,7 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
 )
 
 from engine.errors import UnsupportedModel
-from engine.linker import branch_states
+from engine.linker import offers
 from engine.linker.config import LinkerConfig
 from engine.linker.control import Control
 from engine.linker.fingerprint import fingerprint_of
@@ -66,7 +66,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     ) -> None:
         config = LinkerConfig.model_validate(extra_config)
         # SGLang only logs a hook that fails; without this one states would be missed silently.
-        require(branch_states.PATCHES)
+        require(offers.PATCHES)
         self.forward_stream = forward_stream
         self._described = describe_pools(params)
         self._group = self._described.group
@@ -77,6 +77,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         names = ObjectNames(config.prefix, fingerprint.id, self._rank.index)
 
         self._index = StoredIndex()
+        if self._rank.count == 1:
+            offers.watch(self._index)
         layouts = {"kv": self._described.kv, "state": self._described.state}
         device = self._described.kv.segments[0].rows.device
         pin = device.type == "cuda"

@@ -94,7 +94,7 @@ def test_the_whole_recipe_runs_and_leaves_a_checkpoint(tmp_path, capsys):
     train(tmp_path, stages, report_every=1)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("Training text: ")
-    assert printed[-1].startswith("[####################] step 3/3 length 256 loss ")
+    assert printed[-1].startswith("[####################] step 4/4 length 256 loss ")
     reloaded = Oracle(tmp_path)
     assert reloaded.start().read(reloaded.encode("Tick.")).logits.isfinite().all()
 

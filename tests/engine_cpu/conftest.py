@@ -4,7 +4,7 @@ import pytest
 
 from .agreeing_checkpoint import write_agreeing_checkpoint
 from .gguf_writer import write_gguf
-from .llama_oracle import LlamaModel
+from .llama_oracle import LlamaProcess
 from .server import CHUNK_SIZE, MODEL, MTP, PAGE_SIZE, running
 from .transformers_oracle import TransformersModel
 
@@ -58,4 +58,6 @@ def transformers_model():
 @pytest.fixture(scope="session")
 def llama_model(folder):
     write_gguf(MODEL, folder / "demo.gguf")
-    return LlamaModel(folder / "demo.gguf", VOCABULARY)
+    model = LlamaProcess(folder / "demo.gguf", VOCABULARY)
+    yield model
+    model.close()

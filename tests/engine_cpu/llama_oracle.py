@@ -6,6 +6,9 @@ Python interface takes text only.
 from __future__ import annotations
 
 import ctypes as c
+import multiprocessing
+import os
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,32 @@ _GGML_F32 = 0
 _OFF = 0
 _LOG_ERROR = 4
 _BATCH = 512
+
+
+class LlamaProcess:
+    """A LlamaModel in a process of its own: the extension crashes an interpreter at its exit."""
+
+    def __init__(self, gguf: Path, vocabulary: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(theirs, gguf, vocabulary))
+        self._process.start()
+
+    def logprobs(self, tokens: list[int], prompt: int) -> Tensor:
+        """See LlamaModel."""
+        self._pipe.send((tokens, prompt))
+        return torch.from_numpy(self._pipe.recv())
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+
+def _answer(pipe: Connection, gguf: Path, vocabulary: int) -> None:
+    model = LlamaModel(gguf, vocabulary)
+    while (request := pipe.recv()) is not None:
+        pipe.send(model.logprobs(*request).numpy())
+    os._exit(0)  # past the handlers that crash
 
 
 class LlamaModel:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import secrets
 
 import pytest
+import redis.asyncio
 
 from agent_runtime.chat import Message
 from agent_runtime.models import TurnResult
@@ -44,6 +46,27 @@ async def test_a_session_that_begins_like_another_has_a_boundary_of_its_own(
     turn = (await say(torpor, other.id, HISTORY[0]))[0]
     assert turn.usage.prompt_tokens - turn.boundary <= PAGE
     await torpor.delete(other.id)
+
+
+async def test_what_expired_from_the_store_is_stored_again_for_the_next_that_begins_alike(
+    stage, torpor, store, session, registry
+):
+    """The engine still holds a deleted session on its device, but the store has let go of it."""
+    system = f"You are {secrets.token_hex(8)}."
+    first = await torpor.create(system=system, tools=registry.specs())
+    await say(torpor, first.id, *HISTORY)
+    await torpor.delete(first.id)
+    async with redis.asyncio.Redis.from_url(stage.store.url) as raw:
+        async for key in raw.scan_iter("torpor:*:{*}"):
+            if await raw.ttl(key) >= 0:
+                await raw.delete(key)
+    second = await torpor.create(system=system, tools=registry.specs())
+    *_, turn = await say(torpor, second.id, *HISTORY)
+    # A turn that fills no page offers nothing; by now one has, with all that it stands on.
+    assert turn.usage.prompt_tokens + turn.usage.completion_tokens - turn.boundary <= PAGE
+    assert turn.not_durable_because is None
+    assert (await store.check_integrity()).problems == []
+    await torpor.delete(second.id)
 
 
 async def test_fsync_is_confirmed_when_asked_for(torpor, session):

@@ -1,7 +1,10 @@
 """The heart of it: what comes back after everything was killed is what was there before."""
 
+import secrets
+
 import numpy as np
 import pytest
+import redis.asyncio
 
 from agent_runtime.sdk import ApiError
 from engine.client import EngineClient
@@ -10,6 +13,15 @@ from state_store.layout import ObjectNames
 from state_store.objects import Fetch, ObjectClient
 
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
+
+
+@pytest.fixture
+async def session(torpor, registry):
+    """A session like no other: what a test does to its stored state must not reach the next test,
+    and pages are shared by all sessions that begin alike."""
+    created = await torpor.create(system=f"You are {secrets.token_hex(8)}.", tools=registry.specs())
+    yield created
+    await torpor.delete(created.id)
 
 
 def kill_and_restart(stage):
@@ -189,7 +201,5 @@ async def test_a_lost_page_is_recomputed_and_said(stage, store, torpor, session)
 
 
 async def _delete(stage, key):
-    import redis.asyncio
-
     async with redis.asyncio.Redis.from_url(stage.store.url) as client:
         assert await client.delete(key) == 1
