@@ -11,9 +11,10 @@ from agent_runtime.chat import Message
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from engine.client import EngineClient
+from engine.demo_model import dialogues
 from engine.launch import free_port
 
-from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
+from .talk import HISTORY, PAGE, QUESTIONS, TEXT, asked_in_fork, difference, say
 
 
 async def test_a_turn_streams_text_then_its_result(torpor, session):
@@ -61,8 +62,9 @@ async def test_what_expired_from_the_store_is_stored_again_for_the_next_that_beg
             if await raw.ttl(key) >= 0:
                 await raw.delete(key)
     second = await torpor.create(system=system, tools=registry.specs())
-    *_, turn = await say(torpor, second.id, *HISTORY)
-    # A turn that fills no page offers nothing; by now one has, with all that it stands on.
+    other_text = "\n".join(reversed(TEXT.splitlines()))
+    *_, turn = await say(torpor, second.id, HISTORY[0], dialogues.read(other_text).user)
+    # The second turn fills pages of its own; with them, all that they stand on is offered.
     assert turn.usage.prompt_tokens + turn.usage.completion_tokens - turn.boundary <= PAGE
     assert turn.not_durable_because is None
     assert (await store.check_integrity()).problems == []
