@@ -42,7 +42,10 @@ async def commit_turn(
     base = history.boundary // record.page_size
     stored, shortfall = 0, None
     try:
-        stored = await engine.settle(hashes[base:], timeout=settle_timeout)
+        settled = await engine.settle(hashes[base:], timeout=settle_timeout)
+        stored = settled.pages
+        if settled.reason is not None:
+            shortfall = f"state stored in part only: {settled.reason}"
     except EngineUnreachable as error:
         shortfall = f"state not stored: {error}"
     for pages in (stored, 0):

@@ -90,6 +90,8 @@ class TurnResult(_Wire):
     not_durable_because: str | None = None
     """Why it is not what was asked for."""
     bytes_written: int = 0
+    """Bytes of the objects that this snapshot holds and its parent does not. Ones that were stored
+    already are counted too; states that the engine wrote in between, and that expire, are not."""
     timing: Timing | None = None
 
 
@@ -120,7 +122,7 @@ class SuspendRequest(_Wire):
 
 
 class Suspended(_Wire):
-    """`bytes_written`: payload stored since the session was last suspended or resumed."""
+    """`bytes_written`: as in TurnResult, of all turns since the last suspend or resume."""
 
     session_id: str
     head: str | None

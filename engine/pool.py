@@ -50,6 +50,15 @@ class Prefetch:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class Settled:
+    """pages: leading pages that end in a restorable boundary; reason: why more could have been
+    stored but was not, None if all was."""
+
+    pages: int
+    reason: str | None
+
+
 class Engine:
     """One live engine: its record, its HTTP client and its linker's commands."""
 
@@ -80,13 +89,19 @@ class Engine:
         replies = await self._command("renew", {"hashes": list(hashes)}, timeout)
         return sum(int(reply["forgotten"]) for reply in replies)
 
-    async def settle(self, hashes: Sequence[str], *, timeout: float) -> int:
-        """Wait for queued offloads; how many leading `hashes` end in a restorable boundary.
+    async def settle(self, hashes: Sequence[str], *, timeout: float) -> Settled:
+        """Wait for queued offloads; what of `hashes` is stored then.
 
         A boundary is restorable when all ranks stored every page up to it and the state at it.
         """
         replies = await self._command("settle", {"hashes": list(hashes)}, timeout)
-        return max(
+        failed = sum(reply["failed"] for reply in replies)
+        reason = None
+        if failed:
+            reason = f"{failed} objects could not be written to the store"
+        elif not all(reply["settled"] for reply in replies):
+            reason = "the engine had not written everything in time"
+        pages = max(
             (
                 pages + 1
                 for pages in range(len(hashes))
@@ -94,6 +109,7 @@ class Engine:
             ),
             default=0,
         )
+        return Settled(pages, reason)
 
     async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Counters of each rank's linker."""

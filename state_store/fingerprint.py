@@ -42,12 +42,3 @@ class Fingerprint(BaseModel):
         """32 hex digits over all fields."""
         fields = sorted(self.model_dump(mode="json").items())
         return hashlib.sha256(msgpack.packb(fields)).hexdigest()[:32]
-
-    def differences(self, other: Fingerprint) -> list[str]:
-        """What keeps state of `other` from being used here, a line per field; empty if nothing."""
-        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        return [
-            f"{name}: {mine[name]} here, {theirs[name]} there"
-            for name in mine
-            if mine[name] != theirs[name]
-        ]

@@ -58,7 +58,7 @@ def report(outcome: Outcome) -> int:
         ("time to first token, resumed", f"{outcome.resume_ttft_s:.3f} s"),
         ("time to first token, prefilled again", f"{outcome.reprefill_ttft_s:.3f} s"),
         ("  prefilled again / resumed", f"{outcome.reprefill_ttft_s / outcome.resume_ttft_s:.1f}"),
-        ("bytes written for the suspend", f"{outcome.suspended.bytes_written:,}"),
+        ("bytes held for the session", f"{outcome.suspended.bytes_written:,}"),
         ("  durability confirmed", outcome.suspended.durable),
         ("bytes read for the resume", f"{outcome.resumed.bytes_read:,}"),
         ("fork, median of 3", f"{outcome.fork_s * 1000:.1f} ms"),

@@ -136,6 +136,7 @@ class Control:
         hashes: list[str] = payload["hashes"]
         return {
             "settled": settled,
+            "failed": sum(self._offloader.failed(kind, hashes) for kind in KINDS),
             "kv": self._index.has("kv", hashes),
             "state": self._index.has("state", hashes),
         }

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,7 @@ class Offloader:
         self._results: deque[bool] = deque()
         self._changed = threading.Condition()
         self._queued = self._done = 0
+        self._failed: set[tuple[Kind, str]] = set()
         self.objects_written = self.bytes_written = self.failures = 0
         self._thread = threading.Thread(target=self._run, name="torpor-offload", daemon=True)
         self._thread.start()
@@ -79,6 +81,11 @@ class Offloader:
         with self._changed:
             target = self._queued
             return self._changed.wait_for(lambda: self._done >= target, timeout)
+
+    def failed(self, kind: Kind, hashes: Sequence[str]) -> int:
+        """How many of `hashes` could not be written when they were last tried."""
+        with self._changed:
+            return sum((kind, page_hash) in self._failed for page_hash in hashes)
 
     def num_results(self) -> int:
         return len(self._results)
@@ -107,7 +114,11 @@ class Offloader:
             if offload is None:
                 return
             stored = self._store(offload)
+            objects = {
+                (part.kind, page_hash) for part in offload.parts for page_hash in part.hashes
+            }
             with self._changed:
+                self._failed = self._failed - objects if stored else self._failed | objects
                 self._results.append(stored)
                 self._done += 1
                 self._changed.notify_all()

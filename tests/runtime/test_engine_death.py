@@ -8,7 +8,7 @@ from agent_runtime.committing import commit_turn
 from agent_runtime.histories import EMPTY
 from agent_runtime.sdk import ApiError
 from engine.errors import EngineUnreachable
-from engine.pool import EnginePool
+from engine.pool import EnginePool, Settled
 
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, say
 
@@ -53,8 +53,13 @@ class _Settling:
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [(1, "2 of 2 objects"), (EngineUnreachable("engine is gone"), "engine is gone"), (0, None)],
-    ids=["claims what is not there", "gone", "stored nothing"],
+    [
+        (Settled(1, None), "2 of 2 objects"),
+        (EngineUnreachable("engine is gone"), "engine is gone"),
+        (Settled(0, None), None),
+        (Settled(0, "too slow"), "too slow"),
+    ],
+    ids=["claims what is not there", "gone", "stored nothing", "too slow"],
 )
 async def test_tokens_are_committed_even_if_their_state_is_not_stored(
     store, torpor, session, answer, why

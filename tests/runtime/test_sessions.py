@@ -13,6 +13,7 @@ from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from engine.client import EngineClient
 from engine.demo_model import dialogues
 from engine.launch import free_port
+from engine.pool import EnginePool
 
 from .talk import HISTORY, PAGE, QUESTIONS, TEXT, asked_in_fork, difference, say
 
@@ -69,6 +70,18 @@ async def test_what_expired_from_the_store_is_stored_again_for_the_next_that_beg
     assert turn.not_durable_because is None
     assert (await store.check_integrity()).problems == []
     await torpor.delete(second.id)
+
+
+async def test_the_engine_counts_what_it_stores(torpor, store, session):
+    pool = EnginePool(store)
+    engine = await pool.pick()
+    before = (await engine.status())[0]
+    await say(torpor, session.id, f"Repeat {secrets.token_hex(64)}")
+    after = (await engine.status())[0]
+    await pool.close()
+    new_page_and_state = (engine.record.kv_object_bytes, engine.record.state_object_bytes)
+    assert after["bytes_written"] - before["bytes_written"] >= sum(new_page_and_state)
+    assert after["offload_failures"] == before["offload_failures"]
 
 
 async def test_fsync_is_confirmed_when_asked_for(torpor, session):
