@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,12 +15,8 @@ _T = TypeVar("_T")
 _EXISTS_BATCH = 512
 
 
-class Fetch(enum.Enum):
-    """How a read of one object ended."""
-
-    OK = "ok"
-    MISSING = "missing"
-    WRONG_SIZE = "wrong size"
+Value = memoryview | Sequence[memoryview]
+"""One value in memory, uint8: gathered from, or scattered to, one buffer or several."""
 
 
 class ObjectClient:
@@ -44,7 +39,7 @@ class ObjectClient:
         with self._lock:
             self._drop()
 
-    def put(self, items: Sequence[tuple[bytes, memoryview]], *, ttl: int) -> None:
+    def put(self, items: Sequence[tuple[bytes, Value]], *, ttl: int) -> None:
         """Store sealed frames that expire after `ttl` seconds unless a commit pins them.
 
         An object that is already there stays as it is, with at least `ttl` to live.
@@ -52,30 +47,34 @@ class ObjectClient:
 
         def write(connection: BulkConnection) -> None:
             seconds = b"%d" % ttl
-            for key, frame in items:
-                connection.send(b"SET", key, frame, b"NX", b"EX", seconds)
+            for key, value in items:
+                connection.send(b"SET", key, _pieces(value), b"NX", b"EX", seconds)
                 connection.send(b"EXPIRE", key, seconds, b"GT")
             _collect([connection.read] * (2 * len(items)))
 
         self._run(write)
 
-    def replace(self, items: Sequence[tuple[bytes, memoryview]], *, ttl: int) -> None:
+    def replace(self, items: Sequence[tuple[bytes, Value]], *, ttl: int) -> None:
         """Overwrite objects that were found corrupt; pins and expiry stay as they are."""
 
         def write(connection: BulkConnection) -> None:
-            for key, frame in items:
-                connection.send(b"SET", key, frame, b"XX", b"KEEPTTL")
+            for key, value in items:
+                connection.send(b"SET", key, _pieces(value), b"XX", b"KEEPTTL")
             _collect([connection.read] * len(items))
 
         self._run(write)
         self.put(items, ttl=ttl)
 
-    def get_into(self, items: Sequence[tuple[bytes, memoryview]]) -> list[Fetch]:
-        """Read each key into its frame. A frame whose result is not OK holds garbage."""
+    def get_into(self, items: Sequence[tuple[bytes, Value]]) -> list[int | None]:
+        """Read each key into its buffers; the sizes of the stored values, None for no such key.
 
-        def read(connection: BulkConnection) -> list[Fetch]:
+        A value that is larger than its buffers together is skipped: they hold garbage then, as
+        they do past the end of a smaller one.
+        """
+
+        def read(connection: BulkConnection) -> list[int | None]:
             connection.send_all([(b"GET", key) for key, _ in items])
-            return _collect([partial(_fetch, connection, frame) for _, frame in items])
+            return _collect([partial(connection.read_into, _pieces(v)) for _, v in items])
 
         return self._run(read)
 
@@ -142,11 +141,8 @@ def _ask(connection: BulkConnection, *command: bytes) -> int | bytes | None:
     return connection.read()
 
 
-def _fetch(connection: BulkConnection, frame: memoryview) -> Fetch:
-    size = connection.read_into(frame)
-    if size is None:
-        return Fetch.MISSING
-    return Fetch.OK if size == len(frame) else Fetch.WRONG_SIZE
+def _pieces(value: Value) -> Sequence[memoryview]:
+    return (value,) if isinstance(value, memoryview) else value
 
 
 def _collect(readers: Sequence[Callable[[], _T]]) -> list[_T]:

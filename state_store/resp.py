@@ -52,17 +52,18 @@ class BulkConnection:
     def close(self) -> None:
         self._connection.disconnect()
 
-    def send(self, *arguments: bytes | memoryview) -> None:
-        """Send one command; payload arguments go out without being copied."""
+    def send(self, *arguments: bytes | Sequence[memoryview]) -> None:
+        """Send one command; an argument given in pieces goes out without being copied."""
         small: list[bytes] = [b"*%d\r\n" % len(arguments)]
         for argument in arguments:
-            small.append(b"$%d\r\n" % len(argument))
-            if isinstance(argument, memoryview):
-                self._send(b"".join(small))
-                self._send(argument)
-                small = [b"\r\n"]
-            else:
-                small += (argument, b"\r\n")
+            if isinstance(argument, bytes):
+                small.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+                continue
+            small.append(b"$%d\r\n" % sum(map(len, argument)))
+            self._send(b"".join(small))
+            for piece in argument:
+                self._send(piece)
+            small = [b"\r\n"]
         self._send(b"".join(small))
 
     def send_all(self, commands: Sequence[Sequence[bytes]]) -> None:
@@ -99,11 +100,12 @@ class BulkConnection:
             return None
         raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
 
-    def read_into(self, target: memoryview) -> int | None:
-        """Receive a GET reply straight into `target`.
+    def read_into(self, targets: Sequence[memoryview]) -> int | None:
+        """Receive a GET reply straight into `targets`, one after the other.
 
-        Returns the value's size, None if the key does not exist. A value of another size than
-        `target` is read to its end and thrown away. Raises StoreRefused for an error reply.
+        Returns the value's size, None if the key does not exist. A value that is larger than
+        all `targets` together is read to its end and thrown away; a smaller one fills them from
+        the front. Raises StoreRefused for an error reply.
         """
         line = self._line()
         if line[:1] == b"-":
@@ -113,10 +115,14 @@ class BulkConnection:
         if line[:1] != b"$":
             raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
         size = int(line[1:])
-        if size == len(target):
-            self._fill(target)
-        else:
+        if size > sum(map(len, targets)):
             self._skip(size)
+        else:
+            rest = size
+            for target in targets:
+                part = target[:rest]
+                self._fill(part)
+                rest -= len(part)
         self._end_of_value()
         return size
 

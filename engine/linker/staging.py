@@ -17,7 +17,7 @@ from engine.linker.frames import Frames
 from state_store.codec import check
 from state_store.errors import CorruptObject
 from state_store.layout import Kind, ObjectNames
-from state_store.objects import Fetch, ObjectClient
+from state_store.objects import ObjectClient
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,10 @@ class StagedObjects:
         except BaseException:
             self._free.extend(frame for _, frame in wanted)
             raise
-        for (page_hash, frame), outcome in zip(wanted, fetched, strict=True):
-            if outcome is Fetch.MISSING:
+        for (page_hash, frame), size in zip(wanted, fetched, strict=True):
+            if size is None:
                 staged.missing.append(page_hash)
-            elif outcome is Fetch.OK and self._verified(page_hash, frame):
+            elif size == self.frames.frame_bytes and self._verified(page_hash, frame):
                 self._frame_of[page_hash] = frame
                 self._pin(page_hash, staged)
                 staged.bytes_read += self.frames.frame_bytes

@@ -10,7 +10,7 @@ from agent_runtime.sdk import ApiError
 from engine.client import EngineClient
 from state_store.codec import HEADER_BYTES, seal
 from state_store.layout import ObjectNames
-from state_store.objects import Fetch, ObjectClient
+from state_store.objects import ObjectClient
 
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
 
@@ -107,7 +107,7 @@ class StoredState:
 
     def read(self, size):
         frame = memoryview(bytearray(size))
-        assert self._client.get_into([(self.key, frame)]) == [Fetch.OK]
+        assert self._client.get_into([(self.key, frame)]) == [size]
         return frame
 
     def write(self, frame, *, sealed=True):

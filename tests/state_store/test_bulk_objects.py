@@ -10,7 +10,7 @@ import redis
 from proxy import Proxy
 
 from state_store.errors import StoreRefused, StoreUnavailable
-from state_store.objects import Fetch, ObjectClient
+from state_store.objects import ObjectClient
 
 MIB = 1 << 20
 
@@ -36,6 +36,10 @@ def values_of(prefix, *sizes):
     ]
 
 
+def sizes_of(items):
+    return [len(value) for _, value in items]
+
+
 def frames_for(items):
     return [(key, memoryview(bytearray(len(value)))) for key, value in items]
 
@@ -45,7 +49,7 @@ def test_a_value_of_any_size_comes_back_as_it_was(objects, prefix, size):
     items = values_of(prefix, size)
     frames = frames_for(items)
     objects.put(items, ttl=60)
-    assert objects.get_into(frames) == [Fetch.OK]
+    assert objects.get_into(frames) == sizes_of(items)
     assert frames[0][1] == items[0][1]
 
 
@@ -55,7 +59,7 @@ def test_values_split_anywhere_across_reads_are_whole(objects, through_proxy, pr
     objects.put(items, ttl=60)
     proxy.piece = piece
     frames = [*frames_for(items), (b"missing", memoryview(bytearray(3)))]
-    assert through_proxy.get_into(frames) == [Fetch.OK] * 5 + [Fetch.MISSING]
+    assert through_proxy.get_into(frames) == [*sizes_of(items), None]
     assert [bytes(frame) for _, frame in frames[:5]] == [bytes(value) for _, value in items]
 
 
@@ -63,20 +67,24 @@ def test_values_that_contain_protocol_bytes_are_not_misread(objects, prefix):
     items = [(f"{prefix}:{i}".encode(), memoryview(b"\r\n$5\r\n-ERR x\r\n" * i)) for i in range(9)]
     frames = frames_for(items)
     objects.put(items, ttl=60)
-    assert objects.get_into(frames) == [Fetch.OK] * 9
+    assert objects.get_into(frames) == sizes_of(items)
     assert [bytes(frame) for _, frame in frames] == [bytes(value) for _, value in items]
 
 
-@pytest.mark.parametrize("stored", [0, 10, 99, 101, 200_000])
-def test_a_value_of_the_wrong_size_is_drained_and_the_next_is_right(objects, raw, prefix, stored):
+@pytest.mark.parametrize("stored", [0, 10, 99, 100, 101, 200_000])
+def test_a_value_of_another_size_is_taken_if_it_fits_and_the_next_is_right(
+    objects, raw, prefix, stored
+):
     raw.set(f"{prefix}:odd", b"\r\n" * (stored // 2) + b"x" * (stored % 2))
     (good,) = values_of(prefix, 500)
     objects.put([good], ttl=60)
     before = raw.info("stats")["total_connections_received"]
     odd, frame = memoryview(bytearray(100)), memoryview(bytearray(500))
     results = objects.get_into([(f"{prefix}:odd".encode(), odd), (good[0], frame)])
-    assert results == [Fetch.WRONG_SIZE, Fetch.OK]
+    assert results == [stored, 500]
     assert frame == good[1]
+    if stored <= 100:
+        assert odd[:stored] == raw.get(f"{prefix}:odd")
     assert raw.info("stats")["total_connections_received"] == before
 
 
@@ -88,7 +96,7 @@ def test_a_read_that_the_server_refuses_leaves_the_connection_in_step(objects, r
     frame = memoryview(bytearray(500))
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
         objects.get_into([(f"{prefix}:list".encode(), frame), (good[0], frame)])
-    assert objects.get_into([(good[0], frame)]) == [Fetch.OK]
+    assert objects.get_into([(good[0], frame)]) == [500]
     assert frame == good[1]
     assert raw.info("stats")["total_connections_received"] == before
 
@@ -112,7 +120,7 @@ def test_bytes_go_between_socket_and_the_callers_buffer_without_a_copy(objects, 
     tracemalloc.start()
     try:
         objects.put(items, ttl=60)
-        assert objects.get_into(frames) == [Fetch.OK]
+        assert objects.get_into(frames) == sizes_of(items)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -172,11 +180,11 @@ def test_a_full_store_refuses_a_write_and_the_connection_stays_in_step(own_serve
         with pytest.raises(StoreRefused, match="OOM"):
             client.put(items, ttl=60)
         frames = frames_for(items)
-        assert client.get_into(frames) == [Fetch.OK, Fetch.MISSING]
+        assert client.get_into(frames) == [1000, None]
         assert frames[0][1] == items[0][1]
         raw.config_set("maxmemory", 0)
         client.put(items, ttl=60)
-        assert client.get_into(frames) == [Fetch.OK, Fetch.OK]
+        assert client.get_into(frames) == sizes_of(items)
         assert raw.info("stats")["total_connections_received"] == before
     client.close()
 
@@ -193,7 +201,7 @@ def test_a_connection_cut_anywhere_in_a_reply_is_unavailable_and_then_recovers(
     with pytest.raises(StoreUnavailable):
         through_proxy.get_into(frames)
     proxy.cut_after = None
-    assert through_proxy.get_into(frames) == [Fetch.OK, Fetch.OK]
+    assert through_proxy.get_into(frames) == sizes_of(items)
     assert [frame.obj for _, frame in frames] == [value.obj for _, value in items]
 
 
@@ -204,7 +212,7 @@ def test_a_stale_connection_is_reopened_without_the_caller_noticing(own_server):
     own_server.stop()
     own_server.start()
     frames = frames_for(items)
-    assert client.get_into(frames) == [Fetch.OK]
+    assert client.get_into(frames) == sizes_of(items)
     assert frames[0][1] == items[0][1]
     client.close()
 
