@@ -1,0 +1,149 @@
+"""Every variant of every profile is a command line that SGLang accepts and that serves our ends."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from engine.errors import EngineStartFailed
+from engine.profiles import PROFILES, architecture_file, gpu_types, profile_named, variants_of
+from engine.profiles.files import ProfileFile, parsed
+
+REPOSITORY = Path(__file__).parents[2]
+EVERY = [profile for name in PROFILES for profile in variants_of(name).values()]
+every_variant = pytest.mark.parametrize("profile", EVERY, ids=lambda profile: profile.full_name)
+
+
+def put_before_sglang(lines):
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("argument_parser.py")],
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ
+        | {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def sglang():
+    """What SGLang's parser makes of every variant, with and without MTP, and at a long context."""
+    keys, lines = [], []
+    for profile in EVERY:
+        longest = profile.at_context(profile.longest_context)
+        for kind, line in (
+            ("mtp", profile.command_line(mtp=True)),
+            ("no mtp", profile.command_line(mtp=False)),
+            ("longest", longest.command_line(mtp=True)),
+        ):
+            keys.append((profile.full_name, kind))
+            lines.append(["--model-path", "somewhere", *line])
+    keys += ["an unknown flag", "an unknown parser"]
+    lines.append(["--model-path", "somewhere", "--snapshot-everything"])
+    lines.append(["--model-path", "somewhere", "--reasoning-parser", "nano_v3"])
+    return dict(zip(keys, put_before_sglang(lines), strict=True))
+
+
+def test_sglang_refuses_what_does_not_exist(sglang):
+    assert "--snapshot-everything" in sglang["an unknown flag"]["refused"]
+    assert "nano_v3" in sglang["an unknown parser"]["refused"]
+
+
+@every_variant
+@pytest.mark.parametrize("kind", ["mtp", "no mtp", "longest"])
+def test_sglang_accepts_the_command_line_and_reads_it_as_meant(sglang, profile, kind):
+    verdict = sglang[profile.full_name, kind]
+    assert "refused" not in verdict, verdict
+    read = verdict["arguments"]
+    meant = dict(profile.arguments)
+    if kind == "longest":
+        meant["context-length"] = profile.longest_context
+    if kind != "no mtp":
+        meant |= profile.mtp_arguments
+    for flag, value in meant.items():
+        assert read[flag.replace("-", "_")] == value, flag
+    assert read["mamba_radix_cache_strategy"] == "extra_buffer"
+    speculates = "speculative_algorithm" in read
+    assert speculates == (profile.mtp and kind != "no mtp")
+
+
+@every_variant
+def test_states_fall_on_page_ends(profile):
+    """SGLang asserts the first three at start (`arg_groups/mamba_hook.py`, `overrides.py`)."""
+    page, interval = profile.arguments["page-size"], profile.arguments["mamba-track-interval"]
+    chunk = config_of(profile)["chunk_size"]
+    assert interval % page == 0
+    assert interval >= profile.mtp_arguments.get("speculative-num-draft-tokens", 0)
+    assert max(chunk, page) % min(chunk, page) == 0
+    assert interval == math.lcm(chunk, page)
+
+
+@every_variant
+def test_the_weights_format_is_one_that_the_hardware_reads(profile):
+    if profile.gpu != "CPU":
+        assert profile.precision in gpu_types()[profile.gpu].formats
+
+
+def test_mtp_is_on_in_every_profile_whose_model_has_the_head():
+    for name, profile in PROFILES.items():
+        config = config_of(profile)
+        assert profile.mtp == bool(config["num_nextn_predict_layers"]), name
+
+
+def test_every_model_has_a_variant_for_each_precision_and_accelerator():
+    for name in ("nemotron-3-nano", "nemotron-3-super", "nemotron-3-ultra"):
+        variants = variants_of(name).values()
+        assert {variant.precision for variant in variants} == {"bf16", "fp8", "nvfp4"}
+        assert {variant.gpu for variant in variants} == {"H100", "H200", "B200", "MI300X"}
+
+
+def test_beyond_the_native_context_sglang_is_told_to_allow_it():
+    profile = profile_named("nemotron-3-ultra")
+    assert "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN" not in profile.environment
+    native = profile.at_context(262144)
+    longer = profile.at_context(1048576)
+    assert native.environment == profile.environment
+    assert longer.environment["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] == "1"
+    with pytest.raises(EngineStartFailed, match="1048577 tokens is not possible"):
+        profile.at_context(1048577)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("llama", "choose from demo, nemotron-3-nano"),
+        ("nemotron-3-nano/int2-1xH100", "choose from bf16-1xH100"),
+    ],
+)
+def test_an_unknown_profile_is_refused_with_those_that_exist(name, words):
+    with pytest.raises(EngineStartFailed, match=words):
+        profile_named(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('gpus = "1xCPU"', 'gpus = "one"', "4xH100"),
+        ('gpus = "1xCPU"', 'gpus = "8xH100"\nep = 2', "ep is 2"),
+        ('precision = "fp32"\ngpus', 'precision = "int2"\ngpus', "int2"),
+        ("summary", "sumary", "sumary"),
+    ],
+)
+def test_a_mistake_in_a_data_file_is_named(old, new, words):
+    text = (REPOSITORY / "engine/profiles/demo.toml").read_text()
+    assert old in text
+    with pytest.raises(EngineStartFailed, match=words):
+        parsed(ProfileFile, tomllib.loads(text.replace(old, new, 1)), "demo.toml")
+
+
+def config_of(profile):
+    path = architecture_file(profile.name) or REPOSITORY / profile.model / "config.json"
+    return json.loads(path.read_text())
