@@ -1,159 +1,132 @@
-"""Bulk reads and writes of stored objects, blocking, for the threads of an engine's linker."""
+"""Bulk reads and writes of stored values, blocking, for the threads of an engine's linker."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import cast
 
-from state_store.errors import StoreRefused, StoreUnavailable
-from state_store.resp import BulkConnection
-
-_T = TypeVar("_T")
-_EXISTS_BATCH = 512
-
+from state_store.dispatch import Dispatcher, Task
+from state_store.errors import StoreRefused
+from state_store.resp import Refusal, Reply, Request
+from state_store.routing import router_for
 
 Value = memoryview | Sequence[memoryview]
 """One value in memory, uint8: gathered from, or scattered to, one buffer or several."""
 
 
 class ObjectClient:
-    """One pipelined connection, reopened once when it breaks. Thread-safe, one operation a time.
+    """Pipelined connections to every server of a store, reopened once when they break.
 
-    Every operation raises StoreUnavailable when the store does not answer and StoreRefused when
-    it refuses; writes are idempotent, so the caller may simply repeat them.
+    Thread-safe; an operation has each connection that it uses for itself. Every operation raises
+    StoreUnavailable when the store does not answer and StoreRefused when it refuses; writes are
+    idempotent, so the caller may simply repeat them. An operation that fails may have been done
+    in part.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: str, *, timeout: float, connections: int = 1) -> None:
+        """timeout: seconds without progress after which an operation gives up.
+        connections: how many, to each server, large batches are spread over.
+        """
         self._url = url
         self._timeout = timeout
-        self._connection: BulkConnection | None = None
+        self._connections = connections
+        self._dispatcher: Dispatcher | None = None
         self._lock = threading.Lock()
 
     def ping(self) -> None:
-        self._run(lambda connection: _ask(connection, b"PING"))
+        self._dispatch().ping()
 
     def close(self) -> None:
+        """Disconnect. The client stays usable, and connects again when it is used."""
         with self._lock:
-            self._drop()
+            dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.close()
 
     def put(self, items: Sequence[tuple[bytes, Value]], *, ttl: int) -> None:
-        """Store sealed frames that expire after `ttl` seconds unless a commit pins them.
+        """Store values that expire after `ttl` seconds unless a commit pins them.
 
         An object that is already there stays as it is, with at least `ttl` to live.
         """
-
-        def write(connection: BulkConnection) -> None:
-            seconds = b"%d" % ttl
-            for key, value in items:
-                connection.send(b"SET", key, _pieces(value), b"NX", b"EX", seconds)
-                connection.send(b"EXPIRE", key, seconds, b"GT")
-            _collect([connection.read] * (2 * len(items)))
-
-        self._run(write)
+        self._run([(key, _put(key, _pieces(value), ttl)) for key, value in items])
 
     def replace(self, items: Sequence[tuple[bytes, Value]], *, ttl: int) -> None:
         """Overwrite objects that were found corrupt; pins and expiry stay as they are."""
-
-        def write(connection: BulkConnection) -> None:
-            for key, value in items:
-                connection.send(b"SET", key, _pieces(value), b"XX", b"KEEPTTL")
-            _collect([connection.read] * len(items))
-
-        self._run(write)
+        self._run(
+            [
+                (key, (Request((b"SET", key, _pieces(value), b"XX", b"KEEPTTL")),))
+                for key, value in items
+            ]
+        )
         self.put(items, ttl=ttl)
 
     def get_into(self, items: Sequence[tuple[bytes, Value]]) -> list[int | None]:
         """Read each key into its buffers; the sizes of the stored values, None for no such key.
 
         A value that is larger than its buffers together is skipped: they hold garbage then, as
-        they do past the end of a smaller one.
+        they do past the end of a smaller one, and all of them when this raises.
         """
-
-        def read(connection: BulkConnection) -> list[int | None]:
-            connection.send_all([(b"GET", key) for key, _ in items])
-            return _collect([partial(connection.read_into, _pieces(v)) for _, v in items])
-
-        return self._run(read)
+        replies = self._run(
+            [(key, (Request((b"GET", key), into=_pieces(value)),)) for key, value in items]
+        )
+        return [cast("int | None", reply) for (reply,) in replies]
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
         """Which of `keys` are there; those that would expire sooner now live `ttl` seconds."""
-
-        def ask(connection: BulkConnection) -> list[bool]:
-            found: list[bool] = []
-            for start in range(0, len(keys), _EXISTS_BATCH):
-                batch = keys[start : start + _EXISTS_BATCH]
-                seconds = b"%d" % ttl
-                connection.send_all(
-                    [
-                        c
-                        for key in batch
-                        for c in ((b"EXPIRE", key, seconds, b"GT"), (b"EXISTS", key))
-                    ]
-                )
-                replies = _collect([connection.read] * (2 * len(batch)))
-                found += [reply == 1 for reply in replies[1::2]]
-            return found
-
-        return self._run(ask)
+        replies = self._run([(key, (_prolong(key, ttl), _exists(key))) for key in keys])
+        return [found == 1 for _, found in replies]
 
     def exists(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of `keys` are there, asked in batches."""
+        """Which of `keys` are there."""
+        return [found == 1 for (found,) in self._run([(key, (_exists(key),)) for key in keys])]
 
-        def ask(connection: BulkConnection) -> list[bool]:
-            found: list[bool] = []
-            for start in range(0, len(keys), _EXISTS_BATCH):
-                batch = keys[start : start + _EXISTS_BATCH]
-                connection.send_all([(b"EXISTS", key) for key in batch])
-                found += [reply == 1 for reply in _collect([connection.read] * len(batch))]
-            return found
+    def get_small(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None for no such key. Refuses values of more than 1 MiB."""
+        replies = self._run([(key, (Request((b"GET", key)),)) for key in keys])
+        return [cast("bytes | None", value) for (value,) in replies]
 
-        return self._run(ask)
+    def set_small_nx(self, items: Sequence[tuple[bytes, bytes]], *, ttl: int) -> list[bool]:
+        """Which values were stored: those whose key was not there. All live at least `ttl` s.
 
-    def _run(self, operation: Callable[[BulkConnection], _T]) -> _T:
+        After an operation that failed, or a reconnection, a value of one's own may count as there.
+        """
+        replies = self._run([(key, _put(key, value, ttl)) for key, value in items])
+        return [stored is not None for stored, _ in replies]
+
+    def _run(self, work: Sequence[tuple[bytes, Sequence[Request]]]) -> list[Sequence[Reply]]:
+        """The replies to each key's requests; the first refusal is raised when all are done."""
+        tasks = [Task(key, requests) for key, requests in work]
+        if tasks:
+            self._dispatch().run(tasks)
+        for task in tasks:
+            for reply in task.replies:
+                if isinstance(reply, Refusal):
+                    raise StoreRefused(f"the store refused a command: {reply.text}")
+        return [task.replies for task in tasks]
+
+    def _dispatch(self) -> Dispatcher:
         with self._lock:
-            if self._connection is not None:
-                with contextlib.suppress(StoreUnavailable):  # it may just have gone stale
-                    return self._attempt(operation)
-            return self._attempt(operation)
-
-    def _attempt(self, operation: Callable[[BulkConnection], _T]) -> _T:
-        if self._connection is None:
-            self._connection = BulkConnection(self._url, timeout=self._timeout)
-        try:
-            return operation(self._connection)
-        except StoreRefused:
-            raise  # every reply was read: the connection is in step
-        except BaseException:
-            self._drop()
-            raise
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            if self._dispatcher is None:
+                router = router_for(self._url, timeout=self._timeout, connections=self._connections)
+                self._dispatcher = Dispatcher(
+                    router, timeout=self._timeout, connections=self._connections
+                )
+            return self._dispatcher
 
 
-def _ask(connection: BulkConnection, *command: bytes) -> int | bytes | None:
-    connection.send_all([command])
-    return connection.read()
+def _put(key: bytes, value: bytes | Sequence[memoryview], ttl: int) -> tuple[Request, Request]:
+    return Request((b"SET", key, value, b"NX", b"EX", b"%d" % ttl)), _prolong(key, ttl)
+
+
+def _prolong(key: bytes, ttl: int) -> Request:
+    return Request((b"EXPIRE", key, b"%d" % ttl, b"GT"))
+
+
+def _exists(key: bytes) -> Request:
+    return Request((b"EXISTS", key))
 
 
 def _pieces(value: Value) -> Sequence[memoryview]:
-    return (value,) if isinstance(value, memoryview) else value
-
-
-def _collect(readers: Sequence[Callable[[], _T]]) -> list[_T]:
-    """Read all replies; the first error is raised only after every reply was read."""
-    replies: list[_T] = []
-    refused: StoreRefused | None = None
-    for read in readers:
-        try:
-            replies.append(read())
-        except StoreRefused as error:
-            refused = refused or error
-    if refused is not None:
-        raise refused
-    return replies
+    pieces = (value,) if isinstance(value, memoryview) else value
+    return [piece if piece.format == "B" else piece.cast("B") for piece in pieces]

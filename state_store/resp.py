@@ -3,6 +3,11 @@
 redis-py copies every payload at least twice; at a megabyte a value that copying, not the server,
 is the cost (`torpor bench store`). So connections are opened by redis-py, which knows URLs,
 authentication, TLS and databases, and payloads then go through the socket it opened.
+
+A value costs one system call each way: the kernel gathers it from, and scatters it to, all of its
+buffers, and waits for all of it by itself (`MSG_WAITALL`; time limits are the kernel's, because
+a limit of Python's makes the socket non-blocking). TLS sockets can do neither and go piece by
+piece.
 Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
 
@@ -10,41 +15,75 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
+import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import redis
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from state_store.errors import StoreUnavailable
 
-from state_store.errors import StoreRefused, StoreUnavailable
+WINDOW_BYTES = 8 << 20
+"""Most payload under way on one connection, sent and not acknowledged or asked for and not
+received: two of the largest parts, so that the server always has the next one to work on, and
+neither end ever has to hold more."""
 
+_WINDOW_REQUESTS = 1024  # few enough that their replies fit any socket's buffer
+_SMALL_BYTES = 1 << 20  # the largest value that is returned instead of received into buffers
 _LINE_BUFFER = 1 << 16
+_LINE_BYTES = 64  # read before a large value: what comes with its length is copied once more
+_LARGE_BYTES = 1 << 14
+_VECTOR = 1024  # buffers in one system call (IOV_MAX)
+
+
+class Request(NamedTuple):
+    """One command and where its answer goes.
+
+    arguments: small ones as bytes; a payload as its pieces, uint8 each, sent without a copy
+    into:      buffers, uint8 each, that a GET fills in turn; None: the reply is returned
+    """
+
+    arguments: Sequence[bytes | Sequence[memoryview]]
+    into: Sequence[memoryview] | None = None
+
+    @property
+    def payload_bytes(self) -> int:
+        """What it puts on the wire, one way or the other, beside a few small words."""
+        pieces = [p for a in self.arguments if not isinstance(a, bytes) for p in a]
+        return sum(map(len, pieces)) + sum(map(len, self.into or ()))
+
+
+class Refusal(NamedTuple):
+    """An error reply. It does not disturb the replies before and after it."""
+
+    text: str
+
+    @property
+    def code(self) -> str:
+        return self.text.partition(" ")[0]
+
+
+Reply = int | bytes | None | Refusal
 
 
 class BulkConnection:
     """One connection. Not thread-safe; unusable after StoreUnavailable."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        """timeout: seconds without progress after which an operation gives up."""
-        try:
-            # Protocol 2 has no pushed messages, which could come between two replies.
-            pool = redis.ConnectionPool.from_url(
-                url, protocol=2, socket_timeout=timeout, socket_connect_timeout=timeout
-            )
-            connection: Any = pool.make_connection()
-        except ValueError as error:  # its text may quote a piece of the password
-            raise StoreUnavailable(
-                f"{public_url(url)!r} is not a Redis URL; use redis://, rediss:// or unix://."
-            ) from error
-        try:
-            connection.connect()
-        except (AuthenticationError, ResponseError) as error:
-            raise StoreRefused(f"{public_url(url)} refused the login: {error}") from error
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"cannot connect to {public_url(url)}: {error}") from error
+    def __init__(self, connection: Any, *, timeout: float) -> None:
+        """connection: of redis-py, connected, speaking protocol 2: it has no pushed messages,
+        which could come between two replies.
+        timeout: seconds without progress after which an operation gives up.
+        """
         self._connection = connection
         self._socket: socket.socket = connection._sock
-        self._socket.settimeout(timeout)
+        self._secure = isinstance(self._socket, ssl.SSLSocket)
+        self._timeout = timeout
+        if self._secure:
+            self._socket.settimeout(timeout)
+        else:
+            self._socket.settimeout(None)
+            limit = struct.pack("ll", int(timeout), max(1, int(timeout % 1 * 1e6)))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._lines = bytearray(_LINE_BUFFER)
         self._buffer = memoryview(self._lines)
         self._start = self._end = 0
@@ -52,92 +91,134 @@ class BulkConnection:
     def close(self) -> None:
         self._connection.disconnect()
 
-    def send(self, *arguments: bytes | Sequence[memoryview]) -> None:
-        """Send one command; an argument given in pieces goes out without being copied."""
-        small: list[bytes] = [b"*%d\r\n" % len(arguments)]
-        for argument in arguments:
-            if isinstance(argument, bytes):
-                small.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
-                continue
-            small.append(b"$%d\r\n" % sum(map(len, argument)))
-            self._send(b"".join(small))
-            for piece in argument:
-                self._send(piece)
-            small = [b"\r\n"]
-        self._send(b"".join(small))
+    def exchange(self, requests: Sequence[Request]) -> list[Reply]:
+        """Send all requests, at most a window of them ahead of their replies.
 
-    def send_all(self, commands: Sequence[Sequence[bytes]]) -> None:
-        """Send many small commands in one write."""
-        parts = []
-        for command in commands:
-            parts.append(b"*%d\r\n" % len(command))
-            for argument in command:
-                parts.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
-        self._send(b"".join(parts))
-
-    def read(self) -> int | bytes | None:
-        """The reply to a command that answers with a status, an integer or a small value.
-
-        Raises StoreRefused for an error reply; the connection stays usable.
+        A GET into buffers answers with the value's size, or None if the key does not exist. A
+        value that is larger than its buffers together is read to its end and thrown away; a
+        smaller one fills them from the front.
         """
-        line = self._line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"+":
-            return rest
-        if kind == b":":
-            return int(rest)
-        if kind == b"-":
-            raise StoreRefused(f"the store refused a command: {rest.decode('utf-8', 'replace')}")
-        if kind == b"$":
-            size = int(rest)
-            if size < 0:
-                return None
-            value = bytearray(size)
-            self._fill(memoryview(value))
-            self._end_of_value()
-            return bytes(value)
-        if kind == b"_":
-            return None
-        raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
+        weights = [request.payload_bytes for request in requests]
+        replies: list[Reply] = []
+        sent = under_way = 0
+        for done, request in enumerate(requests):
+            if sent < len(requests) and (
+                sent == done
+                or (under_way <= WINDOW_BYTES // 2 and sent - done <= _WINDOW_REQUESTS // 2)
+            ):
+                first = sent
+                while sent < len(requests) and (
+                    sent == done
+                    or (
+                        under_way + weights[sent] <= WINDOW_BYTES and sent - done < _WINDOW_REQUESTS
+                    )
+                ):
+                    under_way += weights[sent]
+                    sent += 1
+                self._send(requests[first:sent])
+            replies.append(self._reply(request.into))
+            under_way -= weights[done]
+        return replies
 
-    def read_into(self, targets: Sequence[memoryview]) -> int | None:
-        """Receive a GET reply straight into `targets`, one after the other.
-
-        Returns the value's size, None if the key does not exist. A value that is larger than
-        all `targets` together is read to its end and thrown away; a smaller one fills them from
-        the front. Raises StoreRefused for an error reply.
-        """
-        line = self._line()
-        if line[:1] == b"-":
-            raise StoreRefused(f"the store refused a read: {line[1:].decode('utf-8', 'replace')}")
-        if line == b"_" or line == b"$-1":
-            return None
-        if line[:1] != b"$":
-            raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
-        size = int(line[1:])
-        if size > sum(map(len, targets)):
-            self._skip(size)
-        else:
-            rest = size
-            for target in targets:
-                part = target[:rest]
-                self._fill(part)
-                rest -= len(part)
-        self._end_of_value()
-        return size
-
-    def _send(self, data: bytes | memoryview) -> None:
-        """Like `sendall`, whose timeout would be for all of the data: a state can take longer."""
-        rest = memoryview(data)
+    def _send(self, requests: Sequence[Request]) -> None:
+        vector: list[bytes | memoryview] = []
+        words: list[bytes] = []
+        for request in requests:
+            words.append(b"*%d\r\n" % len(request.arguments))
+            for argument in request.arguments:
+                if isinstance(argument, bytes):
+                    words.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+                else:
+                    words.append(b"$%d\r\n" % sum(map(len, argument)))
+                    vector.append(b"".join(words))
+                    vector += argument
+                    words = [b"\r\n"]
+        vector.append(b"".join(words))
         try:
-            while rest:
-                rest = rest[self._socket.send(rest) :]
+            self._send_vector([memoryview(piece) for piece in vector if piece])
+        except (BlockingIOError, TimeoutError) as error:
+            raise self._silent() from error
         except OSError as error:
             raise StoreUnavailable(
                 f"the store broke off while being written to: {error}"
             ) from error
 
-    def _line(self) -> bytes:
+    def _send_vector(self, vector: list[memoryview]) -> None:
+        """Like `sendall`, whose time limit would be for all of the data: much takes long."""
+        at = 0
+        while at < len(vector):
+            if self._secure:
+                count = self._socket.send(vector[at])
+            else:
+                count = self._socket.sendmsg(vector[at : at + _VECTOR])
+            at = _advance(vector, at, count)
+
+    def _reply(self, into: Sequence[memoryview] | None) -> Reply:
+        large = into is not None and sum(map(len, into)) >= _LARGE_BYTES
+        line = self._line(_LINE_BYTES if large else _LINE_BUFFER)
+        kind, rest = line[:1], line[1:]
+        if kind == b"-":
+            return Refusal(rest.decode("utf-8", "replace"))
+        if kind == b"_" or line == b"$-1":
+            return None
+        if kind == b"$":
+            return self._value(int(rest), into)
+        if into is None and kind == b"+":
+            return rest
+        if into is None and kind == b":":
+            return int(rest)
+        raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
+
+    def _value(self, size: int, into: Sequence[memoryview] | None) -> Reply:
+        if into is None:
+            if size > _SMALL_BYTES:
+                self._skip(size)
+                return Refusal(f"a value of {size} bytes stands where a small one belongs")
+            small = bytearray(size)
+            self._receive_value([memoryview(small)])
+            return bytes(small)
+        if size > sum(map(len, into)):
+            self._skip(size)
+            return size
+        pieces, rest = [], size
+        for piece in into:
+            pieces.append(piece[:rest])
+            rest -= len(pieces[-1])
+        self._receive_value(pieces)
+        return size
+
+    def _receive_value(self, pieces: list[memoryview]) -> None:
+        """A value and its line end: what is buffered, then the socket with no copy between."""
+        line_end = bytearray(2)
+        pieces = [piece for piece in (*pieces, memoryview(line_end)) if piece]
+        at = 0
+        while at < len(pieces) and self._start < self._end:
+            count = min(len(pieces[at]), self._end - self._start)
+            pieces[at][:count] = self._buffer[self._start : self._start + count]
+            self._start += count
+            at = _advance(pieces, at, count)
+        while at < len(pieces):
+            at = _advance(pieces, at, self._receive(pieces[at : at + _VECTOR]))
+        if line_end != b"\r\n":
+            raise StoreUnavailable("a reply of the store is malformed; the connection is given up.")
+
+    def _skip(self, size: int) -> None:
+        scratch = memoryview(bytearray(min(size, _LINE_BUFFER)))
+        while size > len(scratch):
+            size -= self._some(scratch)
+        self._receive_value([scratch[:size]])
+
+    def _some(self, target: memoryview) -> int:
+        """At least one byte of what is buffered, or of the socket."""
+        if self._start == self._end:
+            return self._receive([target])
+        count = min(len(target), self._end - self._start)
+        target[:count] = self._buffer[self._start : self._start + count]
+        self._start += count
+        return count
+
+    def _line(self, most: int) -> bytes:
+        """The next line, without its end. Reads up to `most` bytes ahead."""
         while True:
             end = self._lines.find(b"\r\n", self._start, self._end)
             if end >= 0:
@@ -150,35 +231,38 @@ class BulkConnection:
                 self._start, self._end = 0, len(kept)
             if self._end == len(self._buffer):
                 raise StoreUnavailable("a reply line of the store is too long.")
-            self._end += self._receive(self._buffer[self._end :])
+            free = self._buffer[self._end :]
+            self._end += self._receive([free[:most]], wait=False)
 
-    def _fill(self, target: memoryview) -> None:
-        """Fill `target` from what is buffered, then from the socket with no copy between."""
-        have = min(len(target), self._end - self._start)
-        target[:have] = self._buffer[self._start : self._start + have]
-        self._start += have
-        while have < len(target):
-            have += self._receive(target[have:])
-
-    def _skip(self, size: int) -> None:
-        scratch = memoryview(bytearray(min(size, _LINE_BUFFER)))
-        while size:
-            part = scratch[: min(size, len(scratch))]
-            self._fill(part)
-            size -= len(part)
-
-    def _end_of_value(self) -> None:
-        if self._line():
-            raise StoreUnavailable("a reply of the store is malformed; the connection is given up.")
-
-    def _receive(self, target: memoryview) -> int:
+    def _receive(self, targets: list[memoryview], *, wait: bool = True) -> int:
+        """Fill `targets`, or as much as comes; without `wait` whatever is there."""
         try:
-            count = self._socket.recv_into(target)
+            if self._secure:
+                count = self._socket.recv_into(targets[0])
+            elif wait:
+                count = self._socket.recvmsg_into(targets, 0, socket.MSG_WAITALL)[0]
+            else:
+                count = self._socket.recv_into(targets[0])
+        except (BlockingIOError, TimeoutError) as error:
+            raise self._silent() from error
         except OSError as error:
             raise StoreUnavailable(f"the store broke off while being read: {error}") from error
         if count == 0:
             raise StoreUnavailable("the store closed the connection.")
         return count
+
+    def _silent(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the store did not answer within {self._timeout:g} s.")
+
+
+def _advance(vector: list[memoryview], at: int, count: int) -> int:
+    """Where `vector` goes on after `count` bytes from `at`; a piece's rest replaces it."""
+    while at < len(vector) and count >= len(vector[at]):
+        count -= len(vector[at])
+        at += 1
+    if count:
+        vector[at] = vector[at][count:]
+    return at
 
 
 def public_url(url: str) -> str:
