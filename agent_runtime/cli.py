@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent_runtime import demo, server
+from agent_runtime import demo, plan_command, profiles_command, server
 from agent_runtime.errors import TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--text", type=Path, default=None, help="the text that the agent reads")
     show.add_argument("--pages", type=int, default=demo.PAGES, help="passages to read")
     show.set_defaults(run=_demo)
+
+    profiles_command.add_to(commands)
+    plan_command.add_to(commands)
     return parser
 
 
@@ -99,7 +102,10 @@ def _store_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _engine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="demo", help=", ".join(PROFILES))
+    parser.add_argument(
+        "--profile", default="demo", help=f"NAME or NAME/VARIANT: {', '.join(PROFILES)}"
+    )
+    parser.add_argument("--context", type=int, default=None, help="tokens; default: native")
     parser.add_argument("--model", type=Path, default=None, help="checkpoint directory")
     parser.add_argument("--no-mtp", action="store_true", help="decode without speculation")
     parser.add_argument(
@@ -191,8 +197,11 @@ def _options(
     arguments: argparse.Namespace, url: str, host: str, port: int, engine_id: str = "engine"
 ) -> EngineOptions:
     layout = Layout(arguments.data)
+    profile = profile_named(arguments.profile)
+    if arguments.context is not None:
+        profile = profile.at_context(arguments.context)
     return EngineOptions(
-        profile=profile_named(arguments.profile),
+        profile=profile,
         redis_url=url,
         log_file=layout.engine_log,
         model=arguments.model,

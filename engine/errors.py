@@ -6,7 +6,8 @@ EngineError
 ├── LoadFailed         stored state could not be loaded for a request; nothing was generated
 ├── NoEngine           no live engine fits the session
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
-└── EngineStartFailed  the engine process could not be started
+├── EngineStartFailed  the engine process could not be started
+└── ImpossiblePlan     what was asked for does not fit the hardware or the model
 """
 
 from __future__ import annotations
@@ -37,4 +38,8 @@ class UnsupportedModel(EngineError):
 
 
 class EngineStartFailed(EngineError):
+    pass
+
+
+class ImpossiblePlan(EngineError):
     pass
