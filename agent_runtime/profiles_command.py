@@ -30,6 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if profile.checkpoint is not None:
         print(f"# {profile.checkpoint}")
     settings = [f"{name}={shlex.quote(value)}" for name, value in profile.environment.items()]
-    words = profile.command_line(mtp=not arguments.no_mtp)
+    model = str(profile.model or "DIR")
+    words = ["--model-path", model, *profile.command_line(mtp=not arguments.no_mtp)]
     print(" ".join([*settings, "sglang serve", shlex.join(words)]))
     return 0

@@ -427,7 +427,8 @@ def _launch(
     per_engine = group.running * engines.attn_dp
     variant = model.variant(question.gpu, Layout(engines.tp, engines.attn_dp))
     words = ["torpor", "engine", "up", "--profile"]
-    words.append(variant.full_name if variant is not None else model.profile)
+    nearest = variant or model.nearest(question.gpu)
+    words.append(model.profile if nearest is None else nearest.full_name)
     if question.model not in PROFILES:
         words += ["--model", question.model]
     elif PROFILES[question.model].model is None:
@@ -445,4 +446,7 @@ def _launch(
         words += ["--tp-size", str(engines.tp), "--page-size", str(model.page)]
         if engines.attn_dp > 1:
             words += ["--attn-dp-size", str(engines.attn_dp)]
+    if nearest is None or nearest.gpu != question.gpu:
+        for flag, value in gpu_types()[question.gpu].arguments.items():
+            words += [f"--{flag}", str(value)]
     return tuple(words)

@@ -75,6 +75,12 @@ class Model:
                 return profile
         return None
 
+    def nearest(self, gpu: str) -> Profile | None:
+        """A variant of this precision to start from where none is for the layout: for the same
+        kind of GPU if there is one."""
+        usable = [one for one in self.variants if one.precision == self.precision]
+        return next((one for one in usable if one.gpu == gpu), next(iter(usable), None))
+
     def divided(self, gpu: str, layout: Layout, *, mtp: bool) -> Model:
         """This model with the page that suits the layout: its variant's, or else the profile's,
         doubled while a rank's page is smaller than what the store moves well."""

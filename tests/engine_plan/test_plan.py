@@ -100,6 +100,19 @@ def test_the_layout_is_the_one_that_runs_most_sessions():
         assert plan(question(gpus=8, tp=tp)).engines.running <= free.engines.running
 
 
+def test_a_layout_without_a_variant_is_started_from_the_nearest_one():
+    same_gpu = plan(question(gpus=8, tp=8)).launch
+    assert "nemotron-3-super/bf16-4xH100" in same_gpu
+    assert same_gpu[same_gpu.index("--tp-size") + 1] == "8"
+    assert "--attention-backend" not in same_gpu
+    other_gpu = plan(question(model="nemotron-3-nano", gpu="MI300X", gpus=2, tp=2)).launch
+    assert "nemotron-3-nano/bf16-1xMI300X" in other_gpu
+    none = plan(question(model="nemotron-3-ultra", precision="fp8", gpu="H100", gpus=16)).launch
+    assert "nemotron-3-ultra/fp8-8xH200" in none
+    assert none[none.index("--attention-backend") + 1] == "fa3"
+    assert none[none.index("--attn-dp-size") + 1] == "2"
+
+
 def test_forks_cost_their_own_turn_only():
     few, many = (plan(question(sessions=n)).redis.forks.payload for n in (1, 101))
     turn = plan(question()).turn_bytes
