@@ -137,23 +137,31 @@ def test_an_open_network_is_found():
 
 
 @pytest.fixture
-def member(tmp_path):
-    """One member of a cluster that serves no slot yet."""
-    port = free_port()
+def start():
+    """Starts a server process on a free port and waits until it answers."""
     with contextlib.ExitStack() as stack:
-        process = subprocess.Popen(
-            [
-                str(_binary()), "--port", str(port), "--cluster-port", str(free_port()),
-                "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--dir", str(tmp_path),
-                "--appendonly", "yes", "--save", "",
-            ],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        opened = stack.enter_context(redis.Redis(port=port, retry=Retry(NoBackoff(), 0)))
-        until(lambda: answers(opened), process)
-        yield port, opened, process
+
+        def starts(*options):
+            port = free_port()
+            process = subprocess.Popen(
+                [str(_binary()), *options, "--port", str(port), "--bind", "127.0.0.1"],
+                stdout=subprocess.DEVNULL,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            opened = stack.enter_context(redis.Redis(port=port, retry=Retry(NoBackoff(), 0)))
+            until(lambda: answers(opened), process)
+            return port, opened, process
+
+        yield starts
+
+
+@pytest.fixture
+def member(start, tmp_path):
+    """One member of a cluster that serves no slot yet."""
+    bus = ("--cluster-port", str(free_port()))
+    log = ("--dir", str(tmp_path), "--appendonly", "yes", "--save", "")
+    return start("--cluster-enabled", "yes", *bus, *log)
 
 
 def answers(client):
@@ -186,6 +194,19 @@ def test_a_cluster_wants_a_url_that_says_so(member):
     cluster = findings(f"redis+cluster://127.0.0.1:{port}")
     assert cluster["redis cluster"].level is Level.OK
     assert cluster["redis cluster"].found == "16384 of 16384 slots served"
+
+
+def test_a_sentinel_leads_to_its_primary(start, tmp_path):
+    port, _, _ = start("--dir", str(tmp_path), "--save", "", "--maxmemory-policy", "noeviction")
+    watch = tmp_path / "sentinel.conf"
+    watch.write_text(f"sentinel monitor agents 127.0.0.1 {port} 1\n")
+    sentinel, _, _ = start(str(watch), "--sentinel")
+    found = findings(f"redis+sentinel://127.0.0.1:{sentinel}/agents")
+    assert found["redis role"].found == "primary, 0 replicas"
+    assert_tells(found["redis appendonly"], Level.WARN, "restart")
+    unknown = findings(f"redis+sentinel://127.0.0.1:{sentinel}/others")
+    assert unknown["redis"].level is Level.FAIL
+    assert "others" in unknown["redis"].found
 
 
 # ---- what no server here can be made to be ------------------------------------------

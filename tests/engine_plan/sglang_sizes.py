@@ -1,4 +1,5 @@
-"""SGLang's own sizes of what a session holds: [config.json, ranks] pairs in, figures out.
+"""SGLang's own sizes of what a session holds: [config.json, ranks] pairs in, figures and
+the number of state slots per running request out.
 
 A process of its own, since SGLang needs stand-ins for what it imports and cannot have on a CPU.
 """
@@ -18,6 +19,10 @@ from sglang.srt.configs import (  # noqa: E402
     mamba_utils,
     nemotron_h,
     qwen3_next,
+)
+from sglang.srt.mem_cache.allocation_sizing import get_mamba_tracking_slots  # noqa: E402
+from sglang.srt.mem_cache.kv_cache_configurator import (  # noqa: E402
+    MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO,
 )
 
 CLASSES = {
@@ -42,4 +47,8 @@ def sizes(config, ranks):
     }
 
 
-print(json.dumps([sizes(config, ranks) for config, ranks in json.load(sys.stdin)]))
+slots = MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO + get_mamba_tracking_slots(
+    extra_buffer=True, overlap=True
+)
+figures = [sizes(config, ranks) for config, ranks in json.load(sys.stdin)]
+print(json.dumps({"sizes": figures, "slots": slots}))

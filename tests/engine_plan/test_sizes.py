@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import ImpossiblePlan
 from engine.plan.architecture import read_architecture
+from engine.plan.device import SLOTS
 from engine.plan.models import model_of
 from engine.plan.sizes import Dtypes, Layout, rank_size, why_not
 from engine.plan.weights import counted, weight_files
@@ -176,9 +177,13 @@ def test_states_are_as_large_as_sglang_makes_them(sglang, case):
     config, ranks = CASES[case]
     architecture = read_architecture(config)
     ours = rank_size(architecture, LOSSLESS, Layout(ranks), mtp=False)
-    assert ours.state == sglang[case]["state"]
-    assert architecture.recurrence.layers == sglang[case]["recurrent_layers"]
-    assert architecture.attention.layers == sglang[case]["attention_layers"]
+    assert ours.state == sglang["sizes"][case]["state"]
+    assert architecture.recurrence.layers == sglang["sizes"][case]["recurrent_layers"]
+    assert architecture.attention.layers == sglang["sizes"][case]["attention_layers"]
+
+
+def test_a_running_session_takes_as_many_slots_as_sglang_gives_it(sglang):
+    assert sglang["slots"] == SLOTS
 
 
 # ---- dividing ------------------------------------------------------------------------
