@@ -1,0 +1,188 @@
+"""What the archive holds that nothing in Redis names any more, and the proof of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from state_store.archive.base import Archive, StoredFile
+from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE, read_clock
+from state_store.archive.names import Generation, StoredName, all_ranks, object_name, parse_name
+from state_store.archive.targets import target_beside
+from state_store.codec import HEADER_BYTES, check_value
+from state_store.connection import Control
+from state_store.errors import CorruptObject
+from state_store.layout import PART_BYTES
+
+_BATCH = 256
+
+
+@dataclass
+class ArchiveReport:
+    """What a walk over the archived objects found. `problems` is empty if all is well.
+
+    objects, bytes: archived and whole, all ranks
+    """
+
+    objects: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+async def collect_condemned(
+    control: Control, prefix: str, archive: Archive, *, older_than: float = MOVE_LIMIT
+) -> int:
+    """Delete the generations that were condemned over `older_than` s ago; how many.
+
+    The wait has two reasons. A server that comes back from a crash without its last writes may
+    name again what was condemned in them: until then the bytes are there. And a script that was
+    to make a generation cold may still be on its way; it is refused as long as that is condemned,
+    and by its age afterwards. So a shorter wait is safe only while nobody moves anything.
+    """
+    collected = 0
+    async for keys in _scan(control, f"{prefix}:condemned:*"):
+        now = (await read_clock(control, prefix)).now
+        async with control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.smembers(key)
+            due = [
+                (key, member)
+                for key, members in zip(keys, await pipeline.execute(), strict=True)
+                for member in members
+                if now - _condemned_at(member) >= older_than
+            ]
+            names = []
+            for key, member in due:
+                target = target_beside(prefix, key, ranks=1)
+                generation, _ = _condemned(member)
+                names += all_ranks(target.names[0], target.ref, generation)
+            await asyncio.to_thread(archive.delete, names)
+            pipeline = client.pipeline(transaction=False)
+            for key, member in due:
+                pipeline.srem(key, member)
+            if due:
+                await pipeline.execute()
+            collected += len(due)
+    return collected
+
+
+async def collect_orphans(
+    control: Control, prefix: str, archive: Archive, *, older_than: float = ORPHAN_AGE
+) -> int:
+    """Delete what moves that began over `older_than` s ago and never ended left behind; files.
+
+    Never anything that a cold key names, nor another store's, nor what has a name that this
+    package does not give. `older_than` below MOVE_LIMIT is safe only while nobody moves anything.
+    """
+    clock = await read_clock(control, prefix)
+    files = archive.list(clock.store)
+    removed = 0
+    while batch := await asyncio.to_thread(_take, files, _BATCH):
+        old = [
+            (file.name, stored)
+            for file in batch
+            if (stored := parse_name(prefix, file.name)) is not None
+            and clock.now - stored.generation.started >= older_than
+        ]
+        if not old:
+            continue
+        async with control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for _, stored in old:
+                pipeline.get(stored.names.cold_key(stored.ref))
+            colds = await pipeline.execute()
+        orphans = [
+            name
+            for (name, stored), cold in zip(old, colds, strict=True)
+            if _is_orphan(stored, cold)
+        ]
+        await asyncio.to_thread(archive.delete, orphans)
+        removed += len(orphans)
+    return removed
+
+
+async def check_archive(control: Control, prefix: str, archive: Archive) -> ArchiveReport:
+    """Read every archived object and prove that its cold key tells the truth.
+
+    Moves in progress meanwhile can show up as problems.
+    """
+    report = ArchiveReport()
+    frame = memoryview(bytearray(HEADER_BYTES + PART_BYTES))
+    async for keys in _scan(control, f"{prefix}:cold:*"):
+        async with control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.get(key)
+                pipeline.exists(target_beside(prefix, key, ranks=1).pins)
+            replies = await pipeline.execute()
+        for key, cold, pinned in zip(keys, replies[::2], replies[1::2], strict=True):
+            if cold is None:  # moved back meanwhile
+                continue
+            if not pinned:
+                report.problems.append(f"{key.decode()}: archived, but held by nobody")
+            try:
+                await asyncio.to_thread(_check_cold, prefix, archive, key, cold, frame, report)
+            except CorruptObject as error:
+                report.problems.append(f"{key.decode()}: {error}")
+    return report
+
+
+def _check_cold(
+    prefix: str,
+    archive: Archive,
+    key: bytes,
+    cold: bytes,
+    frame: memoryview,
+    report: ArchiveReport,
+) -> None:
+    generation = Generation.parse(cold)
+    target = target_beside(prefix, key, ranks=generation.ranks)
+    for names in target.names:
+        size = archive.get_into(object_name(names, target.ref, generation), frame)
+        if size is None:
+            raise CorruptObject(f"the archive has lost it (rank {names.rank}).")
+        if not HEADER_BYTES <= size <= len(frame):
+            raise CorruptObject(f"it has {size} bytes (rank {names.rank}).")
+        header, payload = frame[:HEADER_BYTES], frame[HEADER_BYTES:size]
+        check_value(header, payload, names=names, ref=target.ref, decoded_bytes=None)
+        report.bytes += size
+    report.objects += 1
+
+
+def _is_orphan(stored: StoredName, cold: bytes | None) -> bool:
+    return stored.partial or cold is None or cold != str(stored.generation).encode()
+
+
+def _condemned(member: bytes) -> tuple[Generation, int]:
+    """A generation and when it was condemned (0: by letting go of what nobody held)."""
+    text, _, at = member.partition(b"@")
+    return Generation.parse(text), int(at or 0)
+
+
+def _condemned_at(member: bytes) -> int:
+    generation, at = _condemned(member)
+    return max(generation.started, at)
+
+
+def _take(files: Iterator[StoredFile], count: int) -> list[StoredFile]:
+    return list(islice(files, count))
+
+
+async def _scan(control: Control, pattern: str) -> AsyncIterator[list[bytes]]:
+    async with control.guard() as client:
+        batch: list[bytes] = []
+        async for key in client.scan_iter(pattern, count=1000):
+            batch.append(key)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+__all__: Sequence[str] = (
+    "ArchiveReport", "check_archive", "collect_condemned", "collect_orphans",
+)  # fmt: skip

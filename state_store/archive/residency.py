@@ -1,0 +1,54 @@
+"""Where a snapshot's bytes are, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from state_store.archive.targets import Target, look
+from state_store.connection import Control
+from state_store.layout import ObjectNames, ObjectRef
+from state_store.records import Snapshot
+
+Residency = Literal["stored", "archived", "lost"]
+
+_PAGES = 64  # that are looked at
+
+
+async def residency(control: Control, prefix: str, history: Sequence[Snapshot]) -> Residency:
+    """Where what a resume at the end of `history` (root first) needs is.
+
+    `stored`:   in Redis
+    `archived`: some of it only in the archive, all of it there or in Redis
+    `lost`:     some of it nowhere, or nothing was stored: it is computed again from its tokens
+
+    Looked at are all parts of the state at the boundary and at most _PAGES pages, evenly spaced
+    from first to last, in one round trip and without reading a byte: moves take whole histories,
+    so pages next to each other share their fate. A load checks every page and every byte.
+    """
+    targets = _sample(prefix, history)
+    if not targets:
+        return "lost"
+    archived = False
+    for target, found in zip(targets, await look(control, targets), strict=True):
+        if found.present < len(target.names):
+            if found.cold is None:
+                return "lost"
+            archived = True
+    return "archived" if archived else "stored"
+
+
+def _sample(prefix: str, history: Sequence[Snapshot]) -> list[Target]:
+    head = history[-1] if history else None
+    if head is None or head.boundary_hash is None:
+        return []
+    pages: list[ObjectRef] = []
+    for snapshot in reversed(history):  # pages under another fingerprint are of no use to it
+        if snapshot.fingerprint_id != head.fingerprint_id:
+            break
+        pages += snapshot.refs("kv", snapshot.page_chain[::-1])
+    count = min(len(pages), _PAGES)
+    spaced = [pages[i * (len(pages) - 1) // max(count - 1, 1)] for i in range(count)]
+    names = tuple(ObjectNames(prefix, head.fingerprint_id, rank) for rank in range(head.ranks))
+    refs = [*head.refs("state", [head.boundary_hash]), *spaced]
+    return [Target(ref, names, head.part_bytes(ref)) for ref in refs]

@@ -1,0 +1,234 @@
+"""One pass of moving sessions out of Redis, by a policy.
+
+Sessions are taken from each tenant's list of last uses. One whose bytes have all left is taken
+off that list, and is on it again when it is next used: a sweep costs what there is to move.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from state_store.archive.archivist import Archivist, Moved
+from state_store.archive.clock import read_clock
+from state_store.archive.policy import ArchivePolicy
+from state_store.archive.targets import look, targets_of
+from state_store.connection import Control
+from state_store.errors import InvalidPolicy, NotFound
+from state_store.layout import LineageKeys, TenantKeys, lineage_of
+from state_store.records import Snapshot
+
+Reason = Literal["idle", "quota", "memory"]
+
+_CLAIM = 600  # seconds that a sweeper which died keeps others from a session
+_LISTED = 1000  # sessions of one tenant that one sweep moves at most, the idlest
+
+
+class Histories(Protocol):
+    """The part of `store.StateStore` that a sweep reads."""
+
+    async def ancestors(self, snapshot_id: str) -> list[Snapshot]: ...
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One session, and why it was moved."""
+
+    session_id: str
+    tenant: str
+    reason: Reason
+    moved: Moved
+
+
+@dataclass
+class SweepReport:
+    """sessions: in the order in which they were moved; claimed: left to another sweeper"""
+
+    sessions: list[Swept] = field(default_factory=list)
+    claimed: int = 0
+
+    @property
+    def objects(self) -> int:
+        return sum(swept.moved.objects for swept in self.sessions)
+
+    @property
+    def bytes(self) -> int:
+        return sum(swept.moved.bytes for swept in self.sessions)
+
+
+@dataclass(frozen=True)
+class _Idler:
+    used: float  # unix time
+    tenant: str
+    session_id: str
+
+
+async def sweep(
+    control: Control, prefix: str, histories: Histories, archivist: Archivist, policy: ArchivePolicy
+) -> SweepReport:
+    """Move sessions out, the idlest first, for as long as the policy gives a reason.
+
+    A session that is leased, and what another session of its lineage has in use, stays. Any
+    number of processes may sweep at the same time. Raises as `Archivist.move_out`; then the
+    sessions before are moved. Raises InvalidPolicy for a fraction of a `maxmemory` that is not set.
+    """
+    return await _Sweep(control, prefix, histories, archivist, policy).run()
+
+
+class _Sweep:
+    def __init__(
+        self,
+        control: Control,
+        prefix: str,
+        histories: Histories,
+        archivist: Archivist,
+        policy: ArchivePolicy,
+    ) -> None:
+        self._control = control
+        self._prefix = prefix
+        self._histories = histories
+        self._archivist = archivist
+        self._policy = policy
+        self._report = SweepReport()
+        self._now = 0.0
+        self._used: dict[str, dict[str, float]] = {}  # tenant -> session id -> last use
+        self._resident: dict[str, int] = {}  # tenant -> bytes in Redis, for those over quota
+
+    async def run(self) -> SweepReport:
+        self._now = (await read_clock(self._control, self._prefix)).now
+        idlers = await self._list()
+        excess = await self._excess_memory()
+        if self._policy.tenant_quota_bytes is not None:
+            for tenant in self._used:
+                self._resident[tenant] = await self._resident_bytes(tenant)
+        for idler in sorted(idlers, key=lambda one: one.used):
+            reason = self._reason(idler, excess - self._report.bytes)
+            if reason is not None:
+                await self._claim_and_move(idler, reason)
+        return self._report
+
+    def _reason(self, idler: _Idler, excess: float) -> Reason | None:
+        policy = self._policy
+        if policy.idle is not None and self._now - idler.used >= policy.idle:
+            return "idle"
+        quota = policy.tenant_quota_bytes
+        if quota is not None and self._resident[idler.tenant] > quota:
+            return "quota"
+        return "memory" if excess > 0 else None
+
+    async def _list(self) -> list[_Idler]:
+        """The idlest sessions of every tenant that were not used just now."""
+        found: list[_Idler] = []
+        async with self._control.guard() as client:
+            pattern = f"{self._prefix}:{{tenant:*}}:used"
+            keys = [key.decode() async for key in client.scan_iter(pattern, count=1000)]
+            for key in keys:
+                tenant = key.removeprefix(f"{self._prefix}:{{tenant:").removesuffix("}:used")
+                listed = await client.zrange(key, 0, -1, withscores=True)
+                self._used[tenant] = {raw.decode(): used for raw, used in listed}
+                found += [
+                    _Idler(used, tenant, raw.decode())
+                    for raw, used in listed[:_LISTED]
+                    if self._now - used >= self._policy.spare
+                ]
+        return found
+
+    async def _excess_memory(self) -> float:
+        """Bytes to move so that Redis is below the low watermark; 0 if it is not over the high."""
+        high, low = self._policy.memory_high, self._policy.memory_low
+        if high is None or low is None:
+            return 0
+        used, limit = await self._memory()
+        if isinstance(high, float):
+            if limit == 0:
+                raise InvalidPolicy(
+                    "memory_high is a fraction of `maxmemory`, which the server has not set; set "
+                    "it, or give memory_high and memory_low in bytes."
+                )
+            high, low = high * limit, low * limit
+        return used - low if used > high else 0
+
+    async def _memory(self) -> tuple[int, int]:
+        """Bytes used and allowed (0: without limit), over all masters."""
+        async with self._control.guard() as client:
+            if hasattr(client, "get_primaries"):  # a cluster
+                replies = await client.info("memory", target_nodes="primaries")
+                infos = list(replies.values())
+            else:
+                infos = [await client.info("memory")]
+        return sum(i["used_memory"] for i in infos), sum(i["maxmemory"] for i in infos)
+
+    async def _resident_bytes(self, tenant: str) -> int:
+        """Bytes that the objects of a tenant's sessions take up in Redis, each counted once."""
+        seen: set[bytes] = set()
+        total = 0
+        for session_id in self._used[tenant]:
+            targets = [
+                target
+                for target in targets_of(self._prefix, await self._history(session_id))
+                if target.pins not in seen
+            ]
+            seen.update(target.pins for target in targets)
+            for target, found in zip(targets, await look(self._control, targets), strict=True):
+                total += found.present * target.decoded_bytes
+        return total
+
+    async def _claim_and_move(self, idler: _Idler, reason: Reason) -> None:
+        keys = LineageKeys(self._prefix, lineage_of(idler.session_id))
+        claim, nonce = f"{keys.lease(idler.session_id)}:sweep", secrets.token_hex(8)
+        async with self._control.guard() as client:
+            if await client.exists(keys.lease(idler.session_id)):
+                return
+        if not await self._control.run("claim", [claim], nonce, _CLAIM * 1000):
+            self._report.claimed += 1
+            return
+        try:
+            moved = await self._move(idler, reason)
+        finally:
+            await self._control.run("claim", [claim], nonce, 0)
+        self._report.sessions.append(Swept(idler.session_id, idler.tenant, reason, moved))
+        if idler.tenant in self._resident:
+            self._resident[idler.tenant] -= moved.bytes
+
+    async def _move(self, idler: _Idler, reason: Reason) -> Moved:
+        idle = self._policy.idle if reason == "idle" and self._policy.idle else self._policy.spare
+        history = await self._history(idler.session_id)
+        in_use = await self._in_use(idler, idle)
+        free = [snapshot for snapshot in history if snapshot.id not in in_use]
+        moved = await self._archivist.move_out(free, idle=idle)
+        moved.busy += sum(len(snapshot.objects) for snapshot in history if snapshot.id in in_use)
+        if not moved.busy and not moved.left:
+            used = TenantKeys(self._prefix, idler.tenant).used
+            await self._control.run("shelve", [used], idler.session_id, repr(idler.used))
+        return moved
+
+    async def _in_use(self, idler: _Idler, idle: float) -> set[str]:
+        """Snapshots that sessions of the same lineage used within `idle` s reach."""
+        keys = LineageKeys(self._prefix, lineage_of(idler.session_id))
+        async with self._control.guard() as client:
+            kin = {raw.decode() for raw in await client.smembers(keys.sessions)}
+        kin.discard(idler.session_id)
+        used = self._used[idler.tenant]
+        reached: set[str] = set()
+        for session_id in kin:
+            async with self._control.guard() as client:
+                leased = await client.exists(keys.lease(session_id))
+            if leased or self._now - used.get(session_id, 0.0) < idle:
+                reached.update(snapshot.id for snapshot in await self._history(session_id))
+        return reached
+
+    async def _history(self, session_id: str) -> list[Snapshot]:
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        async with self._control.guard() as client:
+            head = await client.hget(keys.session(session_id), "head")
+        if not head:
+            return []
+        try:
+            return await self._histories.ancestors(head.decode())
+        except NotFound:  # deleted meanwhile
+            return []
+
+
+__all__: Sequence[str] = ("Reason", "SweepReport", "Swept", "sweep")
