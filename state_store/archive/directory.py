@@ -18,7 +18,15 @@ from state_store.archive.names import PART_SUFFIX
 from state_store.errors import ArchiveRefused, ArchiveUnavailable
 from state_store.objects import Value
 
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+_REFUSALS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 class Directory(Archive):
