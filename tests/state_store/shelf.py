@@ -163,8 +163,8 @@ class Shelf:
         cold = set()
         targets = self.targets(*held)
         for target in targets:
-            values = [value_of(n, target.ref)[HEADER_BYTES:] for n in target.names]
-            assert self.load(target) in (values, [value[::-1] for value in values])
+            for names, loaded in zip(target.names, self.load(target), strict=True):
+                assert loaded in [value_of(names, target.ref, v)[HEADER_BYTES:] for v in (0, 1)]
             if generation := self.raw.get(target.cold):
                 cold.add(generation.decode())
             else:

@@ -396,6 +396,22 @@ async def test_a_script_that_arrives_late_cannot_name_what_was_condemned(shelf):
     await shelf.check(snapshot)
 
 
+async def test_a_script_about_another_generation_changes_nothing(shelf):
+    snapshot = shelf.snapshot()
+    await shelf.archivist.move_out([snapshot])
+    target = shelf.targets(snapshot)[0]
+    cold = Generation.parse(shelf.raw.get(target.cold))
+    shelf.write(target)
+    headers = [value_of(names, target.ref)[:128] for names in target.names]
+    keys = [target.pins, target.cold, target.condemned, *target.objects]
+    other = Generation.new(cold.store, RANKS, cold.started)
+    assert await shelf.control.run("chill", keys, str(other), 0, 1 << 40, *headers) == b"cold"
+    assert await shelf.control.run("warm", keys, str(other), *headers) == b"moved"
+    assert shelf.raw.get(target.cold) == str(cold).encode()
+    assert shelf.raw.exists(*target.objects) == RANKS
+    assert not shelf.raw.exists(target.condemned)
+
+
 async def test_what_was_brought_back_is_kept_a_while_for_a_server_that_forgets_it(shelf):
     snapshot = shelf.snapshot()
     await shelf.archivist.move_out([snapshot])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 import httpx
 import pytest
@@ -139,7 +140,7 @@ def test_a_file_and_every_folder_to_it_are_synced_before_it_counts(tmp_path, mon
 
     def note(file):
         fsync(file)
-        synced.append(os.readlink(f"/proc/self/fd/{file}").removeprefix(str(tmp_path)))
+        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()).removeprefix(str(tmp_path)))
 
     monkeypatch.setattr(os, "fsync", note)
     archive.put("a/b/c", memoryview(b"x"))
