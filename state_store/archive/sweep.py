@@ -7,14 +7,15 @@ off that list, and is on it again when it is next used: a sweep costs what there
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, Protocol
 
 from state_store.archive.archivist import Archivist, Moved
 from state_store.archive.clock import read_clock
 from state_store.archive.policy import ArchivePolicy
-from state_store.archive.targets import look, targets_of
+from state_store.archive.targets import Target, look, targets_of
 from state_store.connection import Control
 from state_store.errors import InvalidPolicy, NotFound
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
@@ -23,6 +24,7 @@ from state_store.records import Snapshot
 Reason = Literal["idle", "quota", "memory"]
 
 _CLAIM = 600  # seconds that a sweeper which died keeps others from a session
+_BATCH = 256  # objects looked at in one round trip
 _LISTED = 1000  # sessions of one tenant that one sweep moves at most, the idlest
 
 
@@ -102,7 +104,7 @@ class _Sweep:
         excess = await self._excess_memory()
         if self._policy.tenant_quota_bytes is not None:
             for tenant in self._used:
-                self._resident[tenant] = await self._resident_bytes(tenant)
+                self._resident[tenant] = await self._tenant_bytes(tenant)
         for idler in sorted(idlers, key=lambda one: one.used):
             reason = self._reason(idler, excess - self._report.bytes)
             if reason is not None:
@@ -160,18 +162,22 @@ class _Sweep:
                 infos = [await client.info("memory")]
         return sum(i["used_memory"] for i in infos), sum(i["maxmemory"] for i in infos)
 
-    async def _resident_bytes(self, tenant: str) -> int:
-        """Bytes that the objects of a tenant's sessions take up in Redis, each counted once."""
+    async def _tenant_bytes(self, tenant: str) -> int:
+        """Bytes of the objects in Redis that a tenant's sessions hold, each counted once."""
         seen: set[bytes] = set()
         total = 0
         for session_id in self._used[tenant]:
-            targets = [
-                target
-                for target in targets_of(self._prefix, await self._history(session_id))
-                if target.pins not in seen
-            ]
-            seen.update(target.pins for target in targets)
-            for target, found in zip(targets, await look(self._control, targets), strict=True):
+            history = await self._history(session_id)
+            new = [t for t in targets_of(self._prefix, history) if t.pins not in seen]
+            seen.update(target.pins for target in new)
+            total += await self._resident_bytes(new)
+        return total
+
+    async def _resident_bytes(self, targets: Iterable[Target]) -> int:
+        """As on the device: asking for their stored sizes would make the objects look used."""
+        total = 0
+        for batch in _batches(targets):
+            for target, found in zip(batch, await look(self._control, batch), strict=True):
                 total += found.present * target.decoded_bytes
         return total
 
@@ -189,15 +195,17 @@ class _Sweep:
         finally:
             await self._control.run("claim", [claim], nonce, 0)
         self._report.sessions.append(Swept(idler.session_id, idler.tenant, reason, moved))
-        if idler.tenant in self._resident:
-            self._resident[idler.tenant] -= moved.bytes
 
     async def _move(self, idler: _Idler, reason: Reason) -> Moved:
         idle = self._policy.idle if reason == "idle" and self._policy.idle else self._policy.spare
         history = await self._history(idler.session_id)
         in_use = await self._in_use(idler, idle)
         free = [snapshot for snapshot in history if snapshot.id not in in_use]
+        targets = list(targets_of(self._prefix, free)) if idler.tenant in self._resident else []
+        before = await self._resident_bytes(targets)
         moved = await self._archivist.move_out(free, idle=idle)
+        if targets:
+            self._resident[idler.tenant] -= before - await self._resident_bytes(targets)
         moved.busy += sum(len(snapshot.objects) for snapshot in history if snapshot.id in in_use)
         if not moved.busy and not moved.left:
             used = TenantKeys(self._prefix, idler.tenant).used
@@ -229,6 +237,12 @@ class _Sweep:
             return await self._histories.ancestors(head.decode())
         except NotFound:  # deleted meanwhile
             return []
+
+
+def _batches(targets: Iterable[Target]) -> Iterator[list[Target]]:
+    rest = iter(targets)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
 
 
 __all__: Sequence[str] = ("Reason", "SweepReport", "Swept", "sweep")

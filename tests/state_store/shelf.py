@@ -15,11 +15,20 @@ from writer import Trips
 from state_store.archive import ArchiveReader, open_archive
 from state_store.archive.archivist import Archivist, Moved
 from state_store.archive.collect import check_archive, collect_condemned, collect_orphans
+from state_store.archive.policy import ArchivePolicy
+from state_store.archive.sweep import SweepReport, sweep
 from state_store.archive.targets import Target, targets_of
 from state_store.codec import HEADER_BYTES, Frame, check, seal
 from state_store.connection import Control
 from state_store.errors import CorruptObject, StoreError
-from state_store.layout import ObjectNames, ObjectRef, new_lineage
+from state_store.layout import (
+    LineageKeys,
+    ObjectNames,
+    ObjectRef,
+    TenantKeys,
+    new_lineage,
+    new_session_id,
+)
 from state_store.objects import ObjectClient
 from state_store.records import Snapshot
 
@@ -40,7 +49,7 @@ class Shelf:
         self.raw = redis.Redis.from_url(url)
         self.control = Control(url, timeout=5.0)
         self.archivist = self.another()[0]
-        self._closing: list[Archivist] = []
+        self._histories: dict[str, list[Snapshot]] = {}
 
     def another(self) -> tuple[Archivist, Control]:
         """A second process on the same store and archive."""
@@ -86,6 +95,35 @@ class Shelf:
             self.write(target)
             assert self.pin(target, "one")
         return snapshot
+
+    def session(
+        self, *history: Snapshot, used: float, tenant: str = "default", lineage: str | None = None
+    ) -> str:
+        """A session with this history, root first, that was last used so many seconds ago."""
+        lineage = lineage or new_lineage()
+        session_id = new_session_id(lineage)
+        keys = LineageKeys(self.prefix, lineage)
+        if history:
+            self._histories[history[-1].id] = list(history)
+        self.raw.hset(keys.session(session_id), "head", history[-1].id if history else "")
+        self.raw.sadd(keys.sessions, session_id)
+        now = self.raw.time()[0]
+        self.raw.zadd(TenantKeys(self.prefix, tenant).used, {session_id: now - used})
+        return session_id
+
+    async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
+        return self._histories[snapshot_id]
+
+    async def sweep(self, **policy: float) -> SweepReport:
+        return await sweep(self.control, self.prefix, self, self.archivist, ArchivePolicy(**policy))
+
+    def listed(self, tenant: str = "default") -> set[str]:
+        """Sessions that may have bytes in Redis."""
+        used = TenantKeys(self.prefix, tenant).used
+        return {raw.decode() for raw in self.raw.zrange(used, 0, -1)}
+
+    def places(self, *history: Snapshot) -> set[str]:
+        return {self.place(target) for target in self.targets(*history)}
 
     def targets(self, *history: Snapshot) -> list[Target]:
         return list(targets_of(self.prefix, history))

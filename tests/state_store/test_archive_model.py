@@ -58,11 +58,11 @@ class Objects(RuleBasedStateMachine):
         client = archivist._client
         if death is not None:
             Steps(archivist).trips.crash_at = death
+        lost: tuple = ()
         try:
             await getattr(archivist, name)([self.snapshot])
-        except ArchivedObjectsLost as lost:
-            held = {t.ref for t, pins in zip(self.targets, self.pins, strict=True) if pins}
-            assert not held.intersection(lost.lost)
+        except ArchivedObjectsLost as error:
+            lost = error.lost
         except (StoreError, ConnectionError):
             assert death is not None
         finally:
@@ -70,6 +70,8 @@ class Objects(RuleBasedStateMachine):
             client.close()
             with contextlib.suppress(ConnectionError):
                 await control.close()
+        held = {t.ref for t, pins in zip(self.targets, self.pins, strict=True) if pins}
+        assert not held.intersection(lost)
 
     @rule(death=DEATHS)
     def move_out(self, death):
