@@ -6,7 +6,10 @@ import hashlib
 from functools import cached_property
 
 import msgpack
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from state_store.encodings.segments import PayloadLayout, Segment
+from state_store.layout import KINDS, Kind
 
 
 class Fingerprint(BaseModel):
@@ -29,6 +32,10 @@ class Fingerprint(BaseModel):
     """Bytes per page and rank, draft KV included."""
     state_payload_bytes: int
     """Bytes of one Mamba state per rank."""
+    kv_segments: tuple[Segment, ...]
+    """The tensors that a page is the concatenation of, per rank."""
+    state_segments: tuple[Segment, ...]
+    """The tensors that a state is the concatenation of, per rank."""
     tp_size: int
     draft: str
     """How the engine speculates: `mtp:<layers>` or `none`."""
@@ -36,6 +43,21 @@ class Fingerprint(BaseModel):
     """Whether pages are named over token pairs (engines that speculate) or single tokens."""
     engine: str
     """Engine and version of the layout that its pools are stored in."""
+
+    @model_validator(mode="after")
+    def _segments_make_up_the_payload(self) -> Fingerprint:
+        sizes = {"kv": self.kv_payload_bytes, "state": self.state_payload_bytes}
+        for kind in KINDS:
+            found = self.layout(kind).payload_bytes
+            if found != sizes[kind]:
+                raise ValueError(
+                    f"the {kind} segments have {found} bytes, the payload {sizes[kind]}"
+                )
+        return self
+
+    def layout(self, kind: Kind) -> PayloadLayout:
+        """What the bytes of one kind of payload are, for encoding and decoding them."""
+        return PayloadLayout(self.kv_segments if kind == "kv" else self.state_segments)
 
     @cached_property
     def id(self) -> str:

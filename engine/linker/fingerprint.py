@@ -9,7 +9,8 @@ from typing import Any
 
 import sglang
 
-from engine.linker.pools import DevicePools
+from engine.linker.pools import DevicePools, ObjectLayout
+from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
 
 _WHOLE = 64 << 20  # bytes; a larger weight file is sampled
@@ -36,6 +37,8 @@ def fingerprint_of(
         page_size=described.page_size,
         kv_payload_bytes=described.kv.payload_bytes,
         state_payload_bytes=described.state.payload_bytes,
+        kv_segments=_segments(described.kv),
+        state_segments=_segments(described.state),
         tp_size=rank_count,
         draft=f"mtp:{len(drafts)}" if drafts else "none",
         # `unified_tree_core.py`: a tree that holds Mamba states keys single tokens, even when
@@ -64,6 +67,10 @@ def weights_digest(folder: Path) -> str:
                 file.seek(size * sample // _SAMPLES)
                 digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def _segments(layout: ObjectLayout) -> tuple[Segment, ...]:
+    return tuple(Segment(segment.dtype, segment.row_bytes) for segment in layout.segments)
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -33,11 +33,13 @@ class Segment:
     layer:  transfer layer that must wait for these bytes
     rows:   uint8[n_rows, row_bytes] view of the device buffer; one row is one page or one slot
     offset: bytes from the start of the object's payload
+    dtype:  of the buffer's numbers
     """
 
     layer: int
     rows: torch.Tensor
     offset: int
+    dtype: str
 
     @property
     def row_bytes(self) -> int:
@@ -125,7 +127,8 @@ def describe_pools(params: Any) -> DevicePools:
         state=_layout([e for e in entries if e.name == PoolName.MAMBA]),
         num_layers=num_layers,
         page_size=page_size,
-        kv_dtype=_dtype(pool.k_buffer[0]),
+        # The buffers of both float8 formats are of dtype uint8; the pool knows which it is.
+        kv_dtype=str(pool.dtype).removeprefix("torch."),
         conv_dtype=_dtype(mamba.conv[0]),
         ssm_dtype=_dtype(mamba.temporal),
     )
@@ -145,19 +148,19 @@ def _full_attention_pool(kvcache: Any) -> Any:
 
 
 def _layout(entries: Sequence[Any]) -> ObjectLayout:
-    placed: list[tuple[int, torch.Tensor]] = []
+    placed: list[tuple[int, torch.Tensor, str]] = []
     for entry in entries:
         for layer, mapped in entry.layer_mapping.items():
             indices = [mapped] if isinstance(mapped, int) else list(mapped)
             placed.extend(
-                (layer, _byte_rows(component[index], entry.page_size))
+                (layer, _byte_rows(component[index], entry.page_size), _dtype(component[index]))
                 for component in entry.components
                 for index in indices
             )
     placed.sort(key=lambda item: item[0])  # stable: keeps the entry order within a layer
     segments, offset = [], 0
-    for layer, rows in placed:
-        segments.append(Segment(layer, rows, offset))
+    for layer, rows, dtype in placed:
+        segments.append(Segment(layer, rows, offset, dtype))
         offset += int(rows.shape[1])
     return ObjectLayout(tuple(segments))
 

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from state_store.codec import HEADER_BYTES, seal
+from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
 from state_store.identity import page_hashes
 from state_store.layout import KINDS, Kind, ObjectNames
@@ -19,9 +20,12 @@ RANKS = 2
 PAYLOAD: dict[Kind, int] = {"kv": 96, "state": 160}  # bytes
 TENANT = "default"
 FINGERPRINT = Fingerprint(
-    weights="w", architecture="a", tokenizer="t", kv_dtype="bf16", conv_dtype="bf16",
-    ssm_dtype="fp32", page_size=PAGE, kv_payload_bytes=PAYLOAD["kv"],
-    state_payload_bytes=PAYLOAD["state"], tp_size=RANKS, draft="none", bigram=False, engine="e",
+    weights="w", architecture="a", tokenizer="t", kv_dtype="bfloat16", conv_dtype="bfloat16",
+    ssm_dtype="float32", page_size=PAGE, kv_payload_bytes=PAYLOAD["kv"],
+    state_payload_bytes=PAYLOAD["state"],
+    kv_segments=(Segment("bfloat16", PAYLOAD["kv"]),),
+    state_segments=(Segment("float32", 128), Segment("bfloat16", PAYLOAD["state"] - 128)),
+    tp_size=RANKS, draft="none", bigram=False, engine="e",
 )  # fmt: skip
 
 
