@@ -17,6 +17,7 @@ from state_store.errors import CorruptObject
 from state_store.layout import PART_BYTES
 
 _BATCH = 256
+_READERS = 4
 
 
 @dataclass
@@ -110,7 +111,21 @@ async def check_archive(control: Control, prefix: str, archive: Archive) -> Arch
     Moves in progress meanwhile can show up as problems.
     """
     report = ArchiveReport()
-    frame = memoryview(bytearray(HEADER_BYTES + PART_BYTES))
+    frames: asyncio.Queue[memoryview] = asyncio.Queue()
+    for _ in range(_READERS):
+        frames.put_nowait(memoryview(bytearray(HEADER_BYTES + PART_BYTES)))
+
+    async def read(key: bytes, cold: bytes) -> None:
+        frame = await frames.get()
+        try:
+            size = await asyncio.to_thread(_check_cold, prefix, archive, key, cold, frame)
+            report.objects += 1
+            report.bytes += size
+        except CorruptObject as error:
+            report.problems.append(f"{key.decode()}: {error}")
+        finally:
+            frames.put_nowait(frame)
+
     async for keys in _scan(control, f"{prefix}:cold:*"):
         async with control.guard() as client:
             pipeline = client.pipeline(transaction=False)
@@ -118,28 +133,22 @@ async def check_archive(control: Control, prefix: str, archive: Archive) -> Arch
                 pipeline.get(key)
                 pipeline.exists(target_beside(prefix, key, ranks=1).pins)
             replies = await pipeline.execute()
+        cold_ones = []
         for key, cold, pinned in zip(keys, replies[::2], replies[1::2], strict=True):
             if cold is None:  # moved back meanwhile
                 continue
             if not pinned:
                 report.problems.append(f"{key.decode()}: archived, but held by nobody")
-            try:
-                await asyncio.to_thread(_check_cold, prefix, archive, key, cold, frame, report)
-            except CorruptObject as error:
-                report.problems.append(f"{key.decode()}: {error}")
+            cold_ones.append((key, cold))
+        await asyncio.gather(*(read(key, cold) for key, cold in cold_ones))
     return report
 
 
-def _check_cold(
-    prefix: str,
-    archive: Archive,
-    key: bytes,
-    cold: bytes,
-    frame: memoryview,
-    report: ArchiveReport,
-) -> None:
+def _check_cold(prefix: str, archive: Archive, key: bytes, cold: bytes, frame: memoryview) -> int:
+    """Bytes on all ranks. Raises CorruptObject."""
     generation = Generation.parse(cold)
     target = target_beside(prefix, key, ranks=generation.ranks)
+    total = 0
     for names in target.names:
         size = archive.get_into(object_name(names, target.ref, generation), frame)
         if size is None:
@@ -148,8 +157,8 @@ def _check_cold(
             raise CorruptObject(f"it has {size} bytes (rank {names.rank}).")
         header, payload = frame[:HEADER_BYTES], frame[HEADER_BYTES:size]
         check_value(header, payload, names=names, ref=target.ref, decoded_bytes=None)
-        report.bytes += size
-    report.objects += 1
+        total += size
+    return total
 
 
 def _is_orphan(stored: StoredName, cold: bytes | None) -> bool:

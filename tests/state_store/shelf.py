@@ -40,11 +40,11 @@ FINGERPRINT = "ab" * 16
 class Shelf:
     """One store prefix with an archive of its own. `client` stands for the engines."""
 
-    def __init__(self, url: str, folder: Path, *, prefix: str | None = None) -> None:
-        self.prefix = prefix or f"t{secrets.token_hex(4)}"
+    def __init__(self, url: str, folder: Path, *, archive_url: str | None = None) -> None:
+        self.prefix = f"t{secrets.token_hex(4)}"
         self.url = url
         self.folder = folder / self.prefix
-        self.archive = open_archive(f"file://{self.folder}")
+        self.archive = open_archive(archive_url or f"file://{self.folder}")
         self.client = ObjectClient(url, timeout=5.0)
         self.raw = redis.Redis.from_url(url)
         self.control = Control(url, timeout=5.0)
@@ -123,7 +123,8 @@ class Shelf:
         return {raw.decode() for raw in self.raw.zrange(used, 0, -1)}
 
     def places(self, *history: Snapshot) -> set[str]:
-        return {self.place(target) for target in self.targets(*history)}
+        files = self.files()
+        return {self.place(target, files) for target in self.targets(*history)}
 
     def targets(self, *history: Snapshot) -> list[Target]:
         return list(targets_of(self.prefix, history))
@@ -179,14 +180,15 @@ class Shelf:
             str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()
         )
 
-    def place(self, target: Target) -> str:
+    def place(self, target: Target, files: Sequence[str] | None = None) -> str:
         """`stored`, `archived`, or what is wrong with the object."""
+        files = self.files() if files is None else files
         present = [bool(self.raw.exists(key)) for key in target.objects]
         cold = self.raw.get(target.cold)
         if cold is not None:
-            files = [name for name in self.files() if name.endswith(f".{cold.decode()}")]
-            whole = len(files) == RANKS
-            return "archived" if whole and not any(present) else f"{present}, {files}"
+            mine = [name for name in files if name.endswith(f".{cold.decode()}")]
+            whole = len(mine) == RANKS
+            return "archived" if whole and not any(present) else f"{present}, {mine}"
         lasting = [self.raw.ttl(key) == -1 for key in target.objects]
         return "stored" if all(present) and all(lasting) else f"{present}, lasting {lasting}"
 

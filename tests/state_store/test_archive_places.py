@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 from moto.server import ThreadedMotoServer
+from shelf import RANKS, Shelf, value_of
 
 from state_store.archive import ArchiveReader, bucket, open_archive
+from state_store.archive.collect import check_archive
 from state_store.archive.names import Generation, object_name, parse_name
 from state_store.errors import ArchiveRefused, ArchiveUnavailable, CorruptObject
 from state_store.layout import ObjectNames, ObjectRef
@@ -183,6 +185,23 @@ def test_a_bucket_that_does_not_answer_is_unavailable(bucket_url, monkeypatch):
     archive = open_archive("s3://bucket/path?endpoint=http://127.0.0.1:9&region=r")
     with pytest.raises(ArchiveUnavailable, match="does not answer"):
         archive.put("a", memoryview(b"x"))
+
+
+async def test_sessions_move_out_to_a_bucket_and_back(server, tmp_path, bucket_url):
+    shelf = Shelf(server.url, tmp_path, archive_url=bucket_url)
+    snapshot = shelf.snapshot(pages=3)
+    assert (await shelf.archivist.move_out([snapshot])).objects == 4
+    assert len(list(shelf.archive.list(""))) == 4 * RANKS
+    for target in shelf.targets(snapshot):
+        assert not shelf.raw.exists(*target.objects)
+        assert shelf.load(target) == [value_of(n, target.ref)[128:] for n in target.names]
+    report = await check_archive(shelf.control, shelf.prefix, shelf.archive)
+    assert (report.objects, report.problems) == (4, [])
+    assert (await shelf.archivist.bring_back([snapshot])).objects == 4
+    await shelf.settle()
+    assert list(shelf.archive.list("")) == []
+    await shelf.check(snapshot)
+    await shelf.close()
 
 
 @pytest.mark.parametrize(
