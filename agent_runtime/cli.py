@@ -14,7 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent_runtime import demo, doctor_command, plan_command, profiles_command, server
+from agent_runtime import (
+    bench_command,
+    demo,
+    doctor_command,
+    plan_command,
+    profiles_command,
+    server,
+)
 from agent_runtime.errors import TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
@@ -94,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     profiles_command.add_to(commands)
     plan_command.add_to(commands)
     doctor_command.add_to(commands, _DATA)
+    bench_command.add_to(commands)
     return parser
 
 

@@ -88,22 +88,29 @@ class Reading:
 
     def clear_state(self) -> Reading:
         """Zeroes convolution and SSM state; keys and values stay."""
-        for state in self._states():
+        for state in self.states():
             state.zero_()
         return self
 
     def take_state(self, other: Reading) -> Reading:
         """Copies convolution and SSM state from another conversation; keys and values stay."""
-        for own, foreign in zip(self._states(), other._states(), strict=True):
+        for own, foreign in zip(self.states(), other.states(), strict=True):
             own.copy_(foreign)
         return self
 
-    def _states(self) -> Iterator[Tensor]:
+    def states(self) -> Iterator[Tensor]:
+        """Convolution and SSM state of each Mamba layer in turn; writing to them changes it."""
         for layer in self._cache.layers:
             # A layer that is no Mamba layer has a place in the cache too, which stays empty.
             if hasattr(layer, "recurrent_states") and layer.recurrent_states[0] is not None:
                 yield layer.conv_states[0]
                 yield layer.recurrent_states[0]
+
+    def keys_and_values(self) -> Iterator[Tensor]:
+        """Those of each attention layer in turn, float32[1, heads, tokens, head size]; likewise."""
+        for layer in self._cache.layers:
+            if getattr(layer, "keys", None) is not None:
+                yield from (layer.keys, layer.values)
 
     def _forward(self, ids: Tensor) -> Tensor:
         with torch.no_grad():

@@ -37,7 +37,8 @@ ECONOMIES = {
         Economy("kv-fp8", Encoding.FP8, Encoding.RAW),
         Economy("kv-int8", Encoding.INT8, Encoding.RAW),
         Economy("state-int8", Encoding.RAW, Encoding.INT8),
-        Economy("compact", Encoding.FP8, Encoding.INT8),
+        # int8 for both: as small as fp8, quicker, and several times closer to the exact logits.
+        Economy("compact", Encoding.INT8, Encoding.INT8),
     )
 }
 

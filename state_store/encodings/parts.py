@@ -1,8 +1,8 @@
 """Encoding and decoding the part of a payload that one object holds.
 
-Segment by segment: whole blocks in chunks (see `blocks.py`), then what is left of the segment and
-all bytes of other dtypes as they are. Nothing but the layout and the encoding says where a chunk
-lies, so the stored bytes carry no table:
+Segment by segment, or several of one dtype at once: whole blocks in chunks (see `blocks.py`), then
+what is left of the segment and all bytes of other dtypes as they are. Nothing but the layout and
+the encoding says where a chunk lies, so the stored bytes carry no table:
 
     raw     [ numbers      ][ numbers      ][rest][ other dtype ]
     stored  [scales|codes][scales|codes][rest][ other dtype ]
@@ -144,7 +144,7 @@ def _plan(segments: tuple[Segment, ...], encoding: Encoding) -> _Plan:
 
 def _cut(segments: tuple[Segment, ...], encoding: Encoding) -> Iterator[tuple[str, int, int]]:
     """(dtype, raw bytes, stored bytes) of each piece."""
-    for dtype, size in segments:
+    for dtype, size in _runs(segments):
         width = number_bytes(dtype)
         left = size
         if encoding is not Encoding.RAW and width is not None:
@@ -154,6 +154,22 @@ def _cut(segments: tuple[Segment, ...], encoding: Encoding) -> Iterator[tuple[st
         while opaque := min(left, CHUNK):
             yield OPAQUE, opaque, opaque
             left -= opaque
+
+
+def _runs(segments: tuple[Segment, ...]) -> Iterator[Segment]:
+    """Neighbours of one dtype as one where no block would reach across their border.
+
+    A tensor's share of a page is a few thousand numbers; larger chunks encode three times as fast.
+    """
+    run = Segment(OPAQUE, 0)
+    for dtype, size in segments:
+        width = number_bytes(dtype)
+        if dtype == run.dtype and width is not None and run.bytes % (BLOCK * width) == 0:
+            run = Segment(dtype, run.bytes + size)
+        else:
+            yield run
+            run = Segment(dtype, size)
+    yield run
 
 
 def _same_memory(one: Bytes, other: Bytes) -> bool:
