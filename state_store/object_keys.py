@@ -1,13 +1,14 @@
 """Keys of an encrypted tenant's objects: their seeds in the store, agreed upon by all writers.
 
 Each object has a seed (`ObjectNames.seed_key`) from which all ranks' writers derive the one key:
-whoever comes first places it, and everybody, also the first, then takes what is there. A seed
-must never go before its object does: an object left behind would stand in the way of writers, who
-store only what is not there, and nobody could read it. Hence
+whoever comes first places it, and everybody else takes what is there. A seed must not go before
+its object does: an object left behind would stand in the way of writers, who store only what is
+not there, and nobody could read it. Hence
 
 - a seed is placed or refreshed before its object, and lives twice as long unless pinned;
 - a commit pins an object only if its seed is there and each rank's header carries the seed's
-  first bytes (its key id), and else counts it as missing;
+  first bytes (its key id); else the object counts as missing and, if nothing pins it, is removed
+  for writers to store it again, as when it was written while its seed was shredded;
 - who lets go of an object's last pin deletes it and its seed in one step.
 """
 
@@ -15,31 +16,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
 
 from state_store.cipher import ObjectKey
 from state_store.errors import CorruptObject, InvalidKey, StoreRefused
 from state_store.layout import ObjectNames, ObjectRef
+from state_store.objects import ObjectClient
 from state_store.vault import TenantKey, new_object_seed
 
 logger = logging.getLogger(__name__)
 
 _SEED_LIFE = 2  # times its object's: they are written within the time that the object then lives
 _ATTEMPTS = 3
-
-
-class SeedClient(Protocol):
-    """The part of `objects.ObjectClient` that moves small values, in batches."""
-
-    def get_small(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
-
-    def set_small_nx(self, items: Sequence[tuple[bytes, bytes]], *, ttl: int) -> object:
-        """Existing values stay as they are, with at least `ttl` seconds to live."""
-        ...
-
-    def exists(self, keys: Sequence[bytes]) -> list[bool]: ...
-
-    def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]: ...
 
 
 class ObjectKeys:
@@ -49,7 +36,7 @@ class ObjectKeys:
     it refuses; all may simply be repeated.
     """
 
-    def __init__(self, client: SeedClient, names: ObjectNames, tenant_key: TenantKey) -> None:
+    def __init__(self, client: ObjectClient, names: ObjectNames, tenant_key: TenantKey) -> None:
         self._client = client
         self._names = names
         self._tenant_key = tenant_key
@@ -64,10 +51,10 @@ class ObjectKeys:
         for _ in range(_ATTEMPTS):
             seeds.update(self._agree(wanted, ttl))
             wanted = [ref for ref in wanted if ref not in seeds]
-            if not wanted:  # else they expired, or were shredded, between the two steps
+            if not wanted:  # else they expired, or were shredded, between the two round trips
                 return [self._key(ref, seeds[ref]) for ref in refs]
         raise StoreRefused(
-            f"seeds of {len(wanted)} objects were gone right after they were placed; nothing was "
+            f"seeds of {len(wanted)} objects were gone right after they were found; nothing was "
             "stored under them. Does the server evict keys? Set maxmemory-policy noeviction."
         )
 
@@ -92,10 +79,17 @@ class ObjectKeys:
         return self._client.touch(self._seed_keys(refs), ttl=_SEED_LIFE * ttl)
 
     def _agree(self, refs: Sequence[ObjectRef], ttl: int) -> dict[ObjectRef, bytes]:
-        keys = self._seed_keys(refs)
-        self._client.set_small_nx([(key, new_object_seed()) for key in keys], ttl=_SEED_LIFE * ttl)
-        placed = zip(refs, self._client.get_small(keys), strict=True)
-        return {ref: seed for ref, seed in placed if seed is not None}
+        """Seeds that are in the store; one round trip for new objects, two for others."""
+        ours = [(self._names.seed_key(ref), new_object_seed()) for ref in refs]
+        placed = self._client.set_small_nx(ours, ttl=_SEED_LIFE * ttl)
+        seeds = {ref: seed for ref, (_, seed), new in zip(refs, ours, placed, strict=True) if new}
+        others = [ref for ref in refs if ref not in seeds]
+        if others:
+            theirs = self._client.get_small(self._seed_keys(others))
+            seeds.update(
+                (r, seed) for r, seed in zip(others, theirs, strict=True) if seed is not None
+            )
+        return seeds
 
     def _key(self, ref: ObjectRef, seed: bytes) -> ObjectKey:
         try:
