@@ -160,7 +160,7 @@ class Dispatcher:
         return again
 
     def _shares(self, tasks: Sequence[Task], again: _Again) -> list[_Share]:
-        """Every node's tasks, cut into as many runs of equal bytes as there are connections."""
+        """Who does what in this round; tasks whose node is not known go to `again`."""
         by_node: dict[tuple[Node, bool], list[Task]] = {}
         for task in tasks:
             asked, task.asked = task.asked, None
@@ -173,15 +173,20 @@ class Dispatcher:
             by_node.setdefault((node, asked is not None), []).append(task)
         shares: list[_Share] = []
         for (node, asking), members in by_node.items():
-            total = sum(task.payload_bytes for task in members)
-            count = max(1, min(self._connections, total // _SHARE_BYTES, len(members)))
-            before = 0
-            parts: list[list[Task]] = [[] for _ in range(count)]
-            for task in members:
-                parts[min(before * count // max(total, 1), count - 1)].append(task)
-                before += task.payload_bytes
+            parts = [members] if self._connections == 1 else self._cut(members)
             shares += [_Share(node, part, asking) for part in parts if part]
         return shares
+
+    def _cut(self, tasks: list[Task]) -> list[list[Task]]:
+        """Runs of about equal bytes, one for each connection that is worth its while."""
+        total = sum(task.payload_bytes for task in tasks)
+        count = max(1, min(self._connections, total // _SHARE_BYTES))
+        parts: list[list[Task]] = [[] for _ in range(count)]
+        before = 0
+        for task in tasks:
+            parts[min(before * count // max(total, 1), count - 1)].append(task)
+            before += task.payload_bytes
+        return parts
 
     def _run(self, shares: Sequence[_Share]) -> None:
         others: list[Future[None]] = []

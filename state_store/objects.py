@@ -8,7 +8,7 @@ from typing import cast
 
 from state_store.dispatch import Dispatcher, Task
 from state_store.errors import StoreRefused
-from state_store.resp import Refusal, Reply, Request
+from state_store.resp import Pieces, Refusal, Reply, Request
 from state_store.routing import router_for
 
 Value = memoryview | Sequence[memoryview]
@@ -53,12 +53,7 @@ class ObjectClient:
 
     def replace(self, items: Sequence[tuple[bytes, Value]], *, ttl: int) -> None:
         """Overwrite objects that were found corrupt; pins and expiry stay as they are."""
-        self._run(
-            [
-                (key, (Request((b"SET", key, _pieces(value), b"XX", b"KEEPTTL")),))
-                for key, value in items
-            ]
-        )
+        self._run([(key, (_replace(key, _pieces(value)),)) for key, value in items])
         self.put(items, ttl=ttl)
 
     def get_into(self, items: Sequence[tuple[bytes, Value]]) -> list[int | None]:
@@ -67,9 +62,7 @@ class ObjectClient:
         A value that is larger than its buffers together is skipped: they hold garbage then, as
         they do past the end of a smaller one, and all of them when this raises.
         """
-        replies = self._run(
-            [(key, (Request((b"GET", key), into=_pieces(value)),)) for key, value in items]
-        )
+        replies = self._run([(key, (_get_into(key, _pieces(value)),)) for key, value in items])
         return [cast("int | None", reply) for (reply,) in replies]
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
@@ -115,8 +108,17 @@ class ObjectClient:
             return self._dispatcher
 
 
-def _put(key: bytes, value: bytes | Sequence[memoryview], ttl: int) -> tuple[Request, Request]:
-    return Request((b"SET", key, value, b"NX", b"EX", b"%d" % ttl)), _prolong(key, ttl)
+def _put(key: bytes, value: bytes | Pieces, ttl: int) -> tuple[Request, Request]:
+    words = (b"SET", key, value, b"NX", b"EX", b"%d" % ttl)
+    return Request(words, payload_bytes=_size(value)), _prolong(key, ttl)
+
+
+def _replace(key: bytes, value: Pieces) -> Request:
+    return Request((b"SET", key, value, b"XX", b"KEEPTTL"), payload_bytes=value.size)
+
+
+def _get_into(key: bytes, value: Pieces) -> Request:
+    return Request((b"GET", key), into=value, payload_bytes=value.size)
 
 
 def _prolong(key: bytes, ttl: int) -> Request:
@@ -127,6 +129,11 @@ def _exists(key: bytes) -> Request:
     return Request((b"EXISTS", key))
 
 
-def _pieces(value: Value) -> Sequence[memoryview]:
-    pieces = (value,) if isinstance(value, memoryview) else value
-    return [piece if piece.format == "B" else piece.cast("B") for piece in pieces]
+def _pieces(value: Value) -> Pieces:
+    views = [value] if isinstance(value, memoryview) else value
+    views = [view if view.format == "B" else view.cast("B") for view in views]
+    return Pieces(views, sum(map(len, views)))
+
+
+def _size(value: bytes | Pieces) -> int:
+    return len(value) if isinstance(value, bytes) else value.size

@@ -38,18 +38,21 @@ _VECTOR = 1024  # buffers in one system call (IOV_MAX)
 class Request(NamedTuple):
     """One command and where its answer goes.
 
-    arguments: small ones as bytes; a payload as its pieces, uint8 each, sent without a copy
-    into:      buffers, uint8 each, that a GET fills in turn; None: the reply is returned
+    arguments:     small ones as bytes; a payload as its pieces, sent without a copy
+    into:          buffers that a GET fills in turn; None: the reply is returned
+    payload_bytes: of what it puts on the wire, one way or the other, beside a few small words
     """
 
-    arguments: Sequence[bytes | Sequence[memoryview]]
-    into: Sequence[memoryview] | None = None
+    arguments: Sequence[bytes | Pieces]
+    into: Pieces | None = None
+    payload_bytes: int = 0
 
-    @property
-    def payload_bytes(self) -> int:
-        """What it puts on the wire, one way or the other, beside a few small words."""
-        pieces = [p for a in self.arguments if not isinstance(a, bytes) for p in a]
-        return sum(map(len, pieces)) + sum(map(len, self.into or ()))
+
+class Pieces(NamedTuple):
+    """One value in memory: its buffers in turn, uint8 each, and their bytes together."""
+
+    views: Sequence[memoryview]
+    size: int
 
 
 class Refusal(NamedTuple):
@@ -98,7 +101,6 @@ class BulkConnection:
         value that is larger than its buffers together is read to its end and thrown away; a
         smaller one fills them from the front.
         """
-        weights = [request.payload_bytes for request in requests]
         replies: list[Reply] = []
         sent = under_way = 0
         for done, request in enumerate(requests):
@@ -110,14 +112,15 @@ class BulkConnection:
                 while sent < len(requests) and (
                     sent == done
                     or (
-                        under_way + weights[sent] <= WINDOW_BYTES and sent - done < _WINDOW_REQUESTS
+                        under_way + requests[sent].payload_bytes <= WINDOW_BYTES
+                        and sent - done < _WINDOW_REQUESTS
                     )
                 ):
-                    under_way += weights[sent]
+                    under_way += requests[sent].payload_bytes
                     sent += 1
                 self._send(requests[first:sent])
             replies.append(self._reply(request.into))
-            under_way -= weights[done]
+            under_way -= request.payload_bytes
         return replies
 
     def _send(self, requests: Sequence[Request]) -> None:
@@ -129,9 +132,9 @@ class BulkConnection:
                 if isinstance(argument, bytes):
                     words.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
                 else:
-                    words.append(b"$%d\r\n" % sum(map(len, argument)))
+                    words.append(b"$%d\r\n" % argument.size)
                     vector.append(b"".join(words))
-                    vector += argument
+                    vector += argument.views
                     words = [b"\r\n"]
         vector.append(b"".join(words))
         try:
@@ -153,8 +156,8 @@ class BulkConnection:
                 count = self._socket.sendmsg(vector[at : at + _VECTOR])
             at = _advance(vector, at, count)
 
-    def _reply(self, into: Sequence[memoryview] | None) -> Reply:
-        large = into is not None and sum(map(len, into)) >= _LARGE_BYTES
+    def _reply(self, into: Pieces | None) -> Reply:
+        large = into is not None and into.size >= _LARGE_BYTES
         line = self._line(_LINE_BYTES if large else _LINE_BUFFER)
         kind, rest = line[:1], line[1:]
         if kind == b"-":
@@ -169,7 +172,7 @@ class BulkConnection:
             return int(rest)
         raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
 
-    def _value(self, size: int, into: Sequence[memoryview] | None) -> Reply:
+    def _value(self, size: int, into: Pieces | None) -> Reply:
         if into is None:
             if size > _SMALL_BYTES:
                 self._skip(size)
@@ -177,20 +180,22 @@ class BulkConnection:
             small = bytearray(size)
             self._receive_value([memoryview(small)])
             return bytes(small)
-        if size > sum(map(len, into)):
+        if size > into.size:
             self._skip(size)
-            return size
-        pieces, rest = [], size
-        for piece in into:
-            pieces.append(piece[:rest])
-            rest -= len(pieces[-1])
-        self._receive_value(pieces)
+        elif size == into.size:
+            self._receive_value(into.views)
+        else:
+            pieces, rest = [], size
+            for view in into.views:
+                pieces.append(view[:rest])
+                rest -= len(pieces[-1])
+            self._receive_value(pieces)
         return size
 
-    def _receive_value(self, pieces: list[memoryview]) -> None:
+    def _receive_value(self, views: Sequence[memoryview]) -> None:
         """A value and its line end: what is buffered, then the socket with no copy between."""
         line_end = bytearray(2)
-        pieces = [piece for piece in (*pieces, memoryview(line_end)) if piece]
+        pieces = [view for view in (*views, memoryview(line_end)) if view]
         at = 0
         while at < len(pieces) and self._start < self._end:
             count = min(len(pieces[at]), self._end - self._start)
