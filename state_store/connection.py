@@ -19,8 +19,8 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from state_store.address import public_url
 from state_store.errors import StoreRefused, StoreUnavailable
-from state_store.resp import public_url
 
 _SCRIPTS = Path(__file__).with_name("lua")
 

@@ -17,9 +17,9 @@ import msgpack
 import redis
 from redis.exceptions import RedisError
 
+from state_store.address import public_url
 from state_store.connection import Control
 from state_store.errors import EngineSilent, StoreUnavailable
-from state_store.resp import public_url
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import struct
@@ -268,13 +267,3 @@ def _advance(vector: list[memoryview], at: int, count: int) -> int:
     if count:
         vector[at] = vector[at][count:]
     return at
-
-
-def public_url(url: str) -> str:
-    """`url` without its password, for messages and logs."""
-    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
-    before, at, after = url.rpartition("@")
-    if not at:
-        return url
-    scheme, separator, user = before.partition("://")
-    return f"{scheme}{separator}{user.partition(':')[0]}:***@{after}"

@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import redis
 from redis.exceptions import RedisError, ResponseError
 
+from state_store.address import Address
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.nodes import Node, connected
-from state_store.resp import BulkConnection, public_url
+from state_store.resp import BulkConnection
 
 SLOTS = 16384
 
@@ -39,23 +39,21 @@ def key_slot(key: bytes) -> int:
 
 
 def router_for(url: str, *, timeout: float, connections: int) -> Router:
-    """The router for a store's URL. Connects to nothing yet; raises StoreUnavailable if `url`
-    is none."""
-    name = public_url(url)
-    try:
-        pool = redis.ConnectionPool.from_url(url)
-    except ValueError as error:  # its text may quote a piece of the password
-        raise StoreUnavailable(
-            f"{name!r} is not a Redis URL; use redis://, rediss:// or unix://."
-        ) from error
+    """The router for a store's URL. Connects to nothing yet; raises InvalidUrl."""
+    address = Address.parse(url)
+    kind, arguments = address.connection_class, address.connection_arguments
+    if address.topology == "cluster":
+        seeds = [Server(*node) for node in address.nodes]
+        return ClusterRouter(seeds, kind, arguments, timeout=timeout, connections=connections)
 
     def connect() -> BulkConnection:
-        connection = connected(
-            pool.connection_class, pool.connection_kwargs, name=name, timeout=timeout
-        )
+        place = {}
+        if address.topology == "sentinel":
+            place = Server(*address.master(timeout=timeout))._asdict()
+        connection = connected(kind, arguments | place, name=address.public, timeout=timeout)
         return BulkConnection(connection, timeout=timeout)
 
-    return SingleRouter(name, connect, connections=connections)
+    return SingleRouter(address.public, connect, connections=connections, patient=address.patient)
 
 
 class Router(ABC):

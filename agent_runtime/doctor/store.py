@@ -16,11 +16,11 @@ from redis.exceptions import RedisError, ResponseError
 from redis.sentinel import Sentinel
 
 from agent_runtime.doctor.findings import Finding, fail, ok, warn
+from state_store.address import public_url
 from state_store.codec import HEADER_BYTES
 from state_store.embedded import EmbeddedServer
 from state_store.errors import EmbeddedServerFailed
 from state_store.layout import PART_BYTES
-from state_store.resp import public_url
 
 _TIMEOUT = 5.0  # seconds
 _OLDEST_REDIS = (7, 2)  # WAITAOF

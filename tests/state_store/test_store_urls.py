@@ -7,10 +7,10 @@ import time
 import pytest
 import redis
 
+from state_store.address import public_url
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.objects import ObjectClient
 from state_store.registry import CommandListener
-from state_store.resp import public_url
 from state_store.store import StateStore
 
 UNREACHABLE = [
