@@ -63,8 +63,9 @@ class EmbeddedServer:
             except OSError as error:
                 raise EmbeddedServerFailed(f"{self.data_dir} cannot be used: {error}") from error
             # The lock is the server's from here on: held as long as it lives, not as we do.
+            options = [word for option in self._options().items() for word in option]
             self.process = subprocess.Popen(
-                self._command(),
+                [str(self._program()), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -105,24 +106,24 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
-    def _command(self) -> list[str]:
-        options = {
-            "port": "0",
-            "unixsocket": str(self._socket),
-            "unixsocketperm": "700",
-            "dir": str(self.data_dir),
-            "appendonly": "yes",
-            "appendfsync": self._fsync,
-            "aof-load-truncated": "yes",
-            "save": "",
-            "maxmemory-policy": "noeviction",
-            "logfile": str(self.data_dir / "valkey.log"),
-            "daemonize": "no",
+    def _program(self) -> Path:
+        return _binary()
+
+    def _options(self) -> dict[str, str]:
+        """Of its command line."""
+        return {
+            "--port": "0",
+            "--unixsocket": str(self._socket),
+            "--unixsocketperm": "700",
+            "--dir": str(self.data_dir),
+            "--appendonly": "yes",
+            "--appendfsync": self._fsync,
+            "--aof-load-truncated": "yes",
+            "--save": "",
+            "--maxmemory-policy": "noeviction",
+            "--logfile": str(self.data_dir / "valkey.log"),
+            "--daemonize": "no",
         }
-        command = [str(_binary())]
-        for name, value in options.items():
-            command += [f"--{name}", value]
-        return command
 
     def _place_socket(self) -> None:
         """A path that is too long for a socket gets a short one beside it, the same at every
@@ -137,7 +138,7 @@ class EmbeddedServer:
     def _wait_until_ready(self) -> None:
         assert self.process is not None
         deadline = time.monotonic() + _STARTUP
-        with redis.Redis.from_url(self.url) as client:
+        with redis.Redis(unix_socket_path=str(self._socket)) as client:
             while time.monotonic() < deadline:
                 with contextlib.suppress(ConnectionError, BusyLoadingError):
                     if client.ping():
