@@ -31,23 +31,29 @@ from state_store.errors import (
     ObjectsMissing,
     StoreUnavailable,
 )
-from state_store.layout import Kind, LineageKeys, lineage_of, snapshot_id
+from state_store.fingerprint import Fingerprint
+from state_store.layout import LineageKeys, ObjectRef, lineage_of, snapshot_id
 from state_store.records import Commit, Lease, Snapshot, SnapshotDraft
 
 _BATCH = 512
 
 
 async def commit(
-    control: Control, prefix: str, draft: SnapshotDraft, lease: Lease, durability: str
+    control: Control,
+    prefix: str,
+    draft: SnapshotDraft,
+    fingerprint: Fingerprint,
+    lease: Lease,
+    durability: str,
 ) -> Commit:
-    """See `StateStore.commit`."""
+    """See `StateStore.commit`. fingerprint: the one that the draft names."""
     parse_level(durability)
     if lease.session_id != draft.session_id:
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
     lineage = lineage_of(draft.session_id)
     keys = LineageKeys(prefix, lineage)
     tokens = np.asarray(draft.new_tokens, dtype="<u4").tobytes()
-    snapshot = _snapshot(draft, lineage, tokens)
+    snapshot = _snapshot(draft, fingerprint, lineage, tokens)
     pin_id = secrets.token_hex(16)
     await garbage.write_journal(control, keys, pin_id, snapshot)
     try:
@@ -55,7 +61,7 @@ async def commit(
         if missing:
             raise ObjectsMissing(
                 f"{len(missing)} of {len(snapshot.objects)} objects are not in the store "
-                f"(first: {missing[0][0]} {missing[0][1]}); the head is unchanged.",
+                f"(first: {missing[0].kind} {missing[0].tag}); the head is unchanged.",
                 missing,
             )
         outcome, detail, *stored = await control.run(
@@ -70,7 +76,7 @@ async def commit(
                 keys.journals,
                 keys.aborted,
             ],
-            str(lease.fence),
+            lease.token,
             draft.parent or "",
             snapshot.id,
             pin_id,
@@ -94,7 +100,9 @@ async def commit(
         return Commit(snapshot, "memory", str(error))
 
 
-def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
+def _snapshot(
+    draft: SnapshotDraft, fingerprint: Fingerprint, lineage: str, tokens: bytes
+) -> Snapshot:
     identity = msgpack.packb(
         [
             lineage,
@@ -117,6 +125,8 @@ def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
         page_hashes=b"".join(map(bytes.fromhex, draft.page_hashes)),
         fingerprint_id=draft.fingerprint_id,
         ranks=draft.ranks,
+        kv_bytes=fingerprint.kv_payload_bytes,
+        state_bytes=fingerprint.state_payload_bytes,
         meta=draft.meta,
         created_at=time.time(),
     )
@@ -124,15 +134,15 @@ def _snapshot(draft: SnapshotDraft, lineage: str, tokens: bytes) -> Snapshot:
 
 async def _pin(
     control: Control, prefix: str, snapshot: Snapshot, pin_id: str
-) -> Sequence[tuple[Kind, str]]:
+) -> Sequence[ObjectRef]:
     """Pin all objects of the snapshot; the ones that are missing on some rank."""
-    missing: list[tuple[Kind, str]] = []
+    missing: list[ObjectRef] = []
     objects = snapshot.objects
     for start in range(0, len(objects), _BATCH):
         batch = objects[start : start + _BATCH]
-        calls = [(garbage.object_keys(prefix, snapshot, *item), [pin_id]) for item in batch]
+        calls = [(garbage.keys_to_pin(prefix, snapshot, ref), [pin_id]) for ref in batch]
         pinned = await control.run_many("pin", calls)
-        missing += [item for item, done in zip(batch, pinned, strict=True) if not done]
+        missing += [ref for ref, done in zip(batch, pinned, strict=True) if not done]
     return missing
 
 

@@ -2,17 +2,34 @@
 
 StoreError
 ├── StoreUnavailable       no answer: not started, unreachable, cut off, too slow
+│   └── InvalidUrl         not the URL of a store; connecting was not even tried
 ├── StoreRefused           the server answered with an error (out of memory, no permission, …)
+│   └── StoreFull          it has no memory left; nothing was lost
 ├── NotFound               no such session or snapshot
+│   ├── ForeignTenant      it belongs to another tenant
+│   └── UnknownFingerprint no session or engine has made this state format known
 ├── InvalidId              not an id this store gave out
+├── InvalidTenant          not a tenant's name
+├── InvalidDraft           a snapshot to commit contradicts itself or its parent
+├── InvalidLabels          too many, too long or not text
 ├── InvalidDurability      not a durability level
+├── QuotaExceeded          the tenant holds as much as it may; nothing was committed
 ├── LeaseHeld              another writer holds the session
 ├── LeaseLost              this writer's lease expired or was taken over; nothing was committed
 ├── HeadMoved              the session's head is not the expected parent; nothing was committed
 ├── ObjectsMissing         pages or states to commit are not in the store; nothing was committed
 ├── CorruptObject          a stored object fails its checksum or is not what its key names
-│   └── FingerprintMismatch  it is whole but belongs to another model or state format
+│   ├── FingerprintMismatch  it is whole but belongs to another model or state format
+│   └── UnknownEncoding    it is whole but stored in a way that this version cannot read
+├── UnknownEconomy         not the name of an economy class
+├── VaultLocked            the tenant is encrypted and its master key is not at hand
+├── InvalidKey             key material is malformed, damaged or another tenant's
 ├── DurabilityNotReached   committed in memory, but not confirmed at the wanted level
+├── ArchiveUnavailable     the archive does not answer; nothing was moved
+├── ArchiveRefused         the archive cannot be used like this (URL, permission, disk full, …)
+├── ArchivedObjectsLost    archived objects are gone or not whole; all others came back
+├── InvalidPolicy          an archive policy contradicts itself or the server's configuration
+├── BuffersExhausted       no buffers became free in time; nothing was moved
 ├── EngineSilent           an engine did not answer a command in time
 └── EmbeddedServerFailed   the embedded server could not be started or stopped unexpectedly
 """
@@ -30,7 +47,15 @@ class StoreUnavailable(StoreError):
     pass
 
 
+class InvalidUrl(StoreUnavailable):
+    pass
+
+
 class StoreRefused(StoreError):
+    pass
+
+
+class StoreFull(StoreRefused):
     pass
 
 
@@ -38,7 +63,31 @@ class NotFound(StoreError):
     pass
 
 
+class ForeignTenant(NotFound):
+    pass
+
+
+class UnknownFingerprint(NotFound):
+    pass
+
+
 class InvalidId(StoreError):
+    pass
+
+
+class InvalidTenant(StoreError):
+    pass
+
+
+class InvalidDraft(StoreError, ValueError):
+    pass
+
+
+class InvalidLabels(StoreError):
+    pass
+
+
+class QuotaExceeded(StoreError):
     pass
 
 
@@ -59,9 +108,9 @@ class HeadMoved(StoreError):
 
 
 class ObjectsMissing(StoreError):
-    """`missing` names the (kind, page hash) pairs that are not in the store."""
+    """`missing` names the objects that are not in the store: (kind, page hash, part)."""
 
-    def __init__(self, message: str, missing: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, message: str, missing: Sequence[tuple[str, str, int]]) -> None:
         super().__init__(message)
         self.missing = tuple(missing)
 
@@ -74,7 +123,47 @@ class FingerprintMismatch(CorruptObject):
     pass
 
 
+class UnknownEncoding(CorruptObject):
+    pass
+
+
+class UnknownEconomy(StoreError):
+    pass
+
+
+class VaultLocked(StoreError):
+    pass
+
+
+class InvalidKey(StoreError):
+    pass
+
+
 class DurabilityNotReached(StoreError):
+    pass
+
+
+class ArchiveUnavailable(StoreError):
+    pass
+
+
+class ArchiveRefused(StoreError):
+    pass
+
+
+class ArchivedObjectsLost(StoreError):
+    """`lost` names the (kind, page hash, part) of what could not be brought back."""
+
+    def __init__(self, message: str, lost: Sequence[tuple[str, str, int]]) -> None:
+        super().__init__(message)
+        self.lost = tuple(lost)
+
+
+class InvalidPolicy(StoreError, ValueError):
+    pass
+
+
+class BuffersExhausted(StoreError):
     pass
 
 

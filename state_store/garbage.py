@@ -13,17 +13,28 @@ from collections.abc import Sequence
 import msgpack
 
 from state_store.connection import Control
-from state_store.layout import Kind, LineageKeys, ObjectNames
+from state_store.layout import LineageKeys, ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
 GRACE = 60  # seconds
 _BATCH = 512
 
 
-def object_keys(prefix: str, snapshot: Snapshot, kind: Kind, page_hash: str) -> list[bytes]:
-    """Key of the pins, then the object's key on every rank: as the pin scripts take them."""
-    names = [ObjectNames(prefix, snapshot.fingerprint_id, rank) for rank in range(snapshot.ranks)]
-    return [names[0].pins_key(kind, page_hash), *(n.key(kind, page_hash) for n in names)]
+def keys_to_pin(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
+    """What `lua/pin.lua` takes."""
+    names = _names(prefix, snapshot)
+    return [names[0].pins_key(ref), names[0].cold_key(ref), *(n.key(ref) for n in names)]
+
+
+def _keys_to_unpin(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
+    """What `lua/unpin.lua` takes."""
+    names = _names(prefix, snapshot)
+    beside = [names[0].pins_key(ref), names[0].cold_key(ref), names[0].condemned_key(ref)]
+    return [*beside, *(n.key(ref) for n in names)]
+
+
+def _names(prefix: str, snapshot: Snapshot) -> list[ObjectNames]:
+    return [ObjectNames(prefix, snapshot.fingerprint_id, rank) for rank in range(snapshot.ranks)]
 
 
 async def write_journal(
@@ -94,11 +105,11 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
 
 
 async def _unpin(control: Control, prefix: str, snapshot: Snapshot, pin_id: str) -> None:
-    objects: Sequence[tuple[Kind, str]] = snapshot.objects
+    objects: Sequence[ObjectRef] = snapshot.objects
     for start in range(0, len(objects), _BATCH):
         calls = [
-            (object_keys(prefix, snapshot, *item), [pin_id, GRACE])
-            for item in objects[start : start + _BATCH]
+            (_keys_to_unpin(prefix, snapshot, ref), [pin_id, GRACE])
+            for ref in objects[start : start + _BATCH]
         ]
         await control.run_many("unpin", calls)
 

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from state_store.codec import check
+from state_store.codec import HEADER_BYTES, check_value
 from state_store.connection import Control
 from state_store.errors import CorruptObject
-from state_store.garbage import object_keys
-from state_store.layout import KINDS, Kind, LineageKeys, ObjectNames
+from state_store.garbage import keys_to_pin
+from state_store.layout import KINDS, LineageKeys, ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
 
@@ -121,21 +121,21 @@ async def _check_tokens(client: Any, keys: LineageKeys, snapshot: Snapshot, repo
 async def _check_objects(
     client: Any, prefix: str, snapshot: Snapshot, pin: str, report: Report, held: set[bytes]
 ) -> None:
-    for kind, page_hash in snapshot.objects:
-        pins_key, *_ = object_keys(prefix, snapshot, kind, page_hash)
+    for ref in snapshot.objects:
+        pins_key, *_ = keys_to_pin(prefix, snapshot, ref)
         if not await client.sismember(pins_key.decode(), pin):
-            report.problems.append(f"{snapshot.id}: does not pin {kind} {page_hash}")
+            report.problems.append(f"{snapshot.id}: does not pin {ref.kind} {ref.tag}")
         for rank in range(snapshot.ranks):
             names = ObjectNames(prefix, snapshot.fingerprint_id, rank)
-            if (key := names.key(kind, page_hash)) not in held:
+            if (key := names.key(ref)) not in held:
                 held.add(key)
-                await _check_object(client, names, kind, page_hash, report)
+                await _check_object(client, names, ref, snapshot.part_bytes(ref), report)
 
 
 async def _check_object(
-    client: Any, names: ObjectNames, kind: Kind, page_hash: str, report: Report
+    client: Any, names: ObjectNames, ref: ObjectRef, decoded_bytes: int, report: Report
 ) -> None:
-    key = names.key(kind, page_hash)
+    key = names.key(ref)
     frame = await client.get(key)
     if frame is None:
         report.problems.append(f"{key.decode()}: missing")
@@ -145,6 +145,13 @@ async def _check_object(
     if await client.ttl(key) >= 0:
         report.problems.append(f"{key.decode()}: held, yet it expires")
     try:
-        check(memoryview(frame), names=names, kind=kind, page_hash=page_hash)
+        whole = memoryview(frame)
+        check_value(
+            whole[:HEADER_BYTES],
+            whole[HEADER_BYTES:],
+            names=names,
+            ref=ref,
+            decoded_bytes=decoded_bytes,
+        )
     except CorruptObject as error:
         report.problems.append(f"{key.decode()}: {error}")

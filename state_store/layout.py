@@ -1,13 +1,15 @@
 """Names of everything in Redis.
 
 Control records of one lineage (a root session and all its forks) carry the hash tag
-`{<lineage>}`, so that they live in one slot and a commit is atomic. Objects (pages and states)
-are tagged with their page hash instead: a cluster spreads them, and an object's pins sit beside
-it.
+`{<lineage>}`, so that they live in one slot and a commit is atomic; those of one tenant carry
+`{tenant:<name>}`. Objects (the parts of pages and states) are tagged with their own name instead:
+a cluster spreads them, and what belongs to an object sits beside it:
 
-    <prefix>:kv:<fingerprint>:<rank>:{<page hash>}     header + payload of one page
-    <prefix>:state:<fingerprint>:<rank>:{<page hash>}  header + payload of one state
-    <prefix>:pins:<kind>:<fingerprint>:{<page hash>}   set of commits that hold it, on all ranks
+    <prefix>:<kind>:<fingerprint>:<rank>:{<tag>}    header + payload, see `state_store/codec.py`
+    <prefix>:pins:<kind>:<fingerprint>:{<tag>}      set of the commits that hold it, on all ranks
+    <prefix>:cold:<kind>:<fingerprint>:{<tag>}      generation under which the archive has it
+    <prefix>:condemned:<kind>:<fingerprint>:{<tag>} set of generations to be deleted there
+    <prefix>:seed:<kind>:<fingerprint>:{<tag>}      what its encryption key is derived from
 """
 
 from __future__ import annotations
@@ -15,14 +17,35 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-from state_store.errors import InvalidId
+from state_store.errors import InvalidId, InvalidTenant
 
 Kind = Literal["kv", "state"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+PART_BYTES = 4 << 20
+"""Larger payloads are cut: values of 1-4 MiB moved fastest (`torpor bench store`), a value keeps
+a server busy while it is copied, and the parts of one state spread over a cluster."""
 
 _ID = re.compile(r"(ses|snp)-([0-9a-f]{16})-([0-9a-f]{16,64})")
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class ObjectRef(NamedTuple):
+    """Names one object of a history, on every rank: a part of a page or of a state."""
+
+    kind: Kind
+    page_hash: str
+    part: int = 0
+
+    @property
+    def tag(self) -> str:
+        return f"{self.page_hash}.{self.part}" if self.part else self.page_hash
+
+
+def parts_of(payload_bytes: int) -> int:
+    """Objects that a payload of so many bytes is cut into."""
+    return max(1, -(-payload_bytes // PART_BYTES))
 
 
 @dataclass(frozen=True)
@@ -36,11 +59,23 @@ class ObjectNames:
     fingerprint_id: str
     rank: int
 
-    def key(self, kind: Kind, page_hash: str) -> bytes:
-        return f"{self.prefix}:{kind}:{self.fingerprint_id}:{self.rank}:{{{page_hash}}}".encode()
+    def key(self, ref: ObjectRef) -> bytes:
+        return f"{self.prefix}:{ref.kind}:{self.fingerprint_id}:{self.rank}:{{{ref.tag}}}".encode()
 
-    def pins_key(self, kind: Kind, page_hash: str) -> bytes:
-        return f"{self.prefix}:pins:{kind}:{self.fingerprint_id}:{{{page_hash}}}".encode()
+    def pins_key(self, ref: ObjectRef) -> bytes:
+        return self._beside("pins", ref)
+
+    def cold_key(self, ref: ObjectRef) -> bytes:
+        return self._beside("cold", ref)
+
+    def condemned_key(self, ref: ObjectRef) -> bytes:
+        return self._beside("condemned", ref)
+
+    def seed_key(self, ref: ObjectRef) -> bytes:
+        return self._beside("seed", ref)
+
+    def _beside(self, what: str, ref: ObjectRef) -> bytes:
+        return f"{self.prefix}:{what}:{ref.kind}:{self.fingerprint_id}:{{{ref.tag}}}".encode()
 
 
 @dataclass(frozen=True)
@@ -98,6 +133,52 @@ class LineageKeys:
     def fence(self) -> str:
         return self._key("fence")
 
+    @property
+    def seed(self) -> str:
+        """What the key of the lineage's token log and metadata is derived from."""
+        return self._key("seed")
+
+
+@dataclass(frozen=True)
+class TenantKeys:
+    """Keys of one tenant's records. Raises InvalidTenant."""
+
+    prefix: str
+    tenant: str
+
+    def __post_init__(self) -> None:
+        if _TENANT.fullmatch(self.tenant) is None:
+            raise InvalidTenant(
+                f"{self.tenant[:80]!r} is not a tenant's name; use 1 to 64 letters, digits, "
+                "dots, dashes and underscores."
+            )
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}:{{tenant:{self.tenant}}}:{name}"
+
+    @property
+    def record(self) -> str:
+        return self._key("record")
+
+    @property
+    def sessions(self) -> str:
+        """Sorted set of the tenant's session ids by creation time."""
+        return self._key("sessions")
+
+    @property
+    def used(self) -> str:
+        """Sorted set of the tenant's session ids by the time of their last use."""
+        return self._key("used")
+
+    @property
+    def usage(self) -> str:
+        """Hash of what quotas are checked against, see `state_store/usage.py`."""
+        return self._key("usage")
+
+    def label(self, name: str, value: str) -> str:
+        """Set of the ids that carry the label."""
+        return self._key(f"label:{name}={value}")
+
 
 def new_lineage() -> str:
     return secrets.token_hex(8)
@@ -115,5 +196,9 @@ def lineage_of(any_id: str) -> str:
     """The lineage that a session or snapshot id belongs to. Raises InvalidId."""
     match = _ID.fullmatch(any_id)
     if match is None:
-        raise InvalidId(f"{any_id!r} is not a session or snapshot id.")
+        raise InvalidId(f"{any_id[:120]!r} is not a session or snapshot id.")
     return match.group(2)
+
+
+def is_snapshot_id(any_id: str) -> bool:
+    return any_id.startswith("snp-")

@@ -6,14 +6,15 @@ A record is stored as one version byte and a msgpack map.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import msgpack
 from pydantic import BaseModel, ConfigDict
 
-from state_store.errors import CorruptObject
-from state_store.layout import Kind
+from state_store.errors import CorruptObject, InvalidDraft
+from state_store.layout import PART_BYTES, Kind, ObjectRef, parts_of
 
 _VERSION = b"\x01"
 
@@ -72,8 +73,10 @@ class Snapshot(_Record):
     total_tokens: tokens of the whole history up to here
     boundary:     tokens that stored pages and state cover; the rest is in the token log only
     boundary_hash: hash of the page that ends there, and so the name of the state; None at 0
-    page_hashes:  the pages between the parent's boundary and this one, 32 raw bytes each
+    page_hashes:  the pages between the parent's boundary and this one, 32 raw bytes each; from
+                  the beginning of the history if the parent's are of another fingerprint
     ranks:        engine ranks that each hold their share of every object
+    kv_bytes, state_bytes: of one page and of one state on one rank of the device
     meta:         the caller's own
     """
 
@@ -86,30 +89,56 @@ class Snapshot(_Record):
     page_hashes: bytes
     fingerprint_id: str
     ranks: int
+    kv_bytes: int
+    state_bytes: int
     meta: dict[str, Any]
     created_at: float
 
     @property
-    def objects(self) -> list[tuple[Kind, str]]:
-        """Everything that this snapshot pins: (kind, hex page hash). The state at the boundary is
-        its own if it has pages of its own; else it is an ancestor's."""
-        chain = self.page_chain
-        pages: list[tuple[Kind, str]] = [("kv", page_hash) for page_hash in chain]
-        return pages + [("state", page_hash) for page_hash in chain[-1:]]
+    def objects(self) -> list[ObjectRef]:
+        """Everything that this snapshot pins. The state at the boundary is its own if it has
+        pages of its own; else it is an ancestor's."""
+        return [
+            *self.refs("kv", self.page_chain),
+            *self.refs("state", self.page_chain[-1:]),
+        ]
 
     @property
     def page_chain(self) -> list[str]:
         raw = self.page_hashes
         return [raw[start : start + 32].hex() for start in range(0, len(raw), 32)]
 
+    def refs(self, kind: Kind, page_hashes: Sequence[str]) -> list[ObjectRef]:
+        """All parts of the pages, or of the states, with these names."""
+        parts = range(parts_of(self.payload_bytes(kind)))
+        return [ObjectRef(kind, page_hash, part) for page_hash in page_hashes for part in parts]
+
+    def payload_bytes(self, kind: Kind) -> int:
+        """Of one page or state, on one rank of the device."""
+        return self.kv_bytes if kind == "kv" else self.state_bytes
+
+    def part_bytes(self, ref: ObjectRef) -> int:
+        """Of one object of this snapshot, on one rank of the device."""
+        return min(PART_BYTES, self.payload_bytes(ref.kind) - ref.part * PART_BYTES)
+
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to move one session's head; `fence` orders all leases of a lineage."""
+    """The right to move one session's head.
+
+    fence: orders the leases of a lineage
+    nonce: tells two leases apart whose fence is equal, as after a failover that lost the last one
+    """
 
     session_id: str
     owner: str
     fence: int
+    nonce: str
+
+    @property
+    def token(self) -> str:
+        """What every write of the holder is checked against."""
+        return f"{self.fence}:{self.nonce}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +149,7 @@ class SnapshotDraft:
     boundary_hash: hex hash of the page that ends at `boundary`, None at 0
     page_hashes:   hex hashes of the pages from the parent's boundary to `boundary`
 
-    Raises ValueError when these contradict each other.
+    Raises InvalidDraft when these contradict each other.
     """
 
     session_id: str
@@ -136,11 +165,11 @@ class SnapshotDraft:
 
     def __post_init__(self) -> None:
         if self.page_hashes and self.page_hashes[-1] != self.boundary_hash:
-            raise ValueError("the boundary is not the end of the last page.")
+            raise InvalidDraft("the boundary is not the end of the last page.")
         if (self.boundary == 0) is not (self.boundary_hash is None):
-            raise ValueError(f"boundary {self.boundary} with hash {self.boundary_hash}.")
+            raise InvalidDraft(f"boundary {self.boundary} with hash {self.boundary_hash}.")
         if not len(self.new_tokens) <= self.total_tokens >= self.boundary:
-            raise ValueError(
+            raise InvalidDraft(
                 f"{self.total_tokens} tokens in all, {len(self.new_tokens)} of them new, "
                 f"do not reach the boundary {self.boundary}."
             )

@@ -21,7 +21,7 @@ from typing import Any, Self
 from state_store import commit as committing
 from state_store import durability, garbage, integrity, registry
 from state_store.connection import Control
-from state_store.errors import LeaseHeld, LeaseLost, NotFound
+from state_store.errors import LeaseHeld, LeaseLost, NotFound, UnknownFingerprint
 from state_store.fingerprint import Fingerprint
 from state_store.integrity import Report
 from state_store.layout import (
@@ -52,6 +52,7 @@ class StateStore:
         self._control = control
         self._prefix = prefix
         self._tenants: dict[str, Tenant] = {}
+        self._fingerprints: dict[str, Fingerprint] = {}
 
     @classmethod
     async def connect(cls, url: str, *, prefix: str = "torpor", timeout: float = 10.0) -> Self:
@@ -205,12 +206,13 @@ class StateStore:
     async def acquire(self, session_id: str, *, ttl: float, owner: str) -> Lease:
         """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
+        nonce = secrets.token_hex(8)
         outcome, detail = await self._control.run(
             "acquire",
             [keys.session(session_id), keys.lease(session_id), keys.fence],
             owner,
             int(ttl * 1000),
-            secrets.token_hex(8),
+            nonce,
         )
         if outcome == b"no_session":
             raise NotFound(f"no session {session_id}.")
@@ -219,7 +221,7 @@ class StateStore:
                 f"{session_id} is being written by {detail.decode()}; wait for it to "
                 f"finish. If it died, its lease expires within {ttl:g} s."
             )
-        return Lease(session_id, owner, int(detail))
+        return Lease(session_id, owner, int(detail), nonce)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Raises LeaseLost."""
@@ -237,10 +239,27 @@ class StateStore:
     async def commit(self, draft: SnapshotDraft, *, lease: Lease, durability: str) -> Commit:
         """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
 
-        Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, InvalidDurability; after
+        Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint,
+        InvalidDurability; after
         StoreUnavailable the commit may or may not have happened: read the head again.
         """
-        return await committing.commit(self._control, self._prefix, draft, lease, durability)
+        fingerprint = await self.fingerprint(draft.fingerprint_id)
+        return await committing.commit(
+            self._control, self._prefix, draft, fingerprint, lease, durability
+        )
+
+    async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
+        """Raises UnknownFingerprint."""
+        known = self._fingerprints.get(fingerprint_id)
+        if known is None:
+            async with self._control.guard() as client:
+                stored = await client.get(f"{self._prefix}:fingerprint:{fingerprint_id}")
+            if stored is None:
+                raise UnknownFingerprint(
+                    f"no state format {fingerprint_id} is known; create a session with it first."
+                )
+            known = self._fingerprints[fingerprint_id] = Fingerprint.model_validate_json(stored)
+        return known
 
     async def snapshot(self, snapshot_id: str) -> Snapshot:
         """Raises NotFound, InvalidId."""
@@ -288,13 +307,12 @@ class StateStore:
         if snapshot.boundary_hash is None:
             return False
         keys = [
-            ObjectNames(self._prefix, snapshot.fingerprint_id, rank).key(
-                "state", snapshot.boundary_hash
-            )
+            ObjectNames(self._prefix, snapshot.fingerprint_id, rank).key(ref)
+            for ref in snapshot.refs("state", [snapshot.boundary_hash])
             for rank in range(snapshot.ranks)
         ]
         async with self._control.guard() as client:
-            return bool(await client.exists(*keys) == snapshot.ranks)
+            return bool(await client.exists(*keys) == len(keys))
 
     async def check_integrity(self) -> Report:
         """Walk everything and prove counts, reachability, pins and checksums; see `Report`."""
@@ -370,7 +388,7 @@ class StateStore:
     async def _set_lease(self, lease: Lease, milliseconds: int) -> None:
         keys = LineageKeys(self._prefix, lineage_of(lease.session_id))
         outcome = await self._control.run(
-            "renew", [keys.lease(lease.session_id)], str(lease.fence), milliseconds
+            "renew", [keys.lease(lease.session_id)], lease.token, milliseconds
         )
         if outcome != b"ok":
             raise LeaseLost(f"the lease on {lease.session_id} expired or was taken over.")

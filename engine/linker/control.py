@@ -7,7 +7,8 @@ a thread of their own: nothing here touches the device or the scheduler.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from engine.linker.config import LinkerConfig
@@ -17,8 +18,8 @@ from engine.linker.offload import Offloader
 from engine.linker.pools import DevicePools
 from engine.linker.staging import Staged, StagedObjects
 from state_store.fingerprint import Fingerprint
-from state_store.layout import KINDS, Kind, ObjectNames
-from state_store.objects import ObjectClient
+from state_store.layout import KINDS, Kind, ObjectRef, parts_of
+from state_store.payloads import Payloads
 from state_store.registry import CommandListener, Heartbeat
 
 logger = logging.getLogger(__name__)
@@ -43,16 +44,15 @@ class Control:
         index: StoredIndex,
         offloader: Offloader,
         loader: Loader,
-        names: ObjectNames,
+        payloads: Payloads,
     ) -> None:
         self._staged = staged
         self._index = index
         self._offloader = offloader
         self._loader = loader
-        self._names = names
         self._ttl = config.uncommitted_ttl
-        self._client = ObjectClient(config.url, timeout=config.timeout)
-        self._client.ping()  # a wrong URL must stop the engine now, not at the first offload
+        self._payloads = payloads
+        self._payloads.ping()  # a wrong URL must stop the engine now, not at the first offload
         self._listener = CommandListener(
             config.url,
             config.engine_id,
@@ -91,7 +91,7 @@ class Control:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         self._listener.stop()
-        self._client.close()
+        self._payloads.close()
 
     def prefetch(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Stage a snapshot's page chain and the state at its end.
@@ -103,7 +103,7 @@ class Control:
         state = self._stage("state", hashes[-1:])
         kv = self._stage("kv", hashes)
         unstaged = kv.unstaged
-        exists = self._client.exists([self._names.key("kv", page_hash) for page_hash in unstaged])
+        exists = self._all_parts("kv", unstaged, self._payloads.exists)
         self._index.add("kv", [h for h, found in zip(unstaged, exists, strict=True) if found])
         self._index.forget(
             "kv", [h for h, found in zip(unstaged, exists, strict=True) if not found]
@@ -123,8 +123,7 @@ class Control:
         for kind in KINDS:
             hashes: list[str] = payload["hashes"]
             known = [h for h, has in zip(hashes, self._index.has(kind, hashes), strict=True) if has]
-            keys = [self._names.key(kind, page_hash) for page_hash in known]
-            alive = self._client.touch(keys, ttl=self._ttl)
+            alive = self._all_parts(kind, known, partial(self._payloads.touch, ttl=self._ttl))
             gone = [h for h, is_alive in zip(known, alive, strict=True) if not is_alive]
             self._index.forget(kind, gone)
             forgotten += len(gone)
@@ -152,9 +151,20 @@ class Control:
             "load_failures": self._loader.failures,
         }
 
+    def _all_parts(
+        self,
+        kind: Kind,
+        hashes: list[str],
+        ask: Callable[[Sequence[ObjectRef]], list[bool]],
+    ) -> list[bool]:
+        """Whether `ask` says yes to every part of each page or state."""
+        parts = range(parts_of(self._staged[kind].frames.layout.payload_bytes))
+        answers = iter(ask([ObjectRef(kind, h, part) for h in hashes for part in parts]))
+        return [sum(next(answers) for _ in parts) == len(parts) for _ in hashes]
+
     def _stage(self, kind: Kind, hashes: list[str]) -> Staged:
         objects = self._staged[kind]
-        staged = objects.stage(hashes, self._client)
+        staged = objects.stage(hashes, self._payloads)
         objects.release(staged)  # kept until their frames are needed; the load pins them again
         self._index.add(kind, staged.frames)
         self._index.forget(kind, staged.missing)

@@ -1,7 +1,8 @@
 """Host staging memory: framed objects on their way between Redis and the device.
 
-One slab holds `count` frames of equal size. Each frame is a stored object exactly as it stands
-in Redis (header + payload), so sockets send from it and receive into it with no copy between.
+One slab holds `count` rows of equal size, each a page or a state with room for the headers of
+the objects that it is stored as. Sockets send from them and receive into them with no copy
+between.
 The slab is touched once when made: first touch of fresh pages costs more than the copy itself
 (see `torpor bench store`), and it is pinned when the device is a GPU.
 """
@@ -11,26 +12,34 @@ from __future__ import annotations
 import torch
 
 from engine.linker.pools import ObjectLayout
-from state_store.codec import HEADER_BYTES
+from state_store.codec import HEADER_BYTES, Frame
+from state_store.layout import PART_BYTES, Kind, ObjectRef, parts_of
 
 
 class Frames:
-    """A slab of `count` frames of one object kind: uint8[count, HEADER_BYTES + payload_bytes]."""
+    """A slab of one object kind: uint8[count, parts * HEADER_BYTES + payload_bytes]."""
 
     def __init__(self, layout: ObjectLayout, count: int, *, pin: bool) -> None:
         self.layout = layout
-        self.frame_bytes = HEADER_BYTES + layout.payload_bytes
+        headers = parts_of(layout.payload_bytes) * HEADER_BYTES
+        self.frame_bytes = headers + layout.payload_bytes
         self._slab = torch.zeros(count, self.frame_bytes, dtype=torch.uint8, pin_memory=pin)
-        self._payload = self._slab[:, HEADER_BYTES:]
+        self._payload = self._slab[:, headers:]
         whole = self._slab.numpy().data.cast("B")
         size = self.frame_bytes
-        self.views = [whole[row * size : (row + 1) * size] for row in range(count)]
+        self._rows = [_cut(whole[row * size : (row + 1) * size], headers) for row in range(count)]
 
     def __len__(self) -> int:
-        return len(self.views)
+        return len(self._rows)
+
+    def objects(self, kind: Kind, page_hash: str, row: int) -> list[tuple[ObjectRef, Frame]]:
+        """The objects that a page or state is stored as, each with its place in `row`."""
+        return [
+            (ObjectRef(kind, page_hash, part), frame) for part, frame in enumerate(self._rows[row])
+        ]
 
     def gather(self, device_rows: torch.Tensor) -> None:
-        """Copy device rows int64[n] into frames 0..n-1, all layers. Returns when readable."""
+        """Copy device rows int64[n] into rows 0..n-1, all layers. Returns when readable."""
         n = len(device_rows)
         for segment in self.layout.segments:
             end = segment.offset + segment.row_bytes
@@ -39,9 +48,20 @@ class Frames:
             )
 
     def scatter(self, frames: torch.Tensor, device_rows: torch.Tensor, layer: int) -> None:
-        """Copy `layer`'s bytes of the given frames int64[n] to device rows int64[n]."""
+        """Copy `layer`'s bytes of the given rows int64[n] to device rows int64[n]."""
         for segment in self.layout.at_layer(layer):
             end = segment.offset + segment.row_bytes
             device = segment.rows.device
             source = self._payload[:, segment.offset : end].index_select(0, frames)
             segment.rows.index_copy_(0, device_rows.to(device), source.to(device))
+
+
+def _cut(row: memoryview, headers: int) -> list[Frame]:
+    payload = row[headers:]
+    return [
+        Frame(
+            row[part * HEADER_BYTES : (part + 1) * HEADER_BYTES],
+            payload[part * PART_BYTES : (part + 1) * PART_BYTES],
+        )
+        for part in range(headers // HEADER_BYTES)
+    ]

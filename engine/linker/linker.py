@@ -36,6 +36,7 @@ from engine.linker.staging import StagedObjects
 from engine.patch import require
 from state_store.layout import Kind, ObjectNames
 from state_store.objects import ObjectClient
+from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,12 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             layout = layouts[kind]
             return Frames(layout, max(least, budget // layout.payload_bytes), pin=pin)
 
+        def payloads() -> Payloads:  # each thread has a connection of its own
+            return Payloads(ObjectClient(config.url, timeout=config.timeout), names)
+
         self._staged: dict[Kind, StagedObjects] = {
-            "kv": StagedObjects(frames("kv", config.kv_staging_bytes, 8), "kv", names),
-            "state": StagedObjects(frames("state", config.state_staging_bytes, 2), "state", names),
+            "kv": StagedObjects(frames("kv", config.kv_staging_bytes, 8), "kv"),
+            "state": StagedObjects(frames("state", config.state_staging_bytes, 2), "state"),
         }
         self.layer_done_counter = LayerWiseLoadCounter(self._group.num_layers)
         params.req_to_token_pool.register_layer_transfer_counter(self.layer_done_counter)
@@ -97,15 +101,14 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             self._staged,
             self._index,
             self.layer_done_counter,
-            ObjectClient(config.url, timeout=config.timeout),
+            payloads(),
             num_layers=self._group.num_layers,
             device=device,
         )
         self._offloader = Offloader(
             {"kv": frames("kv", 1 << 22, 8), "state": frames("state", 0, 1)},
             self._index,
-            ObjectClient(config.url, timeout=config.timeout),
-            names=names,
+            payloads(),
             ttl=config.uncommitted_ttl,
         )
         self._queued_loads: dict[str, list[PoolTransfer]] = {}
@@ -120,7 +123,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             index=self._index,
             offloader=self._offloader,
             loader=self._loader,
-            names=names,
+            payloads=payloads(),
         )
         self._control.start()
         logger.info(

@@ -21,7 +21,7 @@ from engine.linker.index import StoredIndex
 from engine.linker.offload import Rows
 from engine.linker.staging import Staged, StagedObjects
 from state_store.layout import Kind
-from state_store.objects import ObjectClient
+from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Loader:
         staged: dict[Kind, StagedObjects],
         index: StoredIndex,
         counter: Any,
-        client: ObjectClient,
+        payloads: Payloads,
         *,
         num_layers: int,
         device: torch.device,
@@ -51,7 +51,7 @@ class Loader:
         self._staged = staged
         self._index = index
         self._counter = counter
-        self._client = client
+        self._payloads = payloads
         self._num_layers = num_layers
         self._stream = torch.Stream(device) if device.type == "cuda" else None
         self._queue: deque[Load | None] = deque()
@@ -77,7 +77,7 @@ class Loader:
             self._queue.append(None)
             self._wake.notify_all()
         self._thread.join()
-        self._client.close()
+        self._payloads.close()
 
     def _run(self) -> None:
         while True:
@@ -152,7 +152,7 @@ class Loader:
     def _stage(self, part: Rows) -> Staged:
         """Stage all of `part` or raise LoadFailed, forgetting what turned out not to be there."""
         objects = self._staged[part.kind]
-        staged = objects.stage(part.hashes, self._client)
+        staged = objects.stage(part.hashes, self._payloads)
         if len(staged.frames) == len(set(part.hashes)):
             return staged
         objects.release(staged)

@@ -19,10 +19,10 @@ import torch
 
 from engine.linker.frames import Frames
 from engine.linker.index import StoredIndex
-from state_store.codec import seal
+from state_store.codec import Frame
 from state_store.errors import StoreError
-from state_store.layout import Kind, ObjectNames
-from state_store.objects import ObjectClient
+from state_store.layout import Kind, ObjectRef
+from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +51,13 @@ class Offloader:
         self,
         frames: dict[Kind, Frames],
         index: StoredIndex,
-        client: ObjectClient,
+        payloads: Payloads,
         *,
-        names: ObjectNames,
         ttl: int,
     ) -> None:
         self._frames = frames
         self._index = index
-        self._client = client
-        self._names = names
+        self._payloads = payloads
         self._ttl = ttl
         self._queue: deque[Offload | None] = deque()
         self._results: deque[bool] = deque()
@@ -104,7 +102,7 @@ class Offloader:
             self._queue.append(None)
             self._changed.notify_all()
         self._thread.join()
-        self._client.close()
+        self._payloads.close()
 
     def _run(self) -> None:
         while True:
@@ -146,17 +144,14 @@ class Offloader:
         for start in range(0, len(part.hashes), len(frames)):
             hashes = part.hashes[start : start + len(frames)]
             frames.gather(part.rows[start : start + len(hashes)])
-            new: list[tuple[bytes, memoryview]] = []
-            broken: list[tuple[bytes, memoryview]] = []
-            for page_hash, frame in zip(hashes, frames.views, strict=False):
-                seal(frame, names=self._names, kind=part.kind, page_hash=page_hash)
+            new: list[tuple[ObjectRef, Frame]] = []
+            broken: list[tuple[ObjectRef, Frame]] = []
+            for row, page_hash in enumerate(hashes):
                 is_corrupt = self._index.is_corrupt(part.kind, page_hash)
-                (broken if is_corrupt else new).append(
-                    (self._names.key(part.kind, page_hash), frame)
-                )
-            self._client.put(new, ttl=self._ttl)
+                (broken if is_corrupt else new).extend(frames.objects(part.kind, page_hash, row))
+            self._payloads.write(new, ttl=self._ttl)
             if broken:
-                self._client.replace(broken, ttl=self._ttl)
+                self._payloads.rewrite(broken, ttl=self._ttl)
             self._index.add(part.kind, hashes)
             self.objects_written += len(hashes)
             self.bytes_written += len(hashes) * frames.frame_bytes

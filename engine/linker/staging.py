@@ -7,21 +7,18 @@ until the frame is needed for another object. Only a verified object is ever giv
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.linker.frames import Frames
-from state_store.codec import check
-from state_store.errors import CorruptObject
-from state_store.layout import Kind, ObjectNames
-from state_store.objects import ObjectClient
+from state_store.layout import Kind
+from state_store.payloads import Outcome, Payloads
 
-logger = logging.getLogger(__name__)
-
-BATCH = 32  # objects read per round trip; also how long a concurrent stager may have to wait
+BATCH = (
+    32  # pages or states read per round trip; also how long a concurrent stager may have to wait
+)
 
 
 @dataclass
@@ -38,16 +35,15 @@ class Staged:
 class StagedObjects:
     """An LRU of verified objects of one kind over one slab of frames. Thread-safe."""
 
-    def __init__(self, frames: Frames, kind: Kind, names: ObjectNames) -> None:
+    def __init__(self, frames: Frames, kind: Kind) -> None:
         self.frames = frames
         self._kind: Kind = kind
-        self._names = names
         self._frame_of: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(len(frames)))
         self._pins: Counter[str] = Counter()
         self._mutex = threading.Lock()
 
-    def stage(self, hashes: Sequence[str], client: ObjectClient) -> Staged:
+    def stage(self, hashes: Sequence[str], payloads: Payloads) -> Staged:
         """Stage and pin as many of `hashes`, in order, as frames allow; the rest is `unstaged`.
 
         Raises StoreUnavailable when the store cannot be read; nothing stays pinned then.
@@ -56,7 +52,7 @@ class StagedObjects:
         try:
             for start in range(0, len(hashes), BATCH):
                 with self._mutex:
-                    self._stage_batch(hashes[start : start + BATCH], client, staged)
+                    self._stage_batch(hashes[start : start + BATCH], payloads, staged)
         except BaseException:
             self.release(staged)
             raise
@@ -76,7 +72,7 @@ class StagedObjects:
             for page_hash in [h for h in self._frame_of if h not in self._pins]:
                 self._free.append(self._frame_of.pop(page_hash))
 
-    def _stage_batch(self, hashes: Sequence[str], client: ObjectClient, staged: Staged) -> None:
+    def _stage_batch(self, hashes: Sequence[str], payloads: Payloads, staged: Staged) -> None:
         wanted: list[tuple[str, int]] = []
         for page_hash in hashes:
             if page_hash in self._frame_of:
@@ -88,34 +84,21 @@ class StagedObjects:
                 wanted.append((page_hash, frame))
         if not wanted:
             return
-        views = self.frames.views
+        items = [self.frames.objects(self._kind, h, frame) for h, frame in wanted]
         try:
-            fetched = client.get_into(
-                [(self._names.key(self._kind, h), views[frame]) for h, frame in wanted]
-            )
+            outcomes = iter(payloads.read([item for objects in items for item in objects]))
         except BaseException:
             self._free.extend(frame for _, frame in wanted)
             raise
-        for (page_hash, frame), size in zip(wanted, fetched, strict=True):
-            if size is None:
-                staged.missing.append(page_hash)
-            elif size == self.frames.frame_bytes and self._verified(page_hash, frame):
+        for (page_hash, frame), objects in zip(wanted, items, strict=True):
+            found = {next(outcomes) for _ in objects}
+            if found == {Outcome.OK}:
                 self._frame_of[page_hash] = frame
                 self._pin(page_hash, staged)
                 staged.bytes_read += self.frames.frame_bytes
                 continue
-            else:
-                staged.corrupt.append(page_hash)
+            (staged.corrupt if Outcome.CORRUPT in found else staged.missing).append(page_hash)
             self._free.append(frame)
-
-    def _verified(self, page_hash: str, frame: int) -> bool:
-        view = self.frames.views[frame]
-        try:
-            check(view, names=self._names, kind=self._kind, page_hash=page_hash)
-        except CorruptObject as error:
-            logger.error("not loaded: %s", error)
-            return False
-        return True
 
     def _pin(self, page_hash: str, staged: Staged) -> None:
         if page_hash not in staged.frames:

@@ -1,13 +1,13 @@
 -- Make a snapshot the head of a session, if the caller may.
 -- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted
--- ARGV: fence, expected parent, snapshot id, pin id, body, tokens
+-- ARGV: lease token, expected parent, snapshot id, pin id, body, tokens
 -- Returns {'ok', pin id and body that the snapshot keeps, pin id to remove or ''} or
 -- {reason, detail}.
-local fence, parent, id, pin, body, tokens = unpack(ARGV)
+local token, parent, id, pin, body, tokens = unpack(ARGV)
 local head = redis.call('HGET', KEYS[1], 'head')
 if not head then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
-if not lease or string.match(lease, '^%d+') ~= fence then
+if not lease or string.match(lease, '^%d+:%x+') ~= token then
   return {'lease_lost', lease and string.match(lease, '^%d+:%x+:(.*)$') or ''}
 end
 if head == id then

@@ -8,8 +8,8 @@ import redis.asyncio
 
 from agent_runtime.sdk import ApiError
 from engine.client import EngineClient
-from state_store.codec import HEADER_BYTES, seal
-from state_store.layout import ObjectNames
+from state_store.codec import HEADER_BYTES, Frame, seal
+from state_store.layout import ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
 
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
@@ -101,8 +101,8 @@ class StoredState:
 
     def __init__(self, stage, snapshot):
         self.names = ObjectNames("torpor", snapshot.fingerprint_id, 0)
-        self.page_hash = snapshot.boundary_hash
-        self.key = self.names.key("state", self.page_hash)
+        self.ref = ObjectRef("state", snapshot.boundary_hash)
+        self.key = self.names.key(self.ref)
         self._client = ObjectClient(stage.store.url, timeout=5)
 
     def read(self, size):
@@ -112,7 +112,8 @@ class StoredState:
 
     def write(self, frame, *, sealed=True):
         if sealed:
-            seal(frame, names=self.names, kind="state", page_hash=self.page_hash)
+            place = Frame(frame[:HEADER_BYTES], frame[HEADER_BYTES:])
+            seal(place, names=self.names, ref=self.ref)
         self._client.replace([(self.key, frame)], ttl=60)
         self._client.close()
 
@@ -188,7 +189,7 @@ async def test_a_lost_page_is_recomputed_and_said(stage, store, torpor, session)
     first = await store.snapshot(history[3].snapshot)
     names = ObjectNames("torpor", first.fingerprint_id, 0)
     with_client = ObjectClient(stage.store.url, timeout=5)
-    await _delete(stage, names.key("kv", first.page_chain[0]))
+    await _delete(stage, names.key(ObjectRef("kv", first.page_chain[0])))
     with_client.close()
 
     await empty_engine(stage, torpor, session)

@@ -7,16 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writer import frame_of
 
-from state_store.codec import HEADER_BYTES, check
+from state_store.codec import HEADER_BYTES, Frame, check
 from state_store.errors import CorruptObject, FingerprintMismatch
-from state_store.layout import ObjectNames
+from state_store.layout import ObjectNames, ObjectRef
 
 NAMES = ObjectNames("p", "ab" * 16, 1)
 PAGE_HASH = "cd" * 32
 
 
 def verify(frame, *, names=NAMES, kind="kv", page_hash=PAGE_HASH):
-    check(memoryview(frame), names=names, kind=kind, page_hash=page_hash)
+    whole = memoryview(bytearray(frame))
+    place = Frame(whole[:HEADER_BYTES], whole[HEADER_BYTES:])
+    check(place, len(whole), names=names, ref=ObjectRef(kind, page_hash))
 
 
 @given(payload=st.binary(max_size=300))

@@ -20,8 +20,8 @@ from state_store.errors import (
     ObjectsMissing,
     StoreRefused,
 )
+from state_store.layout import ObjectRef
 from state_store.objects import ObjectClient
-from state_store.records import Lease
 from state_store.store import StateStore
 
 
@@ -93,7 +93,7 @@ async def test_the_boundary_is_stored_until_a_rank_loses_its_state(writer, raw):
     assert not await writer.store.boundary_is_stored(session.head)
     head = (await writer.turn(session.id, [4])).snapshot
     assert await writer.store.boundary_is_stored(head.id)
-    raw.delete(writer.names()[1].key("state", head.boundary_hash))
+    raw.delete(writer.names()[1].key(ObjectRef("state", head.boundary_hash)))
     assert not await writer.store.boundary_is_stored(head.id)
 
 
@@ -177,7 +177,7 @@ async def test_a_missing_object_on_any_rank_commits_nothing_and_pins_nothing(
     draft = await writer.draft(session.id, range(8))
     writer.put(draft)
     gone = objects_of(draft)[which]
-    raw.delete(writer.names()[rank].key(*gone))
+    raw.delete(writer.names()[rank].key(gone))
     with pytest.raises(ObjectsMissing) as refused:
         await commit(writer, draft, await writer.lease(session.id))
     assert refused.value.missing == (gone,)
@@ -191,7 +191,7 @@ async def test_objects_left_by_a_refused_commit_can_be_committed_after_repair(wr
     session = await writer.session()
     draft = await writer.draft(session.id, range(8))
     writer.put(draft)
-    raw.delete(writer.names()[0].key(*objects_of(draft)[0]))
+    raw.delete(writer.names()[0].key(objects_of(draft)[0]))
     lease = await writer.lease(session.id)
     with pytest.raises(ObjectsMissing):
         await commit(writer, draft, lease)
@@ -334,4 +334,4 @@ async def test_a_made_up_lease_is_worth_nothing(writer):
     draft = await writer.draft(session.id, [1])
     lease = await writer.lease(session.id)
     with pytest.raises(LeaseLost):
-        await commit(writer, draft, Lease(session.id, "writer", lease.fence + 1))
+        await commit(writer, draft, replace(lease, fence=lease.fence + 1))

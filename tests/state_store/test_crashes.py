@@ -136,7 +136,7 @@ async def test_a_refused_commit_that_dies_while_cleaning_up_holds_nothing(server
         session = await writer.session(BASE)
         draft = await writer.draft(session.id, TURN)
         writer.put(draft)
-        raw.delete(writer.names()[1].key(*objects_of(draft)[-1]))
+        raw.delete(writer.names()[1].key(objects_of(draft)[-1]))
         lease = await writer.lease(session.id)
         world.trips.count, world.trips.crash_at = 0, crash_at
         with pytest.raises(StoreError):

@@ -7,7 +7,7 @@ import pytest
 from writer import RANKS
 
 from state_store.codec import HEADER_BYTES
-from state_store.layout import LineageKeys, lineage_of
+from state_store.layout import LineageKeys, ObjectRef, lineage_of
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ async def test_objects_waiting_for_a_commit_are_counted_but_no_problem(writer, s
 @pytest.mark.parametrize("kind", ["kv", "state"])
 @pytest.mark.parametrize("rank", range(RANKS))
 async def test_a_deleted_object_is_reported(writer, head, raw, kind, rank):
-    key = writer.names()[rank].key(kind, head.boundary_hash)
+    key = writer.names()[rank].key(ObjectRef(kind, head.boundary_hash))
     raw.delete(key)
     assert await only_problem(writer) == f"{key.decode()}: missing"
 
 
 @pytest.mark.parametrize("position", [0, 70, 100, HEADER_BYTES, HEADER_BYTES + 95])
 async def test_a_flipped_byte_is_reported(writer, head, raw, position):
-    key = writer.names()[1].key("kv", head.boundary_hash)
+    key = writer.names()[1].key(ObjectRef("kv", head.boundary_hash))
     value = raw.getrange(key, position, position)
     raw.setrange(key, position, bytes([value[0] ^ 1]))
     assert "checksum" in await only_problem(writer)
@@ -70,7 +70,9 @@ async def test_a_flipped_byte_is_reported(writer, head, raw, position):
 async def test_an_object_under_the_key_of_another_is_reported(writer, head, raw):
     names = writer.names()[0]
     other = next(iter((await writer.store.ancestors(head.id))[0].page_chain))
-    raw.set(names.key("kv", head.boundary_hash), raw.get(names.key("kv", other)))
+    raw.set(
+        names.key(ObjectRef("kv", head.boundary_hash)), raw.get(names.key(ObjectRef("kv", other)))
+    )
     assert "another one" in await only_problem(writer)
 
 
@@ -92,29 +94,29 @@ async def test_a_token_log_that_is_cut_short_is_reported(writer, head, raw, keys
 
 
 async def test_a_lost_pin_is_reported(writer, head, raw):
-    raw.delete(writer.names()[0].pins_key("kv", head.boundary_hash))
+    raw.delete(writer.names()[0].pins_key(ObjectRef("kv", head.boundary_hash)))
     assert await only_problem(writer) == f"{head.id}: does not pin kv {head.boundary_hash}"
 
 
 async def test_a_held_object_that_expires_is_reported(writer, head, raw):
-    raw.expire(writer.names()[1].key("state", head.boundary_hash), 100)
+    raw.expire(writer.names()[1].key(ObjectRef("state", head.boundary_hash)), 100)
     assert "held, yet it expires" in await only_problem(writer)
 
 
 async def test_an_object_that_nobody_holds_and_never_expires_is_reported(writer, session, raw):
     draft = await writer.draft(session.id, [0] * 4)
     writer.put(draft)
-    raw.persist(writer.names()[0].key("kv", draft.page_hashes[0]))
+    raw.persist(writer.names()[0].key(ObjectRef("kv", draft.page_hashes[0])))
     assert "held by nobody, never expires" in await only_problem(writer)
 
 
 async def test_a_pin_of_no_live_commit_is_reported(writer, head, raw):
-    raw.sadd(writer.names()[0].pins_key("kv", head.boundary_hash), "stray")
+    raw.sadd(writer.names()[0].pins_key(ObjectRef("kv", head.boundary_hash)), "stray")
     assert "pinned by stray, no live commit" in await only_problem(writer)
 
 
 async def test_pins_of_a_commit_in_progress_are_no_problem(writer, head, raw, keys):
-    raw.sadd(writer.names()[0].pins_key("kv", head.boundary_hash), "begun")
+    raw.sadd(writer.names()[0].pins_key(ObjectRef("kv", head.boundary_hash)), "begun")
     raw.hset(keys.journals, "begun", msgpack.packb({"at": 0.0, "snapshot": head.pack()}))
     assert await writer.problems() == []
 

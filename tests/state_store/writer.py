@@ -6,11 +6,11 @@ import asyncio
 from array import array
 from collections.abc import Iterable, Sequence
 
-from state_store.codec import HEADER_BYTES, seal
+from state_store.codec import HEADER_BYTES, Frame, seal
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
 from state_store.identity import page_hashes
-from state_store.layout import KINDS, Kind, ObjectNames
+from state_store.layout import KINDS, Kind, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
 from state_store.records import Commit, Lease, Session, SnapshotDraft
 from state_store.store import StateStore
@@ -36,7 +36,9 @@ def frame_of(names: ObjectNames, kind: Kind, page_hash: str, payload: bytes | No
         payload = (pattern * 4)[: PAYLOAD[kind]]
     frame = bytearray(HEADER_BYTES + len(payload))
     frame[HEADER_BYTES:] = payload
-    seal(memoryview(frame), names=names, kind=kind, page_hash=page_hash)
+    whole = memoryview(frame)
+    place = Frame(whole[:HEADER_BYTES], whole[HEADER_BYTES:])
+    seal(place, names=names, ref=ObjectRef(kind, page_hash))
     return bytes(frame)
 
 
@@ -92,9 +94,9 @@ class Writer:
         """Store every page of a draft and a state at its end, on all ranks."""
         self.client.put(
             [
-                (names.key(kind, page_hash), memoryview(frame_of(names, kind, page_hash)))
+                (names.key(ref), memoryview(frame_of(names, ref.kind, ref.page_hash)))
                 for names in self.names()
-                for kind, page_hash in objects_of(draft)
+                for ref in objects_of(draft)
             ],
             ttl=ttl,
         )
@@ -110,10 +112,10 @@ class Writer:
         return list(await self.store.tokens(head)) if head else []
 
 
-def objects_of(draft: SnapshotDraft) -> list[tuple[Kind, str]]:
+def objects_of(draft: SnapshotDraft) -> list[ObjectRef]:
     kv, state = KINDS
-    pages: list[tuple[Kind, str]] = [(kv, page) for page in draft.page_hashes]
-    return pages + [(state, page) for page in draft.page_hashes[-1:]]
+    pages = [ObjectRef(kv, page) for page in draft.page_hashes]
+    return pages + [ObjectRef(state, page) for page in draft.page_hashes[-1:]]
 
 
 class Trips:
