@@ -18,8 +18,10 @@ from typing import Any, Literal, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from state_store.errors import InvalidUrl, StoreUnavailable
@@ -35,6 +37,7 @@ _SCHEMES: dict[str, tuple[Topology, bool]] = {
     "redis+sentinel": ("sentinel", False),
     "rediss+sentinel": ("sentinel", True),
 }
+SENTINEL_TIMEOUT = 1.0  # seconds that one may take to answer: there are others to ask
 _PORT, _SENTINEL_PORT = 6379, 26379
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<name>[^:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
 _PASSWORD = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
@@ -147,7 +150,8 @@ class Address:
 
     def _sentinel(self, timeout: float) -> Any:
         kind: Any = Sentinel
-        return kind(self.nodes, sentinel_kwargs=self.sentinel_arguments | _limits(timeout))
+        limits = _limits(min(timeout, SENTINEL_TIMEOUT)) | {"retry": Retry(NoBackoff(), 0)}
+        return kind(self.nodes, sentinel_kwargs=self.sentinel_arguments | limits)
 
     @classmethod
     def _parse(cls, parts: SplitResult) -> Self:

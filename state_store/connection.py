@@ -1,53 +1,67 @@
-"""The control connection: redis-py, our errors, and the Lua scripts of this package."""
+"""The control connection: redis-py, our errors, and the Lua scripts of this package.
+
+One behaviour over one server, the master that sentinels name, and the masters of a cluster. What
+fails while one server takes another's place is tried again, within the timeout: every command and
+every script may be sent twice.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import hashlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import (
-    AuthenticationError,
     ConnectionError,
     NoScriptError,
+    RedisClusterException,
     RedisError,
-    ResponseError,
     TimeoutError,
 )
 
-from state_store.address import public_url
+from state_store.address import Address
+from state_store.clients import client_for
+from state_store.cluster import ClusterClient
 from state_store.errors import StoreRefused, StoreUnavailable
+from state_store.patience import is_login, is_passing, patiently
 
 _SCRIPTS = Path(__file__).with_name("lua")
+_SCAN = 1000  # keys that a server looks at in one go
+
+Call = tuple[Sequence[str | bytes], Sequence[Any]]
+"""Keys and arguments of one run of a script."""
+
+
+@dataclass(frozen=True)
+class Master:
+    """One server that holds data.
+
+    tag:      hash tag of keys that it holds; "" if it holds all
+    exchange: sends commands (words each) on one connection, in order, and returns the replies;
+              raises the first error, as redis-py's
+    """
+
+    tag: str
+    exchange: Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]
 
 
 class Control:
     """Small commands and scripts, asynchronously. Raises StoreUnavailable and StoreRefused."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
-        try:
-            self.redis = redis.asyncio.Redis.from_url(
-                url,
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-                # A pooled connection may have gone stale. Every script may run twice.
-                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
-            )
-        except ValueError as error:
-            # Its text may quote a piece of the password.
-            raise StoreUnavailable(
-                f"{public_url(url)!r} is not a Redis URL; use redis://, rediss:// or unix://."
-            ) from error
-        self.url = public_url(url)
+        """timeout: seconds that any one command may take, waiting for failovers included.
+        Raises InvalidUrl."""
+        self.address = Address.parse(url)
+        self.url = self.address.public
         self.timeout = timeout
-        self._scripts = {
-            path.stem: self.redis.register_script(path.read_text("utf-8"))
-            for path in sorted(_SCRIPTS.glob("*.lua"))
-        }
+        self.redis: Any = client_for(self.address, timeout=timeout)
 
     async def close(self) -> None:
         await self.redis.aclose()
@@ -56,40 +70,144 @@ class Control:
     async def guard(self) -> AsyncIterator[Any]:
         """The client, with redis-py's errors turned into ours.
 
-        Untyped: redis-py's annotations allow decoded replies everywhere, and ours are all raw.
+        On a cluster each command goes to the master of its first key; all its keys must be in one
+        slot. Untyped: redis-py's annotations allow decoded replies, and ours are all raw.
         """
         try:
             yield self.redis
-        except AuthenticationError as error:
-            raise StoreRefused(f"the store at {self.url} refused the login: {error}") from error
-        except (ConnectionError, TimeoutError, OSError) as error:
-            if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # from connecting
-                raise StoreRefused(f"the store at {self.url} refused the login: {error}") from error
-            raise StoreUnavailable(f"the store at {self.url} does not answer: {error}") from error
-        except RedisError as error:
-            raise StoreRefused(f"the store at {self.url} refused a command: {error}") from error
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise self._ours(error) from error
 
     async def run(self, script: str, keys: Sequence[str | bytes], *arguments: Any) -> Any:
-        """Run `lua/<script>.lua`."""
-        async with self.guard():
-            return await self._scripts[script](keys=list(keys), args=list(arguments))
+        """Run `lua/<script>.lua`, which may be run twice. All keys are in one slot."""
+        text, digest = _script(script)
+        async with self.guard() as client:
+            try:
+                return await client.evalsha(digest, len(keys), *keys, *arguments)
+            except NoScriptError:  # a server that is new to it, as after a failover
+                return await client.eval(text, len(keys), *keys, *arguments)
 
-    async def run_many(
-        self, script: str, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Any]]]
-    ) -> list[Any]:
-        """Run a script once per (keys, arguments), in one round trip; each run is atomic."""
-        if not calls:
-            return []
-        known = self._scripts[script]
-        for attempt in (1, 2):
-            async with self.guard() as client:
+    async def run_many(self, script: str, calls: Sequence[Call]) -> list[Any]:
+        """Run a script once per (keys, arguments), in one round trip to each master; each run is
+        atomic, and all are made even if one fails."""
+        text, digest = _script(script)
+        results: dict[int, Any] = {}
+        unknown: Sequence[int] = range(len(calls))
+        async with self.guard() as client:
+            # Servers that are new to the script are sent its text.
+            for name, body in (("EVALSHA", digest), ("EVAL", text)):
+                if not unknown:
+                    break
                 pipeline = client.pipeline(transaction=False)
-                for keys, arguments in calls:
-                    pipeline.evalsha(known.sha, len(keys), *keys, *arguments)
-                try:
-                    return list(await pipeline.execute())
-                except NoScriptError:
-                    if attempt == 2:
-                        raise
-                    await client.script_load(known.script)
-        raise AssertionError("unreachable")
+                for index in unknown:
+                    keys, arguments = calls[index]
+                    pipeline.execute_command(name, body, len(keys), *keys, *arguments)
+                replies = await pipeline.execute(raise_on_error=False)
+                results.update(zip(unknown, replies, strict=True))
+                unknown = [i for i in unknown if isinstance(results[i], NoScriptError)]
+            for result in results.values():
+                if isinstance(result, Exception):
+                    raise result
+        return [results[index] for index in range(len(calls))]
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """Keys that match, in batches; some may come twice. All that are there throughout are
+        found, also if slots move from one master to another meanwhile, each of them once."""
+        for _ in range(2):  # what moved past the first look lies still in the second
+            before = await self._slots()
+            for master in await self.masters():
+                cursor = 0
+                while True:
+                    words = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)
+                    async with self.guard():
+                        ((cursor, keys),) = await master.exchange([words])
+                    if keys:
+                        yield keys
+                    if not cursor:
+                        break
+            after = await self._slots()
+            if before == after and not any(moving for *_, moving in after):
+                return
+
+    async def masters(self) -> list[Master]:
+        """Every server that holds data now."""
+        if not isinstance(self.redis, ClusterClient):
+            return [Master("", self._exchange)]
+        async with self.guard():
+            await patiently(self.redis.initialize, timeout=self.timeout)
+        owners = [nodes[0] for _, nodes in sorted(self.redis.nodes_manager.slots_cache.items())]
+        tags: dict[ClusterNode, str] = {}
+        for number in itertools.count():
+            if len(tags) == len(set(owners)):
+                break
+            tags.setdefault(owners[self.redis.keyslot(str(number))], f"{{{number}}}")
+        return [Master(tag, _exchange_at(node)) for node, tag in tags.items()]
+
+    async def on_masters(
+        self, commands: Callable[[Master], Sequence[Sequence[Any]]]
+    ) -> list[list[Any]]:
+        """Every master's replies to `commands` for it, all of them from the same set of masters:
+        should that change meanwhile, all are sent again."""
+
+        async def attempt() -> list[list[Any]]:
+            try:
+                masters = await self.masters()
+                return list(await asyncio.gather(*(m.exchange(commands(m)) for m in masters)))
+            except (RedisError, OSError) as error:
+                if isinstance(self.redis, ClusterClient) and is_passing(error):
+                    with contextlib.suppress(RedisError, RedisClusterException):
+                        await self.redis.nodes_manager.initialize()
+                raise
+
+        async with self.guard():
+            if not self.address.patient:
+                return await attempt()
+            return await patiently(attempt, timeout=self.timeout)
+
+    async def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        pipeline = self.redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute())
+
+    async def _slots(self) -> list[tuple[str, Any, Any]]:
+        """Id of every master, the slots that it says it has, and those that are on the move."""
+        if not isinstance(self.redis, ClusterClient):
+            return []
+        found = []
+        for (members,) in await self.on_masters(lambda _: [("CLUSTER NODES",)]):
+            for member in members.values():
+                if "myself" in member["flags"]:
+                    found.append((member["node_id"], member["slots"], member["migrations"]))
+        return sorted(found, key=lambda master: master[0])
+
+    def _ours(self, error: Exception) -> StoreUnavailable | StoreRefused:
+        if is_login(error):
+            return StoreRefused(f"the store at {self.url} refused the login: {error}")
+        passing = (ConnectionError, TimeoutError, OSError, RedisClusterException)
+        if isinstance(error, passing) and is_passing(error):
+            return StoreUnavailable(f"the store at {self.url} does not answer: {error}")
+        if self.address.patient and is_passing(error):
+            return StoreUnavailable(
+                f"the store at {self.url} was not ready within {self.timeout:g} s: {error}"
+            )
+        return StoreRefused(f"the store at {self.url} refused a command: {error}")
+
+
+def _exchange_at(node: ClusterNode) -> Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]:
+    async def exchange(commands: Sequence[Sequence[Any]]) -> list[Any]:
+        sent = [PipelineCommand(index, *words) for index, words in enumerate(commands)]
+        await node.execute_pipeline(sent)
+        for command in sent:
+            if isinstance(command.result, Exception):
+                raise command.result
+        return [command.result for command in sent]
+
+    return exchange
+
+
+@cache
+def _script(name: str) -> tuple[str, str]:
+    """Text and digest of a script."""
+    text = (_SCRIPTS / f"{name}.lua").read_text("utf-8")
+    return text, hashlib.sha1(text.encode()).hexdigest()

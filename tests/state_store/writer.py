@@ -138,7 +138,7 @@ class Trips:
         def make_pipeline(*arguments, **options):
             made = pipeline(*arguments, **options)
             run = made.execute
-            made.execute = lambda: self._trip(run)
+            made.execute = lambda **options: self._trip(lambda: run(**options))
             return made
 
         redis.execute_command, redis.pipeline = command, make_pipeline
