@@ -86,8 +86,6 @@ class Shelf:
             ranks=RANKS,
             kv_bytes=KV_BYTES,
             state_bytes=STATE_BYTES,
-            economy="lossless",
-            encrypted=False,
             meta={},
             created_at=0.0,
         )
