@@ -15,6 +15,8 @@ missing=()
 command -v g++ >/dev/null || missing+=(g++)
 command -v ninja >/dev/null || missing+=(ninja-build)
 [ -e /usr/include/openssl/sha.h ] || missing+=(libssl-dev)
+# Tests run the store on Redis 7 too, whose program is in this package without the service.
+command -v redis-check-rdb >/dev/null || missing+=(redis-tools)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||

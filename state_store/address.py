@@ -137,6 +137,7 @@ class Address:
         timeout: seconds that connecting and any one reply may take
         """
         arguments = self.arguments | _limits(timeout)
+        arguments["retry"] = Retry(NoBackoff(), 1)  # a pooled connection may have gone stale
         if self.topology == "cluster":
             member: Any = ClusterNode
             return RedisCluster(startup_nodes=[member(*node) for node in self.nodes], **arguments)

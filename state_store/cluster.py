@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, PipelineCommand, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.cluster import PRIMARY
 from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError
 
@@ -28,7 +30,7 @@ class ClusterClient(RedisCluster):
     """Waits up to `patience` seconds, without progress, for what passes by itself."""
 
     def __init__(self, *, patience: float, **arguments: Any) -> None:
-        super().__init__(cluster_error_retry_attempts=0, **arguments)
+        super().__init__(retry=Retry(NoBackoff(), 0), **arguments)
         self.patience = patience
 
     async def execute_command(self, *arguments: Any, **options: Any) -> Any:

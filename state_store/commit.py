@@ -22,7 +22,7 @@ import numpy as np
 
 from state_store import garbage
 from state_store.connection import Control
-from state_store.durability import confirm, parse_level
+from state_store.durability import confirm, watch
 from state_store.errors import (
     DurabilityNotReached,
     HeadMoved,
@@ -47,7 +47,7 @@ async def commit(
     durability: str,
 ) -> Commit:
     """See `StateStore.commit`. fingerprint: the one that the draft names."""
-    parse_level(durability)
+    servers = await watch(control, durability)
     if lease.session_id != draft.session_id:
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
     lineage = lineage_of(draft.session_id)
@@ -95,7 +95,8 @@ async def commit(
         await garbage.abort(control, prefix, keys, pin_id, snapshot)
         raise
     try:
-        return Commit(snapshot, await confirm(control, prefix, durability))
+        reached = await confirm(control, prefix, durability, since=servers)
+        return Commit(snapshot, reached)
     except (DurabilityNotReached, StoreUnavailable) as error:
         return Commit(snapshot, "memory", str(error))
 

@@ -2,7 +2,7 @@
 
 Several connections are served by threads, one each, not by one loop over readiness: the kernel
 copies a value without holding the interpreter, so threads use as many cores as there are, and one
-value stays one system call. `torpor bench store` shows what it gives.
+value stays one system call.
 """
 
 from __future__ import annotations

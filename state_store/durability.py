@@ -1,16 +1,27 @@
-"""Durability levels, confirmed by the server and never assumed.
+"""Durability levels, confirmed by the servers and never assumed.
 
 `memory`        the server acknowledged the writes
-`fsync`         they are in its append-only file on disk (WAITAOF, Redis 7.2+ and Valkey)
-`replicated:n`  n replicas acknowledged them (WAIT)
+`fsync`         they are in its append-only file on disk (WAITAOF, Redis 7.2+ and Valkey): they
+                survive a restart of that server, but not that a replica takes its place
+`replicated:n`  n replicas acknowledged them (WAIT), and one of those may take its place
+
+Both waits speak of the server that they are sent to. Writes that another one acknowledged, which
+has restarted or given up its place since, may be lost although a wait succeeds; so a caller
+remembers who the servers were before its first write (`watch`), and `confirm` compares.
 """
 
 from __future__ import annotations
 
-from state_store.connection import Control
+from collections.abc import Sequence
+from typing import Any
+
+from state_store.connection import Control, Master
 from state_store.errors import DurabilityNotReached, InvalidDurability, StoreRefused
 
 CONFIRM_TIMEOUT = 5.0  # seconds
+
+Servers = frozenset[str]
+"""Every run of every server that holds data, as master."""
 
 
 def parse_level(level: str) -> int:
@@ -25,32 +36,61 @@ def parse_level(level: str) -> int:
     )
 
 
-async def confirm(control: Control, prefix: str, level: str) -> str:
-    """Wait until everything acknowledged before this call is durable at `level`.
+async def watch(control: Control, level: str) -> Servers:
+    """Who holds the data now; to be called before the writes that `confirm` is to speak of."""
+    parse_level(level)
+    if level == "memory":
+        return frozenset()
+    return frozenset(map(_run, await control.on_masters(lambda _: _WHO)))
 
-    Both waits speak of writes on their own connection, so a marker is written on it first: the
-    log is one sequence, and what came before the marker is confirmed with it.
-    Raises DurabilityNotReached; then the writes stand in memory only.
+
+async def confirm(
+    control: Control, prefix: str, level: str, *, since: Servers | None = None
+) -> str:
+    """Wait until everything acknowledged before this call, and after `since`, is durable at
+    `level` on every server that holds data.
+
+    Without `since` it speaks of what the present servers have. Both waits are for writes on their
+    own connection, so a marker is written on it first: a server's log is one sequence, and what
+    came before the marker is confirmed with it.
+    Raises DurabilityNotReached; then the writes stand in memory, or are lost if it says so.
     """
     replicas = parse_level(level)
     if level == "memory":
         return level
-    milliseconds = int(CONFIRM_TIMEOUT * 1000)
+    milliseconds = int(min(CONFIRM_TIMEOUT, control.timeout / 2) * 1000)
+    wait = ("WAITAOF", 1, 0, milliseconds) if level == "fsync" else ("WAIT", replicas, milliseconds)
+
+    def commands(master: Master) -> Sequence[Sequence[Any]]:
+        return [("INCR", f"{prefix}:durable-marker{master.tag}"), wait, *_WHO]
+
     try:
-        async with control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.incr(f"{prefix}:durable-marker")
-            if level == "fsync":
-                pipeline.waitaof(1, 0, milliseconds)
-            else:
-                pipeline.wait(replicas, milliseconds)
-            _, reply = await pipeline.execute()
+        answers = await control.on_masters(commands)
     except StoreRefused as error:
-        raise DurabilityNotReached(f"{level} cannot be confirmed: {error}") from error
-    reached = reply[0] if level == "fsync" else reply
-    if reached < (1 if level == "fsync" else replicas):
+        reason = str(error)
+        if "unknown command" in reason.lower():
+            reason = "the server has no WAITAOF; Redis 7.2 or later and Valkey have it"
+        raise DurabilityNotReached(f"{level} cannot be confirmed: {reason}") from error
+    wanted = 1 if level == "fsync" else replicas
+    for _, reply, *_ in answers:
+        reached = reply[0] if level == "fsync" else reply
+        if reached < wanted:
+            raise DurabilityNotReached(
+                f"{level} was not confirmed within {milliseconds / 1000:g} s (reached {reached}); "
+                "the commit stands in memory."
+            )
+    if since is not None and not since <= {_run(answer[2:]) for answer in answers}:
         raise DurabilityNotReached(
-            f"{level} was not confirmed within {CONFIRM_TIMEOUT:g} s (reached {reached}); "
-            "the commit stands in memory."
+            f"{level} cannot be confirmed: a server restarted or another one took its place "
+            "meanwhile, and what it had not passed on is lost; read the head again."
         )
     return level
+
+
+_WHO = (("INFO", "server"), ("INFO", "replication"))
+
+
+def _run(answers: Sequence[Any]) -> str:
+    """One run of one server as master: a restart or a change of roles makes another one."""
+    server, replication = answers
+    return f"{server['run_id']} {replication['master_replid']} {replication['role']}"

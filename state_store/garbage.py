@@ -89,11 +89,16 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
     keys = LineageKeys(prefix, lineage)
     buried = 0
     while True:
-        doomed = await control.run("doomed", [keys.dead], keys.snapshot_prefix)
-        if not doomed:
+        async with control.guard() as client:
+            raw = await client.srandmember(keys.dead)
+        if raw is None:
             await _forget_if_empty(control, keys, prefix, lineage)
             return buried
-        snapshot_id, stored, pin_id = doomed[0].decode(), doomed[1], doomed[2]
+        snapshot_id = raw.decode()
+        doomed = await control.run("doomed", [keys.dead, keys.snapshot(snapshot_id)], snapshot_id)
+        if not doomed:
+            continue
+        stored, pin_id = doomed
         await _unpin(control, prefix, Snapshot.unpack(stored), pin_id.decode())
         outcome = await control.run(
             "bury",

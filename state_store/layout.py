@@ -24,7 +24,7 @@ from state_store.errors import InvalidId, InvalidTenant
 Kind = Literal["kv", "state"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PART_BYTES = 4 << 20
-"""Larger payloads are cut: values of 1-4 MiB moved fastest (`torpor bench store`), a value keeps
+"""Larger payloads are cut: values of 1-4 MiB moved fastest when this was written, a value keeps
 a server busy while it is copied, and the parts of one state spread over a cluster."""
 
 _ID = re.compile(r"(ses|snp)-([0-9a-f]{16})-([0-9a-f]{16,64})")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from state_store.dispatch import Dispatcher, Task
-from state_store.errors import StoreRefused
+from state_store.errors import StoreFull, StoreRefused
 from state_store.resp import Pieces, Refusal, Reply, Request
 from state_store.routing import router_for
 
@@ -95,7 +95,8 @@ class ObjectClient:
         for task in tasks:
             for reply in task.replies:
                 if isinstance(reply, Refusal):
-                    raise StoreRefused(f"the store refused a command: {reply.text}")
+                    kind = StoreFull if reply.code == "OOM" else StoreRefused
+                    raise kind(f"the store refused a command: {reply.text}")
         return [task.replies for task in tasks]
 
     def _dispatch(self) -> Dispatcher:

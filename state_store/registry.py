@@ -1,7 +1,8 @@
 """Where engines and runtimes find each other: heartbeats and commands, through the store.
 
 An engine's rank listens on a list of its own; a caller pushes a command there and waits on a
-list made for the answer. Commands are small: payloads never travel this way.
+list made for the answer. Commands are small: payloads never travel this way. After a lost reply
+or a failover a command may be run twice, or not at all: then its caller hears of it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
-import redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
-from state_store.address import public_url
+from state_store.address import Address
 from state_store.connection import Control
-from state_store.errors import EngineSilent, StoreUnavailable
+from state_store.errors import EngineSilent
 
 logger = logging.getLogger(__name__)
 
 _POLL = 1.0  # seconds between a listener's looks at whether it should stop
 _REPLY_TTL = 300  # seconds that an answer nobody fetched is kept
 _RETRY = 1.0  # seconds before a broken connection is tried again
+_FAILED = (RedisError, RedisClusterException, OSError)
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -34,9 +35,10 @@ async def live_engines(control: Control, prefix: str) -> list[dict[str, Any]]:
     """Records of the engines whose heartbeat has not expired."""
     async with control.guard() as client:
         names = sorted(await client.smembers(f"{prefix}:engines"))
-        if not names:
-            return []
-        stored = await client.mget([_engine_key(prefix, name.decode()) for name in names])
+        pipeline = client.pipeline(transaction=False)  # in a cluster they are in many slots
+        for name in names:
+            pipeline.get(_engine_key(prefix, name.decode()))
+        stored = await pipeline.execute() if names else []
         gone = [name for name, record in zip(names, stored, strict=True) if record is None]
         if gone:
             await client.srem(f"{prefix}:engines", *gone)
@@ -83,13 +85,14 @@ async def send_command(
 
 
 class _Thread:
-    """A daemon thread with a connection of its own, which it reopens when it breaks."""
+    """A daemon thread with a client of its own, opened when it is needed and again when it breaks.
+
+    Raises InvalidUrl.
+    """
 
     def __init__(self, url: str, name: str) -> None:
-        try:
-            self._client: Any = redis.Redis.from_url(url, socket_timeout=_POLL * 5)
-        except ValueError as error:
-            raise StoreUnavailable(f"{public_url(url)!r} is not a Redis URL.") from error
+        self._address = Address.parse(url)
+        self._opened: Any = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -101,14 +104,27 @@ class _Thread:
         if self._thread.is_alive():
             self._thread.join()
         self._withdraw()
-        self._client.close()
+        self._close()
+
+    @property
+    def _client(self) -> Any:
+        """Raises RedisError, RedisClusterException."""
+        if self._opened is None:
+            self._opened = self._address.client(timeout=_POLL * 5)
+        return self._opened
+
+    def _close(self) -> None:
+        client, self._opened = self._opened, None
+        if client is not None:
+            client.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self._step()
-            except RedisError as error:
+            except _FAILED as error:
                 logger.warning("%s: the store does not answer: %s", self._thread.name, error)
+                self._close()  # whoever answers next may be elsewhere
                 self._stop.wait(_RETRY)
             except Exception:  # the thread must outlive it: nobody would notice that it is gone
                 logger.exception("%s: a step failed", self._thread.name)
@@ -137,7 +153,7 @@ class Heartbeat(_Thread):
     def _withdraw(self) -> None:
         try:
             self._client.delete(_engine_key(self._prefix, self._engine_id))
-        except RedisError as error:
+        except _FAILED as error:
             logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
 
     def _step(self) -> None:

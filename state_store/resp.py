@@ -1,7 +1,7 @@
 """The bulk path: RESP spoken on a raw socket, from and into buffers that the caller owns.
 
 redis-py copies every payload at least twice; at a megabyte a value that copying, not the server,
-is the cost (`torpor bench store`). So connections are opened by redis-py, which knows URLs,
+is the cost. So connections are opened by redis-py, which knows URLs,
 authentication, TLS and databases, and payloads then go through the socket it opened.
 
 A value costs one system call each way: the kernel gathers it from, and scatters it to, all of its

@@ -51,6 +51,8 @@ def router_for(url: str, *, timeout: float, connections: int) -> Router:
         if address.topology == "sentinel":
             place = Server(*address.master(timeout=timeout))._asdict()
         connection = connected(kind, arguments | place, name=address.public, timeout=timeout)
+        if address.topology == "sentinel":
+            _require_master(connection, address.public)
         return BulkConnection(connection, timeout=timeout)
 
     return SingleRouter(address.public, connect, connections=connections, patient=address.patient)
@@ -249,6 +251,19 @@ def _server(member: Sequence[Any], asked: Server) -> Server:
     """A member as CLUSTER SLOTS names it; one that does not know its own name is at the same."""
     host = member[0].decode() if isinstance(member[0], bytes) else member[0]
     return Server(asked.host if host in (None, "", "?") else host, int(member[1]))
+
+
+def _require_master(connection: Any, name: str) -> None:
+    """Sentinels may still name a server that has been demoted. Disconnects from such a one."""
+    try:
+        connection.send_command("ROLE")
+        role = connection.read_response()[0]
+    except (RedisError, OSError) as error:
+        connection.disconnect()
+        raise StoreUnavailable(f"the master of {name} broke off: {error}") from error
+    if role != b"master":
+        connection.disconnect()
+        raise StoreUnavailable(f"the sentinels of {name} name a server that is not the master.")
 
 
 def redirection(text: str, answered_by: str) -> tuple[int, Server]:

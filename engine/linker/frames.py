@@ -4,7 +4,7 @@ One slab holds `count` rows of equal size, each a page or a state with room for 
 the objects that it is stored as. Sockets send from them and receive into them with no copy
 between.
 The slab is touched once when made: first touch of fresh pages costs more than the copy itself
-(see `torpor bench store`), and it is pinned when the device is a GPU.
+on some machines, and it is pinned when the device is a GPU.
 """
 
 from __future__ import annotations

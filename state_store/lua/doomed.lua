@@ -1,11 +1,9 @@
--- A dead snapshot with the pin it died with, read as one: a commit may revive it with another.
--- KEYS: dead     ARGV: key prefix of snapshots (same slot)
--- Returns {id, body, pin id}, or {} if none is dead.
-local id = redis.call('SRANDMEMBER', KEYS[1])
-while id do
-  local record = redis.call('HMGET', ARGV[1] .. id, 'body', 'pin')
-  if record[1] then return {id, record[1], record[2]} end
-  redis.call('SREM', KEYS[1], id)
-  id = redis.call('SRANDMEMBER', KEYS[1])
-end
+-- Whether a snapshot is still dead, and the pin it died with, read as one: a commit may revive it
+-- with another.
+-- KEYS: dead, snapshot     ARGV: snapshot id
+-- Returns {body, pin id}, or {} if it is not dead any more.
+if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then return {} end
+local record = redis.call('HMGET', KEYS[2], 'body', 'pin')
+if record[1] then return record end
+redis.call('SREM', KEYS[1], ARGV[1])
 return {}

@@ -13,6 +13,7 @@ class Proxy:
 
     cut_after:       bytes of replies after which it hangs up, counted for each connection
     lose_next_reply: hang up, once, when the server has answered and before the client hears it
+    flowing:         replies are forwarded while it is set
     """
 
     def __init__(self, path: Path, upstream_url: str) -> None:
@@ -20,6 +21,8 @@ class Proxy:
         self.piece = 1 << 16
         self.cut_after: int | None = None
         self.lose_next_reply = False
+        self.flowing = threading.Event()
+        self.flowing.set()
         self._upstream = upstream_url.removeprefix("unix://")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -28,6 +31,7 @@ class Proxy:
         self._threads[0].start()
 
     def close(self) -> None:
+        self.flowing.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
@@ -54,6 +58,7 @@ class Proxy:
         forwarded = 0
         with client, server, contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
+                self.flowing.wait()
                 if self.lose_next_reply:
                     self.lose_next_reply = False
                     _hang_up(client)

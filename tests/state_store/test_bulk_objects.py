@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from array import array
 
 import pytest
 import redis
 from proxy import Proxy
 
-from state_store.errors import StoreRefused, StoreUnavailable
+from state_store.errors import StoreFull, StoreRefused, StoreUnavailable
 from state_store.objects import ObjectClient
 
 MIB = 1 << 20
@@ -111,6 +112,61 @@ def test_empty_operations_ask_nothing(objects):
     objects.put([], ttl=60)
     assert objects.get_into([]) == []
     assert objects.exists([]) == []
+    assert objects.get_small([]) == []
+    assert objects.set_small_nx([], ttl=60) == []
+
+
+def test_values_are_gathered_and_scattered_over_several_buffers(objects, raw, prefix):
+    key, whole = f"{prefix}:x".encode(), random.Random(0).randbytes(1000)
+    view = memoryview(whole)
+    objects.put([(key, (view[:0], view[:128], view[128:999], view[999:]))], ttl=60)
+    assert raw.get(key) == whole
+    targets = [memoryview(bytearray(size)) for size in (1, 0, 600, 399)]
+    assert objects.get_into([(key, targets)]) == [1000]
+    assert b"".join(targets) == whole
+    objects.replace([(key, (view[500:], view[:500]))], ttl=60)
+    assert raw.get(key) == whole[500:] + whole[:500]
+
+
+def test_more_buffers_than_one_system_call_takes(objects, raw, prefix):
+    key, whole = f"{prefix}:x".encode(), random.Random(0).randbytes(7000)
+    objects.put([(key, [memoryview(whole)[at : at + 2] for at in range(0, 7000, 2)])], ttl=60)
+    assert raw.get(key) == whole
+    frame = memoryview(bytearray(7000))
+    assert objects.get_into([(key, [frame[at : at + 1] for at in range(7000)])]) == [7000]
+    assert frame == whole
+
+
+def test_a_buffer_of_larger_items_counts_its_bytes(objects, raw, prefix):
+    numbers = memoryview(array("q", range(10)))
+    objects.put([(f"{prefix}:n".encode(), numbers)], ttl=60)
+    assert raw.get(f"{prefix}:n") == numbers.tobytes()
+    target = memoryview(array("q", [0] * 10))
+    assert objects.get_into([(f"{prefix}:n".encode(), target)]) == [80]
+    assert target == numbers
+
+
+def test_small_values_are_set_once_and_live_as_long_as_the_last_wants(objects, raw, prefix):
+    items = [(f"{prefix}:{number}".encode(), b"mine %d" % number) for number in range(2000)]
+    raw.set(items[7][0], b"theirs", ex=10)
+    placed = objects.set_small_nx(items, ttl=500)
+    assert placed == [number != 7 for number in range(2000)]
+    keys = [*(key for key, _ in items), b"missing"]
+    values = [value for _, value in items]
+    assert objects.get_small(keys) == [*values[:7], b"theirs", *values[8:], None]
+    assert raw.ttl(items[7][0]) > 400
+    assert raw.ttl(items[8][0]) > 400
+
+
+def test_a_large_value_where_a_small_one_belongs_is_refused(objects, raw, prefix):
+    raw.set(f"{prefix}:large", bytes(MIB + 1))
+    raw.set(f"{prefix}:small", bytes(MIB))
+    objects.ping()
+    before = raw.info("stats")["total_connections_received"]
+    with pytest.raises(StoreRefused, match="1048577 bytes"):
+        objects.get_small([f"{prefix}:large".encode(), f"{prefix}:small".encode()])
+    assert objects.get_small([f"{prefix}:small".encode()]) == [bytes(MIB)]
+    assert raw.info("stats")["total_connections_received"] == before
 
 
 def test_bytes_go_between_socket_and_the_callers_buffer_without_a_copy(objects, prefix):
@@ -177,7 +233,7 @@ def test_a_full_store_refuses_a_write_and_the_connection_stays_in_step(own_serve
         client.put(items[:1], ttl=60)
         before = raw.info("stats")["total_connections_received"]
         raw.config_set("maxmemory", 1)
-        with pytest.raises(StoreRefused, match="OOM"):
+        with pytest.raises(StoreFull, match="OOM"):
             client.put(items, ttl=60)
         frames = frames_for(items)
         assert client.get_into(frames) == [1000, None]

@@ -1,0 +1,160 @@
+"""Slots that move from one master to another while the store is in use: nothing goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+import redis
+from servers import BUILDS, Cluster
+
+from state_store.connection import Control
+from state_store.errors import StoreUnavailable
+from state_store.layout import LineageKeys, lineage_of
+from state_store.objects import ObjectClient
+from state_store.routing import key_slot
+from state_store.store import StateStore
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def cluster(request, tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("cluster"), build=request.param) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(cluster, prefix):
+    async with await StateStore.connect(cluster.url, prefix=prefix, timeout=5.0) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def impatient(cluster, prefix):
+    """A store that does not wait for a migration to end."""
+    async with await StateStore.connect(cluster.url, prefix=prefix, timeout=0.3) as opened:
+        yield opened
+
+
+@pytest.fixture
+def objects(cluster):
+    client = ObjectClient(cluster.url, timeout=5.0)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def control(cluster):
+    opened = Control(cluster.url, timeout=0.5)
+    yield opened
+    await opened.close()
+
+
+def slot_of(lineage_or_session):
+    return key_slot(f"{{{lineage_or_session}}}".encode())
+
+
+async def during(move, work):
+    """Run `work` while a slot is half moved, and finish moving it meanwhile."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(move.finish)
+    return await task
+
+
+def half(move, rng):
+    keys = move.keys()
+    moved = rng.sample(keys, len(keys) // 2)
+    if moved:
+        move.move(*moved)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_lineage_that_is_half_moved_is_read_whole_or_waited_for(cluster, writer, seed):
+    session = await writer.session(*([n * 10 + k for k in range(7)] for n in range(8)))
+    expected = await writer.history(session.id)
+    move = cluster.start_moving(slot_of(lineage_of(session.id)))
+    half(move, random.Random(seed))
+    assert await during(move, writer.history(session.id)) == expected
+    assert await writer.problems() == []
+
+
+async def test_a_read_that_cannot_be_whole_is_an_error_and_never_a_shorter_history(
+    cluster, writer, impatient
+):
+    session = await writer.session(*([n * 10 + k for k in range(7)] for n in range(8)))
+    expected = [s.id for s in await writer.store.ancestors(session.head)]
+    keys = LineageKeys(writer.prefix, lineage_of(session.id))
+    move = cluster.start_moving(slot_of(lineage_of(session.id)))
+    for moved in ([0], [1, 2], [7], [3, 4, 5, 6]):
+        move.move(*(keys.snapshot(expected[n]).encode() for n in moved))
+        with contextlib.suppress(StoreUnavailable):
+            assert [s.id for s in await impatient.ancestors(session.head)] == expected
+    move.finish()
+    assert [s.id for s in await impatient.ancestors(session.head)] == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("share", ["none", "half", "dead"])
+async def test_a_history_that_is_deleted_while_it_moves_leaves_nothing(
+    cluster, writer, prefix, seed, share
+):
+    session = await writer.session(range(6), range(6, 13), range(13, 20))
+    keys = LineageKeys(prefix, lineage_of(session.id))
+    move = cluster.start_moving(slot_of(lineage_of(session.id)))
+
+    async def kill():
+        await writer.store.delete_session(session.id)
+
+    task = asyncio.create_task(kill())
+    await asyncio.sleep(0.05)
+    if share == "half":
+        half(move, random.Random(seed))
+    elif share == "dead":  # its members are named, and not there yet
+        with contextlib.suppress(redis.RedisError):
+            move.move(keys.dead.encode())
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(move.finish)
+    await task
+    assert await writer.problems() == []
+    for member in cluster.masters:
+        with member.client() as client:
+            left = [k for k in client.scan_iter(f"{prefix}:*") if b"snapshot" in k or b"pins" in k]
+            assert left == []
+
+
+@pytest.mark.parametrize("moved", [[], ["dead"], ["dead", "refs"]])
+async def test_unwinding_stopped_half_way_in_a_moving_slot_goes_on_later(
+    cluster, writer, impatient, prefix, moved
+):
+    """The dead are named by a key of their own, which may move first, or lose its last member."""
+    session = await writer.session(range(6), range(6, 13), range(13, 20))
+    keys = LineageKeys(prefix, lineage_of(session.id))
+    other = await writer.store.fork(session.id, snapshot_id=None)
+    async with impatient._control.guard() as client:
+        await client.hset(keys.session(session.id), "head", session.head)
+    await writer.store.delete_session(other.id)
+    await impatient._control.run(
+        "delete",
+        [
+            keys.session(session.id),
+            keys.lease(session.id),
+            keys.refs,
+            keys.dead,
+            keys.sessions,
+        ],
+        session.id,
+    )
+    move = cluster.start_moving(slot_of(lineage_of(session.id)))
+    for name in moved:
+        move.move(getattr(keys, name).encode())
+    with contextlib.suppress(StoreUnavailable):
+        await impatient.recover(older_than=0)
+    move.finish()
+    await writer.store.recover(older_than=0)
+    assert await writer.problems() == []
+    for member in cluster.masters:
+        with member.client() as client:
+            left = [k for k in client.scan_iter(f"{prefix}:*") if b"snapshot" in k or b"pins" in k]
+            assert left == []
