@@ -21,10 +21,12 @@ from agent_runtime import (
     plan_command,
     profiles_command,
     server,
+    store_command,
 )
 from agent_runtime.errors import TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.store_options import DATA, add_store_options, store_url
 from engine.errors import EngineError
 from engine.launch import (
     EngineOptions,
@@ -34,12 +36,9 @@ from engine.launch import (
     require_free_port,
 )
 from engine.profiles import PROFILES, profile_named
-from state_store.embedded import EmbeddedServer
 from state_store.errors import StoreError
-from state_store.store import StateStore
 from tools.errors import ToolsError
 
-_DATA = Path(".torpor/data")
 _console = Console(stderr=True, highlight=False)
 
 
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     up = commands.add_parser("up", help="store, engine and runtime together, in the foreground")
-    _store_options(up)
+    add_store_options(up)
     _engine_options(up)
     up.add_argument("--port", type=int, default=8700, help="of the runtime's HTTP service")
     up.add_argument("--engine-port", type=int, default=None, help="default: a free one")
@@ -71,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     engine = commands.add_parser("engine", help="one engine")
     engine_commands = engine.add_subparsers(dest="engine_command", required=True)
     engine_up = engine_commands.add_parser("up", help="start SGLang and wait until it serves")
-    _store_options(engine_up)
+    add_store_options(engine_up)
     _engine_options(engine_up)
     engine_up.add_argument("--host", default="127.0.0.1")
     engine_up.add_argument("--port", type=int, default=30000, help="of the engine's HTTP server")
@@ -85,12 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8700)
     serve.set_defaults(run=_serve)
 
-    store = commands.add_parser("store", help="look after the store")
-    store_commands = store.add_subparsers(dest="store_command", required=True)
-    check = store_commands.add_parser("check", help="prove that the store is consistent")
-    _store_options(check)
-    check.set_defaults(run=_store_check)
-
     show = commands.add_parser("demo", help="suspend, kill -9, resume and fork a real session")
     show.add_argument("--data", type=Path, default=Path(".torpor/demo"), help="emptied first")
     show.add_argument("--model", type=Path, default=None)
@@ -100,14 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 
     profiles_command.add_to(commands)
     plan_command.add_to(commands)
-    doctor_command.add_to(commands, _DATA)
+    store_command.add_to(commands)
+    doctor_command.add_to(commands, DATA)
     bench_command.add_to(commands)
     return parser
-
-
-def _store_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, default=_DATA, help="directory of the embedded store")
-    parser.add_argument("--redis", metavar="URL", default=None, help="instead of the embedded one")
 
 
 def _engine_options(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +114,7 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
 def _up(arguments: argparse.Namespace) -> int:
     model = checked_model(arguments.model or profile_named(arguments.profile).model)
     require_free_port("127.0.0.1", arguments.port)  # before the engine takes its time
-    with _store_url(arguments) as url:
+    with store_url(arguments) as url:
         options = _options(arguments, url, "127.0.0.1", arguments.engine_port or free_port())
         engine = EngineProcess(options)
         with engine:
@@ -145,7 +134,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _engine_up(arguments: argparse.Namespace) -> int:
-    with _store_url(arguments) as url:
+    with store_url(arguments) as url:
         options = _options(arguments, url, arguments.host, arguments.port, arguments.engine_id)
         engine = EngineProcess(options)
         with engine:
@@ -163,43 +152,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _store_check(arguments: argparse.Namespace) -> int:
-    async def check(url: str) -> int:
-        async with await StateStore.connect(url) as store:
-            report = await store.check_integrity()
-        print(
-            f"{report.sessions} sessions, {report.snapshots} snapshots, {report.objects} objects "
-            f"({report.object_bytes} bytes), {report.unheld} objects that will expire"
-        )
-        for problem in report.problems:
-            print(f"problem: {problem}")
-        return 1 if report.problems else 0
-
-    with _store_url(arguments) as url:
-        return asyncio.run(check(url))
-
-
 def _demo(arguments: argparse.Namespace) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     return demo.run(
         data=arguments.data, model=arguments.model, text=arguments.text, pages=arguments.pages
     )
-
-
-@contextlib.contextmanager
-def _store_url(arguments: argparse.Namespace) -> Iterator[str]:
-    """The store that was asked for; the embedded one lives as long as the block."""
-    if arguments.redis is not None:
-
-        async def answers() -> None:
-            async with await StateStore.connect(arguments.redis):
-                pass
-
-        asyncio.run(answers())  # a wrong URL is told at once, not after the engine has started
-        yield arguments.redis
-        return
-    with EmbeddedServer(Layout(arguments.data).store) as embedded:
-        yield embedded.url
 
 
 def _options(
