@@ -11,8 +11,6 @@ Payloads do not pass through here: engines write and read them with `ObjectClien
 
 from __future__ import annotations
 
-import secrets
-import time
 from array import array
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -21,28 +19,21 @@ from typing import Any, Self
 from state_store import commit as committing
 from state_store import durability, garbage, integrity, registry
 from state_store.connection import Control
-from state_store.errors import LeaseHeld, LeaseLost, NotFound, UnknownFingerprint
 from state_store.fingerprint import Fingerprint
+from state_store.fingerprints import Fingerprints
 from state_store.integrity import Report
-from state_store.layout import (
-    LineageKeys,
-    ObjectNames,
-    lineage_of,
-    new_lineage,
-    new_session_id,
-)
+from state_store.leases import Leases
 from state_store.records import (
     Commit,
     Lease,
     Session,
-    SessionBody,
     Snapshot,
     SnapshotDraft,
     Tenant,
 )
-
-_WALK = 256  # snapshots that one step of a walk towards the root reads
-_UNMADE = 60  # seconds after which a listed session without a record is not about to be made
+from state_store.sessions import Sessions
+from state_store.snapshots import Snapshots
+from state_store.tenants import Tenants
 
 
 class StateStore:
@@ -51,8 +42,11 @@ class StateStore:
     def __init__(self, control: Control, prefix: str) -> None:
         self._control = control
         self._prefix = prefix
-        self._tenants: dict[str, Tenant] = {}
-        self._fingerprints: dict[str, Fingerprint] = {}
+        self._tenants = Tenants(control, prefix)
+        self._fingerprints = Fingerprints(control, prefix)
+        self._sessions = Sessions(control, prefix)
+        self._leases = Leases(control, prefix)
+        self._snapshots = Snapshots(control, prefix)
 
     @classmethod
     async def connect(cls, url: str, *, prefix: str = "torpor", timeout: float = 10.0) -> Self:
@@ -94,21 +88,9 @@ class StateStore:
         meta: Mapping[str, Any] | None = None,
     ) -> Session:
         """A new, empty session, the root of a new lineage."""
-        lineage = new_lineage()
-        body = SessionBody(
-            id=new_session_id(lineage),
-            tenant=tenant,
-            fingerprint_id=fingerprint.id,
-            labels=dict(labels or {}),
-            meta=dict(meta or {}),
-            forked_from=None,
-            created_at=time.time(),
+        return await self._sessions.create(
+            tenant=tenant, fingerprint=fingerprint, labels=labels, meta=meta
         )
-        async with self._control.guard() as client:
-            await client.set(
-                f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
-            )
-        return await self._add_session(body, head=None)
 
     async def fork(
         self,
@@ -122,117 +104,39 @@ class StateStore:
 
         Copies nothing and costs the same at any length. Raises NotFound.
         """
-        parent = await self.session(session_id)
-        head = snapshot_id or parent.head
-        lineage = lineage_of(session_id)
-        if head is not None and lineage_of(head) != lineage:
-            raise NotFound(f"snapshot {head} is not in the history of {session_id}.")
-        body = parent.body.model_copy(
-            update={
-                "id": new_session_id(lineage),
-                "labels": dict(labels or {}),
-                "meta": dict(parent.body.meta if meta is None else meta),
-                "forked_from": session_id,
-                "created_at": time.time(),
-            }
+        return await self._sessions.fork(
+            session_id, snapshot_id=snapshot_id, labels=labels, meta=meta
         )
-        return await self._add_session(body, head=head)
 
     async def session(self, session_id: str) -> Session:
         """Raises NotFound, InvalidId."""
-        keys = LineageKeys(self._prefix, lineage_of(session_id))
-        async with self._control.guard() as client:
-            stored, head = await client.hmget(keys.session(session_id), "body", "head")
-        if stored is None:
-            raise NotFound(f"no session {session_id}.")
-        return Session(SessionBody.unpack(stored), head.decode() or None)
+        return await self._sessions.get(session_id)
 
     async def sessions(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first."""
-        async with self._control.guard() as client:
-            listed = await client.zrevrange(self._sessions_key(tenant), 0, -1, withscores=True)
-            pipeline = client.pipeline(transaction=False)
-            for raw, _ in listed:
-                keys = LineageKeys(self._prefix, lineage_of(raw.decode()))
-                pipeline.hmget(keys.session(raw.decode()), "body", "head")
-            rows = await pipeline.execute() if listed else []
-            unmade = [
-                raw
-                for (raw, created_at), (stored, _) in zip(listed, rows, strict=True)
-                if stored is None and created_at < time.time() - _UNMADE
-            ]
-            if unmade:
-                await client.zrem(self._sessions_key(tenant), *unmade)
-        return [
-            Session(SessionBody.unpack(stored), head.decode() or None)
-            for stored, head in rows
-            if stored is not None
-        ]
+        return await self._sessions.of_tenant(tenant)
 
     async def delete_session(self, session_id: str) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
-        session = await self.session(session_id)
-        lineage = lineage_of(session_id)
-        keys = LineageKeys(self._prefix, lineage)
-        await self._control.run(
-            "delete",
-            [
-                keys.session(session_id),
-                keys.lease(session_id),
-                keys.refs,
-                keys.dead,
-                keys.sessions,
-            ],
-            session_id,
-        )
-        async with self._control.guard() as client:
-            await client.zrem(self._sessions_key(session.body.tenant), session_id)
-        await garbage.unwind(self._control, self._prefix, lineage)
+        await self._sessions.delete(session_id)
 
     async def tenant(self, name: str) -> Tenant:
         """The tenant's record; its salt is made at first use."""
-        known = self._tenants.get(name)
-        if known is None:
-            key = f"{self._prefix}:tenant:{name}"
-            fresh = Tenant(name=name, salt=secrets.token_hex(16))
-            async with self._control.guard() as client:
-                await client.set(key, fresh.pack(), nx=True)
-                stored = await client.get(key)
-            known = self._tenants[name] = Tenant.unpack(stored)
-        return known
+        return await self._tenants.get(name)
 
     # ---- leases -------------------------------------------------------------
 
     async def acquire(self, session_id: str, *, ttl: float, owner: str) -> Lease:
         """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
-        keys = LineageKeys(self._prefix, lineage_of(session_id))
-        nonce = secrets.token_hex(8)
-        outcome, detail = await self._control.run(
-            "acquire",
-            [keys.session(session_id), keys.lease(session_id), keys.fence],
-            owner,
-            int(ttl * 1000),
-            nonce,
-        )
-        if outcome == b"no_session":
-            raise NotFound(f"no session {session_id}.")
-        if outcome == b"held":
-            raise LeaseHeld(
-                f"{session_id} is being written by {detail.decode()}; wait for it to "
-                f"finish. If it died, its lease expires within {ttl:g} s."
-            )
-        return Lease(session_id, owner, int(detail), nonce)
+        return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Raises LeaseLost."""
-        await self._set_lease(lease, int(ttl * 1000))
+        await self._leases.renew(lease, ttl=ttl)
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back; one that is lost already is no error."""
-        try:
-            await self._set_lease(lease, 0)
-        except LeaseLost:
-            return
+        await self._leases.release(lease)
 
     # ---- snapshots ----------------------------------------------------------
 
@@ -240,8 +144,8 @@ class StateStore:
         """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
 
         Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint,
-        InvalidDurability; after
-        StoreUnavailable the commit may or may not have happened: read the head again.
+        InvalidDurability; after StoreUnavailable the commit may or may not have happened: read
+        the head again.
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
         return await committing.commit(
@@ -250,69 +154,26 @@ class StateStore:
 
     async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
         """Raises UnknownFingerprint."""
-        known = self._fingerprints.get(fingerprint_id)
-        if known is None:
-            async with self._control.guard() as client:
-                stored = await client.get(f"{self._prefix}:fingerprint:{fingerprint_id}")
-            if stored is None:
-                raise UnknownFingerprint(
-                    f"no state format {fingerprint_id} is known; create a session with it first."
-                )
-            known = self._fingerprints[fingerprint_id] = Fingerprint.model_validate_json(stored)
-        return known
+        return await self._fingerprints.get(fingerprint_id)
 
     async def snapshot(self, snapshot_id: str) -> Snapshot:
         """Raises NotFound, InvalidId."""
-        keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
-        async with self._control.guard() as client:
-            stored = await client.hget(keys.snapshot(snapshot_id), "body")
-        if stored is None:
-            raise NotFound(f"no snapshot {snapshot_id}.")
-        return Snapshot.unpack(stored)
+        return await self._snapshots.get(snapshot_id)
 
     async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
         """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId."""
-        keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
-        found: list[Snapshot] = []
-        next_id: str | None = snapshot_id
-        while next_id is not None:
-            rows = await self._control.run(
-                "ancestors", [keys.snapshot(next_id)], keys.snapshot_prefix, next_id, _WALK
-            )
-            if not rows:
-                raise NotFound(f"no snapshot {next_id}.")
-            found += [Snapshot.unpack(body) for body in rows[1::2]]
-            next_id = found[-1].parent
-        return found[::-1]
+        return await self._snapshots.ancestors(snapshot_id)
 
     async def tokens(self, snapshot_id: str) -> array[int]:
         """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens]."""
-        history = await self.ancestors(snapshot_id)
-        keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
-        async with self._control.guard() as client:
-            deltas = await client.mget([keys.tokens(snapshot.id) for snapshot in history])
-        tokens = array("I")
-        for snapshot, delta in zip(history, deltas, strict=True):
-            if delta is None:
-                raise NotFound(f"the token log of snapshot {snapshot.id} is missing.")
-            tokens.frombytes(delta)
-        return tokens
+        return await self._snapshots.tokens(snapshot_id)
 
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
         """Whether the state at the snapshot's boundary is there, on every rank.
 
         A quick look for showing residency; a load checks every page and every byte.
         """
-        snapshot = await self.snapshot(snapshot_id)
-        if snapshot.boundary_hash is None:
-            return False
-        keys = [
-            ObjectNames(self._prefix, snapshot.fingerprint_id, rank).key(ref)
-            for ref in snapshot.refs("state", [snapshot.boundary_hash])
-            for rank in range(snapshot.ranks)
-        ]
-        async with self._control.guard() as client:
-            return bool(await client.exists(*keys) == len(keys))
+        return await self._snapshots.boundary_is_stored(snapshot_id)
 
     async def check_integrity(self) -> Report:
         """Walk everything and prove counts, reachability, pins and checksums; see `Report`."""
@@ -356,42 +217,6 @@ class StateStore:
         return await registry.send_command(
             self._control, self._prefix, engine_id, ranks, name, payload, timeout=timeout
         )
-
-    # ---- helpers ------------------------------------------------------------
-
-    def _sessions_key(self, tenant: str) -> str:
-        return f"{self._prefix}:sessions:{tenant}"
-
-    async def _add_session(self, body: SessionBody, head: str | None) -> Session:
-        """Listed first and then made: after a crash between the two nothing holds a snapshot that
-        no list shows. Listing the lineage again undoes a `recover` that found it empty meanwhile.
-        """
-        lineage = lineage_of(body.id)
-        keys = LineageKeys(self._prefix, lineage)
-        async with self._control.guard() as client:
-            await client.sadd(f"{self._prefix}:lineages", lineage)
-            await client.zadd(self._sessions_key(body.tenant), {body.id: body.created_at})
-        outcome = await self._control.run(
-            "fork",
-            [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions],
-            head or "",
-            body.id,
-            body.pack(),
-        )
-        async with self._control.guard() as client:
-            if outcome != b"ok":
-                await client.zrem(self._sessions_key(body.tenant), body.id)
-                raise NotFound(f"no snapshot {head}.")
-            await client.sadd(f"{self._prefix}:lineages", lineage)
-        return Session(body, head)
-
-    async def _set_lease(self, lease: Lease, milliseconds: int) -> None:
-        keys = LineageKeys(self._prefix, lineage_of(lease.session_id))
-        outcome = await self._control.run(
-            "renew", [keys.lease(lease.session_id)], lease.token, milliseconds
-        )
-        if outcome != b"ok":
-            raise LeaseLost(f"the lease on {lease.session_id} expired or was taken over.")
 
 
 __all__: Sequence[str] = (

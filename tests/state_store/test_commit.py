@@ -72,7 +72,7 @@ async def test_a_commit_becomes_the_head_and_its_tokens_are_the_history(writer):
 
 
 async def test_a_long_history_is_walked_to_its_root(writer, monkeypatch):
-    monkeypatch.setattr("state_store.store._WALK", 3)
+    monkeypatch.setattr("state_store.snapshots._WALK", 3)
     session = await writer.session(*([n] for n in range(8)))
     assert await writer.history(session.id) == list(range(8))
     history = await writer.store.ancestors(session.head)

@@ -14,6 +14,7 @@ import redis
 from writer import FINGERPRINT, RANKS, TENANT, Trips, Writer, objects_of
 
 from state_store.errors import HeadMoved, LeaseLost, NotFound, StoreError, StoreRefused
+from state_store.layout import TenantKeys
 from state_store.objects import ObjectClient
 from state_store.store import StateStore
 
@@ -199,7 +200,8 @@ async def test_a_session_that_is_half_made_can_be_found_and_deleted(server, obje
         for session in await writer.store.sessions(TENANT):
             await writer.store.delete_session(session.id)
         await world.check(raw, objects=0)
-        assert raw.keys(f"{writer.prefix}:{{*") == []
+        tenant = TenantKeys(writer.prefix, TENANT)
+        assert raw.keys(f"{writer.prefix}:{{*") == [tenant.record.encode()]
         assert raw.keys(f"{writer.prefix}:lineages") == []
         return finished
 

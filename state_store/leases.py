@@ -1,0 +1,57 @@
+"""Leases: one writer per session."""
+
+from __future__ import annotations
+
+import secrets
+
+from state_store.connection import Control
+from state_store.errors import LeaseHeld, LeaseLost, NotFound
+from state_store.layout import LineageKeys, lineage_of
+from state_store.records import Lease
+
+
+class Leases:
+    """See the methods of the same names in `StateStore`."""
+
+    def __init__(self, control: Control, prefix: str) -> None:
+        self._control = control
+        self._prefix = prefix
+
+    async def acquire(self, session_id: str, *, ttl: float, owner: str) -> Lease:
+        """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        nonce = secrets.token_hex(8)
+        outcome, detail = await self._control.run(
+            "acquire",
+            [keys.session(session_id), keys.lease(session_id), keys.fence],
+            owner,
+            int(ttl * 1000),
+            nonce,
+        )
+        if outcome == b"no_session":
+            raise NotFound(f"no session {session_id}.")
+        if outcome == b"held":
+            raise LeaseHeld(
+                f"{session_id} is being written by {detail.decode()}; wait for it to "
+                f"finish. If it died, its lease expires within {ttl:g} s."
+            )
+        return Lease(session_id, owner, int(detail), nonce)
+
+    async def renew(self, lease: Lease, *, ttl: float) -> None:
+        """Raises LeaseLost."""
+        await self._set_lease(lease, int(ttl * 1000))
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back; one that is lost already is no error."""
+        try:
+            await self._set_lease(lease, 0)
+        except LeaseLost:
+            return
+
+    async def _set_lease(self, lease: Lease, milliseconds: int) -> None:
+        keys = LineageKeys(self._prefix, lineage_of(lease.session_id))
+        outcome = await self._control.run(
+            "renew", [keys.lease(lease.session_id)], lease.token, milliseconds
+        )
+        if outcome != b"ok":
+            raise LeaseLost(f"the lease on {lease.session_id} expired or was taken over.")

@@ -1,0 +1,161 @@
+"""Sessions: named references to head snapshots, listed by tenant."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from state_store import garbage
+from state_store.connection import Control
+from state_store.errors import NotFound
+from state_store.fingerprint import Fingerprint
+from state_store.layout import (
+    LineageKeys,
+    TenantKeys,
+    lineage_of,
+    new_lineage,
+    new_session_id,
+)
+from state_store.records import Session, SessionBody
+
+_UNMADE = 60  # seconds after which a listed session without a record is not about to be made
+
+
+class Sessions:
+    """See the methods of the same names in `StateStore`."""
+
+    def __init__(self, control: Control, prefix: str) -> None:
+        self._control = control
+        self._prefix = prefix
+
+    async def create(
+        self,
+        *,
+        tenant: str,
+        fingerprint: Fingerprint,
+        labels: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """A new, empty session, the root of a new lineage."""
+        lineage = new_lineage()
+        body = SessionBody(
+            id=new_session_id(lineage),
+            tenant=tenant,
+            fingerprint_id=fingerprint.id,
+            labels=dict(labels or {}),
+            meta=dict(meta or {}),
+            forked_from=None,
+            created_at=time.time(),
+        )
+        async with self._control.guard() as client:
+            await client.set(
+                f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
+            )
+        return await self._add(body, head=None)
+
+    async def fork(
+        self,
+        session_id: str,
+        *,
+        snapshot_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """A new session whose head is `snapshot_id` (the session's head if None).
+
+        Copies nothing and costs the same at any length. Raises NotFound.
+        """
+        parent = await self.get(session_id)
+        head = snapshot_id or parent.head
+        lineage = lineage_of(session_id)
+        if head is not None and lineage_of(head) != lineage:
+            raise NotFound(f"snapshot {head} is not in the history of {session_id}.")
+        body = parent.body.model_copy(
+            update={
+                "id": new_session_id(lineage),
+                "labels": dict(labels or {}),
+                "meta": dict(parent.body.meta if meta is None else meta),
+                "forked_from": session_id,
+                "created_at": time.time(),
+            }
+        )
+        return await self._add(body, head=head)
+
+    async def get(self, session_id: str) -> Session:
+        """Raises NotFound, InvalidId."""
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        async with self._control.guard() as client:
+            stored, head = await client.hmget(keys.session(session_id), "body", "head")
+        if stored is None:
+            raise NotFound(f"no session {session_id}.")
+        return Session(SessionBody.unpack(stored), head.decode() or None)
+
+    async def of_tenant(self, tenant: str) -> list[Session]:
+        """All sessions of a tenant, newest first."""
+        async with self._control.guard() as client:
+            listed = await client.zrevrange(
+                TenantKeys(self._prefix, tenant).sessions, 0, -1, withscores=True
+            )
+            pipeline = client.pipeline(transaction=False)
+            for raw, _ in listed:
+                keys = LineageKeys(self._prefix, lineage_of(raw.decode()))
+                pipeline.hmget(keys.session(raw.decode()), "body", "head")
+            rows = await pipeline.execute() if listed else []
+            unmade = [
+                raw
+                for (raw, created_at), (stored, _) in zip(listed, rows, strict=True)
+                if stored is None and created_at < time.time() - _UNMADE
+            ]
+            if unmade:
+                await client.zrem(TenantKeys(self._prefix, tenant).sessions, *unmade)
+        return [
+            Session(SessionBody.unpack(stored), head.decode() or None)
+            for stored, head in rows
+            if stored is not None
+        ]
+
+    async def delete(self, session_id: str) -> None:
+        """Drop a session and everything that no other session reaches. Raises NotFound."""
+        session = await self.get(session_id)
+        lineage = lineage_of(session_id)
+        keys = LineageKeys(self._prefix, lineage)
+        await self._control.run(
+            "delete",
+            [
+                keys.session(session_id),
+                keys.lease(session_id),
+                keys.refs,
+                keys.dead,
+                keys.sessions,
+            ],
+            session_id,
+        )
+        async with self._control.guard() as client:
+            await client.zrem(TenantKeys(self._prefix, session.body.tenant).sessions, session_id)
+        await garbage.unwind(self._control, self._prefix, lineage)
+
+    async def _add(self, body: SessionBody, head: str | None) -> Session:
+        """Listed first and then made: after a crash between the two nothing holds a snapshot that
+        no list shows. Listing the lineage again undoes a `recover` that found it empty meanwhile.
+        """
+        lineage = lineage_of(body.id)
+        keys = LineageKeys(self._prefix, lineage)
+        async with self._control.guard() as client:
+            await client.sadd(f"{self._prefix}:lineages", lineage)
+            await client.zadd(
+                TenantKeys(self._prefix, body.tenant).sessions, {body.id: body.created_at}
+            )
+        outcome = await self._control.run(
+            "fork",
+            [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions],
+            head or "",
+            body.id,
+            body.pack(),
+        )
+        async with self._control.guard() as client:
+            if outcome != b"ok":
+                await client.zrem(TenantKeys(self._prefix, body.tenant).sessions, body.id)
+                raise NotFound(f"no snapshot {head}.")
+            await client.sadd(f"{self._prefix}:lineages", lineage)
+        return Session(body, head)
