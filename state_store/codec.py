@@ -93,6 +93,18 @@ def seal(
     frame.header[_SUM] = _checksum(frame.header, payload)
 
 
+def form_of_sealed(frame: Frame, *, names: ObjectNames, ref: ObjectRef) -> Form | None:
+    """How the payload in a frame is stored, if `seal` was the last to change header or payload;
+    None for a frame that holds a payload as on the device, or anything else."""
+    magic, *_, stored_bytes, _, _ = _NAMED.unpack_from(frame.header)
+    if magic != _MAGIC:
+        return None
+    try:
+        return check(frame, HEADER_BYTES + stored_bytes, names=names, ref=ref)
+    except CorruptObject:
+        return None
+
+
 def check(frame: Frame, size: int, *, names: ObjectNames, ref: ObjectRef) -> Form:
     """Verify that the value of `size` bytes in `frame` is whole and is the named object.
 
