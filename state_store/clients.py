@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError
 
 from state_store.address import SENTINEL_TIMEOUT, Address
 from state_store.cluster import ClusterClient
-from state_store.patience import is_passing, patiently
+from state_store.patience import Turns, is_passing, patiently
 
 
 def client_for(address: Address, *, timeout: float) -> Any:
@@ -41,35 +41,69 @@ def client_for(address: Address, *, timeout: float) -> Any:
             retry=_retry(0),
             **arguments,
         )
-        client.patience = timeout
-        return client
+        return client.waiting(timeout)
     # A pooled connection may have gone stale.
     if "path" in arguments:
         path = arguments.pop("path")
-        return redis.asyncio.Redis(unix_socket_path=path, retry=_retry(1), **arguments)
+        return ServerClient(unix_socket_path=path, retry=_retry(1), **arguments).waiting(timeout)
     ((host, port),) = address.nodes
-    return redis.asyncio.Redis(host=host, port=port, retry=_retry(1), **arguments)
+    return ServerClient(host=host, port=port, retry=_retry(1), **arguments).waiting(timeout)
 
 
-class MasterClient(redis.asyncio.Redis):
+class ServerClient(redis.asyncio.Redis):
+    """Of one server. Commands wait for their turn where redis-py would refuse them for want of a
+    free connection."""
+
+    _turns: Turns
+
+    def waiting(self, timeout: float) -> Self:
+        self._turns = Turns(timeout)
+        return self
+
+    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        execute: Any = super().execute_command
+        async with self._turns:
+            return await execute(*arguments, **options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _ServerPipeline:
+        made = _ServerPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+        made.turns = self._turns
+        return made
+
+
+class _ServerPipeline(Pipeline):
+    turns: Turns
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        async with self.turns:
+            return await super().execute(raise_on_error)
+
+
+class MasterClient(ServerClient):
     """Asks the sentinels where the master is whenever it connects, and waits up to `patience`
     seconds for one to be there."""
 
     patience: float
 
+    def waiting(self, timeout: float) -> Self:
+        self.patience = timeout
+        return super().waiting(timeout)
+
     async def execute_command(self, *arguments: Any, **options: Any) -> Any:
-        execute: Any = super().execute_command
+        execute = super().execute_command
         return await patiently(lambda: execute(*arguments, **options), timeout=self.patience)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _MasterPipeline:
         made = _MasterPipeline(
             self.connection_pool, self.response_callbacks, transaction, shard_hint
         )
-        made.patience = self.patience
+        made.turns, made.patience = self._turns, self.patience
         return made
 
 
-class _MasterPipeline(Pipeline):
+class _MasterPipeline(_ServerPipeline):
     patience: float
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import PRIMARY
 from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError
 
-from state_store.patience import Patience, is_passing, patiently
+from state_store.patience import Patience, Turns, is_passing, patiently
 
 
 class ClusterClient(RedisCluster):
@@ -32,6 +32,7 @@ class ClusterClient(RedisCluster):
     def __init__(self, *, patience: float, **arguments: Any) -> None:
         super().__init__(retry=Retry(NoBackoff(), 0), **arguments)
         self.patience = patience
+        self._turns = Turns(patience)
 
     async def execute_command(self, *arguments: Any, **options: Any) -> Any:
         if options.get("target_nodes") is not None or arguments[0] in self.COMMAND_FLAGS:
@@ -85,7 +86,7 @@ class ClusterClient(RedisCluster):
                 command.result = error
             return (list(commands), error) if is_passing(error) else ([], None)
         await asyncio.gather(
-            *(_exchange(node, batch, ask) for (node, ask), batch in batches.items())
+            *(self._exchange(node, batch, ask) for (node, ask), batch in batches.items())
         )
         asked.clear()
         again: list[PipelineCommand] = []
@@ -106,6 +107,22 @@ class ClusterClient(RedisCluster):
         if len(again) > len(asked):
             await self._learn(moved)
         return again, why
+
+    async def _exchange(
+        self, node: ClusterNode, batch: Sequence[PipelineCommand], asking: bool
+    ) -> None:
+        """Send a batch on one connection; a broken one is the result of whatever it left open."""
+        sent = list(batch)
+        if asking:
+            sent = [each for command in batch for each in (PipelineCommand(0, "ASKING"), command)]
+        for command in batch:
+            command.result = None
+        try:
+            async with self._turns:
+                await node.execute_pipeline(sent)
+        except (RedisError, OSError) as error:
+            for command in batch:
+                command.result = error
 
     async def _learn(self, moved: Sequence[MovedError]) -> None:
         """Ask for the map of slots; what masters said about their own is more certain."""
@@ -156,20 +173,6 @@ class KeyedPipeline(ClusterPipeline):
 
     async def reset(self) -> None:  # type: ignore[override]
         self._commands = []
-
-
-async def _exchange(node: ClusterNode, batch: Sequence[PipelineCommand], asking: bool) -> None:
-    """Send a batch on one connection; a broken one is the result of whatever it left open."""
-    sent = batch
-    if asking:
-        sent = [each for command in batch for each in (PipelineCommand(0, "ASKING"), command)]
-    for command in batch:
-        command.result = None
-    try:
-        await node.execute_pipeline(list(sent))
-    except (RedisError, OSError) as error:
-        for command in batch:
-            command.result = error
 
 
 def _key_of(arguments: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import (
@@ -63,6 +63,18 @@ class Control:
         self.timeout = timeout
         self.redis: Any = client_for(self.address, timeout=timeout)
 
+    @classmethod
+    async def connect(cls, url: str, *, timeout: float) -> Self:
+        """Open a store and check that it answers. Raises InvalidUrl too."""
+        control = cls(url, timeout=timeout)
+        try:
+            async with control.guard() as client:
+                await client.ping()
+        except BaseException:
+            await control.close()
+            raise
+        return control
+
     async def close(self) -> None:
         await self.redis.aclose()
 
@@ -72,14 +84,25 @@ class Control:
 
         On a cluster each command goes to the master of its first key; all its keys must be in one
         slot. Untyped: redis-py's annotations allow decoded replies, and ours are all raw.
+
+        A task that was cancelled within is cancelled at the end at the latest: redis-py sends
+        through `asyncio.wait_for`, which before Python 3.12 drops a cancellation that comes when
+        everything is sent already.
         """
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
         try:
             yield self.redis
         except (RedisError, RedisClusterException, OSError) as error:
+            if task is not None and task.cancelling() > before:
+                raise asyncio.CancelledError from error
             raise self._ours(error) from error
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
-    async def run(self, script: str, keys: Sequence[str | bytes], *arguments: Any) -> Any:
-        """Run `lua/<script>.lua`, which may be run twice. All keys are in one slot."""
+    async def run(self, script: str | Path, keys: Sequence[str | bytes], *arguments: Any) -> Any:
+        """Run a script of this package's `lua` by its name, or any by its path. It may be run
+        twice. All keys are in one slot."""
         text, digest = _script(script)
         async with self.guard() as client:
             try:
@@ -87,7 +110,7 @@ class Control:
             except NoScriptError:  # a server that is new to it, as after a failover
                 return await client.eval(text, len(keys), *keys, *arguments)
 
-    async def run_many(self, script: str, calls: Sequence[Call]) -> list[Any]:
+    async def run_many(self, script: str | Path, calls: Sequence[Call]) -> list[Any]:
         """Run a script once per (keys, arguments), in one round trip to each master; each run is
         atomic, and all are made even if one fails."""
         text, digest = _script(script)
@@ -152,7 +175,12 @@ class Control:
         async def attempt() -> list[list[Any]]:
             try:
                 masters = await self.masters()
-                return list(await asyncio.gather(*(m.exchange(commands(m)) for m in masters)))
+                sent = [m.exchange(commands(m)) for m in masters]
+                replies = await asyncio.gather(*sent, return_exceptions=True)
+                for reply in replies:  # once all have ended: none goes on behind our back
+                    if isinstance(reply, BaseException):
+                        raise reply
+                return cast("list[list[Any]]", replies)
             except (RedisError, OSError) as error:
                 if isinstance(self.redis, ClusterClient) and is_passing(error):
                     with contextlib.suppress(RedisError, RedisClusterException):
@@ -207,7 +235,8 @@ def _exchange_at(node: ClusterNode) -> Callable[[Sequence[Sequence[Any]]], Await
 
 
 @cache
-def _script(name: str) -> tuple[str, str]:
+def _script(script: str | Path) -> tuple[str, str]:
     """Text and digest of a script."""
-    text = (_SCRIPTS / f"{name}.lua").read_text("utf-8")
+    path = script if isinstance(script, Path) else _SCRIPTS / f"{script}.lua"
+    text = path.read_text("utf-8")
     return text, hashlib.sha1(text.encode()).hexdigest()

@@ -7,6 +7,7 @@ sends can be sent twice.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -26,6 +27,7 @@ from redis.exceptions import (
 )
 
 _T = TypeVar("_T")
+TURNS = 96  # a few less than redis-py's limit of connections to one server
 _PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds before another attempt; the last repeats
 
 # No class of redis-py's: too few replicas are left to write; a script met a key of its slot that
@@ -71,6 +73,27 @@ class Patience:
             raise error
         self._failures += 1
         await asyncio.sleep(pause)
+
+
+class Turns:
+    """At most `TURNS` commands under way at once; others wait for up to `timeout` seconds, and
+    raise redis-py's ConnectionError then."""
+
+    def __init__(self, timeout: float) -> None:
+        self._free = asyncio.Semaphore(TURNS)
+        self._timeout = timeout
+
+    async def __aenter__(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+        except builtins.TimeoutError:
+            raise ConnectionError(
+                f"{TURNS} commands were under way for {self._timeout:g} s"
+            ) from None
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.release()
 
 
 async def patiently(attempt: Callable[[], Awaitable[_T]], *, timeout: float) -> _T:

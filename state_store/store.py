@@ -50,18 +50,11 @@ class StateStore:
 
     @classmethod
     async def connect(cls, url: str, *, prefix: str = "torpor", timeout: float = 10.0) -> Self:
-        """Open the store at a redis://, rediss:// or unix:// URL and check that it answers.
+        """Open the store at a URL (see `address`) and check that it answers.
 
         timeout: seconds that any one command may take.
         """
-        control = Control(url, timeout=timeout)
-        try:
-            async with control.guard() as client:
-                await client.ping()
-        except BaseException:
-            await control.close()
-            raise
-        return cls(control, prefix)
+        return cls(await Control.connect(url, timeout=timeout), prefix)
 
     async def close(self) -> None:
         await self._control.close()
