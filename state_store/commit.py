@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 
 import msgpack
-import numpy as np
 
 from state_store import garbage
 from state_store.connection import Control
+from state_store.drafts import check_draft, token_log
 from state_store.durability import confirm, watch
 from state_store.errors import (
     DurabilityNotReached,
@@ -52,7 +52,8 @@ async def commit(
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
     lineage = lineage_of(draft.session_id)
     keys = LineageKeys(prefix, lineage)
-    tokens = np.asarray(draft.new_tokens, dtype="<u4").tobytes()
+    tokens = token_log(draft)
+    check_draft(draft, fingerprint, await _parent(control, keys, draft))
     snapshot = _snapshot(draft, fingerprint, lineage, tokens)
     pin_id = secrets.token_hex(16)
     await garbage.write_journal(control, keys, pin_id, snapshot)
@@ -99,6 +100,20 @@ async def commit(
         return Commit(snapshot, reached)
     except (DurabilityNotReached, StoreUnavailable) as error:
         return Commit(snapshot, "memory", str(error))
+
+
+async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> Snapshot | None:
+    if draft.parent is None:
+        return None
+    async with control.guard() as client:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hget(keys.session(draft.session_id), "head")
+        pipeline.hget(keys.snapshot(draft.parent), "body")
+        head, stored = await pipeline.execute()
+    if stored is not None:
+        return Snapshot.unpack(stored)
+    _raise_unless_ok("no_session" if head is None else "head_moved", (head or b"").decode(), draft)
+    return None
 
 
 def _snapshot(

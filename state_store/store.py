@@ -136,7 +136,7 @@ class StateStore:
     async def commit(self, draft: SnapshotDraft, *, lease: Lease, durability: str) -> Commit:
         """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
 
-        Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint,
+        Raises InvalidDraft, LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint,
         InvalidDurability; after StoreUnavailable the commit may or may not have happened: read
         the head again.
         """
