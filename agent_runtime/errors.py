@@ -3,9 +3,12 @@
 TorporError
 ├── BadRequest            what the caller sent cannot be served as it is
 │   ├── TemplateRewrites  the new messages do not append to what the state holds
-│   └── ContextFull       the turn does not fit the model's context
+│   ├── ContextFull       the turn does not fit the model's context
+│   ├── AsyncOnly         a saver's or store's synchronous method
+│   └── NoSemanticSearch  a memory is searched by meaning
 ├── NotFound              no such session or snapshot
 ├── Conflict              somebody else moved the session, or holds it
+├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
 └── SetupError            a process could not be started: model files, port, Redis URL
@@ -35,6 +38,19 @@ class TemplateRewrites(BadRequest):
 class ContextFull(BadRequest):
     code = "context_full"
     status = 413
+
+
+class AsyncOnly(BadRequest, NotImplementedError):
+    code = "async_only"
+
+
+class NoSemanticSearch(BadRequest):
+    code = "no_semantic_search"
+
+
+class CheckpointLost(TorporError):
+    code = "checkpoint_lost"
+    status = 410
 
 
 class NotFound(TorporError):

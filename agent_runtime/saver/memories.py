@@ -1,0 +1,271 @@
+"""LangGraph's long-term memory on plain Redis or Valkey.
+
+All namespaces under one first label are in one slot:
+
+    <prefix>:{memory:<label>}:items   hash: namespace, key -> value, times
+    <prefix>:{memory:<label>}:order   sorted set of the same fields, by name
+    <prefix>:memories                 set of first labels
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgpack
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    validate_op_namespace,
+)
+
+from agent_runtime.errors import AsyncOnly, NoSemanticSearch
+from agent_runtime.saver.connected import Connected
+from state_store.connection import Control
+
+_BATCH = 500  # items read together
+_APART, _LEVEL = "\0", "."
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "$eq": lambda found, wanted: bool(found == wanted),
+    "$ne": lambda found, wanted: bool(found != wanted),
+    "$gt": lambda found, wanted: bool(found > wanted),
+    "$gte": lambda found, wanted: bool(found >= wanted),
+    "$lt": lambda found, wanted: bool(found < wanted),
+    "$lte": lambda found, wanted: bool(found <= wanted),
+}
+
+
+class _Place(NamedTuple):
+    namespace: tuple[str, ...]
+    key: str
+
+    @property
+    def field(self) -> bytes:
+        return f"{_LEVEL.join(self.namespace)}{_APART}{self.key}".encode()
+
+    @classmethod
+    def parse(cls, field: bytes) -> _Place:
+        namespace, _, key = field.decode().partition(_APART)
+        return cls(tuple(namespace.split(_LEVEL)), key)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """created, updated: seconds since 1970; ttl: minutes; expires: seconds since 1970"""
+
+    value: dict[str, Any]
+    created: float
+    updated: float
+    ttl: float | None
+    expires: float | None
+
+    @classmethod
+    def new(cls, value: Mapping[str, Any], ttl: float | None, created: float | None) -> _Entry:
+        now = time.time()
+        expires = None if ttl is None else now + 60 * ttl
+        return cls(dict(value), now if created is None else created, now, ttl, expires)
+
+    @property
+    def dead(self) -> bool:
+        return self.expires is not None and self.expires <= time.time()
+
+    def refreshed(self) -> _Entry:
+        return self if self.ttl is None else replace(self, expires=time.time() + 60 * self.ttl)
+
+
+class TorporStore(Connected, BaseStore):
+    """Items by namespace and key; no semantic search. Only the asynchronous methods are there.
+
+    Operations of one batch are done in their order. Every method raises StoreUnavailable when the
+    store does not answer.
+    """
+
+    supports_ttl = True
+
+    def __init__(
+        self, control: Control, *, prefix: str = "torpor:graph", ttl: TTLConfig | None = None
+    ) -> None:
+        self.ttl_config = ttl
+        self._control = control
+        self._prefix = prefix
+        self._serde = JsonPlusSerializer()
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        raise AsyncOnly("TorporStore is asynchronous: use abatch, aget, aput, asearch.")
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Raises NoSemanticSearch for a search with a query."""
+        results: list[Result] = []
+        for op in ops:
+            validate_op_namespace(op)
+            if isinstance(op, GetOp):
+                results.append(await self._read(op))
+            elif isinstance(op, PutOp):
+                await self._write(op)
+                results.append(None)
+            elif isinstance(op, SearchOp):
+                results.append(await self._search(op))
+            else:
+                results.append(await self._namespaces(op))
+        return results
+
+    async def _read(self, op: GetOp) -> Item | None:
+        place = _Place(op.namespace, op.key)
+        found = await self._entries(op.namespace[0], [place])
+        if place not in found:
+            return None
+        await self._refresh(found, op.refresh_ttl)
+        return Item(**_item(place, found[place]))
+
+    async def _write(self, op: PutOp) -> None:
+        place, root = _Place(op.namespace, op.key), op.namespace[0]
+        async with self._control.guard() as client:
+            if op.value is None:
+                await client.zrem(self._order(root), place.field)
+                await client.hdel(self._items(root), place.field)
+                return
+            before = await self._entries(root, [place])
+            created = before[place].created if place in before else None
+            entry = _Entry.new(op.value, op.ttl, created)
+            await client.sadd(f"{self._prefix}:memories", root)
+            await client.hset(self._items(root), place.field, self._pack(entry))
+            await client.zadd(self._order(root), {place.field: 0})
+
+    async def _search(self, op: SearchOp) -> list[SearchItem]:
+        if op.query:
+            raise NoSemanticSearch(
+                "TorporStore has no index to search by meaning; leave `query` out, or use a store "
+                "with embeddings."
+            )
+        found: dict[_Place, _Entry] = {}
+        skip = op.offset
+        async for place, entry in self._under(op.namespace_prefix):
+            if len(found) >= op.limit:
+                break
+            if op.filter and not _matches(entry.value, op.filter):
+                continue
+            if skip:
+                skip -= 1
+                continue
+            found[place] = entry
+        await self._refresh(found, op.refresh_ttl)
+        return [SearchItem(**_item(place, entry), score=None) for place, entry in found.items()]
+
+    async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        found: set[tuple[str, ...]] = set()
+        async for place, _ in self._under(()):
+            if all(_fits(place.namespace, condition) for condition in op.match_conditions or ()):
+                found.add(place.namespace[: op.max_depth])
+        return sorted(found)[op.offset : op.offset + op.limit]
+
+    async def _under(self, prefix: tuple[str, ...]) -> AsyncIterator[tuple[_Place, _Entry]]:
+        """What is in a namespace and in those below it, in their order."""
+        async with self._control.guard() as client:
+            listed = [prefix[0].encode()] if prefix else await client.smembers(self._roots)
+        for root in sorted(raw.decode() for raw in listed):
+            name = _LEVEL.join(prefix).encode()
+            within = [(name + b"\0", name + b"\1"), (name + b".", name + b"/")] if name else []
+            for lowest, highest in within or [(b"", b"")]:
+                async with self._control.guard() as client:
+                    fields = await client.zrangebylex(
+                        self._order(root), b"[" + lowest if name else b"-",
+                        b"(" + highest if name else b"+",
+                    )  # fmt: skip
+                for start in range(0, len(fields), _BATCH):
+                    places = [_Place.parse(field) for field in fields[start : start + _BATCH]]
+                    for found in (await self._entries(root, places)).items():
+                        yield found
+
+    async def _entries(self, root: str, places: Sequence[_Place]) -> dict[_Place, _Entry]:
+        """Those that are there; the expired are removed."""
+        if not places:
+            return {}
+        async with self._control.guard() as client:
+            stored = await client.hmget(self._items(root), [place.field for place in places])
+        found: dict[_Place, _Entry] = {}
+        for place, packed in zip(places, stored, strict=True):
+            if packed is None:
+                continue
+            entry = self._unpack(packed)
+            if entry.dead:
+                await self._write(PutOp(place.namespace, place.key, None))
+            else:
+                found[place] = entry
+        return found
+
+    async def _refresh(self, found: Mapping[_Place, _Entry], wanted: bool) -> None:
+        async with self._control.guard() as client:
+            for place, entry in found.items():
+                if wanted and entry.ttl is not None:
+                    items = self._items(place.namespace[0])
+                    await client.hset(items, place.field, self._pack(entry.refreshed()))
+
+    @property
+    def _roots(self) -> str:
+        return f"{self._prefix}:memories"
+
+    def _items(self, root: str) -> str:
+        return f"{self._prefix}:{{memory:{root}}}:items"
+
+    def _order(self, root: str) -> str:
+        return f"{self._prefix}:{{memory:{root}}}:order"
+
+    def _pack(self, entry: _Entry) -> bytes:
+        value = self._serde.dumps_typed(entry.value)
+        times = [entry.created, entry.updated, entry.ttl, entry.expires]
+        return bytes(msgpack.packb([value, *times]))
+
+    def _unpack(self, packed: bytes) -> _Entry:
+        value, *times = msgpack.unpackb(packed)
+        return _Entry(self._serde.loads_typed(tuple(value)), *times)
+
+
+def _item(place: _Place, entry: _Entry) -> dict[str, Any]:
+    return {
+        "value": entry.value,
+        "key": place.key,
+        "namespace": place.namespace,
+        "created_at": datetime.fromtimestamp(entry.created, UTC),
+        "updated_at": datetime.fromtimestamp(entry.updated, UTC),
+    }
+
+
+def _matches(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(_agrees(value.get(name), condition) for name, condition in wanted.items())
+
+
+def _agrees(found: Any, condition: Any) -> bool:
+    """A condition is a value, a mapping of operators, or a mapping of conditions on fields."""
+    if not isinstance(condition, dict):
+        return bool(found == condition)
+    operators = [name for name in condition if name.startswith("$")]
+    if unknown := [name for name in operators if name not in _COMPARE]:
+        raise ValueError(f"{unknown[0]} is not an operator; use {', '.join(_COMPARE)}.")
+    if operators:
+        try:
+            return all(_COMPARE[name](found, condition[name]) for name in operators)
+        except TypeError:  # the item has no such field, or one of another type
+            return False
+    return isinstance(found, dict) and _matches(found, condition)
+
+
+def _fits(namespace: tuple[str, ...], condition: MatchCondition) -> bool:
+    path = condition.path
+    if len(path) > len(namespace):
+        return False
+    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[-len(path) :]
+    return all(wanted in ("*", label) for label, wanted in zip(part, path, strict=True))

@@ -1,0 +1,262 @@
+"""LangGraph's checkpointer on a real Redis-compatible server."""
+
+import asyncio
+import operator
+import secrets
+import time
+from typing import Annotated, TypedDict
+
+import pytest
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, StateGraph
+
+from agent_runtime.errors import CheckpointLost
+from agent_runtime.saver import TorporSaver
+from agent_runtime.saver.keys import ThreadKeys
+from agent_runtime.saver.values import CHUNK, take_apart
+from state_store.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("saver") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+async def saver(server):
+    async with await TorporSaver.connect(server.url, prefix=f"t{secrets.token_hex(4)}") as opened:
+        yield opened
+
+
+async def test_every_capability_of_a_checkpointer_conforms(server):
+    @checkpointer_test(name="TorporSaver")
+    async def fresh():
+        prefix = f"t{secrets.token_hex(4)}"
+        async with await TorporSaver.connect(server.url, prefix=prefix) as opened:
+            yield opened
+
+    report = await validate(fresh)
+    failures = {name: result.failures for name, result in report.results.items()}
+    assert all(result.detected and result.passed for result in report.results.values()), failures
+    assert len(report.results) == 8
+
+
+class Talk(TypedDict):
+    messages: Annotated[list[str], operator.add]
+
+
+def talker(saver, **options):
+    def speak(state: Talk):
+        return {"messages": [f"{len(state['messages'])} " + "x" * 1000]}
+
+    graph = StateGraph(Talk)
+    graph.add_node("speak", speak)
+    graph.add_edge(START, "speak")
+    graph.add_conditional_edges(
+        "speak", lambda state: "speak" if len(state["messages"]) % 10 else END
+    )
+    return graph.compile(checkpointer=saver, **options)
+
+
+async def say(graph, thread, text="hello"):
+    config = {"configurable": {"thread_id": thread}, "recursion_limit": 100}
+    return (await graph.ainvoke({"messages": [text]}, config))["messages"]
+
+
+async def test_a_graph_goes_on_where_another_process_left_it(server, saver):
+    first = await say(talker(saver), "a")
+    async with await TorporSaver.connect(server.url, prefix=saver._prefix) as other:
+        second = await say(talker(other), "a")
+    assert second[: len(first)] == first
+    assert len(second) == 20
+
+
+async def test_time_travel_and_forks_see_what_the_reference_sees(saver):
+    seen = []
+    for one in (saver, InMemorySaver()):
+        graph = talker(one)
+        await say(graph, "a")
+        past = [
+            state async for state in graph.aget_state_history({"configurable": {"thread_id": "a"}})
+        ]
+        branch = await graph.aupdate_state(past[5].config, {"messages": ["another"]})
+        await graph.ainvoke(None, branch, recursion_limit=100)
+        states = [s async for s in graph.aget_state_history({"configurable": {"thread_id": "a"}})]
+        seen.append([(s.values, s.next, s.metadata["source"], s.metadata["step"]) for s in states])
+    assert seen[0] == seen[1]
+
+
+async def stored_bytes(saver, thread):
+    keys = ThreadKeys(saver._prefix, thread)
+    async with saver._control.guard() as client:
+        return sum([await client.memory_usage(key, samples=0) or 0 for key in keys.fixed])
+
+
+async def test_a_growing_conversation_stores_each_message_once(saver):
+    graph = talker(saver)
+    sizes = []
+    for _ in range(3 * CHUNK // 10):
+        messages = await say(graph, "a")
+        sizes.append(await stored_bytes(saver, "a"))
+    early, late = sizes[1] - sizes[0], sizes[-1] - sizes[-2]
+    assert len(messages) * 1000 < sizes[-1]  # they are all in there
+    assert late < 1.5 * early
+
+
+async def test_a_message_that_is_lost_is_an_error_and_not_a_shorter_conversation(saver):
+    messages = await say(talker(saver), "a")
+    items = take_apart(messages, saver.serde).items
+    async with saver._control.guard() as client:
+        assert await client.hdel(ThreadKeys(saver._prefix, "a").items, list(items)[3]) == 1
+    with pytest.raises(CheckpointLost):
+        await saver.aget_tuple({"configurable": {"thread_id": "a"}})
+
+
+class Notes(TypedDict):
+    notes: Annotated[list[str], DeltaChannel(lambda have, new: have + [n for w in new for n in w])]
+
+
+def note_taker(saver):
+    def note(state: Notes):
+        return {"notes": [f"note {len(state['notes'])}"]}
+
+    graph = StateGraph(Notes)
+    graph.add_node("note", note)
+    graph.add_edge(START, "note")
+    graph.add_edge("note", END)
+    return graph.compile(checkpointer=saver)
+
+
+async def test_pruning_keeps_what_delta_channels_are_rebuilt_from(saver):
+    graph = note_taker(saver)
+    config = {"configurable": {"thread_id": "a"}}
+    for _ in range(6):
+        await graph.ainvoke({"notes": ["asked"]}, config)
+    before = (await graph.aget_state(config)).values
+    assert len(before["notes"]) == 12
+    await saver.aprune(["a"])
+    assert (await graph.aget_state(config)).values == before
+    await graph.ainvoke({"notes": ["asked"]}, config)
+    assert (await graph.aget_state(config)).values["notes"][:12] == before["notes"]
+
+
+async def test_pruning_frees_what_only_old_checkpoints_had(saver):
+    graph = talker(saver)
+    for _ in range(3):
+        await say(graph, "a")
+    keys = ThreadKeys(saver._prefix, "a")
+    before = await stored_bytes(saver, "a")
+    await saver.aprune(["a"])
+    assert await stored_bytes(saver, "a") < before
+    state = await saver.aget_tuple({"configurable": {"thread_id": "a"}})
+    assert len(state.checkpoint["channel_values"]["messages"]) == 30
+    async with saver._control.guard() as client:
+        versions = state.checkpoint["channel_versions"]
+        assert await client.hlen(keys.values) <= len(versions)
+        messages = state.checkpoint["channel_values"]["messages"]
+        assert await client.hlen(keys.items) == len(set(messages)) + 1  # and a chunk of digests
+    assert len(await say(graph, "a")) == 40
+
+
+async def test_deleting_a_thread_leaves_nothing(saver):
+    await say(talker(saver), "a")
+    await say(talker(saver), "b")
+    await saver.adelete_thread("a")
+    async with saver._control.guard() as client:
+        assert await client.keys(f"{saver._prefix}:{{thread:a}}*") == []
+        assert await client.smembers(f"{saver._prefix}:threads") == {b"b"}
+    assert len(await say(talker(saver), "b")) == 20
+
+
+async def test_a_copy_goes_its_own_way(saver):
+    graph = talker(saver)
+    first = await say(graph, "a")
+    await saver.acopy_thread("a", "b")
+    mine = await say(graph, "a", "mine")
+    other = await say(graph, "b", "other")
+    assert mine[: len(first)] == other[: len(first)] == first
+    assert mine[len(first)] == "mine"
+    assert other[len(first)] == "other"
+
+
+async def test_threads_expire_whole_and_are_listed_no_more(server):
+    prefix = f"t{secrets.token_hex(4)}"
+    async with await TorporSaver.connect(server.url, prefix=prefix, ttl=1.5) as brief:
+        await say(talker(brief), "a")
+        async with brief._control.guard() as client:
+            keys = await client.keys(f"{prefix}:{{thread:a}}*")
+            lives = [await client.pttl(key) for key in keys]
+            assert all(0 < life <= 1500 for life in lives)
+            deadline = time.monotonic() + 30
+            while await client.keys(f"{prefix}:{{thread:a}}*"):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        assert [found async for found in brief.alist(None)] == []
+        async with brief._control.guard() as client:
+            assert await client.keys(f"{prefix}:threads") == []
+
+
+async def test_only_so_many_checkpoints_are_kept(server):
+    prefix = f"t{secrets.token_hex(4)}"
+    async with await TorporSaver.connect(server.url, prefix=prefix, keep=5) as brief:
+        for _ in range(6):
+            messages = await say(talker(brief), "a")
+        kept = [found async for found in brief.alist({"configurable": {"thread_id": "a"}})]
+        assert 5 <= len(kept) < 5 + 16
+        assert kept[0].checkpoint["channel_values"]["messages"] == messages
+
+
+async def test_a_checkpoint_put_while_values_are_swept_keeps_its_values(saver):
+    graph = talker(saver)
+    await say(graph, "a")
+
+    async def prune():
+        for _ in range(30):
+            await saver.aprune(["a"])
+
+    async def talk():
+        for _ in range(4):
+            await say(graph, "a")
+
+    await asyncio.gather(prune(), talk())
+    found = await saver.aget_tuple({"configurable": {"thread_id": "a"}})
+    assert len(found.checkpoint["channel_values"]["messages"]) == 50
+
+
+async def test_a_run_takes_its_checkpoints_along_but_not_what_others_are_rebuilt_from(
+    saver, caplog
+):
+    graph = note_taker(saver)
+    for run in ("r1", "r2"):
+        config = {"configurable": {"thread_id": "a"}, "metadata": {"run_id": run}}
+        await graph.ainvoke({"notes": ["asked"]}, config)
+    before = (await graph.aget_state({"configurable": {"thread_id": "a"}})).values
+    await saver.adelete_for_runs(["r1"])
+    assert (await graph.aget_state({"configurable": {"thread_id": "a"}})).values == before
+    assert "of run r1 in thread a stay" in caplog.text
+
+
+async def test_bad_options_are_refused(server):
+    with pytest.raises(ValueError, match="keeps nothing"):
+        await TorporSaver.connect(server.url, ttl=0)
+    with pytest.raises(ValueError, match="saves nothing"):
+        await TorporSaver.connect(server.url, keep=0)
+
+
+async def test_values_that_are_not_stored_anew_stay(saver):
+    config = {"configurable": {"thread_id": "a", "checkpoint_ns": ""}}
+    first = empty_checkpoint() | {
+        "channel_values": {"x": [1] * 10}, "channel_versions": {"x": "1"},
+    }  # fmt: skip
+    config = await saver.aput(config, first, {}, {"x": "1"})
+    second = empty_checkpoint() | {
+        "channel_values": {"x": [1] * 10}, "channel_versions": {"x": "1"},
+    }  # fmt: skip
+    await saver.aput(config, second, {}, {})
+    found = await saver.aget_tuple({"configurable": {"thread_id": "a"}})
+    assert found.checkpoint["channel_values"] == {"x": [1] * 10}
+    assert found.parent_config["configurable"]["checkpoint_id"] == first["id"]
