@@ -98,7 +98,9 @@ async def commit(
     try:
         reached = await confirm(control, prefix, durability, since=servers)
         return Commit(snapshot, reached)
-    except (DurabilityNotReached, StoreUnavailable) as error:
+    except DurabilityNotReached as error:
+        return Commit(snapshot, error.reached, str(error))
+    except StoreUnavailable as error:
         return Commit(snapshot, "memory", str(error))
 
 

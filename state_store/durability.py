@@ -16,7 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from state_store.connection import Control, Master
-from state_store.errors import DurabilityNotReached, InvalidDurability, StoreRefused
+from state_store.errors import (
+    DurabilityNotReached,
+    InvalidDurability,
+    ServersChanged,
+    StoreRefused,
+)
 
 CONFIRM_TIMEOUT = 5.0  # seconds
 
@@ -37,7 +42,8 @@ def parse_level(level: str) -> int:
 
 
 async def watch(control: Control, level: str) -> Servers:
-    """Who holds the data now; to be called before the writes that `confirm` is to speak of."""
+    """Who holds the data now; to be called before the writes that `confirm` is to speak of.
+    Nobody in particular for `memory`, which promises nothing past the acknowledgement."""
     parse_level(level)
     if level == "memory":
         return frozenset()
@@ -53,10 +59,13 @@ async def confirm(
     Without `since` it speaks of what the present servers have. Both waits are for writes on their
     own connection, so a marker is written on it first: a server's log is one sequence, and what
     came before the marker is confirmed with it.
-    Raises DurabilityNotReached; then the writes stand in memory, or are lost if it says so.
+    Raises DurabilityNotReached; then the writes stand at the level that it has reached. Raises
+    ServersChanged, at any level, when what was written after `since` may be lost.
     """
     replicas = parse_level(level)
     if level == "memory":
+        if since:
+            _require_same(level, since, await control.on_masters(lambda _: _WHO))
         return level
     milliseconds = int(min(CONFIRM_TIMEOUT, control.timeout / 2) * 1000)
     wait = ("WAITAOF", 1, 0, milliseconds) if level == "fsync" else ("WAIT", replicas, milliseconds)
@@ -71,20 +80,26 @@ async def confirm(
         if "unknown command" in reason.lower():
             reason = "the server has no WAITAOF; Redis 7.2 or later and Valkey have it"
         raise DurabilityNotReached(f"{level} cannot be confirmed: {reason}") from error
+    if since is not None:  # first: else a level could be called reached by what is lost
+        _require_same(level, since, [answer[2:] for answer in answers])
     wanted = 1 if level == "fsync" else replicas
-    for _, reply, *_ in answers:
-        reached = reply[0] if level == "fsync" else reply
-        if reached < wanted:
-            raise DurabilityNotReached(
-                f"{level} was not confirmed within {milliseconds / 1000:g} s (reached {reached}); "
-                "the commit stands in memory."
-            )
-    if since is not None and not since <= {_run(answer[2:]) for answer in answers}:
+    least = min(reply[0] if level == "fsync" else reply for _, reply, *_ in answers)
+    if least < wanted:
+        reached = "memory" if level == "fsync" or not least else f"replicated:{least}"
         raise DurabilityNotReached(
+            f"{level} was not confirmed within {milliseconds / 1000:g} s (reached {least}); "
+            f"the commit stands: {reached}.",
+            reached,
+        )
+    return level
+
+
+def _require_same(level: str, since: Servers, answers: Sequence[Sequence[Any]]) -> None:
+    if not since <= {_run(answer) for answer in answers}:
+        raise ServersChanged(
             f"{level} cannot be confirmed: a server restarted or another one took its place "
             "meanwhile, and what it had not passed on is lost; read the head again."
         )
-    return level
 
 
 _WHO = (("INFO", "server"), ("INFO", "replication"))

@@ -25,6 +25,7 @@ StoreError
 ├── VaultLocked            the tenant is encrypted and its master key is not at hand
 ├── InvalidKey             key material is malformed, damaged or another tenant's
 ├── DurabilityNotReached   committed in memory, but not confirmed at the wanted level
+│   └── ServersChanged     a server restarted or gave up its place; some writes may be lost
 ├── ArchiveUnavailable     the archive does not answer; nothing was moved
 ├── ArchiveRefused         the archive cannot be used like this (URL, permission, disk full, …)
 ├── ArchivedObjectsLost    archived objects are gone or not whole; all others came back
@@ -140,6 +141,14 @@ class InvalidKey(StoreError):
 
 
 class DurabilityNotReached(StoreError):
+    """`reached` is the level that was confirmed instead, `memory` if none."""
+
+    def __init__(self, message: str, reached: str = "memory") -> None:
+        super().__init__(message)
+        self.reached = reached
+
+
+class ServersChanged(DurabilityNotReached):
     pass
 
 

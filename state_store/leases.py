@@ -7,21 +7,23 @@ import secrets
 from state_store.connection import Control
 from state_store.errors import LeaseHeld, LeaseLost, NotFound
 from state_store.layout import LineageKeys, lineage_of
-from state_store.records import Lease
+from state_store.records import Lease, SessionBody
+from state_store.uses import Uses
 
 
 class Leases:
     """See the methods of the same names in `StateStore`."""
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    def __init__(self, control: Control, prefix: str, uses: Uses) -> None:
         self._control = control
         self._prefix = prefix
+        self._uses = uses
 
     async def acquire(self, session_id: str, *, ttl: float, owner: str) -> Lease:
         """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         nonce = secrets.token_hex(8)
-        outcome, detail = await self._control.run(
+        outcome, detail, *body = await self._control.run(
             "acquire",
             [keys.session(session_id), keys.lease(session_id), keys.fence],
             owner,
@@ -35,6 +37,7 @@ class Leases:
                 f"{session_id} is being written by {detail.decode()}; wait for it to "
                 f"finish. If it died, its lease expires within {ttl:g} s."
             )
+        await self._uses.note_lease(SessionBody.unpack(body[0]).tenant, session_id)
         return Lease(session_id, owner, int(detail), nonce)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
@@ -43,6 +46,7 @@ class Leases:
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back; one that is lost already is no error."""
+        self._uses.end_lease(lease.session_id)
         try:
             await self._set_lease(lease, 0)
         except LeaseLost:

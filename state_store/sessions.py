@@ -18,6 +18,7 @@ from state_store.layout import (
     new_session_id,
 )
 from state_store.records import Session, SessionBody
+from state_store.uses import Uses
 
 _UNMADE = 60  # seconds after which a listed session without a record is not about to be made
 
@@ -25,9 +26,10 @@ _UNMADE = 60  # seconds after which a listed session without a record is not abo
 class Sessions:
     """See the methods of the same names in `StateStore`."""
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    def __init__(self, control: Control, prefix: str, uses: Uses) -> None:
         self._control = control
         self._prefix = prefix
+        self._uses = uses
 
     async def create(
         self,
@@ -108,7 +110,9 @@ class Sessions:
                 if stored is None and created_at < time.time() - _UNMADE
             ]
             if unmade:
-                await client.zrem(TenantKeys(self._prefix, tenant).sessions, *unmade)
+                keys_of_tenant = TenantKeys(self._prefix, tenant)
+                await client.zrem(keys_of_tenant.sessions, *unmade)
+                await client.zrem(keys_of_tenant.used, *unmade)
         return [
             Session(SessionBody.unpack(stored), head.decode() or None)
             for stored, head in rows
@@ -133,6 +137,7 @@ class Sessions:
         )
         async with self._control.guard() as client:
             await client.zrem(TenantKeys(self._prefix, session.body.tenant).sessions, session_id)
+        await self._uses.forget(session.body.tenant, session_id)
         await garbage.unwind(self._control, self._prefix, lineage)
 
     async def _add(self, body: SessionBody, head: str | None) -> Session:
@@ -146,6 +151,7 @@ class Sessions:
             await client.zadd(
                 TenantKeys(self._prefix, body.tenant).sessions, {body.id: body.created_at}
             )
+        await self._uses.note(body.tenant, body.id)
         outcome = await self._control.run(
             "fork",
             [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions],
@@ -156,6 +162,7 @@ class Sessions:
         async with self._control.guard() as client:
             if outcome != b"ok":
                 await client.zrem(TenantKeys(self._prefix, body.tenant).sessions, body.id)
+                await self._uses.forget(body.tenant, body.id)
                 raise NotFound(f"no snapshot {head}.")
             await client.sadd(f"{self._prefix}:lineages", lineage)
         return Session(body, head)

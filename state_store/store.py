@@ -11,14 +11,22 @@ Payloads do not pass through here: engines write and read them with `ObjectClien
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from state_store import commit as committing
 from state_store import durability, garbage, integrity, registry
+from state_store.archive.archivist import Moved
+from state_store.archive.policy import ArchivePolicy
+from state_store.archive.residency import Residency
+from state_store.archive.sweep import SweepReport
+from state_store.archiving import Archiving, Collected
 from state_store.connection import Control
+from state_store.durability import Servers
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.integrity import Report
@@ -34,6 +42,17 @@ from state_store.records import (
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenants import Tenants
+from state_store.uses import Uses
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """snapshots: removed; collected: what was cleared out of the archive"""
+
+    snapshots: int
+    collected: Collected
 
 
 class StateStore:
@@ -44,19 +63,38 @@ class StateStore:
         self._prefix = prefix
         self._tenants = Tenants(control, prefix)
         self._fingerprints = Fingerprints(control, prefix)
-        self._sessions = Sessions(control, prefix)
-        self._leases = Leases(control, prefix)
+        self._uses = Uses(control, prefix)
+        self._sessions = Sessions(control, prefix, self._uses)
+        self._leases = Leases(control, prefix, self._uses)
         self._snapshots = Snapshots(control, prefix)
+        self._archiving = Archiving(control, prefix, self._sessions, self._snapshots, self._uses)
 
     @classmethod
-    async def connect(cls, url: str, *, prefix: str = "torpor", timeout: float = 10.0) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        *,
+        prefix: str = "torpor",
+        timeout: float = 10.0,
+        archive: str | None = None,
+    ) -> Self:
         """Open the store at a URL (see `address`) and check that it answers.
 
         timeout: seconds that any one command may take.
+        archive: URL of the archive that idle sessions move to, see `archive.open_archive`;
+                 raises ArchiveRefused or ArchiveUnavailable when it cannot be used.
         """
-        return cls(await Control.connect(url, timeout=timeout), prefix)
+        opened = cls(await Control.connect(url, timeout=timeout), prefix)
+        if archive is not None:
+            try:
+                await opened._archiving.open(archive, store_url=url)
+            except BaseException:
+                await opened.close()
+                raise
+        return opened
 
     async def close(self) -> None:
+        await self._archiving.close()
         await self._control.close()
 
     async def __aenter__(self) -> Self:
@@ -141,6 +179,7 @@ class StateStore:
         the head again.
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
+        await self._uses.note_commit(draft.session_id)
         return await committing.commit(
             self._control, self._prefix, draft, fingerprint, lease, durability
         )
@@ -162,9 +201,10 @@ class StateStore:
         return await self._snapshots.tokens(snapshot_id)
 
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
-        """Whether the state at the snapshot's boundary is there, on every rank.
+        """Whether the state at the snapshot's boundary is in Redis, on every rank. False for one
+        that is archived, which can be brought back: `residency` tells that from a lost one.
 
-        A quick look for showing residency; a load checks every page and every byte.
+        A quick look; a load checks every page and every byte.
         """
         return await self._snapshots.boundary_is_stored(snapshot_id)
 
@@ -172,13 +212,24 @@ class StateStore:
         """Walk everything and prove counts, reachability, pins and checksums; see `Report`."""
         return await integrity.check_integrity(self._control, self._prefix)
 
-    async def confirm(self, level: str) -> str:
-        """Make everything acknowledged so far durable. Raises DurabilityNotReached."""
-        return await durability.confirm(self._control, self._prefix, level)
+    async def watch(self, level: str) -> Servers:
+        """Who holds the data now: for `confirm`, to be called before the writes that it is to
+        speak of. Raises InvalidDurability."""
+        return await durability.watch(self._control, level)
 
-    async def recover(self, *, older_than: float) -> int:
-        """Finish what crashed writers left behind: commits begun over `older_than` s ago, and
-        unwinding. Safe at any time, from any process. Returns the snapshots removed."""
+    async def confirm(self, level: str, *, since: Servers | None = None) -> str:
+        """Make everything that was acknowledged so far, and after `since`, durable.
+
+        Without `since` it speaks of what the servers have now: what one of them lost before, in a
+        failover or a restart, is not missed. Raises DurabilityNotReached, and ServersChanged when
+        what was written after `since` may be lost; InvalidDurability.
+        """
+        return await durability.confirm(self._control, self._prefix, level, since=since)
+
+    async def recover(self, *, older_than: float) -> Recovered:
+        """Finish what crashed processes left behind: commits begun over `older_than` s ago,
+        unwinding, and what moves to the archive and back left in it, if it is open here.
+        Safe at any time, from any process."""
         async with self._control.guard() as client:
             lineages = await client.smembers(f"{self._prefix}:lineages")
         removed = 0
@@ -186,7 +237,54 @@ class StateStore:
             removed += await garbage.recover(
                 self._control, self._prefix, lineage, older_than=older_than
             )
-        return removed
+        collected = await self._archiving.collect()
+        if collected.waiting and not self._archiving.is_open:
+            logger.warning(
+                "%d archived generations are not needed any more and wait until a process that "
+                "has the archive open recovers", collected.waiting,
+            )  # fmt: skip
+        return Recovered(removed, collected)
+
+    # ---- archive ------------------------------------------------------------
+
+    @property
+    def has_archive(self) -> bool:
+        """Whether one is open here. Looking where sessions are needs none."""
+        return self._archiving.is_open
+
+    async def archive_session(self, session_id: str, *, spare: float = 60.0) -> Moved:
+        """Move everything that a session holds to the archive, however lately it was used.
+
+        spare: seconds; what is also held by another session of its history that was used within
+               them, or is being written, stays.
+
+        A session that is archived lives on: it may be forked, committed to and loaded from.
+        Raises NotFound, LeaseHeld while it is being written; ArchiveUnavailable, ArchiveRefused:
+        then some objects are moved and the others as they were, and it may be repeated.
+        """
+        return await self._archiving.archive_session(session_id, spare=spare)
+
+    async def bring_back(self, any_id: str) -> Moved:
+        """Move everything that a session, or the history up to a snapshot, holds back to Redis.
+
+        Raises NotFound; StoreFull when there is no room: the rest stays archived and readable;
+        ArchivedObjectsLost when everything else is back; ArchiveUnavailable, ArchiveRefused.
+        """
+        return await self._archiving.bring_back(any_id)
+
+    async def sweep(self, policy: ArchivePolicy) -> SweepReport:
+        """Move sessions out, the idlest first, for as long as the policy gives a reason. Any
+        number of processes may sweep at the same time. Raises as `archive_session`, InvalidPolicy.
+        """
+        return await self._archiving.sweep(policy)
+
+    async def residency(self, session_id: str) -> Residency:
+        """Where what a resume of the session needs is: `stored` (Redis), `archived`, `partly`
+        (both), `lost` (computed again from its tokens) or `empty`. Raises NotFound.
+
+        A look at the state and a sample of the pages; a load checks every page and every byte.
+        """
+        return await self._archiving.residency(session_id)
 
     # ---- engines ------------------------------------------------------------
 
@@ -213,5 +311,5 @@ class StateStore:
 
 
 __all__: Sequence[str] = (
-    "Commit", "Lease", "Session", "Snapshot", "SnapshotDraft", "StateStore",
+    "Commit", "Lease", "Recovered", "Session", "Snapshot", "SnapshotDraft", "StateStore",
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -43,7 +43,7 @@ async def collect_condemned(
     and by its age afterwards. So a shorter wait is safe only while nobody moves anything.
     """
     collected = 0
-    async for keys in _scan(control, f"{prefix}:condemned:*"):
+    async for keys in control.scan(f"{prefix}:condemned:*"):
         now = (await read_clock(control, prefix)).now
         async with control.guard() as client:
             pipeline = client.pipeline(transaction=False)
@@ -68,6 +68,18 @@ async def collect_condemned(
                 await pipeline.execute()
             collected += len(due)
     return collected
+
+
+async def count_condemned(control: Control, prefix: str) -> int:
+    """Generations that wait to be deleted."""
+    counts: dict[bytes, int] = {}
+    async for keys in control.scan(f"{prefix}:condemned:*"):
+        async with control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.scard(key)
+            counts.update(zip(keys, await pipeline.execute(), strict=True))
+    return sum(counts.values())
 
 
 async def collect_orphans(
@@ -126,7 +138,10 @@ async def check_archive(control: Control, prefix: str, archive: Archive) -> Arch
         finally:
             frames.put_nowait(frame)
 
-    async for keys in _scan(control, f"{prefix}:cold:*"):
+    seen: set[bytes] = set()
+    async for batch in control.scan(f"{prefix}:cold:*"):
+        keys = [key for key in dict.fromkeys(batch) if key not in seen]
+        seen.update(keys)
         async with control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for key in keys:
@@ -180,18 +195,6 @@ def _take(files: Iterator[StoredFile], count: int) -> list[StoredFile]:
     return list(islice(files, count))
 
 
-async def _scan(control: Control, pattern: str) -> AsyncIterator[list[bytes]]:
-    async with control.guard() as client:
-        batch: list[bytes] = []
-        async for key in client.scan_iter(pattern, count=1000):
-            batch.append(key)
-            if len(batch) == _BATCH:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
 __all__: Sequence[str] = (
-    "ArchiveReport", "check_archive", "collect_condemned", "collect_orphans",
+    "ArchiveReport", "check_archive", "collect_condemned", "collect_orphans", "count_condemned",
 )  # fmt: skip

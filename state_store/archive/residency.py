@@ -10,7 +10,7 @@ from state_store.connection import Control
 from state_store.layout import ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
-Residency = Literal["stored", "archived", "lost"]
+Residency = Literal["stored", "archived", "partly", "lost", "empty"]
 
 _PAGES = 64  # that are looked at
 
@@ -19,28 +19,34 @@ async def residency(control: Control, prefix: str, history: Sequence[Snapshot]) 
     """Where what a resume at the end of `history` (root first) needs is.
 
     `stored`:   in Redis
-    `archived`: some of it only in the archive, all of it there or in Redis
+    `archived`: only in the archive
+    `partly`:   some of it only in the archive, the rest in Redis
     `lost`:     some of it nowhere, or nothing was stored: it is computed again from its tokens
+    `empty`:    there is no history
 
     Looked at are all parts of the state at the boundary and at most _PAGES pages, evenly spaced
     from first to last, in one round trip and without reading a byte: moves take whole histories,
     so pages next to each other share their fate. A load checks every page and every byte.
     """
+    if not history:
+        return "empty"
     targets = _sample(prefix, history)
     if not targets:
         return "lost"
-    archived = False
+    archived = 0
     for target, found in zip(targets, await look(control, targets), strict=True):
         if found.present < len(target.names):
             if found.cold is None:
                 return "lost"
-            archived = True
-    return "archived" if archived else "stored"
+            archived += 1
+    if archived == len(targets):
+        return "archived"
+    return "partly" if archived else "stored"
 
 
 def _sample(prefix: str, history: Sequence[Snapshot]) -> list[Target]:
-    head = history[-1] if history else None
-    if head is None or head.boundary_hash is None:
+    head = history[-1]
+    if head.boundary_hash is None:
         return []
     pages: list[ObjectRef] = []
     for snapshot in reversed(history):  # pages under another fingerprint are of no use to it

@@ -17,7 +17,7 @@ from state_store.archive.clock import read_clock
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.targets import Target, look, targets_of
 from state_store.connection import Control
-from state_store.errors import InvalidPolicy, NotFound
+from state_store.errors import InvalidPolicy, LeaseHeld, NotFound
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.records import Snapshot
 
@@ -79,6 +79,22 @@ async def sweep(
     return await _Sweep(control, prefix, histories, archivist, policy).run()
 
 
+async def move_session_out(
+    control: Control,
+    prefix: str,
+    histories: Histories,
+    archivist: Archivist,
+    session_id: str,
+    *,
+    tenant: str,
+    spare: float,
+) -> Moved:
+    """Move one session out, used or not, but for what other sessions of its lineage that were
+    used within `spare` s hold. Raises LeaseHeld while it is being written, and as `sweep`."""
+    policy = ArchivePolicy(spare=spare)
+    return await _Sweep(control, prefix, histories, archivist, policy).move_one(session_id, tenant)
+
+
 class _Sweep:
     def __init__(
         self,
@@ -111,6 +127,18 @@ class _Sweep:
                 await self._claim_and_move(idler, reason)
         return self._report
 
+    async def move_one(self, session_id: str, tenant: str) -> Moved:
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        async with self._control.guard() as client:
+            if await client.exists(keys.lease(session_id)):
+                raise LeaseHeld(
+                    f"{session_id} is being written; nothing was moved. Archive it afterwards."
+                )
+        self._now = (await read_clock(self._control, self._prefix)).now
+        used = (await self._load_uses(tenant)).get(session_id, 0.0)
+        idler = _Idler(used, tenant, session_id)
+        return await self._move(idler, own_idle=0.0, kins_idle=self._policy.spare)
+
     def _reason(self, idler: _Idler, excess: float) -> Reason | None:
         policy = self._policy
         if policy.idle is not None and self._now - idler.used >= policy.idle:
@@ -122,20 +150,27 @@ class _Sweep:
 
     async def _list(self) -> list[_Idler]:
         """The idlest sessions of every tenant that were not used just now."""
+        start, end = f"{self._prefix}:{{tenant:", "}:used"
+        tenants: set[str] = set()
+        async for keys in self._control.scan(f"{start}*{end}"):
+            tenants.update(key.decode().removeprefix(start).removesuffix(end) for key in keys)
         found: list[_Idler] = []
-        async with self._control.guard() as client:
-            pattern = f"{self._prefix}:{{tenant:*}}:used"
-            keys = [key.decode() async for key in client.scan_iter(pattern, count=1000)]
-            for key in keys:
-                tenant = key.removeprefix(f"{self._prefix}:{{tenant:").removesuffix("}:used")
-                listed = await client.zrange(key, 0, -1, withscores=True)
-                self._used[tenant] = {raw.decode(): used for raw, used in listed}
-                found += [
-                    _Idler(used, tenant, raw.decode())
-                    for raw, used in listed[:_LISTED]
-                    if self._now - used >= self._policy.spare
-                ]
+        for tenant in sorted(tenants):
+            listed = await self._load_uses(tenant)
+            found += [
+                _Idler(used, tenant, session_id)
+                for session_id, used in islice(listed.items(), _LISTED)
+                if self._now - used >= self._policy.spare
+            ]
         return found
+
+    async def _load_uses(self, tenant: str) -> dict[str, float]:
+        """Last uses by session id, the idlest first."""
+        key = TenantKeys(self._prefix, tenant).used
+        async with self._control.guard() as client:
+            listed = await client.zrange(key, 0, -1, withscores=True)
+        self._used[tenant] = {raw.decode(): used for raw, used in listed}
+        return self._used[tenant]
 
     async def _excess_memory(self) -> float:
         """Bytes to move so that Redis is below the low watermark; 0 if it is not over the high."""
@@ -191,19 +226,21 @@ class _Sweep:
             self._report.claimed += 1
             return
         try:
-            moved = await self._move(idler, reason)
+            idle = self._policy.idle if reason == "idle" and self._policy.idle else None
+            idle = self._policy.spare if idle is None else idle
+            moved = await self._move(idler, own_idle=idle, kins_idle=idle)
         finally:
             await self._control.run("claim", [claim], nonce, 0)
         self._report.sessions.append(Swept(idler.session_id, idler.tenant, reason, moved))
 
-    async def _move(self, idler: _Idler, reason: Reason) -> Moved:
-        idle = self._policy.idle if reason == "idle" and self._policy.idle else self._policy.spare
+    async def _move(self, idler: _Idler, *, own_idle: float, kins_idle: float) -> Moved:
+        """Move what nobody read within `own_idle` s and no kin used within `kins_idle` s holds."""
         history = await self._history(idler.session_id)
-        in_use = await self._in_use(idler, idle)
+        in_use = await self._in_use(idler, kins_idle)
         free = [snapshot for snapshot in history if snapshot.id not in in_use]
         targets = list(targets_of(self._prefix, free)) if idler.tenant in self._resident else []
         before = await self._resident_bytes(targets)
-        moved = await self._archivist.move_out(free, idle=idle)
+        moved = await self._archivist.move_out(free, idle=own_idle)
         if targets:
             self._resident[idler.tenant] -= before - await self._resident_bytes(targets)
         moved.busy += sum(len(snapshot.objects) for snapshot in history if snapshot.id in in_use)
@@ -245,4 +282,4 @@ def _batches(targets: Iterable[Target]) -> Iterator[list[Target]]:
         yield batch
 
 
-__all__: Sequence[str] = ("Reason", "SweepReport", "Swept", "sweep")
+__all__: Sequence[str] = ("Reason", "SweepReport", "Swept", "move_session_out", "sweep")

@@ -1,12 +1,14 @@
 -- A lease is stored as <fence>:<nonce>:<owner>.
 -- KEYS: session, lease, fence     ARGV: owner, milliseconds, nonce of this call
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_session', ''} end
+-- Returns {'ok', fence, body of the session} or {reason, detail}.
+local body = redis.call('HGET', KEYS[1], 'body')
+if not body then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
 if lease then
   local fence, nonce, owner = string.match(lease, '^(%d+):(%x+):(.*)$')
-  if nonce == ARGV[3] then return {'ok', fence} end -- sent again after a lost reply
+  if nonce == ARGV[3] then return {'ok', fence, body} end -- sent again after a lost reply
   return {'held', owner}
 end
 local fence = redis.call('INCR', KEYS[3])
 redis.call('SET', KEYS[2], fence .. ':' .. ARGV[3] .. ':' .. ARGV[1], 'PX', ARGV[2])
-return {'ok', tostring(fence)}
+return {'ok', tostring(fence), body}

@@ -19,8 +19,9 @@ from state_store.archive.policy import ArchivePolicy
 from state_store.archive.sweep import SweepReport, sweep
 from state_store.archive.targets import Target, targets_of
 from state_store.codec import HEADER_BYTES, Frame, check, seal
-from state_store.connection import Control
+from state_store.connection import Control, _script
 from state_store.errors import CorruptObject, StoreError
+from state_store.garbage import GRACE
 from state_store.layout import (
     LineageKeys,
     ObjectNames,
@@ -138,14 +139,17 @@ class Shelf:
         )
 
     def pin(self, target: Target, pin: str) -> bool:
-        return bool(self._script(_PIN, target, pin))
+        keys = [target.pins, target.cold, *target.objects]
+        return bool(self._script("pin", keys, pin))
 
     def unpin(self, target: Target, pin: str = "one") -> None:
-        self._script(_UNPIN, target, pin, 60)
-
-    def _script(self, script: str, target: Target, *arguments: object) -> object:
         keys = [target.pins, target.cold, target.condemned, *target.objects]
-        return self.raw.eval(script, len(keys), *keys, *arguments)
+        self._script("unpin", keys, pin, GRACE)
+
+    def _script(self, name: str, keys: list[bytes], *arguments: object) -> object:
+        """As a commit and as letting go run them."""
+        text, _ = _script(name)
+        return self.raw.eval(text, len(keys), *keys, *arguments)
 
     def load(self, target: Target) -> list[bytes | None]:
         """The payload of each rank as an engine would get it, None where it gets nothing."""
@@ -267,24 +271,3 @@ def value_of(names: ObjectNames, ref: ObjectRef, variant: int = 0) -> bytes:
     )
     seal(frame, names=names, ref=ref)
     return b"".join(frame.stored())
-
-
-_PIN = """
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  for i = 4, #KEYS do if redis.call('EXISTS', KEYS[i]) == 0 then return 0 end end
-end
-redis.call('SADD', KEYS[1], ARGV[1])
-for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
-return 1
-"""
-_UNPIN = """
-redis.call('SREM', KEYS[1], ARGV[1])
-if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
-for i = 4, #KEYS do redis.call('EXPIRE', KEYS[i], ARGV[2], 'NX') end
-local cold = redis.call('GET', KEYS[2])
-if cold then
-  redis.call('DEL', KEYS[2])
-  redis.call('SADD', KEYS[3], cold)
-end
-return 1
-"""

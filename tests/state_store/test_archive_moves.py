@@ -438,14 +438,14 @@ async def test_residency_follows_the_bytes(shelf):
 
     assert await where() == "stored"
     await shelf.archivist.move_out([first])
-    assert await where() == "archived"  # in part
+    assert await where() == "partly"
     await shelf.archivist.move_out(history)
     assert await where() == "archived"
     await shelf.archivist.bring_back(history)
     assert await where() == "stored"
     shelf.raw.delete(shelf.targets(first)[0].objects[1])
     assert await where() == "lost"
-    assert await residency(shelf.control, shelf.prefix, []) == "lost"
+    assert await residency(shelf.control, shelf.prefix, []) == "empty"
 
 
 async def test_residency_of_a_long_history_looks_at_its_state_and_both_ends(shelf):

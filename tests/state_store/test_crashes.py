@@ -185,7 +185,11 @@ async def test_a_recovery_that_dies_is_finished_by_the_next(server, objects, raw
 
 
 @pytest.mark.parametrize("forking", [False, True])
-async def test_a_session_that_is_half_made_can_be_found_and_deleted(server, objects, raw, forking):
+async def test_a_session_that_is_half_made_can_be_found_and_deleted(
+    server, objects, raw, forking, monkeypatch
+):
+    monkeypatch.setattr("state_store.sessions._UNMADE", -60)  # nobody is still making one
+
     async def scenario(world, crash_at):
         writer = world.writer
         parent = await writer.session(BASE)

@@ -1,0 +1,148 @@
+"""The store's archive: idle sessions leave Redis, and come back when they are used.
+
+Looking where bytes are needs no archive; moving them needs the one that they are in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Self
+
+from state_store.archive import open_archive
+from state_store.archive.archivist import WORKERS, Archivist, Moved
+from state_store.archive.base import Archive
+from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE
+from state_store.archive.collect import collect_condemned, collect_orphans, count_condemned
+from state_store.archive.policy import ArchivePolicy
+from state_store.archive.residency import Residency, residency
+from state_store.archive.sweep import SweepReport, move_session_out, sweep
+from state_store.connection import Control
+from state_store.errors import ArchiveUnavailable
+from state_store.layout import is_snapshot_id
+from state_store.objects import ObjectClient
+from state_store.records import Snapshot
+from state_store.sessions import Sessions
+from state_store.snapshots import Snapshots
+from state_store.uses import Uses
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was cleared out of the archive.
+
+    condemned: generations that nothing names any more, deleted
+    orphans:   files that moves which never ended left behind, deleted
+    waiting:   condemned generations that are still there: younger than a move may take, or no
+               archive is open here to delete them from
+    """
+
+    condemned: int = 0
+    orphans: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
+class _Open:
+    archive: Archive
+    archivist: Archivist
+    client: ObjectClient
+
+    @classmethod
+    def at(cls, url: str, control: Control, prefix: str, store_url: str) -> Self:
+        """Blocking. Raises ArchiveRefused, ArchiveUnavailable."""
+        archive = open_archive(url)
+        archive.check()
+        client = ObjectClient(store_url, timeout=control.timeout, connections=WORKERS)
+        return cls(archive, Archivist(control, prefix, client, archive), client)
+
+    def close(self) -> None:
+        self.archivist.close()
+        self.client.close()
+
+
+class Archiving:
+    """See the methods of the same names in `StateStore`."""
+
+    def __init__(
+        self,
+        control: Control,
+        prefix: str,
+        sessions: Sessions,
+        snapshots: Snapshots,
+        uses: Uses,
+    ) -> None:
+        self._control = control
+        self._prefix = prefix
+        self._sessions = sessions
+        self._snapshots = snapshots
+        self._uses = uses
+        self._opened: _Open | None = None
+
+    async def open(self, url: str, *, store_url: str) -> None:
+        """Raises ArchiveRefused for what is not an archive, ArchiveUnavailable."""
+        self._opened = await asyncio.to_thread(
+            _Open.at, url, self._control, self._prefix, store_url
+        )
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            await asyncio.to_thread(self._opened.close)
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened is not None
+
+    async def archive_session(self, session_id: str, *, spare: float) -> Moved:
+        opened = self._require_open()
+        session = await self._sessions.get(session_id)
+        return await move_session_out(
+            self._control,
+            self._prefix,
+            self._snapshots,
+            opened.archivist,
+            session_id,
+            tenant=session.body.tenant,
+            spare=spare,
+        )
+
+    async def bring_back(self, any_id: str) -> Moved:
+        opened = self._require_open()
+        if is_snapshot_id(any_id):
+            return await opened.archivist.bring_back(await self._snapshots.ancestors(any_id))
+        session = await self._sessions.get(any_id)
+        # First: what is back may stay although no sweep has the session on its list otherwise.
+        await self._uses.note(session.body.tenant, any_id)
+        return await opened.archivist.bring_back(await self._history(session.head))
+
+    async def sweep(self, policy: ArchivePolicy) -> SweepReport:
+        opened = self._require_open()
+        return await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
+
+    async def residency(self, session_id: str) -> Residency:
+        session = await self._sessions.get(session_id)
+        return await residency(self._control, self._prefix, await self._history(session.head))
+
+    async def collect(self) -> Collected:
+        """Delete what nothing names any more, as long as an archive is open."""
+        if self._opened is None:
+            waiting = await count_condemned(self._control, self._prefix)
+            return Collected(waiting=waiting)
+        archive = self._opened.archive
+        condemned = await collect_condemned(
+            self._control, self._prefix, archive, older_than=MOVE_LIMIT
+        )
+        orphans = await collect_orphans(self._control, self._prefix, archive, older_than=ORPHAN_AGE)
+        waiting = await count_condemned(self._control, self._prefix)
+        return Collected(condemned, orphans, waiting)
+
+    async def _history(self, head: str | None) -> list[Snapshot]:
+        return [] if head is None else await self._snapshots.ancestors(head)
+
+    def _require_open(self) -> _Open:
+        if self._opened is None:
+            raise ArchiveUnavailable(
+                "no archive is open here; nothing was moved. Connect with the archive's URL: "
+                "StateStore.connect(url, archive=...), or --archive URL on the command line."
+            )
+        return self._opened
