@@ -12,12 +12,9 @@ snapshot: two commits of equal snapshots never take each other's pins away.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Sequence
-
-import msgpack
 
 from state_store import garbage
 from state_store.connection import Control
@@ -32,8 +29,9 @@ from state_store.errors import (
     StoreUnavailable,
 )
 from state_store.fingerprint import Fingerprint
-from state_store.layout import LineageKeys, ObjectRef, lineage_of, snapshot_id
+from state_store.layout import LineageKeys, ObjectRef, lineage_of
 from state_store.records import Commit, Lease, Snapshot, SnapshotDraft
+from state_store.snapshots import identity_of
 
 _BATCH = 512
 
@@ -54,7 +52,7 @@ async def commit(
     keys = LineageKeys(prefix, lineage)
     tokens = token_log(draft)
     check_draft(draft, fingerprint, await _parent(control, keys, draft))
-    snapshot = _snapshot(draft, fingerprint, lineage, tokens)
+    snapshot = _snapshot(draft, fingerprint, tokens)
     pin_id = secrets.token_hex(16)
     await garbage.write_journal(control, keys, pin_id, snapshot)
     try:
@@ -118,23 +116,9 @@ async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> 
     return None
 
 
-def _snapshot(
-    draft: SnapshotDraft, fingerprint: Fingerprint, lineage: str, tokens: bytes
-) -> Snapshot:
-    identity = msgpack.packb(
-        [
-            lineage,
-            draft.parent,
-            draft.total_tokens,
-            draft.boundary,
-            draft.fingerprint_id,
-            draft.ranks,
-            draft.page_hashes,
-            hashlib.sha256(tokens).digest(),
-        ]
-    )
-    return Snapshot(
-        id=snapshot_id(lineage, hashlib.sha256(identity).hexdigest()[:32]),
+def _snapshot(draft: SnapshotDraft, fingerprint: Fingerprint, tokens: bytes) -> Snapshot:
+    snapshot = Snapshot(
+        id="",
         parent=draft.parent,
         session_id=draft.session_id,
         total_tokens=draft.total_tokens,
@@ -148,6 +132,7 @@ def _snapshot(
         meta=draft.meta,
         created_at=time.time(),
     )
+    return snapshot.model_copy(update={"id": identity_of(snapshot, tokens)})
 
 
 async def _pin(

@@ -8,7 +8,7 @@ from typing import Any
 
 from state_store import garbage
 from state_store.connection import Control
-from state_store.errors import NotFound
+from state_store.errors import ForeignTenant, NotFound
 from state_store.fingerprint import Fingerprint
 from state_store.layout import (
     LineageKeys,
@@ -63,35 +63,63 @@ class Sessions:
         snapshot_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
     ) -> Session:
         """A new session whose head is `snapshot_id` (the session's head if None).
 
         Copies nothing and costs the same at any length. Raises NotFound.
         """
-        parent = await self.get(session_id)
+        parent = await self.get(session_id, tenant=tenant)
         head = snapshot_id or parent.head
-        lineage = lineage_of(session_id)
-        if head is not None and lineage_of(head) != lineage:
+        if head is not None and lineage_of(head) != lineage_of(session_id):
             raise NotFound(f"snapshot {head} is not in the history of {session_id}.")
+        return await self.branch(parent, head, labels=labels, meta=meta)
+
+    async def branch(
+        self,
+        parent: Session,
+        head: str | None,
+        *,
+        labels: Mapping[str, str] | None,
+        meta: Mapping[str, Any] | None,
+    ) -> Session:
+        """A fork at exactly `head`, of the parent's lineage. Raises NotFound if it is gone."""
         body = parent.body.model_copy(
             update={
-                "id": new_session_id(lineage),
+                "id": new_session_id(lineage_of(parent.id)),
                 "labels": dict(labels or {}),
                 "meta": dict(parent.body.meta if meta is None else meta),
-                "forked_from": session_id,
+                "forked_from": parent.id,
                 "created_at": time.time(),
             }
         )
         return await self._add(body, head=head)
 
-    async def get(self, session_id: str) -> Session:
-        """Raises NotFound, InvalidId."""
+    async def get(self, session_id: str, *, tenant: str | None = None) -> Session:
+        """Raises NotFound, ForeignTenant, InvalidId."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         async with self._control.guard() as client:
             stored, head = await client.hmget(keys.session(session_id), "body", "head")
         if stored is None:
             raise NotFound(f"no session {session_id}.")
-        return Session(SessionBody.unpack(stored), head.decode() or None)
+        session = Session(SessionBody.unpack(stored), head.decode() or None)
+        if tenant not in (None, session.body.tenant):
+            raise ForeignTenant(f"no session {session_id} of tenant {tenant}.")
+        return session
+
+    async def check_tenant(self, any_id: str, tenant: str | None) -> None:
+        """Raises ForeignTenant if the lineage of a session or snapshot is not of `tenant`.
+
+        All sessions of a lineage are of one tenant. Raises NotFound if none is left, InvalidId.
+        """
+        if tenant is None:
+            return
+        keys = LineageKeys(self._prefix, lineage_of(any_id))
+        stored = await self._control.run("owner", [keys.sessions], keys.session(""))
+        if not stored:
+            raise NotFound(f"no {any_id}.")
+        if SessionBody.unpack(stored).tenant != tenant:
+            raise ForeignTenant(f"no {any_id} of tenant {tenant}.")
 
     async def of_tenant(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first."""
@@ -119,9 +147,9 @@ class Sessions:
             if stored is not None
         ]
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
-        session = await self.get(session_id)
+        session = await self.get(session_id, tenant=tenant)
         lineage = lineage_of(session_id)
         keys = LineageKeys(self._prefix, lineage)
         await self._control.run(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
+from collections.abc import AsyncGenerator, Sequence
+
+import msgpack
 
 from state_store.connection import Control
-from state_store.errors import NotFound
+from state_store.errors import CorruptObject, NotFound
 from state_store.layout import LineageKeys, ObjectNames, lineage_of
+from state_store.layout import snapshot_id as id_of
 from state_store.records import Snapshot
 
-_WALK = 256  # snapshots that one step of a walk towards the root reads
+_WALK = 256  # snapshots that one step of a walk towards the root reads at most
+_FIRST_STEP = 16  # a walk that ends soon shall not read far ahead
 
 
 class Snapshots:
@@ -28,33 +34,75 @@ class Snapshots:
             raise NotFound(f"no snapshot {snapshot_id}.")
         return Snapshot.unpack(stored)
 
+    async def get_many(self, snapshot_ids: Sequence[str]) -> list[Snapshot]:
+        """Those of `snapshot_ids` that are there, in one round trip to each server."""
+        if not snapshot_ids:
+            return []
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for one in snapshot_ids:
+                pipeline.hget(LineageKeys(self._prefix, lineage_of(one)).snapshot(one), "body")
+            rows = await pipeline.execute()
+        return [Snapshot.unpack(stored) for stored in rows if stored is not None]
+
     async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
         """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId."""
-        keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
-        found: list[Snapshot] = []
-        next_id: str | None = snapshot_id
-        while next_id is not None:
+        return [snapshot async for snapshot in self.walk(snapshot_id)][::-1]
+
+    async def walk(self, snapshot_id: str | None) -> AsyncGenerator[Snapshot]:
+        """The same from its end, for as long as it is wanted; nothing for None.
+
+        Costs round trips and reading in proportion to what is taken: each step reads twice as far
+        as the one before, up to a limit.
+        """
+        step = _FIRST_STEP
+        while snapshot_id is not None:
+            keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
             rows = await self._control.run(
-                "ancestors", [keys.snapshot(next_id)], keys.snapshot_prefix, next_id, _WALK
+                "ancestors",
+                [keys.snapshot(snapshot_id)],
+                keys.snapshot_prefix,
+                snapshot_id,
+                min(step, _WALK),
             )
             if not rows:
-                raise NotFound(f"no snapshot {next_id}.")
-            found += [Snapshot.unpack(body) for body in rows[1::2]]
-            next_id = found[-1].parent
-        return found[::-1]
+                raise NotFound(f"no snapshot {snapshot_id}.")
+            for body in rows[1::2]:
+                snapshot = Snapshot.unpack(body)
+                yield snapshot
+                snapshot_id = snapshot.parent
+            step *= 2
 
     async def tokens(self, snapshot_id: str) -> array[int]:
-        """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens]."""
-        history = await self.ancestors(snapshot_id)
-        keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
-        async with self._control.guard() as client:
-            deltas = await client.mget([keys.tokens(snapshot.id) for snapshot in history])
+        """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens].
+
+        Raises NotFound, InvalidId, CorruptObject.
+        """
         tokens = array("I")
-        for snapshot, delta in zip(history, deltas, strict=True):
-            if delta is None:
-                raise NotFound(f"the token log of snapshot {snapshot.id} is missing.")
-            tokens.frombytes(delta)
+        for log in await self.token_logs(await self.ancestors(snapshot_id)):
+            tokens.frombytes(log)
         return tokens
+
+    async def token_logs(self, snapshots: Sequence[Snapshot]) -> list[bytes]:
+        """What each of `snapshots`, of one lineage, added to its history: uint32[n], verified.
+
+        Raises NotFound for a log that is missing, CorruptObject for one that is not what was
+        committed.
+        """
+        if not snapshots:
+            return []
+        keys = LineageKeys(self._prefix, lineage_of(snapshots[0].id))
+        async with self._control.guard() as client:
+            logs = await client.mget([keys.tokens(snapshot.id) for snapshot in snapshots])
+        for snapshot, log in zip(snapshots, logs, strict=True):
+            if log is None:
+                raise NotFound(f"the token log of snapshot {snapshot.id} is missing.")
+            if identity_of(snapshot, log) != snapshot.id:
+                raise CorruptObject(
+                    f"snapshot {snapshot.id}: its record or its token log is not what was "
+                    "committed; it is not loaded."
+                )
+        return list(logs)
 
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
         """Whether the state at the snapshot's boundary is there, on every rank.
@@ -71,3 +119,21 @@ class Snapshots:
         ]
         async with self._control.guard() as client:
             return bool(await client.exists(*keys) == len(keys))
+
+
+def identity_of(snapshot: Snapshot, token_log: bytes) -> str:
+    """The id of a snapshot: a hash of what it names, and of the tokens that it adds."""
+    lineage = lineage_of(snapshot.session_id)
+    identity = msgpack.packb(
+        [
+            lineage,
+            snapshot.parent,
+            snapshot.total_tokens,
+            snapshot.boundary,
+            snapshot.fingerprint_id,
+            snapshot.ranks,
+            snapshot.page_chain,
+            hashlib.sha256(token_log).digest(),
+        ]
+    )
+    return id_of(lineage, hashlib.sha256(identity).hexdigest()[:32])

@@ -29,7 +29,9 @@ from state_store.connection import Control
 from state_store.durability import Servers
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
+from state_store.history import Diff, Histories, Tree
 from state_store.integrity import Report
+from state_store.layout import lineage_of
 from state_store.leases import Leases
 from state_store.records import (
     Commit,
@@ -56,7 +58,11 @@ class Recovered:
 
 
 class StateStore:
-    """One store. Every method raises StoreUnavailable when it does not answer."""
+    """One store. Every method raises StoreUnavailable when it does not answer.
+
+    A method that takes a `tenant` raises ForeignTenant, and does nothing, if what it is asked for
+    belongs to another one; None asks nothing. Who holds a lease has passed that already.
+    """
 
     def __init__(self, control: Control, prefix: str) -> None:
         self._control = control
@@ -68,6 +74,7 @@ class StateStore:
         self._leases = Leases(control, prefix, self._uses)
         self._snapshots = Snapshots(control, prefix)
         self._archiving = Archiving(control, prefix, self._sessions, self._snapshots, self._uses)
+        self._histories = Histories(control, prefix, self._sessions, self._snapshots)
 
     @classmethod
     async def connect(
@@ -130,26 +137,62 @@ class StateStore:
         snapshot_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
     ) -> Session:
-        """A new session whose head is `snapshot_id` (the session's head if None).
+        """A new session whose head is `snapshot_id` (the session's head if None), of the same
+        lineage.
 
         Copies nothing and costs the same at any length. Raises NotFound.
         """
         return await self._sessions.fork(
-            session_id, snapshot_id=snapshot_id, labels=labels, meta=meta
+            session_id, snapshot_id=snapshot_id, labels=labels, meta=meta, tenant=tenant
         )
 
-    async def session(self, session_id: str) -> Session:
+    async def branch_at(
+        self,
+        session_id: str,
+        *,
+        tokens: int,
+        labels: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
+    ) -> Session:
+        """A fork whose head is the session's last snapshot of at most `tokens` tokens.
+
+        Empty if the first turn is longer. Walks from the head to there. Raises NotFound.
+        """
+        parent = await self._sessions.get(session_id, tenant=tenant)
+        head = await self._histories.at(parent, tokens)
+        return await self._sessions.branch(parent, head, labels=labels, meta=meta)
+
+    async def rewind(
+        self,
+        session_id: str,
+        snapshot_id: str | None,
+        *,
+        lease: Lease,
+        tenant: str | None = None,
+    ) -> Session:
+        """Move a session's head back to a snapshot of its own history, or to before the first
+        turn (None); what no session reaches any more is let go.
+
+        Doing it again changes nothing. Raises NotFound for what is not in its history, LeaseLost,
+        HeadMoved; after StoreUnavailable it may or may not have happened.
+        """
+        session = await self._sessions.get(session_id, tenant=tenant)
+        return await self._histories.rewind(session, snapshot_id, lease=lease)
+
+    async def session(self, session_id: str, *, tenant: str | None = None) -> Session:
         """Raises NotFound, InvalidId."""
-        return await self._sessions.get(session_id)
+        return await self._sessions.get(session_id, tenant=tenant)
 
     async def sessions(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first."""
         return await self._sessions.of_tenant(tenant)
 
-    async def delete_session(self, session_id: str) -> None:
+    async def delete_session(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
-        await self._sessions.delete(session_id)
+        await self._sessions.delete(session_id, tenant=tenant)
 
     async def tenant(self, name: str) -> Tenant:
         """The tenant's record; its salt is made at first use."""
@@ -157,8 +200,11 @@ class StateStore:
 
     # ---- leases -------------------------------------------------------------
 
-    async def acquire(self, session_id: str, *, ttl: float, owner: str) -> Lease:
+    async def acquire(
+        self, session_id: str, *, ttl: float, owner: str, tenant: str | None = None
+    ) -> Lease:
         """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
+        await self._sessions.check_tenant(session_id, tenant)
         return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
@@ -188,17 +234,41 @@ class StateStore:
         """Raises UnknownFingerprint."""
         return await self._fingerprints.get(fingerprint_id)
 
-    async def snapshot(self, snapshot_id: str) -> Snapshot:
+    async def snapshot(self, snapshot_id: str, *, tenant: str | None = None) -> Snapshot:
         """Raises NotFound, InvalidId."""
+        await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.get(snapshot_id)
 
-    async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
+    async def ancestors(self, snapshot_id: str, *, tenant: str | None = None) -> list[Snapshot]:
         """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId."""
+        await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.ancestors(snapshot_id)
 
-    async def tokens(self, snapshot_id: str) -> array[int]:
-        """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens]."""
+    async def tokens(self, snapshot_id: str, *, tenant: str | None = None) -> array[int]:
+        """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens].
+
+        Raises NotFound, InvalidId, CorruptObject.
+        """
+        await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.tokens(snapshot_id)
+
+    async def diff(self, left: str, right: str, *, tenant: str | None = None) -> Diff:
+        """Where two histories part. Each ends in a snapshot or in the head of a session.
+
+        Reads what comes after their last common snapshot, and compares tokens up to the first
+        difference. Raises NotFound, InvalidId, CorruptObject.
+        """
+        for one in (left, right):
+            await self._sessions.check_tenant(one, tenant)
+        return await self._histories.diff(left, right)
+
+    async def tree(self, any_id: str, *, tenant: str | None = None) -> Tree:
+        """All sessions and snapshots of the lineage of a session or snapshot.
+
+        Raises NotFound, InvalidId.
+        """
+        await self._sessions.check_tenant(any_id, tenant)
+        return await self._histories.tree(lineage_of(any_id))
 
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
         """Whether the state at the snapshot's boundary is in Redis, on every rank. False for one
@@ -311,5 +381,6 @@ class StateStore:
 
 
 __all__: Sequence[str] = (
-    "Commit", "Lease", "Recovered", "Session", "Snapshot", "SnapshotDraft", "StateStore",
+    "Commit", "Diff", "Lease", "Recovered", "Session", "Snapshot", "SnapshotDraft",
+    "StateStore", "Tree",
 )  # fmt: skip

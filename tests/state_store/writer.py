@@ -67,6 +67,13 @@ class Writer:
         finally:
             await self.store.release(lease)
 
+    async def rewind(self, session_id: str, snapshot_id: str | None) -> Session:
+        lease = await self.lease(session_id)
+        try:
+            return await self.store.rewind(session_id, snapshot_id, lease=lease)
+        finally:
+            await self.store.release(lease)
+
     async def lease(self, session_id: str, ttl: float = 30.0) -> Lease:
         return await self.store.acquire(session_id, ttl=ttl, owner="writer")
 
