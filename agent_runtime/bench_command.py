@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from agent_runtime.bench import store
 from engine.launch import checked_model
 from engine.profiles import profile_named
 
@@ -22,6 +24,10 @@ def add_to(commands: Any) -> None:
     encodings.add_argument("--model", type=Path, default=None, help="default: the demo model")
     encodings.set_defaults(run=_encodings)
 
+    store = subjects.add_parser("store", help="how close the bulk path comes to a plain socket")
+    store.add_argument("--quick", action="store_true", help="one small round: proves nothing")
+    store.set_defaults(run=_store)
+
 
 def _encodings(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import encodings  # brings transformers, which takes seconds
@@ -29,4 +35,12 @@ def _encodings(arguments: argparse.Namespace) -> int:
     model = checked_model(arguments.model or profile_named("demo").model)
     for record in encodings.measure(model):
         print(json.dumps(record), flush=True)
+    return 0
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    for record in store.measure(store.QUICK if arguments.quick else store.FULL):
+        print(json.dumps(record), flush=True)
+        for name in record.get("loses", ()):
+            print(f"loses: {name} at {record['value_bytes']} bytes", file=sys.stderr)
     return 0

@@ -22,10 +22,10 @@ _SHARE_BYTES = 1 << 20  # a second connection is not worth a thread's wake-up fo
 _THREADS = 64  # started as they are needed; what finds none free waits for one
 _PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds before another attempt; the last repeats
 _PASSING = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
-_ASKING = Request((b"ASKING",))
+_ASKING, _PING = Request(b"*1\r\n$6\r\nASKING\r\n"), Request(b"*1\r\n$4\r\nPING\r\n")
 
 
-@dataclass
+@dataclass(slots=True)
 class Task:
     """Commands for one key, in order. All are sent again if one was sent to the wrong place."""
 
@@ -47,6 +47,7 @@ class _Share:
     tasks: list[Task]
     asking: bool
     error: StoreUnavailable | None = None
+    refused: bool = False  # whether a reply is a refusal
 
     def run(self) -> None:
         requests = [request for task in self.tasks for request in task.requests]
@@ -59,6 +60,7 @@ class _Share:
             return
         if self.asking:
             replies = replies[1::2]
+        self.refused = any(type(reply) is Refusal for reply in replies)
         at = 0
         for task in self.tasks:
             task.replies = replies[at : at + len(task.requests)]
@@ -135,7 +137,7 @@ class Dispatcher:
         while True:
             try:
                 for node in self.router.nodes():
-                    (reply,) = node.exchange([Request((b"PING",))])
+                    (reply,) = node.exchange([_PING])
                     if isinstance(reply, Refusal):
                         raise StoreRefused(f"the store refused a command: {reply.text}")
                 return
@@ -154,7 +156,7 @@ class Dispatcher:
                 again.tasks += share.tasks
                 again.error, again.passing, again.lost = share.error, True, True
                 continue
-            for task in share.tasks:
+            for task in share.tasks if share.refused else ():
                 if self._sent_on(task, share.node, again):
                     again.tasks.append(task)
         return again

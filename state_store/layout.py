@@ -23,9 +23,11 @@ from state_store.errors import InvalidId, InvalidTenant
 
 Kind = Literal["kv", "state"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-PART_BYTES = 4 << 20
+PART_BYTES = (4 << 20) - 4096
 """Larger payloads are cut: values of 1-4 MiB moved fastest when this was written, a value keeps
-a server busy while it is copied, and the parts of one state spread over a cluster."""
+a server busy while it is copied, and the parts of one state spread over a cluster. A value of
+4 MiB and a header would take 5 MiB of the server's memory: the next size class of jemalloc, which
+Redis is built with by default."""
 
 _ID = re.compile(r"(ses|snp)-([0-9a-f]{16})-([0-9a-f]{16,64})")
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -8,7 +8,7 @@ from typing import cast
 
 from state_store.dispatch import Dispatcher, Task
 from state_store.errors import StoreFull, StoreRefused
-from state_store.resp import Pieces, Refusal, Reply, Request
+from state_store.resp import Pieces, Refusal, Reply, Request, command
 from state_store.routing import router_for
 
 Value = memoryview | Sequence[memoryview]
@@ -62,7 +62,9 @@ class ObjectClient:
         A value that is larger than its buffers together is skipped: they hold garbage then, as
         they do past the end of a smaller one, and all of them when this raises.
         """
-        replies = self._run([(key, (_get_into(key, _pieces(value)),)) for key, value in items])
+        replies = self._run(
+            [(key, (command(b"GET", key, into=_pieces(value)),)) for key, value in items]
+        )
         return [cast("int | None", reply) for (reply,) in replies]
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
@@ -76,7 +78,7 @@ class ObjectClient:
 
     def get_small(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of `keys`, None for no such key. Refuses values of more than 1 MiB."""
-        replies = self._run([(key, (Request((b"GET", key)),)) for key in keys])
+        replies = self._run([(key, (command(b"GET", key),)) for key in keys])
         return [cast("bytes | None", value) for (value,) in replies]
 
     def set_small_nx(self, items: Sequence[tuple[bytes, bytes]], *, ttl: int) -> list[bool]:
@@ -84,7 +86,7 @@ class ObjectClient:
 
         After an operation that failed, or a reconnection, a value of one's own may count as there.
         """
-        replies = self._run([(key, _put(key, value, ttl)) for key, value in items])
+        replies = self._run([(key, _put(key, _pieces(value), ttl)) for key, value in items])
         return [stored is not None for stored, _ in replies]
 
     def _run(self, work: Sequence[tuple[bytes, Sequence[Request]]]) -> list[Sequence[Reply]]:
@@ -109,32 +111,26 @@ class ObjectClient:
             return self._dispatcher
 
 
-def _put(key: bytes, value: bytes | Pieces, ttl: int) -> tuple[Request, Request]:
-    words = (b"SET", key, value, b"NX", b"EX", b"%d" % ttl)
-    return Request(words, payload_bytes=_size(value)), _prolong(key, ttl)
+def _put(key: bytes, value: Pieces, ttl: int) -> tuple[Request, Request]:
+    return command(b"SET", key, b"NX", b"EX", b"%d" % ttl, value=value), _prolong(key, ttl)
 
 
 def _replace(key: bytes, value: Pieces) -> Request:
-    return Request((b"SET", key, value, b"XX", b"KEEPTTL"), payload_bytes=value.size)
-
-
-def _get_into(key: bytes, value: Pieces) -> Request:
-    return Request((b"GET", key), into=value, payload_bytes=value.size)
+    return command(b"SET", key, b"XX", b"KEEPTTL", value=value)
 
 
 def _prolong(key: bytes, ttl: int) -> Request:
-    return Request((b"EXPIRE", key, b"%d" % ttl, b"GT"))
+    return command(b"EXPIRE", key, b"%d" % ttl, b"GT")
 
 
 def _exists(key: bytes) -> Request:
-    return Request((b"EXISTS", key))
+    return command(b"EXISTS", key)
 
 
-def _pieces(value: Value) -> Pieces:
-    views = [value] if isinstance(value, memoryview) else value
-    views = [view if view.format == "B" else view.cast("B") for view in views]
+def _pieces(value: bytes | Value) -> Pieces:
+    if isinstance(value, bytes):
+        return Pieces((memoryview(value),), len(value))
+    if isinstance(value, memoryview):
+        return Pieces((value if value.format == "B" else value.cast("B"),), value.nbytes)
+    views = [view if view.format == "B" else view.cast("B") for view in value]
     return Pieces(views, sum(map(len, views)))
-
-
-def _size(value: bytes | Pieces) -> int:
-    return len(value) if isinstance(value, bytes) else value.size

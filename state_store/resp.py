@@ -6,8 +6,8 @@ authentication, TLS and databases, and payloads then go through the socket it op
 
 A value costs one system call each way: the kernel gathers it from, and scatters it to, all of its
 buffers, and waits for all of it by itself (`MSG_WAITALL`; time limits are the kernel's, because
-a limit of Python's makes the socket non-blocking). TLS sockets can do neither and go piece by
-piece.
+a limit of Python's makes the socket non-blocking). The call that receives a value also brings its
+line end and the next value's length. TLS sockets can do neither and go piece by piece.
 Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
 
@@ -17,6 +17,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from state_store.errors import StoreUnavailable
@@ -31,20 +32,8 @@ _SMALL_BYTES = 1 << 20  # the largest value that is returned instead of received
 _LINE_BUFFER = 1 << 16
 _LINE_BYTES = 64  # read before a large value: what comes with its length is copied once more
 _LARGE_BYTES = 1 << 14
+_REPLY_BYTES = 4  # of the shortest reply: `:1` and a line end
 _VECTOR = 1024  # buffers in one system call (IOV_MAX)
-
-
-class Request(NamedTuple):
-    """One command and where its answer goes.
-
-    arguments:     small ones as bytes; a payload as its pieces, sent without a copy
-    into:          buffers that a GET fills in turn; None: the reply is returned
-    payload_bytes: of what it puts on the wire, one way or the other, beside a few small words
-    """
-
-    arguments: Sequence[bytes | Pieces]
-    into: Pieces | None = None
-    payload_bytes: int = 0
 
 
 class Pieces(NamedTuple):
@@ -52,6 +41,39 @@ class Pieces(NamedTuple):
 
     views: Sequence[memoryview]
     size: int
+
+
+class Request(NamedTuple):
+    """One command as it is sent, and where its answer goes; see `command`.
+
+    head, tail:    what comes before and after the payload
+    value:         payload that is sent, without a copy
+    into:          buffers that a GET fills in turn; None: the reply is returned
+    payload_bytes: on the wire, one way or the other, beside a few small words
+    """
+
+    head: bytes
+    value: Pieces | None = None
+    tail: bytes = b""
+    into: Pieces | None = None
+    payload_bytes: int = 0
+
+
+def command(
+    name: bytes,
+    key: bytes,
+    *options: bytes,
+    value: Pieces | None = None,
+    into: Pieces | None = None,
+) -> Request:
+    """`NAME key [value] [option ...]`. Options are remembered: few different ones should be."""
+    if value is not None:
+        opening = _opening(name, 3 + len(options))
+        head = b"%b%d\r\n%b\r\n$%d\r\n" % (opening, len(key), key, value.size)
+        return Request(head, value, b"\r\n" + _words(options), None, value.size)
+    opening = _opening(name, 2 + len(options))
+    head = b"%b%d\r\n%b\r\n%b" % (opening, len(key), key, _words(options))
+    return Request(head, None, b"", into, 0 if into is None else into.size)
 
 
 class Refusal(NamedTuple):
@@ -118,26 +140,24 @@ class BulkConnection:
                     under_way += requests[sent].payload_bytes
                     sent += 1
                 self._send(requests[first:sent])
-            replies.append(self._reply(request.into))
+            following = sent - done - 1
+            after = requests[done + 1].into if following else None
+            replies.append(self._reply(request.into, after, following))
             under_way -= request.payload_bytes
         return replies
 
     def _send(self, requests: Sequence[Request]) -> None:
         vector: list[bytes | memoryview] = []
-        words: list[bytes] = []
+        small: list[bytes] = []
         for request in requests:
-            words.append(b"*%d\r\n" % len(request.arguments))
-            for argument in request.arguments:
-                if isinstance(argument, bytes):
-                    words.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
-                else:
-                    words.append(b"$%d\r\n" % argument.size)
-                    vector.append(b"".join(words))
-                    vector += argument.views
-                    words = [b"\r\n"]
-        vector.append(b"".join(words))
+            small.append(request.head)
+            if request.value is not None:
+                vector.append(b"".join(small))
+                vector += request.value.views
+                small = [request.tail]
+        vector.append(b"".join(small))
         try:
-            self._send_vector([memoryview(piece) for piece in vector if piece])
+            self._send_vector([piece for piece in vector if piece])
         except (BlockingIOError, TimeoutError) as error:
             raise self._silent() from error
         except OSError as error:
@@ -145,7 +165,7 @@ class BulkConnection:
                 f"the store broke off while being written to: {error}"
             ) from error
 
-    def _send_vector(self, vector: list[memoryview]) -> None:
+    def _send_vector(self, vector: list[bytes | memoryview]) -> None:
         """Like `sendall`, whose time limit would be for all of the data: much takes long."""
         at = 0
         while at < len(vector):
@@ -155,7 +175,15 @@ class BulkConnection:
                 count = self._socket.sendmsg(vector[at : at + _VECTOR])
             at = _advance(vector, at, count)
 
-    def _reply(self, into: Pieces | None) -> Reply:
+    def _reply(self, into: Pieces | None, after: Pieces | None, following: int) -> Reply:
+        """following: replies that are under way behind this one; after: buffers for the next."""
+        certain = 0 if after is None else min(_REPLY_BYTES * following, len(_head(after.size)))
+        if into is not None and self._lines.startswith(
+            head := _head(into.size), self._start, self._end
+        ):
+            self._start += len(head)
+            self._receive_value(into.views, into.size, certain)
+            return into.size
         large = into is not None and into.size >= _LARGE_BYTES
         line = self._line(_LINE_BYTES if large else _LINE_BUFFER)
         kind, rest = line[:1], line[1:]
@@ -164,62 +192,73 @@ class BulkConnection:
         if kind == b"_" or line == b"$-1":
             return None
         if kind == b"$":
-            return self._value(int(rest), into)
+            return self._value(int(rest), into, certain)
         if into is None and kind == b"+":
             return rest
         if into is None and kind == b":":
             return int(rest)
         raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
 
-    def _value(self, size: int, into: Pieces | None) -> Reply:
+    def _value(self, size: int, into: Pieces | None, certain: int) -> Reply:
         if into is None:
             if size > _SMALL_BYTES:
                 self._skip(size)
                 return Refusal(f"a value of {size} bytes stands where a small one belongs")
             small = bytearray(size)
-            self._receive_value([memoryview(small)])
+            self._receive_value([memoryview(small)], size, certain)
             return bytes(small)
         if size > into.size:
             self._skip(size)
         elif size == into.size:
-            self._receive_value(into.views)
+            self._receive_value(into.views, size, certain)
         else:
             pieces, rest = [], size
             for view in into.views:
                 pieces.append(view[:rest])
                 rest -= len(pieces[-1])
-            self._receive_value(pieces)
+            self._receive_value(pieces, size, certain)
         return size
 
-    def _receive_value(self, views: Sequence[memoryview]) -> None:
-        """A value and its line end: what is buffered, then the socket with no copy between."""
-        line_end = bytearray(2)
-        pieces = [view for view in (*views, memoryview(line_end)) if view]
-        at = 0
-        while at < len(pieces) and self._start < self._end:
-            count = min(len(pieces[at]), self._end - self._start)
-            pieces[at][:count] = self._buffer[self._start : self._start + count]
-            self._start += count
-            at = _advance(pieces, at, count)
-        while at < len(pieces):
-            at = _advance(pieces, at, self._receive(pieces[at : at + _VECTOR]))
-        if line_end != b"\r\n":
+    def _receive_value(self, views: Sequence[memoryview], size: int, certain: int) -> None:
+        """A value and its line end: what is buffered, then the socket with no copy between.
+
+        The call that completes the value also brings its line end and what is `certain` to follow.
+        """
+        pieces, at = [*views, self._buffer[: 2 + certain]], 0
+        if buffered := min(size, self._end - self._start):
+            at = self._take(pieces, buffered)
+        if buffered < size:  # and so nothing is buffered any more
+            self._start, self._end = 0, 2 + certain
+            missing = size - buffered + self._end
+            while missing := missing - (count := self._receive(pieces[at : at + _VECTOR])):
+                at = _advance(pieces, at, count)
+        while self._end - self._start < 2:
+            self._read_ahead(_LINE_BYTES)
+        if not self._lines.startswith(b"\r\n", self._start):
             raise StoreUnavailable("a reply of the store is malformed; the connection is given up.")
+        self._start += 2
+
+    def _take(self, pieces: list[memoryview], count: int) -> int:
+        """Move `count` buffered bytes into the first pieces; where `pieces` goes on."""
+        at = 0
+        while count:
+            taken = min(len(pieces[at]), count)
+            pieces[at][:taken] = self._buffer[self._start : self._start + taken]
+            self._start += taken
+            count -= taken
+            at = _advance(pieces, at, taken)
+        return at
 
     def _skip(self, size: int) -> None:
         scratch = memoryview(bytearray(min(size, _LINE_BUFFER)))
         while size > len(scratch):
-            size -= self._some(scratch)
-        self._receive_value([scratch[:size]])
-
-    def _some(self, target: memoryview) -> int:
-        """At least one byte of what is buffered, or of the socket."""
-        if self._start == self._end:
-            return self._receive([target])
-        count = min(len(target), self._end - self._start)
-        target[:count] = self._buffer[self._start : self._start + count]
-        self._start += count
-        return count
+            count = min(len(scratch), self._end - self._start)
+            if count:
+                self._start += count
+            else:
+                count = self._receive([scratch])
+            size -= count
+        self._receive_value([scratch[:size]], size, 0)
 
     def _line(self, most: int) -> bytes:
         """The next line, without its end. Reads up to `most` bytes ahead."""
@@ -229,14 +268,18 @@ class BulkConnection:
                 line = bytes(self._buffer[self._start : end])
                 self._start = end + 2
                 return line
-            if self._start:
-                kept = bytes(self._buffer[self._start : self._end])
-                self._buffer[: len(kept)] = kept
-                self._start, self._end = 0, len(kept)
-            if self._end == len(self._buffer):
-                raise StoreUnavailable("a reply line of the store is too long.")
-            free = self._buffer[self._end :]
-            self._end += self._receive([free[:most]], wait=False)
+            self._read_ahead(most)
+
+    def _read_ahead(self, most: int) -> None:
+        """Buffer what is there, `most` bytes of it at most."""
+        if self._start:
+            kept = bytes(self._buffer[self._start : self._end])
+            self._buffer[: len(kept)] = kept
+            self._start, self._end = 0, len(kept)
+        if self._end == len(self._buffer):
+            raise StoreUnavailable("a reply line of the store is too long.")
+        free = self._buffer[self._end :]
+        self._end += self._receive([free[:most]], wait=False)
 
     def _receive(self, targets: list[memoryview], *, wait: bool = True) -> int:
         """Fill `targets`, or as much as comes; without `wait` whatever is there."""
@@ -259,7 +302,7 @@ class BulkConnection:
         return StoreUnavailable(f"the store did not answer within {self._timeout:g} s.")
 
 
-def _advance(vector: list[memoryview], at: int, count: int) -> int:
+def _advance(vector: list[Any], at: int, count: int) -> int:
     """Where `vector` goes on after `count` bytes from `at`; a piece's rest replaces it."""
     while at < len(vector) and count >= len(vector[at]):
         count -= len(vector[at])
@@ -267,3 +310,19 @@ def _advance(vector: list[memoryview], at: int, count: int) -> int:
     if count:
         vector[at] = vector[at][count:]
     return at
+
+
+@lru_cache
+def _head(size: int) -> bytes:
+    """The line that a value of `size` bytes begins with."""
+    return b"$%d\r\n" % size
+
+
+@lru_cache
+def _opening(name: bytes, words: int) -> bytes:
+    return b"*%d\r\n$%d\r\n%b\r\n$" % (words, len(name), name)
+
+
+@lru_cache
+def _words(words: tuple[bytes, ...]) -> bytes:
+    return b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)

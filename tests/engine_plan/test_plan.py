@@ -209,7 +209,7 @@ def test_another_family_is_planned_from_its_directory(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(1, 16), (128, 128), (129, 160), (1025, 1280), (4097, 5120), (PART_BYTES + 1, 5 * MIB)],
+    [(1, 16), (128, 128), (129, 160), (1025, 1280), (4097, 5120), (4 * MIB + 1, 5 * MIB)],
 )
 def test_size_classes_are_jemallocs(size, expected):
     assert size_class(size) == expected

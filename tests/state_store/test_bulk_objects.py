@@ -9,8 +9,11 @@ from array import array
 import pytest
 import redis
 from proxy import Proxy
+from servers import BUILDS, Server
 
+from state_store.codec import HEADER_BYTES
 from state_store.errors import StoreFull, StoreRefused, StoreUnavailable
+from state_store.layout import PART_BYTES
 from state_store.objects import ObjectClient
 
 MIB = 1 << 20
@@ -301,3 +304,38 @@ def test_a_server_that_stalls_is_unavailable_after_the_timeout(own_server):
         with pytest.raises(StoreUnavailable):
             client.exists([b"x"])
     client.close()
+
+
+@pytest.mark.parametrize("then", ["missing", "empty", "small", "list", "large"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_nothing_is_waited_for_that_does_not_come_behind_a_value(objects, raw, prefix, then, count):
+    """Receiving a value reads ahead into the next reply, which may be shorter than it should."""
+    (good,) = values_of(prefix, 100_000)
+    objects.put([good], ttl=60)
+    frames = [(good[0], memoryview(bytearray(100_000)))]
+    for number in range(count):
+        key = f"{prefix}:then:{number}".encode()
+        if then == "list":
+            raw.rpush(key, "x")
+        elif then != "missing":
+            raw.set(key, {"empty": b"", "small": b"x", "large": b"y" * 200_000}[then])
+        frames.append((key, memoryview(bytearray(100_000))))
+    if then == "list":
+        with pytest.raises(StoreRefused, match="WRONGTYPE"):
+            objects.get_into(frames)
+    else:
+        size = {"missing": None, "empty": 0, "small": 1, "large": 200_000}[then]
+        assert objects.get_into(frames) == [100_000, *[size] * count]
+    assert frames[0][1] == good[1]
+    assert objects.exists([good[0]]) == [True]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_part_of_the_largest_size_takes_hardly_more_memory_than_its_bytes(tmp_path, build):
+    size = HEADER_BYTES + PART_BYTES
+    with Server(tmp_path / "server", build=build) as server, server.client() as client:
+        client.set("warm", bytes(2 * size))
+        before = client.info("memory")["used_memory"]
+        for number in range(16):
+            client.set(f"{number:032x}", bytes(size), ex=600)
+        assert client.info("memory")["used_memory"] - before < 16 * size * 1.01
