@@ -1,4 +1,4 @@
-"""What docs/profiles.md, docs/plan.md and docs/doctor.md show works, and prints what they show.
+"""What the pages of docs that show commands show works, and prints what they show.
 
 In a `console` block a line `$ torpor …` is run and its output follows; `[...]` stands for lines
 that are left out. In a plain block every command is parsed, and run if it starts nothing.
@@ -55,7 +55,7 @@ def test_a_command_prints_what_is_shown(arguments, output, capsys, monkeypatch):
 def test_plain_commands_exist_and_those_that_start_nothing_run(capsys):
     lines = [
         shlex.split(line.partition("#")[0])[1:]
-        for page in PAGES
+        for page in [*PAGES, REPOSITORY / "docs" / "bench.md"]  # a bench prints what it measures
         for block in blocks(page, "")
         for line in block.splitlines()
         if line.strip()
