@@ -8,6 +8,10 @@
 The journal is written first, so that a crash at any point leaves a record of what was pinned;
 `garbage.recover` finishes what the crash interrupted. Pins belong to the commit, not to the
 snapshot: two commits of equal snapshots never take each other's pins away.
+
+A server that is replaced, or restarts, in the middle may lose what it had acknowledged, and the
+rest of the commit goes to its successor. So who the servers are is asked before and after, and a
+commit that another server saw the end of is checked and pinned once more.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Sequence
 from state_store import garbage
 from state_store.connection import Control
 from state_store.drafts import check_draft, token_log
-from state_store.durability import confirm, watch
+from state_store.durability import confirm, parse_level, servers
 from state_store.errors import (
     DurabilityNotReached,
     HeadMoved,
@@ -45,7 +49,8 @@ async def commit(
     durability: str,
 ) -> Commit:
     """See `StateStore.commit`. fingerprint: the one that the draft names."""
-    servers = await watch(control, durability)
+    parse_level(durability)
+    before = await servers(control)
     if lease.session_id != draft.session_id:
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
     lineage = lineage_of(draft.session_id)
@@ -83,7 +88,8 @@ async def commit(
             tokens,
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), draft)
-        if detail.decode() != pin_id:  # an equal snapshot was there: its pins hold the objects
+        kept_by = detail.decode()
+        if kept_by != pin_id:  # an equal snapshot was there: its pins hold the objects
             await garbage.abort(control, prefix, keys, pin_id, snapshot)
             snapshot = Snapshot.unpack(stored[0])
         if superseded := stored[1].decode():
@@ -94,12 +100,14 @@ async def commit(
         await garbage.abort(control, prefix, keys, pin_id, snapshot)
         raise
     try:
-        reached = await confirm(control, prefix, durability, since=servers)
-        return Commit(snapshot, reached)
+        done = Commit(snapshot, await confirm(control, prefix, durability, since=before))
     except DurabilityNotReached as error:
-        return Commit(snapshot, error.reached, str(error))
+        done = Commit(snapshot, error.reached, str(error))
     except StoreUnavailable as error:
-        return Commit(snapshot, "memory", str(error))
+        done = Commit(snapshot, "memory", str(error))
+    if await servers(control) != before:
+        await _check(control, prefix, keys, draft.session_id, snapshot, kept_by)
+    return done
 
 
 async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> Snapshot | None:
@@ -147,6 +155,29 @@ async def _pin(
         pinned = await control.run_many("pin", calls)
         missing += [ref for ref, done in zip(batch, pinned, strict=True) if not done]
     return missing
+
+
+async def _check(
+    control: Control,
+    prefix: str,
+    keys: LineageKeys,
+    session_id: str,
+    snapshot: Snapshot,
+    pin_id: str,
+) -> None:
+    """Raises StoreUnavailable unless the commit is whole, as it was made."""
+    missing = await _pin(control, prefix, snapshot, pin_id)
+    async with control.guard() as client:
+        kept_by = await client.hget(keys.snapshot(snapshot.id), "pin")
+        head = await client.hget(keys.session(session_id), "head")
+    if kept_by is None:
+        await garbage.abort(control, prefix, keys, pin_id, snapshot)
+    if missing or head != snapshot.id.encode():
+        lost = f"{len(missing)} of its objects" if head == snapshot.id.encode() else "it"
+        raise StoreUnavailable(
+            f"a server was replaced or restarted during the commit to {session_id}, and {lost} "
+            "was lost; read the head again."
+        )
 
 
 def _raise_unless_ok(outcome: str, detail: str, draft: SnapshotDraft) -> None:

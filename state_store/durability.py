@@ -41,13 +41,18 @@ def parse_level(level: str) -> int:
     )
 
 
+async def servers(control: Control) -> Servers:
+    """Who holds the data now."""
+    return frozenset(map(_run, await control.on_masters(lambda _: _WHO)))
+
+
 async def watch(control: Control, level: str) -> Servers:
     """Who holds the data now; to be called before the writes that `confirm` is to speak of.
     Nobody in particular for `memory`, which promises nothing past the acknowledgement."""
     parse_level(level)
     if level == "memory":
         return frozenset()
-    return frozenset(map(_run, await control.on_masters(lambda _: _WHO)))
+    return await servers(control)
 
 
 async def confirm(
