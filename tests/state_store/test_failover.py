@@ -9,6 +9,7 @@ import pytest
 from servers import Cluster, Sentinels, until
 from writer import TENANT, Writer
 
+from state_store.connection import Control
 from state_store.errors import (
     DurabilityNotReached,
     HeadMoved,
@@ -36,7 +37,7 @@ def brief_waits(monkeypatch):
 @contextlib.asynccontextmanager
 async def writer_of(url, prefix, *, timeout=PATIENCE):
     client = ObjectClient(url, timeout=timeout)
-    async with await StateStore.connect(url, prefix=prefix, timeout=timeout) as store:
+    async with StateStore(Control(url, timeout=timeout), prefix) as store:
         yield Writer(store, client, prefix)
     client.close()
 
