@@ -30,6 +30,7 @@ from state_store.errors import (
     LeaseLost,
     NotFound,
     ObjectsMissing,
+    ServersChanged,
     StoreUnavailable,
 )
 from state_store.fingerprint import Fingerprint
@@ -100,14 +101,14 @@ async def commit(
         await garbage.abort(control, prefix, keys, pin_id, snapshot)
         raise
     try:
-        done = Commit(snapshot, await confirm(control, prefix, durability, since=before))
-    except DurabilityNotReached as error:
-        done = Commit(snapshot, error.reached, str(error))
-    except StoreUnavailable as error:
-        done = Commit(snapshot, "memory", str(error))
-    if await servers(control) != before:
+        return Commit(snapshot, await confirm(control, prefix, durability, since=before))
+    except ServersChanged as error:
         await _check(control, prefix, keys, draft.session_id, snapshot, kept_by)
-    return done
+        return Commit(snapshot, "memory", None if durability == "memory" else str(error))
+    except DurabilityNotReached as error:
+        return Commit(snapshot, error.reached, str(error))
+    except StoreUnavailable as error:
+        return Commit(snapshot, "memory", str(error))
 
 
 async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> Snapshot | None:

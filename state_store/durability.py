@@ -81,6 +81,8 @@ async def confirm(
     try:
         answers = await control.on_masters(commands)
     except StoreRefused as error:
+        if since is not None:
+            _require_same(level, since, await control.on_masters(lambda _: _WHO))
         reason = str(error)
         if "unknown command" in reason.lower():
             reason = "the server has no WAITAOF; Redis 7.2 or later and Valkey have it"

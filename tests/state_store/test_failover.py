@@ -184,7 +184,7 @@ async def test_what_a_failover_lost_is_not_called_durable(tmp_path, prefix):
             session = await writer.session(range(6))
             assert await writer.store.confirm("replicated:1") == "replicated:1"
             cut_off_replica(servers.primary)
-            since = await writer.store.servers()
+            since = await writer.store.watch("replicated:1")
             draft = await writer.draft(session.id, range(6, 13))
             writer.put(draft)
             lease = await writer.lease(session.id)
