@@ -20,6 +20,7 @@ from typing import Any, Self, cast
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import (
     ConnectionError,
+    NoPermissionError,
     NoScriptError,
     RedisClusterException,
     RedisError,
@@ -30,7 +31,7 @@ from state_store.address import Address
 from state_store.clients import client_for
 from state_store.cluster import ClusterClient
 from state_store.errors import StoreRefused, StoreUnavailable
-from state_store.patience import is_login, is_passing, patiently
+from state_store.patience import is_login, is_passing, is_untrusted, patiently
 
 _SCRIPTS = Path(__file__).with_name("lua")
 _SCAN = 1000  # keys that a server looks at in one go
@@ -210,6 +211,16 @@ class Control:
         return sorted(found, key=lambda master: master[0])
 
     def _ours(self, error: Exception) -> StoreUnavailable | StoreRefused:
+        if isinstance(error, NoPermissionError):
+            return StoreRefused(
+                f"the store at {self.url} does not let its user do this: {error}. "
+                "docs/deploy-store.md lists the rights that are needed."
+            )
+        if is_untrusted(error):
+            return StoreRefused(
+                f"the store at {self.url} has a certificate that is not trusted here: {error} "
+                "Name its authority's file as ssl_ca_certs."
+            )
         if is_login(error):
             return StoreRefused(f"the store at {self.url} refused the login: {error}")
         passing = (ConnectionError, TimeoutError, OSError, RedisClusterException)

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from state_store.errors import StoreRefused, StoreUnavailable
+from state_store.patience import is_untrusted
 from state_store.resp import BulkConnection, Reply, Request
 
 
@@ -81,5 +82,10 @@ def connected(kind: type[Any], arguments: Mapping[str, Any], *, name: str, timeo
     except (AuthenticationError, ResponseError) as error:
         raise StoreRefused(f"{name} refused the login: {error}") from error
     except (RedisError, OSError) as error:
+        if is_untrusted(error):
+            raise StoreRefused(
+                f"{name} has a certificate that is not trusted here: {error} Name its authority's "
+                "file as ssl_ca_certs."
+            ) from error
         raise StoreUnavailable(f"cannot connect to {name}: {error}") from error
     return connection

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -45,9 +46,18 @@ def is_login(error: BaseException | None) -> bool:
     return False
 
 
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether a server showed a certificate that is not trusted here."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether another server, or the same one later, may do what failed with `error`."""
-    if is_login(error):
+    if is_login(error) or is_untrusted(error):
         return False
     if isinstance(error, (ConnectionError, TimeoutError, OSError)):
         # What the server said to a new connection is its last word on it.

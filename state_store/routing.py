@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from state_store.address import Address
 from state_store.errors import StoreRefused, StoreUnavailable
@@ -258,6 +258,9 @@ def _require_master(connection: Any, name: str) -> None:
     try:
         connection.send_command("ROLE")
         role = connection.read_response()[0]
+    except NoPermissionError as error:
+        connection.disconnect()
+        raise StoreRefused(f"the master of {name} refused a command: {error}") from error
     except (RedisError, OSError) as error:
         connection.disconnect()
         raise StoreUnavailable(f"the master of {name} broke off: {error}") from error

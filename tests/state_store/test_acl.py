@@ -1,0 +1,150 @@
+"""The user that docs/deploy-store.md describes can do all that the store does, and needs it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import redis
+from servers import BUILDS, HOST, Cluster, Sentinels, Server
+from writer import TENANT, Writer
+
+from state_store.errors import DurabilityNotReached, StoreRefused
+from state_store.objects import ObjectClient
+from state_store.registry import CommandListener, Heartbeat
+from state_store.store import StateStore
+
+DOCS = Path(__file__).parents[2] / "docs" / "deploy-store.md"
+PASSWORD = "correct horse"
+
+
+def rule():
+    (line,) = re.findall(r"^ACL SETUSER torpor .*$", DOCS.read_text("utf-8"), re.MULTILINE)
+    return [word.replace("PASSWORD", PASSWORD) for word in line.split(" ")]
+
+
+def with_user(url):
+    scheme, _, place = url.partition("://")
+    return f"{scheme}://torpor:correct%20horse@{place}"
+
+
+async def use_everything(url, monkeypatch):
+    monkeypatch.setattr("state_store.registry._POLL", 0.1)
+    monkeypatch.setattr("state_store.durability.CONFIRM_TIMEOUT", 1.5)
+    client = ObjectClient(url, timeout=10.0)
+    client.ping()
+    async with await StateStore.connect(url) as store:
+        writer = Writer(store, client, "torpor")
+        session = await writer.session(range(10), range(10, 21))
+        fork = await store.fork(session.id)
+        await writer.turn(fork.id, range(30))
+        assert await writer.history(session.id) == list(range(21))
+        assert len(await store.sessions(TENANT)) == 2
+        assert (await store.check_integrity()).problems == []
+        assert await store.boundary_is_stored(session.head)
+        for level in ("fsync", "replicated:9"):
+            refused = ""
+            try:
+                await store.confirm(level)
+            except DurabilityNotReached as error:
+                refused = str(error)
+            assert "permissions" not in refused
+        beat = Heartbeat(url, "e", {"n": 1}, ttl=5.0, prefix="torpor")
+        listener = CommandListener(url, "e", 0, {"echo": dict}, prefix="torpor")
+        for thread in (beat, listener):
+            thread.start()
+        while not await store.engines():
+            pass
+        assert await store.send_command("e", 1, "echo", {"a": 1}, timeout=5.0) == [{"a": 1}]
+        for thread in (beat, listener):
+            thread.stop()
+        key, value = b"torpor:one", bytearray(b"12345")
+        client.put([(key, memoryview(value))], ttl=9)
+        client.replace([(key, memoryview(value))], ttl=9)
+        assert client.touch([key], ttl=90) == [True]
+        assert client.get_small([key]) == [b"12345"]
+        assert client.set_small_nx([(key, b"")], ttl=9) == [False]
+        for one in (fork, session):
+            await store.delete_session(one.id)
+        await store.recover(older_than=0)
+        assert await writer.problems() == []
+    client.close()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+async def test_the_documented_user_can_do_everything_on_one_server(tmp_path, build, monkeypatch):
+    with Server(tmp_path, build=build) as server:
+        with server.client() as admin:
+            admin.execute_command(*rule())
+        await use_everything(with_user(f"redis://{HOST}:{server.port}"), monkeypatch)
+
+
+async def test_the_documented_user_can_do_everything_through_sentinels(tmp_path, monkeypatch):
+    with Sentinels(tmp_path) as servers:
+        for server in (servers.primary, servers.replica):
+            with server.client() as admin:
+                admin.execute_command(*rule())
+        await use_everything(with_user(servers.url), monkeypatch)
+
+
+async def test_the_documented_user_can_do_everything_on_a_cluster(tmp_path, monkeypatch):
+    with Cluster(tmp_path) as cluster:
+        for member in cluster.members:
+            with member.client() as admin:
+                admin.execute_command(*rule())
+        await use_everything(with_user(cluster.url), monkeypatch)
+
+
+@pytest.fixture
+def admin(own_server):
+    with redis.Redis.from_url(own_server.url) as client:
+        client.execute_command(*rule())
+        yield client
+
+
+async def test_a_right_that_is_missing_is_named(own_server, admin):
+    socket = own_server.url.removeprefix("unix://")
+    url = f"unix://torpor:correct%20horse@{socket}"
+    objects = ObjectClient(url, timeout=5.0)
+    async with await StateStore.connect(url) as store:
+        writer = Writer(store, objects, "torpor")
+        session = await writer.session(range(6))
+        draft = await writer.draft(session.id, range(6, 13))
+        writer.put(draft)
+        lease = await writer.lease(session.id)
+        for right in ("info", "eval", "evalsha", "hset", "sadd"):
+            admin.execute_command("ACL", "SETUSER", "torpor", f"-{right}")
+            if right == "eval":
+                admin.script_flush()
+            with pytest.raises(StoreRefused, match=f"(?i)permissions.*{right}|{right}.*permission"):
+                await store.commit(draft, lease=lease, durability="memory")
+            with pytest.raises(StoreRefused, match=right):
+                async with store._control.guard() as client:
+                    await client.execute_command(right, "torpor:{k}", "a", "b")
+            admin.execute_command("ACL", "SETUSER", "torpor", f"+{right}")
+        admin.execute_command("ACL", "SETUSER", "torpor", "-waitaof")
+        with pytest.raises(DurabilityNotReached, match="waitaof"):
+            await store.confirm("fsync")
+        admin.execute_command("ACL", "SETUSER", "torpor", "-set")
+        with pytest.raises(StoreRefused, match="set"):
+            writer.put(draft)
+        with pytest.raises(StoreRefused, match="key"):
+            objects.touch([b"another:key"], ttl=9)
+        admin.execute_command("ACL", "SETUSER", "torpor", "+set")
+        await store.commit(draft, lease=lease, durability="memory")
+        assert await writer.history(session.id) == list(range(13))
+        await store.recover(older_than=0)
+        assert await writer.problems() == []
+    objects.close()
+
+
+def test_the_documented_user_can_do_no_harm_beyond_its_keys(own_server, admin):
+    socket = own_server.url.removeprefix("unix://")
+    with redis.Redis(unix_socket_path=socket, username="torpor", password=PASSWORD) as client:
+        for words in (
+            "FLUSHALL", "CONFIG SET maxmemory 1", "KEYS *", "SHUTDOWN", "GET other",
+            "SET other 1", "SCRIPT FLUSH", "ACL LIST", "REPLICAOF NO ONE",
+        ):  # fmt: skip
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*words.split(" "))
