@@ -93,6 +93,10 @@ class Archiving:
     def is_open(self) -> bool:
         return self._opened is not None
 
+    @property
+    def archive(self) -> Archive | None:
+        return None if self._opened is None else self._opened.archive
+
     async def archive_session(self, session_id: str, *, spare: float) -> Moved:
         opened = self._require_open()
         session = await self._sessions.get(session_id)

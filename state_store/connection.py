@@ -31,6 +31,7 @@ from state_store.address import Address
 from state_store.clients import client_for
 from state_store.cluster import ClusterClient
 from state_store.errors import StoreRefused, StoreUnavailable
+from state_store.objects import ObjectClient
 from state_store.patience import is_login, is_passing, is_untrusted, patiently
 
 _SCRIPTS = Path(__file__).with_name("lua")
@@ -61,6 +62,7 @@ class Control:
         Raises InvalidUrl."""
         self.address = Address.parse(url)
         self.url = self.address.public
+        self._whole_url = url
         self.timeout = timeout
         self.redis: Any = client_for(self.address, timeout=timeout)
 
@@ -78,6 +80,10 @@ class Control:
 
     async def close(self) -> None:
         await self.redis.aclose()
+
+    def bulk(self, *, connections: int = 1) -> ObjectClient:
+        """A client for payloads of the same store, which the caller closes."""
+        return ObjectClient(self._whole_url, timeout=self.timeout, connections=connections)
 
     @contextlib.asynccontextmanager
     async def guard(self) -> AsyncIterator[Any]:

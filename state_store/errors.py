@@ -30,6 +30,8 @@ StoreError
 ├── ArchiveRefused         the archive cannot be used like this (URL, permission, disk full, …)
 ├── ArchivedObjectsLost    archived objects are gone or not whole; all others came back
 ├── InvalidPolicy          an archive policy contradicts itself or the server's configuration
+├── ExportFailed           a session's export could not be written; no file was left
+├── InvalidExport          a file is no session's export, or damaged; nothing was imported
 ├── BuffersExhausted       no buffers became free in time; nothing was moved
 ├── EngineSilent           an engine did not answer a command in time
 └── EmbeddedServerFailed   the embedded server could not be started or stopped unexpectedly
@@ -169,6 +171,14 @@ class ArchivedObjectsLost(StoreError):
 
 
 class InvalidPolicy(StoreError, ValueError):
+    pass
+
+
+class ExportFailed(StoreError):
+    pass
+
+
+class InvalidExport(StoreError):
     pass
 
 

@@ -27,3 +27,10 @@ class Fingerprints:
                 )
             known = self._known[fingerprint_id] = Fingerprint.model_validate_json(stored)
         return known
+
+    async def add(self, fingerprint: Fingerprint) -> None:
+        """Make a fingerprint known to all."""
+        async with self._control.guard() as client:
+            await client.set(
+                f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
+            )

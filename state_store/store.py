@@ -15,6 +15,7 @@ import logging
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,6 +34,7 @@ from state_store.history import Diff, Histories, Tree
 from state_store.integrity import Report
 from state_store.layout import lineage_of
 from state_store.leases import Leases
+from state_store.portable.export import Exported
 from state_store.records import (
     Commit,
     Lease,
@@ -44,6 +46,7 @@ from state_store.records import (
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenants import Tenants
+from state_store.transfers import Transfers
 from state_store.uses import Uses
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,10 @@ class StateStore:
         self._snapshots = Snapshots(control, prefix)
         self._archiving = Archiving(control, prefix, self._sessions, self._snapshots, self._uses)
         self._histories = Histories(control, prefix, self._sessions, self._snapshots)
+        self._transfers = Transfers(
+            control, prefix, self._tenants, self._fingerprints, self._sessions, self._leases,
+            self._snapshots, self._archiving,
+        )  # fmt: skip
 
     @classmethod
     async def connect(
@@ -356,6 +363,38 @@ class StateStore:
         """
         return await self._archiving.residency(session_id)
 
+    # ---- files --------------------------------------------------------------
+
+    async def export_session(
+        self,
+        session_id: str,
+        path: Path,
+        *,
+        since: str | None = None,
+        tenant: str | None = None,
+    ) -> Exported:
+        """Write a session with its whole history to a new file; see docs/export-format.md.
+
+        since: a snapshot of its history; what came before is merged into that one
+
+        The file is not encrypted, whatever the tenant's objects are. Raises NotFound;
+        ObjectsMissing, CorruptObject, VaultLocked for what cannot be read: then no file is left;
+        ExportFailed for a file that exists or cannot be written.
+        """
+        return await self._transfers.export_session(session_id, path, since=since, tenant=tenant)
+
+    async def import_session(
+        self, path: Path, *, tenant: str, durability: str = "memory"
+    ) -> Session:
+        """Make a new session of a tenant's, in a lineage of its own, from an export.
+
+        Everything is checked, and stored under the tenant's own names. An import that fails leaves
+        no session and no snapshot, and objects that expire within an hour. A file can be right and
+        its states made up: import what you would run. Raises InvalidExport; InvalidTenant,
+        StoreFull.
+        """
+        return await self._transfers.import_session(path, tenant=tenant, durability=durability)
+
     # ---- engines ------------------------------------------------------------
 
     async def engines(self) -> list[dict[str, Any]]:
@@ -381,6 +420,6 @@ class StateStore:
 
 
 __all__: Sequence[str] = (
-    "Commit", "Diff", "Lease", "Recovered", "Session", "Snapshot", "SnapshotDraft",
+    "Commit", "Diff", "Exported", "Lease", "Recovered", "Session", "Snapshot", "SnapshotDraft",
     "StateStore", "Tree",
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""A session as one file that any store can take in. docs/export-format.md has it byte by byte."""

@@ -1,0 +1,132 @@
+"""Sessions that leave the store as a file, and come into it from one; see `portable/`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from array import array
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from state_store import commit as committing
+from state_store.archiving import Archiving
+from state_store.connection import Control
+from state_store.errors import InvalidDraft, StoreError
+from state_store.fingerprint import Fingerprint
+from state_store.fingerprints import Fingerprints
+from state_store.forms import StoredForm
+from state_store.leases import Leases
+from state_store.portable.export import Exported, Source, export
+from state_store.portable.imports import Export
+from state_store.portable.rows import Place, in_thread
+from state_store.records import Session
+from state_store.sessions import Sessions
+from state_store.snapshots import Snapshots
+from state_store.tenants import Tenants
+
+_LEASE = 3600  # seconds: nobody else may write a session that is not whole yet
+
+
+class Transfers:
+    """See the methods of the same names in `StateStore`."""
+
+    def __init__(
+        self,
+        control: Control,
+        prefix: str,
+        tenants: Tenants,
+        fingerprints: Fingerprints,
+        sessions: Sessions,
+        leases: Leases,
+        snapshots: Snapshots,
+        archiving: Archiving,
+    ) -> None:
+        self._control = control
+        self._prefix = prefix
+        self._tenants = tenants
+        self._fingerprints = fingerprints
+        self._sessions = sessions
+        self._leases = leases
+        self._snapshots = snapshots
+        self._archiving = archiving
+
+    async def export_session(
+        self, session_id: str, path: Path, *, since: str | None, tenant: str | None
+    ) -> Exported:
+        session = await self._sessions.get(session_id, tenant=tenant)
+        history = [] if session.head is None else await self._snapshots.ancestors(session.head)
+        tokens = array("I")
+        if session.head is not None:
+            tokens = await self._snapshots.tokens(session.head)
+        ids = {session.body.fingerprint_id, *(snapshot.fingerprint_id for snapshot in history)}
+        fingerprints = {one: await self._fingerprints.get(one) for one in ids}
+        owner = await self._tenants.get(session.body.tenant)
+        source = Source(
+            session, history, tokens, fingerprints, owner.salt, _forms(fingerprints.values())
+        )
+        async with self._place() as place:
+            return await in_thread(lambda stop: export(source, place, path, since=since, stop=stop))
+
+    async def import_session(self, path: Path, *, tenant: str, durability: str) -> Session:
+        found = await in_thread(lambda _: Export(path))
+        try:
+            fingerprints = [format.fingerprint for format in found.manifest.formats]
+            owner = await self._tenants.get(tenant)
+            async with self._place() as place:
+                await in_thread(
+                    lambda stop: found.store(
+                        place, salt=owner.salt, forms=_forms(fingerprints), stop=stop
+                    )
+                )
+            for fingerprint in fingerprints:
+                await self._fingerprints.add(fingerprint)
+            session = await self._sessions.create(
+                tenant=tenant,
+                fingerprint=fingerprints[0],
+                labels=found.manifest.labels,
+                meta=found.manifest.meta,
+            )
+            try:
+                await self._commit(session, found, owner.salt, durability)
+            except BaseException:
+                await asyncio.shield(self._forget(session))
+                raise
+            return await self._sessions.get(session.id)
+        finally:
+            found.close()
+
+    async def _commit(self, session: Session, found: Export, salt: str, durability: str) -> None:
+        lease = await self._leases.acquire(session.id, ttl=_LEASE, owner="import")
+        drafts = list(found.drafts(session.id, salt))
+        head = None
+        for number, draft in enumerate(drafts, start=1):
+            try:
+                commit = await committing.commit(
+                    self._control,
+                    self._prefix,
+                    replace(draft, parent=head),
+                    await self._fingerprints.get(draft.fingerprint_id),
+                    lease,
+                    durability if number == len(drafts) else "memory",
+                )
+            except InvalidDraft as error:
+                raise found.invalid(str(error)) from error
+            head = commit.snapshot.id
+        await self._leases.release(lease)
+
+    async def _forget(self, session: Session) -> None:
+        with contextlib.suppress(StoreError):  # the first error is the one to tell
+            await self._sessions.delete(session.id)
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[Place]:
+        client = self._control.bulk()
+        try:
+            yield Place(client, self._prefix, self._archiving.archive)
+        finally:
+            await asyncio.to_thread(client.close)
+
+
+def _forms(fingerprints: Iterable[Fingerprint]) -> dict[str, StoredForm]:
+    return {fingerprint.id: StoredForm.of(fingerprint) for fingerprint in fingerprints}
