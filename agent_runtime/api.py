@@ -20,6 +20,7 @@ from agent_runtime.chat import ChatFormat
 from agent_runtime.errors import TorporError
 from agent_runtime.models import (
     CreateSession,
+    Forked,
     ForkRequest,
     Problem,
     Resumed,
@@ -98,7 +99,7 @@ def _routes(app: FastAPI) -> None:
         return await _sessions(app).resume(session_id, request)
 
     @app.post("/v1/sessions/{session_id}/fork", status_code=201)
-    async def fork(session_id: str, request: ForkRequest) -> SessionView:
+    async def fork(session_id: str, request: ForkRequest) -> Forked:
         return await _sessions(app).fork(session_id, request)
 
     @app.delete("/v1/sessions/{session_id}", status_code=204)

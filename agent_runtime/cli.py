@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--model", type=Path, required=True, help="for tokenizer and chat template")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8700)
+    serve.add_argument(
+        "--boundary-interval",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help="between states kept inside long prompts; default: see docs/engine.md",
+    )
     serve.set_defaults(run=_serve)
 
     show = commands.add_parser("demo", help="suspend, kill -9, resume and fork a real session")
@@ -147,7 +154,11 @@ def _engine_up(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    settings = RuntimeSettings(redis_url=arguments.redis, model_dir=arguments.model)
+    settings = RuntimeSettings(
+        redis_url=arguments.redis,
+        model_dir=arguments.model,
+        boundary_interval=arguments.boundary_interval,
+    )
     asyncio.run(server.serve(settings, host=arguments.host, port=arguments.port))
     return 0
 

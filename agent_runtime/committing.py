@@ -6,6 +6,7 @@ import logging
 from array import array
 from collections.abc import Sequence
 
+from agent_runtime.boundaries import interval_of, kept
 from agent_runtime.histories import History
 from engine.errors import EngineUnreachable
 from engine.pool import Engine
@@ -25,13 +26,18 @@ async def commit_turn(
     new_ids: Sequence[int],
     hashes: Sequence[str],
     *,
+    prompt_tokens: int,
     durability: str,
     settle_timeout: float,
+    boundary_interval: int | None,
 ) -> tuple[Commit, str | None]:
     """Commit `new_ids` onto the session's head; the commit, and why its state fell short, if so.
 
     history: of the session's head; hashes: page chain of everything, `new_ids` included.
+    prompt_tokens: of the history, where generation began. Of the states that the engine stored, the
+    ones that `boundaries.kept` names are committed; the others expire.
     settle_timeout: seconds to wait for the engine to have stored the turn's state.
+    boundary_interval: see `RuntimeSettings`.
 
     Token ids are the source of truth: a turn whose state did not reach the store is still
     committed, at its parent's boundary. What is past the boundary is computed again on resume.
@@ -40,16 +46,21 @@ async def commit_turn(
     """
     record = engine.record
     base = history.boundary // record.page_size
-    stored, shortfall = 0, None
+    states: tuple[int, ...] = ()
+    shortfall = None
     try:
         settled = await engine.settle(hashes[base:], timeout=settle_timeout)
-        stored = settled.pages
+        states = kept(
+            settled.states,
+            prompt_pages=prompt_tokens // record.page_size - base,
+            interval_pages=interval_of(record, boundary_interval) // record.page_size,
+        )
         if settled.reason is not None:
             shortfall = f"state stored in part only: {settled.reason}"
     except EngineUnreachable as error:
         shortfall = f"state not stored: {error}"
-    for pages in (stored, 0):
-        end = base + pages
+    for checkpoints in (states, ()):
+        end = base + (checkpoints[-1] if checkpoints else 0)
         draft = SnapshotDraft(
             session_id=session.id,
             parent=session.head,
@@ -60,6 +71,8 @@ async def commit_turn(
             page_hashes=tuple(hashes[base:end]),
             fingerprint_id=record.fingerprint.id,
             ranks=record.ranks,
+            checkpoints=checkpoints[:-1],
+            meta={"prompt_tokens": prompt_tokens},
         )
         try:
             return await store.commit(draft, lease=lease, durability=durability), shortfall

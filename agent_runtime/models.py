@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent_runtime.chat import Message
 from tools.calls import ToolCall
@@ -22,7 +22,10 @@ class CreateSession(_Wire):
 class TurnRequest(_Wire):
     """`temperature` 0 is greedy. `top_logprobs` > 0 returns that many alternatives per token."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = []
+    proceed: bool = False
+    """Generate right where the history ends, with no new message: after a fork at the end of a
+    prompt, or to go on with an answer that was cut off."""
     max_tokens: int = Field(default=128, ge=1, le=65536)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -32,6 +35,12 @@ class TurnRequest(_Wire):
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
     expected_head: str | None = None
     """If given, the turn is refused unless this snapshot is the session's head."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> TurnRequest:
+        if bool(self.messages) is self.proceed:
+            raise ValueError("a turn takes messages, or none and proceed=true")
+        return self
 
 
 class Usage(_Wire):
@@ -109,10 +118,18 @@ class SessionView(_Wire):
 
 
 class SnapshotView(_Wire):
+    """One turn's commit.
+
+    prompt_tokens: where its generation began; None for the end of a fork inside a turn
+    boundaries:    token counts at which this turn keeps a state: forks there recompute nothing
+    """
+
     id: str
     parent: str | None
     tokens: int
     boundary: int
+    prompt_tokens: int | None
+    boundaries: list[int]
     created_at: float
 
 
@@ -149,7 +166,22 @@ class Resumed(_Wire):
 class ForkRequest(_Wire):
     snapshot: str | None = None
     """Where to fork: any snapshot in the session's history; its head if None."""
+    tokens: int | None = Field(default=None, ge=0)
+    """Instead: after so many tokens of the session's history; 0 is before the first turn."""
     labels: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _names_one_place(self) -> ForkRequest:
+        if self.snapshot is not None and self.tokens is not None:
+            raise ValueError("a fork is at a snapshot or at a number of tokens, not both")
+        return self
+
+
+class Forked(SessionView):
+    """`recompute_tokens`: of the fork's history, those past the latest boundary: its first turn
+    computes them again."""
+
+    recompute_tokens: int
 
 
 class Problem(_Wire):

@@ -22,6 +22,7 @@ from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
 from agent_runtime.models import (
     CreateSession,
+    Forked,
     ForkRequest,
     Problem,
     Resumed,
@@ -96,7 +97,8 @@ class Torpor:
     ) -> AsyncGenerator[str | TurnResult]:
         """Run a turn: text pieces as they come, then the TurnResult.
 
-        messages: a user message's text, or messages. options: fields of TurnRequest.
+        messages: a user message's text, or messages; none with `proceed=True`.
+        options: fields of TurnRequest.
         """
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
@@ -147,10 +149,14 @@ class Torpor:
         session_id: str,
         *,
         snapshot: str | None = None,
+        tokens: int | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> SessionView:
-        body = ForkRequest(snapshot=snapshot, labels=dict(labels or {})).model_dump()
-        return SessionView.model_validate(
+    ) -> Forked:
+        """A new session that begins with this one's history: up to its head, to `snapshot`, or to
+        exactly `tokens` tokens (0: none), whose state is the latest one kept before."""
+        request = ForkRequest(snapshot=snapshot, tokens=tokens, labels=dict(labels or {}))
+        body = request.model_dump()
+        return Forked.model_validate(
             await self._call("POST", f"/v1/sessions/{session_id}/fork", body)
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 from agent_runtime.errors import NothingReused
+from agent_runtime.forks import fork_at
 from agent_runtime.models import (
     CreateSession,
+    Forked,
     ForkRequest,
     Resumed,
     ResumeRequest,
@@ -19,7 +21,7 @@ from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
 from engine.pool import EnginePool
-from state_store.store import Session, StateStore
+from state_store.store import Session, Snapshot, StateStore
 
 
 class Sessions:
@@ -66,13 +68,7 @@ class Sessions:
         if session.head is None:
             return []
         return [
-            SnapshotView(
-                id=snapshot.id,
-                parent=snapshot.parent,
-                tokens=snapshot.total_tokens,
-                boundary=snapshot.boundary,
-                created_at=snapshot.created_at,
-            )
+            await self._snapshot_view(snapshot)
             for snapshot in await self._store.ancestors(session.head)
         ]
 
@@ -142,17 +138,41 @@ class Sessions:
             seconds=time.perf_counter() - started,
         )
 
-    async def fork(self, session_id: str, request: ForkRequest) -> SessionView:
-        """A new session whose head is `snapshot` of this session's history. Copies nothing."""
-        forked = await self._store.fork(
-            session_id, snapshot_id=request.snapshot, labels=request.labels
-        )
-        return await self._view(forked)
+    async def fork(self, session_id: str, request: ForkRequest) -> Forked:
+        """A new session with this one's history up to a snapshot or to a number of tokens. Copies
+        nothing: it shares the pages and states. Raises NotFound; BadRequest beyond the end."""
+        if request.tokens is None:
+            forked = await self._store.fork(
+                session_id, snapshot_id=request.snapshot, labels=request.labels
+            )
+        else:
+            session = await self._store.session(session_id)
+            forked = await fork_at(
+                self._store,
+                self._turns,
+                session,
+                request.tokens,
+                labels=request.labels,
+            )
+        view = await self._view(forked)
+        return Forked(**view.model_dump(), recompute_tokens=view.tokens - view.boundary)
 
     async def delete(self, session_id: str) -> None:
         """Drop the session; what no other session reaches is freed in the background."""
         await self._store.delete_session(session_id)
         await self._release(session_id)
+
+    async def _snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
+        fingerprint = await self._store.fingerprint(snapshot.fingerprint_id)
+        return SnapshotView(
+            id=snapshot.id,
+            parent=snapshot.parent,
+            tokens=snapshot.total_tokens,
+            boundary=snapshot.boundary,
+            prompt_tokens=snapshot.meta.get("prompt_tokens"),
+            boundaries=snapshot.boundaries(fingerprint.page_size),
+            created_at=snapshot.created_at,
+        )
 
     async def _view(self, session: Session) -> SessionView:
         tokens = boundary = 0

@@ -21,5 +21,8 @@ class RuntimeSettings(BaseModel):
     """Seconds after which another runtime may take over a session whose runtime died."""
     settle_timeout: float = Field(default=20.0, gt=0)
     """Seconds a commit waits for the engine to have offloaded a turn's state."""
+    boundary_interval: int | None = Field(default=None, gt=0)
+    """Most tokens between states kept inside a long prompt, and so what a fork from there computes
+    again. None: as many as have KV of a state's size. Never below the engine's prefill chunk."""
     prefetch_timeout: float = Field(default=60.0, gt=0)
     """Seconds a resume waits for the engine to stage a snapshot before it recomputes."""

@@ -20,7 +20,7 @@ from tokenizers.decoders import DecodeStream
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
-from agent_runtime.errors import Conflict, ContextFull
+from agent_runtime.errors import BadRequest, Conflict, ContextFull
 from agent_runtime.histories import Histories, History
 from agent_runtime.models import (
     Timing,
@@ -210,6 +210,13 @@ class Turns:
                 logger.warning("lease of %s not renewed: %s", lease.session_id, error)
 
     def _delta(self, session: Session, history: History, request: TurnRequest) -> list[int]:
+        if request.proceed:
+            if session.head is None or history.tokens[-1] == self._chat.eos_id:
+                raise BadRequest(
+                    f"{session.id} does not end in a prompt or an unfinished answer, so there is "
+                    "nothing to proceed with; the session is unchanged. Send a message instead."
+                )
+            return []
         if session.head is None:
             return self._chat.opening(
                 request.messages,
@@ -322,8 +329,10 @@ class Turns:
                 history,
                 new_ids,
                 hashes,
+                prompt_tokens=usage.prompt_tokens,
                 durability=request.durability,
                 settle_timeout=self._settings.settle_timeout,
+                boundary_interval=self._settings.boundary_interval,
             )
         except StoreUnavailable as error:
             logger.error("turn of %s is not committed: %s", session.id, error)
@@ -333,7 +342,7 @@ class Turns:
         self._residency.placed(session.id, record.boot_id)
         written = record.ranks * (
             len(snapshot.page_chain) * record.kv_object_bytes
-            + (record.state_object_bytes if snapshot.page_chain else 0)
+            + len(snapshot.boundaries(record.page_size)) * record.state_object_bytes
         )
         self._residency.wrote(session.id, written)
         return result.model_copy(

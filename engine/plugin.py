@@ -13,9 +13,9 @@ def register() -> None:
     """
     try:
         from engine import patch
-        from engine.linker import offers
+        from engine.linker import branches, offers
 
-        for hook in offers.PATCHES:
+        for hook in (*offers.PATCHES, *branches.PATCHES):
             patch.register(hook)
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
             from engine.cpu import patches

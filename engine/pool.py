@@ -33,6 +33,8 @@ class EngineRecord(BaseModel):
     kv_object_bytes: int
     state_object_bytes: int
     context_length: int
+    prefill_chunk: int
+    """Most prompt tokens computed at once. A state is left at each chunk's end."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Prefetch:
 
 @dataclass(frozen=True)
 class Settled:
-    """pages: leading pages that end in a restorable boundary; reason: why more could have been
-    stored but was not, None if all was."""
+    """states: counts, ascending, of leading pages that end in a restorable boundary; reason: why
+    more could have been stored but was not, None if all was."""
 
-    pages: int
+    states: tuple[int, ...]
     reason: str | None
 
 
@@ -101,15 +103,13 @@ class Engine:
             reason = f"{failed} objects could not be written to the store"
         elif not all(reply["settled"] for reply in replies):
             reason = "the engine had not written everything in time"
-        pages = max(
-            (
-                pages + 1
-                for pages in range(len(hashes))
-                if all(all(r["kv"][: pages + 1]) and r["state"][pages] for r in replies)
-            ),
-            default=0,
+        whole = min(
+            reply["kv"].index(False) if False in reply["kv"] else len(hashes) for reply in replies
         )
-        return Settled(pages, reason)
+        states = tuple(
+            pages + 1 for pages in range(whole) if all(reply["state"][pages] for reply in replies)
+        )
+        return Settled(states, reason)
 
     async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Counters of each rank's linker."""

@@ -103,10 +103,10 @@ def _examine() -> dict[str, object]:
     errors: list[str] = []
     wanted: list[patch.Patch] = []
     try:
-        from engine.linker import linker, offers
+        from engine.linker import branches, linker, offers
 
         assert linker.TorporLinker is not None
-        wanted += offers.PATCHES
+        wanted += (*offers.PATCHES, *branches.PATCHES)
     except Exception as error:
         errors.append(f"the linker cannot be loaded: {type(error).__name__}: {error}")
     if imports.wanted():

@@ -134,6 +134,7 @@ def _snapshot(draft: SnapshotDraft, fingerprint: Fingerprint, tokens: bytes) -> 
         boundary=draft.boundary,
         boundary_hash=draft.boundary_hash,
         page_hashes=b"".join(map(bytes.fromhex, draft.page_hashes)),
+        checkpoints=draft.checkpoints,
         fingerprint_id=draft.fingerprint_id,
         ranks=draft.ranks,
         kv_bytes=fingerprint.kv_payload_bytes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Self
 
 import msgpack
@@ -75,6 +76,8 @@ class Snapshot(_Record):
     boundary_hash: hash of the page that ends there, and so the name of the state; None at 0
     page_hashes:  the pages between the parent's boundary and this one, 32 raw bytes each; from
                   the beginning of the history if the parent's are of another fingerprint
+    checkpoints:  counts of those pages, ascending, at whose ends a state is kept besides the one
+                  at the boundary: forks start there
     ranks:        engine ranks that each hold their share of every object
     kv_bytes, state_bytes: of one page and of one state on one rank of the device
     meta:         the caller's own
@@ -87,6 +90,7 @@ class Snapshot(_Record):
     boundary: int
     boundary_hash: str | None
     page_hashes: bytes
+    checkpoints: tuple[int, ...] = ()
     fingerprint_id: str
     ranks: int
     kv_bytes: int
@@ -98,10 +102,16 @@ class Snapshot(_Record):
     def objects(self) -> list[ObjectRef]:
         """Everything that this snapshot pins. The state at the boundary is its own if it has
         pages of its own; else it is an ancestor's."""
-        return [
-            *self.refs("kv", self.page_chain),
-            *self.refs("state", self.page_chain[-1:]),
-        ]
+        pages = self.page_chain
+        states = [*(pages[count - 1] for count in self.checkpoints), *pages[-1:]]
+        return [*self.refs("kv", pages), *self.refs("state", states)]
+
+    def boundaries(self, page_size: int) -> list[int]:
+        """Token counts, ascending, at which this snapshot keeps a state of its own."""
+        pages = len(self.page_hashes) // 32
+        first = self.boundary - pages * page_size
+        counts = [*self.checkpoints, pages] if pages else []
+        return [first + count * page_size for count in counts]
 
     @property
     def page_chain(self) -> list[str]:
@@ -148,6 +158,7 @@ class SnapshotDraft:
     new_tokens:    uint32[n] after the parent's tokens
     boundary_hash: hex hash of the page that ends at `boundary`, None at 0
     page_hashes:   hex hashes of the pages from the parent's boundary to `boundary`
+    checkpoints:   see `Snapshot`
 
     Raises InvalidDraft when these contradict each other.
     """
@@ -161,6 +172,7 @@ class SnapshotDraft:
     page_hashes: tuple[str, ...]
     fingerprint_id: str
     ranks: int
+    checkpoints: tuple[int, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -168,6 +180,11 @@ class SnapshotDraft:
             raise InvalidDraft("the boundary is not the end of the last page.")
         if (self.boundary == 0) is not (self.boundary_hash is None):
             raise InvalidDraft(f"boundary {self.boundary} with hash {self.boundary_hash}.")
+        inside = [0, *self.checkpoints, max(1, len(self.page_hashes))]
+        if any(one >= other for one, other in pairwise(inside)):
+            raise InvalidDraft(
+                f"checkpoints {self.checkpoints} do not ascend below {len(self.page_hashes)} pages."
+            )
         if not len(self.new_tokens) <= self.total_tokens >= self.boundary:
             raise InvalidDraft(
                 f"{self.total_tokens} tokens in all, {len(self.new_tokens)} of them new, "

@@ -133,6 +133,7 @@ def identity_of(snapshot: Snapshot, token_log: bytes) -> str:
             snapshot.fingerprint_id,
             snapshot.ranks,
             snapshot.page_chain,
+            snapshot.checkpoints,
             hashlib.sha256(token_log).digest(),
         ]
     )

@@ -77,6 +77,7 @@ class Control:
                 "kv_object_bytes": staged["kv"].frames.frame_bytes,
                 "state_object_bytes": staged["state"].frames.frame_bytes,
                 "context_length": int(server_args.context_length or 0),
+                "prefill_chunk": int(server_args.chunked_prefill_size),
             }
             self._heartbeat = Heartbeat(
                 config.url, config.engine_id, record, ttl=HEARTBEAT_TTL, prefix=config.prefix

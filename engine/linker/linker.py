@@ -23,7 +23,7 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
 )
 
 from engine.errors import UnsupportedModel
-from engine.linker import offers
+from engine.linker import branches, offers
 from engine.linker.config import LinkerConfig
 from engine.linker.control import Control
 from engine.linker.fingerprint import fingerprint_of
@@ -67,7 +67,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     ) -> None:
         config = LinkerConfig.model_validate(extra_config)
         # SGLang only logs a hook that fails; without this one states would be missed silently.
-        require(offers.PATCHES)
+        require((*offers.PATCHES, *branches.PATCHES))
         self.forward_stream = forward_stream
         self._described = describe_pools(params)
         self._group = self._described.group

@@ -13,7 +13,9 @@ import pytest
 from agent_runtime.cli import _parser, main
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "docs" / name for name in ("profiles.md", "plan.md", "doctor.md")]
+PAGES = [
+    REPOSITORY / "docs" / name for name in ("profiles.md", "plan.md", "doctor.md", "engine.md")
+]
 
 
 def blocks(page, language):

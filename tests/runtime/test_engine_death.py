@@ -54,10 +54,10 @@ class _Settling:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (Settled(1, None), "2 of 2 objects"),
+        (Settled((1,), None), "2 of 2 objects"),
         (EngineUnreachable("engine is gone"), "engine is gone"),
-        (Settled(0, None), None),
-        (Settled(0, "too slow"), "too slow"),
+        (Settled((), None), None),
+        (Settled((), "too slow"), "too slow"),
     ],
     ids=["claims what is not there", "gone", "stored nothing", "too slow"],
 )
@@ -76,8 +76,10 @@ async def test_tokens_are_committed_even_if_their_state_is_not_stored(
         EMPTY,
         list(range(PAGE + 1)),
         [absent],
+        prompt_tokens=PAGE,
         durability="memory",
         settle_timeout=1,
+        boundary_interval=None,
     )
     await store.release(lease)
     await pool.close()

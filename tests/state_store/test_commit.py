@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 import redis
-from writer import FINGERPRINT, TENANT, Writer, objects_of
+from writer import FINGERPRINT, PAGE, TENANT, Writer, objects_of
 
 from state_store.errors import (
     HeadMoved,
+    InvalidDraft,
     InvalidDurability,
     InvalidId,
     LeaseHeld,
@@ -335,3 +336,33 @@ async def test_a_made_up_lease_is_worth_nothing(writer):
     lease = await writer.lease(session.id)
     with pytest.raises(LeaseLost):
         await commit(writer, draft, replace(lease, fence=lease.fence + 1))
+
+
+async def test_a_snapshot_holds_the_states_at_its_checkpoints(writer, raw):
+    session = await writer.session()
+    draft = replace(await writer.draft(session.id, range(5 * PAGE)), checkpoints=(1, 3))
+    writer.put(draft)
+    snapshot = (await commit(writer, draft, await writer.lease(session.id))).snapshot
+    assert snapshot.boundaries(PAGE) == [PAGE, 3 * PAGE, 5 * PAGE]
+    assert await writer.store.snapshot(snapshot.id) == snapshot
+    states = [ref.page_hash for ref in snapshot.objects if ref.kind == "state"]
+    assert states == [draft.page_hashes[count - 1] for count in (1, 3, 5)]
+    assert held_and_expiring(raw, writer.prefix)[1] == 0
+    assert await writer.problems() == []
+
+
+async def test_a_checkpoint_without_its_state_is_not_committed(writer):
+    session = await writer.session()
+    draft = await writer.draft(session.id, range(3 * PAGE))
+    writer.put(draft)
+    with pytest.raises(ObjectsMissing) as missing:
+        await commit(writer, replace(draft, checkpoints=(2,)), await writer.lease(session.id))
+    assert missing.value.missing == (ObjectRef("state", draft.page_hashes[1]),)
+    assert await head_of(writer, session.id) is None
+
+
+@pytest.mark.parametrize("checkpoints", [(0,), (2, 1), (1, 1), (3,), (-1,), (1, 4)])
+async def test_checkpoints_that_are_not_ends_of_pages_inside_are_refused(writer, checkpoints):
+    draft = await writer.draft((await writer.session()).id, range(3 * PAGE))
+    with pytest.raises(InvalidDraft, match="checkpoints"):
+        replace(draft, checkpoints=checkpoints)

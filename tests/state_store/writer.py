@@ -122,7 +122,8 @@ class Writer:
 def objects_of(draft: SnapshotDraft) -> list[ObjectRef]:
     kv, state = KINDS
     pages = [ObjectRef(kv, page) for page in draft.page_hashes]
-    return pages + [ObjectRef(state, page) for page in draft.page_hashes[-1:]]
+    ends = [draft.page_hashes[count - 1] for count in draft.checkpoints]
+    return pages + [ObjectRef(state, page) for page in [*ends, *draft.page_hashes[-1:]]]
 
 
 class Trips:

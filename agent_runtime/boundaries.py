@@ -1,0 +1,46 @@
+"""Where in a turn a state is kept: the places that forks and rewinds start from.
+
+    pages     |--|--|--|--|--|--|--|--|--|--|--|--|
+    states          s     s     s     s  s     s      what the engine stored
+    kept                  k           k  k     k
+                     every interval ──┘  │     └── the turn's end: the snapshot's boundary
+                                         └── the prompt's end: generate again from here
+
+A state is of a fixed size, however many tokens it sums up. Closer together than the tokens whose
+KV takes as many bytes, states would cost more than the KV between them; further apart, a fork
+computes more tokens again. Hence the default interval is that number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.pool import EngineRecord
+
+
+def interval_of(record: EngineRecord, setting: int | None) -> int:
+    """Most tokens between the states kept inside a prompt, a multiple of the page size.
+
+    setting: `RuntimeSettings.boundary_interval`; None for the break-even of the engine's model
+    The engine leaves one state per prefill chunk, so the interval is never below that.
+    """
+    page = record.page_size
+    break_even = -(-record.state_object_bytes * page // record.kv_object_bytes)
+    wanted = max(break_even if setting is None else setting, record.prefill_chunk)
+    return -(-wanted // page) * page
+
+
+def kept(states: Sequence[int], *, prompt_pages: int, interval_pages: int) -> tuple[int, ...]:
+    """Which of the stored states to keep, the last one always among them.
+
+    states:       counts of the turn's own pages, ascending, at whose ends a state is stored
+    prompt_pages: whole own pages of the prompt; may be negative when it has none
+    """
+    prompt_end = max((count for count in states if count <= prompt_pages), default=0)
+    keep: list[int] = []
+    for place, count in enumerate(states, start=1):
+        last = keep[-1] if keep else 0
+        is_end = place == len(states)
+        if is_end or count == prompt_end or states[place] - last > interval_pages:
+            keep.append(count)
+    return tuple(keep)

@@ -1,0 +1,91 @@
+"""Forking at any number of tokens, also inside a turn.
+
+A fork between two turns is a reference to the snapshot there. One inside a turn gets a snapshot of
+its own: the first part of that turn's tokens, and the pages up to the latest state kept there.
+
+    turn's tokens   |--------------------------------|
+    states kept           s           s     s        s
+    fork                              |..n              the dots are computed again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent_runtime.errors import BadRequest
+from agent_runtime.turns import Turns
+from state_store.errors import ObjectsMissing
+from state_store.records import Session, Snapshot, SnapshotDraft
+from state_store.store import StateStore
+
+
+async def fork_at(
+    store: StateStore,
+    turns: Turns,
+    session: Session,
+    tokens: int,
+    *,
+    labels: Mapping[str, str],
+) -> Session:
+    """A session whose history is the first `tokens` tokens of this one's.
+
+    Raises BadRequest when it has fewer, NotFound; then nothing was made.
+    """
+    history = [] if session.head is None else await store.ancestors(session.head)
+    known = history[-1].total_tokens if history else 0
+    if tokens > known:
+        raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
+    fork = await store.branch_at(session.id, tokens=tokens, labels=labels)
+    before = next((snapshot for snapshot in history if snapshot.id == fork.head), None)
+    if tokens == (before.total_tokens if before else 0):
+        return fork
+    whole = next(snapshot for snapshot in history if snapshot.total_tokens > tokens)
+    try:
+        await _commit_part(store, turns, fork, whole, before, tokens)
+    except BaseException:
+        await store.delete_session(fork.id)
+        raise
+    return await store.session(fork.id)
+
+
+async def _commit_part(
+    store: StateStore,
+    turns: Turns,
+    fork: Session,
+    whole: Snapshot,
+    before: Snapshot | None,
+    tokens: int,
+) -> None:
+    """Commit the tokens of `whole`'s turn up to `tokens` onto `before`, the fork's head."""
+    page_size = (await store.fingerprint(whole.fingerprint_id)).page_size
+    log = await store.tokens(whole.id)
+    known = before.total_tokens if before else 0
+    pages = whole.page_chain
+    base = whole.boundary // page_size - len(pages)  # own pages may start before the parent's end
+    counts = [
+        boundary // page_size - base
+        for boundary in whole.boundaries(page_size)
+        if boundary <= tokens
+    ]
+    async with turns.writing(fork.id) as (_, lease):
+        for kept in (counts, []):
+            end = kept[-1] if kept else 0
+            inherited = before.boundary_hash if before and base else None
+            draft = SnapshotDraft(
+                session_id=fork.id,
+                parent=before.id if before else None,
+                new_tokens=log[known:tokens],
+                total_tokens=tokens,
+                boundary=(base + end) * page_size,
+                boundary_hash=pages[end - 1] if end else inherited,
+                page_hashes=tuple(pages[:end]),
+                fingerprint_id=whole.fingerprint_id,
+                ranks=whole.ranks,
+                checkpoints=tuple(kept[:-1]),
+            )
+            try:
+                await store.commit(draft, lease=lease, durability="memory")
+                return
+            except ObjectsMissing:  # the state is lost: the fork says so by its boundary
+                if not kept:
+                    raise

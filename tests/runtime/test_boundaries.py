@@ -1,0 +1,174 @@
+"""Forks anywhere in a session: they start from a kept state, and go on as the session did."""
+
+import secrets
+
+import pytest
+
+from agent_runtime.boundaries import interval_of, kept
+from agent_runtime.sdk import ApiError
+from engine.client import EngineClient, Sampling
+from engine.demo_model import dialogues
+from engine.pool import EnginePool
+
+from .talk import HISTORY, PAGE, QUESTIONS, TEXT, say
+
+ANSWER = {"max_tokens": 48, "top_logprobs": 0}
+
+
+@pytest.fixture
+async def session(torpor, registry):
+    """One that shares no page with another test's."""
+    created = await torpor.create(system=f"You are {secrets.token_hex(8)}.", tools=registry.specs())
+    yield created
+    await torpor.delete(created.id)
+
+
+@pytest.fixture
+async def interval(store):
+    pool = EnginePool(store)
+    record = (await pool.pick()).record
+    await pool.close()
+    return interval_of(record, None)
+
+
+@pytest.fixture
+async def empty_engine(stage):
+    """What is restored after calling this comes from the store."""
+    client = EngineClient(stage.engine.url)
+    yield client.flush
+    await client.close()
+
+
+@pytest.fixture
+async def computed_from_nothing(stage):
+    """Greedy continuation by an engine that may reuse nothing: the salt is another tenant's."""
+    client = EngineClient(stage.engine.url)
+
+    async def continuation(ids, length):
+        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
+        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
+        return [token async for chunk in chunks for token in chunk.new_ids]
+
+    yield continuation
+    await client.close()
+
+
+async def answer_after(torpor, fork_id, **options):
+    turn = await torpor.turn(fork_id, [], proceed=True, **ANSWER | options)
+    await torpor.delete(fork_id)
+    return turn
+
+
+async def test_a_fork_at_any_prompt_end_answers_as_the_session_did(torpor, session, empty_engine):
+    turns = await say(torpor, session.id, *HISTORY)
+    for turn in turns:
+        await empty_engine()
+        fork = await torpor.fork(session.id, tokens=turn.usage.prompt_tokens)
+        assert fork.tokens == turn.usage.prompt_tokens
+        assert fork.recompute_tokens == fork.tokens - fork.boundary <= PAGE
+        again = await answer_after(torpor, fork.id)
+        assert again.token_ids == turn.token_ids
+        # The prompt's last token is computed in any case: its logits are needed.
+        assert again.usage.reused_tokens >= min(fork.boundary, (fork.tokens - 1) // PAGE * PAGE)
+
+
+async def test_a_fork_at_any_turn_answers_the_next_message_as_the_session_did(
+    torpor, session, empty_engine
+):
+    turns = await say(torpor, session.id, *HISTORY)
+    starts = [0, *(turn.usage.prompt_tokens + turn.usage.completion_tokens for turn in turns)]
+    for position, message in enumerate(HISTORY):
+        await empty_engine()
+        fork = await torpor.fork(session.id, tokens=starts[position])
+        assert fork.head == (turns[position - 1].snapshot if position else None)
+        assert fork.recompute_tokens <= PAGE
+        (again,) = await say(torpor, fork.id, message)
+        assert again.token_ids == turns[position].token_ids
+        assert again.usage.recomputed_tokens <= PAGE
+        await torpor.delete(fork.id)
+
+
+async def test_a_fork_inside_a_long_document_recomputes_at_most_an_interval(
+    torpor, store, session, empty_engine, computed_from_nothing, interval
+):
+    document = "\n".join(f"{position}: {TEXT}" for position in range(24))
+    turn = (await say(torpor, session.id, dialogues.read(document).user))[0]
+    prompt = turn.usage.prompt_tokens
+    assert prompt > 3 * interval
+    (snapshot,) = await torpor.snapshots(session.id)
+    assert snapshot.prompt_tokens == prompt
+    for tokens in (interval + 1, 2 * interval - 1, prompt - 1):
+        await empty_engine()
+        fork = await torpor.fork(session.id, tokens=tokens)
+        assert (fork.tokens, fork.boundary) == (
+            tokens,
+            max(b for b in snapshot.boundaries if b <= tokens),
+        )
+        assert fork.recompute_tokens <= interval
+        known = await store.tokens(fork.head)
+        rewound = await answer_after(torpor, fork.id, max_tokens=16)
+        assert rewound.usage.recomputed_tokens == fork.recompute_tokens
+        assert rewound.token_ids == await computed_from_nothing(known, len(rewound.token_ids))
+    assert (await store.check_integrity()).problems == []
+
+
+async def test_a_fork_inside_a_turn_outlives_the_session_that_it_came_from(torpor, store, registry):
+    origin = await torpor.create(system=f"You are {secrets.token_hex(8)}.", tools=registry.specs())
+    turn, *_ = await say(torpor, origin.id, HISTORY[3], HISTORY[0])
+    fork = await torpor.fork(origin.id, tokens=turn.usage.prompt_tokens)
+    await torpor.delete(origin.id)
+    assert (await store.check_integrity()).problems == []
+    assert (await answer_after(torpor, fork.id)).token_ids == turn.token_ids
+    assert (await store.check_integrity()).problems == []
+
+
+async def test_a_fork_of_more_tokens_than_there_are_is_refused(torpor, session):
+    turn = (await say(torpor, session.id, HISTORY[0]))[0]
+    known = turn.usage.prompt_tokens + turn.usage.completion_tokens
+    with pytest.raises(ApiError, match=f"has {known} tokens") as refused:
+        await torpor.fork(session.id, tokens=known + 1)
+    assert refused.value.code == "bad_request"
+
+
+async def test_nothing_to_proceed_with_is_refused(torpor, session):
+    with pytest.raises(ApiError, match="nothing to proceed with"):
+        await torpor.turn(session.id, [], proceed=True)
+    head = (await say(torpor, session.id, *QUESTIONS[:1]))[0].snapshot
+    with pytest.raises(ApiError, match="nothing to proceed with"):
+        await torpor.turn(session.id, [], proceed=True)
+    assert (await torpor.get(session.id)).head == head
+
+
+@pytest.mark.parametrize(
+    ("states", "prompt_pages", "expected"),
+    [
+        ((), 5, ()),
+        ((3,), 0, (3,)),
+        ((4, 5), 4, (4, 5)),  # prompt end, turn end
+        ((2, 4, 6, 8, 10), 10, (4, 8, 10)),  # four pages apart at most
+        ((2, 4, 6, 8, 10), 7, (4, 6, 10)),
+        ((5, 10, 15), 15, (5, 10, 15)),  # further apart than asked for: all there is
+        ((3, 5), -2, (3, 5)),
+    ],
+)
+def test_states_are_kept_at_the_ends_and_every_interval_between(states, prompt_pages, expected):
+    assert kept(states, prompt_pages=prompt_pages, interval_pages=4) == expected
+
+
+async def test_a_prompt_that_leaves_anothers_in_the_middle_has_a_state_at_its_own_end(
+    torpor, registry
+):
+    """And one where it left the other, from which the next that leaves it there goes on."""
+    system = f"You are {secrets.token_hex(8)}."
+    lines = TEXT.splitlines()
+    endings = ["\n".join(lines[-shift:] + lines[:-shift]) for shift in (1, 3, 5)]
+    reused = []
+    for ending in endings:
+        created = await torpor.create(system=system, tools=registry.specs())
+        text = dialogues.read(TEXT + ending).user
+        turn = (await say(torpor, created.id, text, max_tokens=1))[0]
+        (snapshot,) = await torpor.snapshots(created.id)
+        assert turn.usage.prompt_tokens - snapshot.boundary < PAGE
+        reused.append(turn.usage.reused_tokens)
+        await torpor.delete(created.id)
+    assert reused[0] <= reused[1] < reused[2]
