@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
+from pathlib import Path
 from typing import Any
 
 from agent_runtime.store_options import add_store_options, store_url
@@ -18,6 +20,22 @@ def add_to(commands: Any) -> None:
     check = subjects.add_parser("check", help="prove that the store is consistent")
     add_store_options(check)
     check.set_defaults(run=_check)
+
+    export = subjects.add_parser("export", help="write a session to a file, unencrypted")
+    export.add_argument("session", metavar="SESSION")
+    export.add_argument("file", type=Path, metavar="FILE", help="a new one")
+    export.add_argument(
+        "--since", metavar="SNAPSHOT", default=None, help="merge what came before into this one"
+    )
+    export.add_argument("--archive", metavar="URL", default=None, help="if it may be archived")
+    add_store_options(export)
+    export.set_defaults(run=_export)
+
+    take = subjects.add_parser("import", help="make a new session from such a file")
+    take.add_argument("file", type=Path, metavar="FILE")
+    take.add_argument("--tenant", default="default", help="whose session it will be")
+    add_store_options(take)
+    take.set_defaults(run=_import)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -34,3 +52,37 @@ def _check(arguments: argparse.Namespace) -> int:
 
     with store_url(arguments) as url:
         return asyncio.run(check(url))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    async def export(url: str) -> int:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
+            done = await store.export_session(
+                arguments.session, arguments.file, since=arguments.since
+            )
+        print(
+            f"{done.path}: {done.snapshots} snapshots, {done.tokens} tokens, {done.file_bytes} "
+            f"bytes, manifest {done.digest}"
+        )
+        if done.decrypted:
+            print(
+                "torpor: the session is encrypted in the store, and not in the file",
+                file=sys.stderr,
+            )
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(export(url))
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    async def take(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            session = await store.import_session(
+                arguments.file, tenant=arguments.tenant, durability="fsync"
+            )
+        print(session.id)
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(take(url))
