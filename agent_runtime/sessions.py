@@ -187,7 +187,7 @@ class Sessions:
             tokens=tokens,
             boundary=boundary,
             residency=residency,
-            labels=session.body.labels,
+            labels=session.labels,
             forked_from=session.body.forked_from,
             created_at=session.body.created_at,
         )

@@ -15,6 +15,7 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (store.StoreUnavailable, 503, "store_unavailable"),
     (store.NotFound, 404, "not_found"),
     (store.InvalidId, 400, "invalid_id"),
+    (store.InvalidLabels, 400, "invalid_labels"),
     (store.LeaseHeld, 409, "lease_held"),
     (store.LeaseLost, 409, "lease_lost"),
     (store.HeadMoved, 409, "head_moved"),

@@ -6,7 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ from state_store import garbage
 from state_store.connection import Control
 from state_store.errors import HeadMoved, LeaseLost, NotFound
 from state_store.layout import LineageKeys, is_snapshot_id, lineage_of
-from state_store.records import Lease, Session, SessionBody, Snapshot
+from state_store.records import Lease, Session, Snapshot
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 
@@ -117,7 +117,7 @@ class Histories:
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), session)
         await garbage.unwind(self._control, self._prefix, lineage)
-        return Session(session.body, snapshot_id)
+        return replace(session, head=snapshot_id)
 
     async def at(self, session: Session, tokens: int) -> str | None:
         """The last snapshot of a session's history with at most so many tokens."""
@@ -146,9 +146,7 @@ class Histories:
             )
             if not rows:
                 raise NotFound(f"no session of lineage {lineage} is left.")
-            sessions = [
-                Session(SessionBody.unpack(body), head.decode() or None) for body, head in rows
-            ]
+            sessions = [Session.unpack(*row) for row in rows]
             found = await self._read([raw.decode() for raw in held])
             missing = {s.head for s in sessions if s.head} - found.keys()
             missing |= {s.parent for s in found.values() if s.parent} - found.keys()

@@ -178,8 +178,15 @@ class TenantKeys:
         return self._key("usage")
 
     def label(self, name: str, value: str) -> str:
-        """Set of the ids that carry the label."""
+        """Sorted set of the ids that may carry the label, by when they were listed: those that
+        do are among them."""
         return self._key(f"label:{name}={value}")
+
+
+def label_of(key: str) -> tuple[str, str]:
+    """Name and value from the key of a label."""
+    name, _, value = key.partition("}:label:")[2].partition("=")
+    return name, value
 
 
 def new_lineage() -> str:

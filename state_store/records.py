@@ -50,10 +50,15 @@ class SessionBody(_Record):
     id: str
     tenant: str
     fingerprint_id: str
-    labels: dict[str, str]
     meta: dict[str, Any]
     forked_from: str | None
     created_at: float
+
+
+class LabelSet(_Record):
+    """All labels of one session or snapshot."""
+
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,13 @@ class Session:
 
     body: SessionBody
     head: str | None
+    labels: dict[str, str]
+
+    @classmethod
+    def unpack(cls, body: bytes, head: bytes, labels: bytes | None) -> Self:
+        """From the fields of its record. Raises CorruptObject."""
+        found = {} if labels is None else LabelSet.unpack(labels).labels
+        return cls(SessionBody.unpack(body), head.decode() or None, found)
 
     @property
     def id(self) -> str:

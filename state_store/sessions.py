@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from state_store import garbage
 from state_store.connection import Control
 from state_store.errors import ForeignTenant, NotFound
 from state_store.fingerprint import Fingerprint
+from state_store.labels import Labels, check_labels
 from state_store.layout import (
     LineageKeys,
     TenantKeys,
@@ -17,19 +18,21 @@ from state_store.layout import (
     new_lineage,
     new_session_id,
 )
-from state_store.records import Session, SessionBody
+from state_store.records import LabelSet, Session, SessionBody
 from state_store.uses import Uses
 
+_FIELDS = ("body", "head", "labels")  # of a session's record
 _UNMADE = 60  # seconds after which a listed session without a record is not about to be made
 
 
 class Sessions:
     """See the methods of the same names in `StateStore`."""
 
-    def __init__(self, control: Control, prefix: str, uses: Uses) -> None:
+    def __init__(self, control: Control, prefix: str, uses: Uses, labels: Labels) -> None:
         self._control = control
         self._prefix = prefix
         self._uses = uses
+        self._labels = labels
 
     async def create(
         self,
@@ -40,12 +43,12 @@ class Sessions:
         meta: Mapping[str, Any] | None = None,
     ) -> Session:
         """A new, empty session, the root of a new lineage."""
+        checked = check_labels(labels)
         lineage = new_lineage()
         body = SessionBody(
             id=new_session_id(lineage),
             tenant=tenant,
             fingerprint_id=fingerprint.id,
-            labels=dict(labels or {}),
             meta=dict(meta or {}),
             forked_from=None,
             created_at=time.time(),
@@ -54,7 +57,7 @@ class Sessions:
             await client.set(
                 f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
             )
-        return await self._add(body, head=None)
+        return await self._add(Session(body, None, checked))
 
     async def fork(
         self,
@@ -84,42 +87,47 @@ class Sessions:
         meta: Mapping[str, Any] | None,
     ) -> Session:
         """A fork at exactly `head`, of the parent's lineage. Raises NotFound if it is gone."""
+        checked = check_labels(labels)
         body = parent.body.model_copy(
             update={
                 "id": new_session_id(lineage_of(parent.id)),
-                "labels": dict(labels or {}),
                 "meta": dict(parent.body.meta if meta is None else meta),
                 "forked_from": parent.id,
                 "created_at": time.time(),
             }
         )
-        return await self._add(body, head=head)
+        return await self._add(Session(body, head, checked))
 
     async def get(self, session_id: str, *, tenant: str | None = None) -> Session:
         """Raises NotFound, ForeignTenant, InvalidId."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         async with self._control.guard() as client:
-            stored, head = await client.hmget(keys.session(session_id), "body", "head")
+            stored, *rest = await client.hmget(keys.session(session_id), *_FIELDS)
         if stored is None:
             raise NotFound(f"no session {session_id}.")
-        session = Session(SessionBody.unpack(stored), head.decode() or None)
+        session = Session.unpack(stored, *rest)
         if tenant not in (None, session.body.tenant):
             raise ForeignTenant(f"no session {session_id} of tenant {tenant}.")
         return session
 
     async def check_tenant(self, any_id: str, tenant: str | None) -> None:
-        """Raises ForeignTenant if the lineage of a session or snapshot is not of `tenant`.
+        """Raises ForeignTenant for a session or snapshot of another one; NotFound, InvalidId."""
+        if tenant is not None:
+            await self.owner_of(any_id, tenant=tenant)
 
-        All sessions of a lineage are of one tenant. Raises NotFound if none is left, InvalidId.
+    async def owner_of(self, any_id: str, *, tenant: str | None = None) -> str:
+        """The tenant that a session or snapshot belongs to, and all of its lineage with it.
+
+        Raises NotFound if nothing of the lineage is left, ForeignTenant, InvalidId.
         """
-        if tenant is None:
-            return
         keys = LineageKeys(self._prefix, lineage_of(any_id))
         stored = await self._control.run("owner", [keys.sessions], keys.session(""))
         if not stored:
             raise NotFound(f"no {any_id}.")
-        if SessionBody.unpack(stored).tenant != tenant:
+        owner = SessionBody.unpack(stored).tenant
+        if tenant not in (None, owner):
             raise ForeignTenant(f"no {any_id} of tenant {tenant}.")
+        return owner
 
     async def of_tenant(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first."""
@@ -127,25 +135,22 @@ class Sessions:
             listed = await client.zrevrange(
                 TenantKeys(self._prefix, tenant).sessions, 0, -1, withscores=True
             )
-            pipeline = client.pipeline(transaction=False)
-            for raw, _ in listed:
-                keys = LineageKeys(self._prefix, lineage_of(raw.decode()))
-                pipeline.hmget(keys.session(raw.decode()), "body", "head")
-            rows = await pipeline.execute() if listed else []
+            rows = await self._read(raw.decode() for raw, _ in listed)
             unmade = [
                 raw
-                for (raw, created_at), (stored, _) in zip(listed, rows, strict=True)
-                if stored is None and created_at < time.time() - _UNMADE
+                for (raw, created_at), session in zip(listed, rows, strict=True)
+                if session is None and created_at < time.time() - _UNMADE
             ]
             if unmade:
                 keys_of_tenant = TenantKeys(self._prefix, tenant)
                 await client.zrem(keys_of_tenant.sessions, *unmade)
                 await client.zrem(keys_of_tenant.used, *unmade)
-        return [
-            Session(SessionBody.unpack(stored), head.decode() or None)
-            for stored, head in rows
-            if stored is not None
-        ]
+        return [session for session in rows if session is not None]
+
+    async def newest_first(self, session_ids: Sequence[str]) -> list[Session]:
+        """Those of `session_ids` that are there."""
+        found = [session for session in await self._read(session_ids) if session is not None]
+        return sorted(found, key=lambda session: -session.body.created_at)
 
     async def delete(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
@@ -166,12 +171,23 @@ class Sessions:
         async with self._control.guard() as client:
             await client.zrem(TenantKeys(self._prefix, session.body.tenant).sessions, session_id)
         await self._uses.forget(session.body.tenant, session_id)
+        await self._labels.forget(session.body.tenant, session_id, session.labels)
         await garbage.unwind(self._control, self._prefix, lineage)
 
-    async def _add(self, body: SessionBody, head: str | None) -> Session:
+    async def _read(self, session_ids: Iterable[str]) -> list[Session | None]:
+        """None for what is not there; in one round trip to each server."""
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for one in session_ids:
+                pipeline.hmget(LineageKeys(self._prefix, lineage_of(one)).session(one), *_FIELDS)
+            rows = await pipeline.execute() if len(pipeline) else []
+        return [None if stored is None else Session.unpack(stored, *rest) for stored, *rest in rows]
+
+    async def _add(self, session: Session) -> Session:
         """Listed first and then made: after a crash between the two nothing holds a snapshot that
         no list shows. Listing the lineage again undoes a `recover` that found it empty meanwhile.
         """
+        body, head = session.body, session.head
         lineage = lineage_of(body.id)
         keys = LineageKeys(self._prefix, lineage)
         async with self._control.guard() as client:
@@ -180,17 +196,21 @@ class Sessions:
                 TenantKeys(self._prefix, body.tenant).sessions, {body.id: body.created_at}
             )
         await self._uses.note(body.tenant, body.id)
+        await self._labels.enlist(body.tenant, body.id, session.labels)
         outcome = await self._control.run(
             "fork",
             [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions],
             head or "",
             body.id,
             body.pack(),
+            LabelSet(labels=session.labels).pack(),
         )
         async with self._control.guard() as client:
             if outcome != b"ok":
                 await client.zrem(TenantKeys(self._prefix, body.tenant).sessions, body.id)
                 await self._uses.forget(body.tenant, body.id)
+                await self._labels.forget(body.tenant, body.id, session.labels)
                 raise NotFound(f"no snapshot {head}.")
             await client.sadd(f"{self._prefix}:lineages", lineage)
-        return Session(body, head)
+        await self._labels.enlist(body.tenant, body.id, session.labels)
+        return session

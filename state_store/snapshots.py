@@ -45,6 +45,11 @@ class Snapshots:
             rows = await pipeline.execute()
         return [Snapshot.unpack(stored) for stored in rows if stored is not None]
 
+    async def newest_first(self, snapshot_ids: Sequence[str]) -> list[Snapshot]:
+        """Those of `snapshot_ids` that are there."""
+        found = await self.get_many(snapshot_ids)
+        return sorted(found, key=lambda snapshot: -snapshot.created_at)
+
     async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
         """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId."""
         return [snapshot async for snapshot in self.walk(snapshot_id)][::-1]

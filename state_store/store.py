@@ -32,6 +32,7 @@ from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Tree
 from state_store.integrity import Report
+from state_store.labels import Labels
 from state_store.layout import lineage_of
 from state_store.leases import Leases
 from state_store.portable.export import Exported
@@ -73,7 +74,8 @@ class StateStore:
         self._tenants = Tenants(control, prefix)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
-        self._sessions = Sessions(control, prefix, self._uses)
+        self._labels = Labels(control, prefix)
+        self._sessions = Sessions(control, prefix, self._uses, self._labels)
         self._leases = Leases(control, prefix, self._uses)
         self._snapshots = Snapshots(control, prefix)
         self._archiving = Archiving(control, prefix, self._sessions, self._snapshots, self._uses)
@@ -197,6 +199,30 @@ class StateStore:
         """All sessions of a tenant, newest first."""
         return await self._sessions.of_tenant(tenant)
 
+    async def set_labels(
+        self, any_id: str, labels: Mapping[str, str], *, tenant: str | None = None
+    ) -> None:
+        """Replace all labels of a session or snapshot; what they are found by.
+
+        Raises NotFound, InvalidId, InvalidLabels (see `labels.check_labels` for the limits).
+        """
+        owner = await self._sessions.owner_of(any_id, tenant=tenant)
+        await self._labels.set(owner, any_id, labels)
+
+    async def labels(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """The labels of sessions and snapshots by id; none for what is not there."""
+        return await self._labels.of(ids)
+
+    async def find_sessions(self, tenant: str, labels: Mapping[str, str]) -> list[Session]:
+        """The tenant's sessions that carry all of `labels`, newest first. Raises InvalidLabels."""
+        found = await self._labels.find(tenant, labels, snapshots=False)
+        return await self._sessions.newest_first(found)
+
+    async def find_snapshots(self, tenant: str, labels: Mapping[str, str]) -> list[Snapshot]:
+        """The tenant's snapshots that carry all of `labels`, newest first. Raises InvalidLabels."""
+        found = await self._labels.find(tenant, labels, snapshots=True)
+        return await self._snapshots.newest_first(found)
+
     async def delete_session(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
         await self._sessions.delete(session_id, tenant=tenant)
@@ -305,7 +331,8 @@ class StateStore:
 
     async def recover(self, *, older_than: float) -> Recovered:
         """Finish what crashed processes left behind: commits begun over `older_than` s ago,
-        unwinding, and what moves to the archive and back left in it, if it is open here.
+        unwinding, labels that are listed and not written, and what moves to the archive and back
+        left in it, if it is open here.
         Safe at any time, from any process."""
         async with self._control.guard() as client:
             lineages = await client.smembers(f"{self._prefix}:lineages")
@@ -314,6 +341,7 @@ class StateStore:
             removed += await garbage.recover(
                 self._control, self._prefix, lineage, older_than=older_than
             )
+        await self._labels.recover(older_than=older_than)
         collected = await self._archiving.collect()
         if collected.waiting and not self._archiving.is_open:
             logger.warning(

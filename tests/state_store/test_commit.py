@@ -45,7 +45,7 @@ async def test_a_new_session_is_empty_and_listed(writer):
         tenant=TENANT, fingerprint=FINGERPRINT, labels={"a": "b"}, meta={"n": [1, 2]}
     )
     assert session.head is None
-    assert (session.body.labels, session.body.meta) == ({"a": "b"}, {"n": [1, 2]})
+    assert (session.labels, session.body.meta) == ({"a": "b"}, {"n": [1, 2]})
     assert await writer.store.session(session.id) == session
     assert await writer.store.sessions(TENANT) == [session]
     assert await writer.store.sessions("another") == []

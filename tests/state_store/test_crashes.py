@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from dataclasses import replace
 
 import pytest
 import redis
@@ -416,9 +417,10 @@ async def test_forking_an_empty_session_as_it_is_deleted_does_not_lose_sight_of_
     async def scenario(world, meet):
         writer = world.writer
         session = await writer.session()
-        branch = session.body.model_copy(update={"id": session.id[:-16] + secrets.token_hex(8)})
+        branch_id = session.id[:-16] + secrets.token_hex(8)
+        branch = replace(session, body=session.body.model_copy(update={"id": branch_id}))
         # The fork has read its parent before the deletion, and is made in the midst of it.
-        meet(lambda: writer.store._sessions._add(branch, head=None))
+        meet(lambda: writer.store._sessions._add(branch))
         await world.victim.delete_session(session.id)
         if world.trips.between is None:
             await writer.turn(branch.id, BASE)

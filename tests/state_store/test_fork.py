@@ -42,7 +42,7 @@ async def test_a_fork_has_an_identity_of_its_own(writer):
     branch = await writer.store.fork(session.id, labels={"try": "1"}, meta={"x": 1})
     assert branch.id != session.id
     assert branch.body.forked_from == session.id
-    assert (branch.body.labels, branch.body.meta) == ({"try": "1"}, {"x": 1})
+    assert (branch.labels, branch.body.meta) == ({"try": "1"}, {"x": 1})
     assert branch.body.tenant == TENANT
     assert branch in await writer.store.sessions(TENANT)
 
