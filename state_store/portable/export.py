@@ -153,7 +153,7 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
         tenant_encrypts=source.encrypted,
         economy=LOSSLESS,
         salt=salt,
-        labels=body.labels,
+        labels=source.session.labels,
         meta=body.meta,
         created_at=body.created_at,
         formats=[Format.of(source.fingerprints[fingerprint_id]) for fingerprint_id in ids],

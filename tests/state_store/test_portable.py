@@ -71,7 +71,7 @@ async def contents(store: StateStore, session_id: str, client: ObjectClient, pre
     each snapshot, and the payloads of all that it pins, in turn."""
     session = await store.session(session_id)
     if session.head is None:
-        return session.body.labels, session.body.meta, [], []
+        return session.labels, session.body.meta, [], []
     turns, payloads = [], []
     for snapshot in await store.ancestors(session.head):
         turns.append((snapshot.total_tokens, snapshot.boundary, snapshot.meta))
@@ -82,7 +82,7 @@ async def contents(store: StateStore, session_id: str, client: ObjectClient, pre
                 assert client.get_into([(names.key(ref), frame)]) == [len(frame)]
                 payloads.append(bytes(frame[HEADER_BYTES:]))
     tokens = list(await store.tokens(session.head))
-    return session.body.labels, session.body.meta, (turns, tokens), payloads
+    return session.labels, session.body.meta, (turns, tokens), payloads
 
 
 async def problems(store: StateStore) -> list[str]:
