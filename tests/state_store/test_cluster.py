@@ -9,9 +9,8 @@ from servers import Cluster
 from writer import RANKS, TENANT
 
 from state_store.connection import Control
-from state_store.errors import LeaseHeld
+from state_store.errors import DurabilityNotReached, LeaseHeld
 from state_store.layout import lineage_of
-from state_store.objects import ObjectClient
 from state_store.registry import CommandListener, Heartbeat
 from state_store.routing import key_slot
 from state_store.store import StateStore
@@ -23,22 +22,15 @@ def cluster(tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-async def store(cluster, prefix):
-    async with await StateStore.connect(cluster.url, prefix=prefix) as opened:
-        yield opened
-
-
-@pytest.fixture
-def objects(cluster):
-    client = ObjectClient(cluster.url, timeout=5.0)
-    yield client
-    client.close()
+@pytest.fixture(scope="module")
+def server(cluster):
+    """What the other fixtures open."""
+    return cluster
 
 
 @pytest.fixture
 async def control(cluster):
-    opened = Control(cluster.url, timeout=5.0)
+    opened = await Control.connect(cluster.url, timeout=5.0)
     yield opened
     await opened.close()
 
@@ -138,3 +130,30 @@ async def test_fsync_is_confirmed_by_every_master(cluster, writer, monkeypatch):
             finally:
                 client.config_set("appendfsync", "everysec")
     assert await writer.store.confirm("fsync") == "fsync"
+
+
+async def test_a_scan_finds_every_key_of_every_master(cluster, control, prefix):
+    keys = {f"{prefix}:{n}".encode() for n in range(3000)}
+    async with control.guard() as client:
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.set(key, 1)
+        await pipeline.execute()
+    found = [key async for batch in control.scan(f"{prefix}:*") for key in batch]
+    assert set(found) == keys
+    held = keys_by_master(cluster, f"{prefix}:*")
+    assert all(held.values())
+
+
+async def test_replication_is_confirmed_only_if_every_master_has_the_replicas(
+    tmp_path, prefix, monkeypatch
+):
+    monkeypatch.setattr("state_store.durability.CONFIRM_TIMEOUT", 2.0)
+    with Cluster(tmp_path, replicas=True) as cluster:
+        async with await StateStore.connect(cluster.url, prefix=prefix) as store:
+            assert await store.confirm("replicated:1") == "replicated:1"
+            with pytest.raises(DurabilityNotReached, match="reached 1"):
+                await store.confirm("replicated:2")
+            cluster.replicas[1].stop()
+            with pytest.raises(DurabilityNotReached, match="reached 0"):
+                await store.confirm("replicated:1")

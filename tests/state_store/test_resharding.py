@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 
 import pytest
 import redis
 from servers import BUILDS, Cluster
+from writer import frame_of
 
-from state_store.connection import Control
 from state_store.errors import StoreUnavailable
 from state_store.layout import LineageKeys, lineage_of
-from state_store.objects import ObjectClient
 from state_store.routing import key_slot
 from state_store.store import StateStore
 
@@ -24,10 +24,10 @@ def cluster(request, tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-async def store(cluster, prefix):
-    async with await StateStore.connect(cluster.url, prefix=prefix, timeout=5.0) as opened:
-        yield opened
+@pytest.fixture(scope="module")
+def server(cluster):
+    """What the other fixtures open."""
+    return cluster
 
 
 @pytest.fixture
@@ -35,20 +35,6 @@ async def impatient(cluster, prefix):
     """A store that does not wait for a migration to end."""
     async with await StateStore.connect(cluster.url, prefix=prefix, timeout=0.3) as opened:
         yield opened
-
-
-@pytest.fixture
-def objects(cluster):
-    client = ObjectClient(cluster.url, timeout=5.0)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-async def control(cluster):
-    opened = Control(cluster.url, timeout=0.5)
-    yield opened
-    await opened.close()
 
 
 def slot_of(lineage_or_session):
@@ -158,3 +144,55 @@ async def test_unwinding_stopped_half_way_in_a_moving_slot_goes_on_later(
         with member.client() as client:
             left = [k for k in client.scan_iter(f"{prefix}:*") if b"snapshot" in k or b"pins" in k]
             assert left == []
+
+
+async def test_turns_and_reads_go_on_while_slots_move_back_and_forth(cluster, writer, objects):
+    """The lineage's own slot and those of its first pages travel all the while."""
+    session = await writer.session(range(12))
+    keys = {
+        names.key(ref): frame_of(names, ref.kind, ref.page_hash)
+        for snapshot in await writer.store.ancestors(session.head)
+        for ref in snapshot.objects
+        for names in writer.names()
+    }
+    slots = {slot_of(lineage_of(session.id)), *map(key_slot, keys)}
+    stop = threading.Event()
+    moved: set[int] = set()
+
+    def move():
+        while not stop.is_set():
+            for slot in slots:
+                cluster.start_moving(slot).finish()
+                moved.add(slot)
+
+    def read():
+        while not stop.is_set():
+            into = {key: memoryview(bytearray(len(frame))) for key, frame in keys.items()}
+            sizes = objects.get_into(list(into.items()))
+            assert sizes == [len(frame) for frame in keys.values()]
+            assert {key: bytes(view) for key, view in into.items()} == keys
+
+    async def write():
+        expected, number = list(range(12)), 0
+        while number < 12 or moved != slots:
+            assert not any(other.done() for other in others)
+            number += 1
+            done = await writer.turn(session.id, [number] * 6)
+            expected += [number] * 6
+            assert done.snapshot.total_tokens == len(expected)
+            assert await writer.history(session.id) == expected
+            if number % 3 == 0:
+                fork = await writer.store.fork(session.id)
+                await writer.turn(fork.id, [500 + number] * 5)
+                await writer.store.delete_session(fork.id)
+
+    others = [asyncio.create_task(asyncio.to_thread(work)) for work in (move, read)]
+    try:
+        await write()
+    finally:
+        stop.set()
+        await asyncio.gather(*others)
+    await writer.store.recover(older_than=0)
+    assert await writer.problems() == []
+    await writer.store.delete_session(session.id)
+    assert await writer.problems() == []
