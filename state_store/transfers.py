@@ -69,7 +69,7 @@ class Transfers:
             return await in_thread(lambda stop: export(source, place, path, since=since, stop=stop))
 
     async def import_session(self, path: Path, *, tenant: str, durability: str) -> Session:
-        found = await in_thread(lambda _: Export(path))
+        found = await in_thread(lambda _: Export(path), discard=Export.close)
         try:
             fingerprints = [format.fingerprint for format in found.manifest.formats]
             owner = await self._tenants.get(tenant)

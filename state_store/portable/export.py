@@ -141,6 +141,7 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
                 id=last.id,
                 tokens=last.total_tokens - before,
                 boundary=last.boundary,
+                checkpoints=_checkpoints(last, source.fingerprints[last.fingerprint_id]),
                 format=ids.index(last.fingerprint_id),
                 meta=last.meta,
                 created_at=last.created_at,
@@ -162,6 +163,10 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
     )
     small = [TOKENS, *map(names_of, range(len(ids))), *(group.sums for group in made.groups())]
     return made.model_copy(update={"digests": dict.fromkeys(small, bytes(SUM_BYTES))})
+
+
+def _checkpoints(snapshot: Snapshot, fingerprint: Fingerprint) -> list[int]:
+    return snapshot.boundaries(fingerprint.page_size)[:-1]
 
 
 def _packed(manifest: Manifest) -> bytes:

@@ -105,6 +105,7 @@ class Export:
             size = format.fingerprint.page_size
             end = snapshot.boundary // size
             chain = names[snapshot.format][:end]
+            first = self.manifest.base(place) // size
             yield SnapshotDraft(
                 session_id=session_id,
                 parent=None,
@@ -112,7 +113,8 @@ class Export:
                 total_tokens=start + snapshot.tokens,
                 boundary=snapshot.boundary,
                 boundary_hash=chain[-1] if chain else None,
-                page_hashes=tuple(chain[self.manifest.base(place) // size :]),
+                page_hashes=tuple(chain[first:]),
+                checkpoints=tuple(tokens // size - first for tokens in snapshot.checkpoints),
                 fingerprint_id=format.id,
                 ranks=format.fingerprint.tp_size,
                 meta=snapshot.meta,

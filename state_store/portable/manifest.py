@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import msgpack
@@ -35,7 +36,8 @@ MANIFEST, TOKENS = "manifest", "tokens"
 
 
 class Committed(BaseModel):
-    """One snapshot. tokens: new ones; format: index of its state's format; the rest as in
+    """One snapshot. tokens: new ones; checkpoints: tokens before each state that it keeps besides
+    the one at its boundary; format: index of its state's format; the rest as in
     `records.Snapshot`. Its id was that in the store that it came from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -43,6 +45,7 @@ class Committed(BaseModel):
     id: Annotated[str, Field(max_length=128)]
     tokens: Annotated[int, Field(ge=0, le=_TOKENS)]
     boundary: Annotated[int, Field(ge=0, le=_TOKENS)]
+    checkpoints: list[Annotated[int, Field(gt=0, le=_TOKENS)]]
     format: Annotated[int, Field(ge=0)]
     meta: dict[str, Any]
     created_at: float
@@ -113,7 +116,7 @@ class Manifest(BaseModel):
         found = set()
         for place, snapshot in enumerate(self.snapshots):
             if snapshot.format == index and snapshot.boundary > self.base(place):
-                found.add(snapshot.boundary)
+                found.update([*snapshot.checkpoints, snapshot.boundary])
         return sorted(found)
 
     def base(self, place: int) -> int:
@@ -184,6 +187,11 @@ class Manifest(BaseModel):
                 or snapshot.boundary < self.base(place)
             ):
                 raise ValueError(f"boundary {snapshot.boundary} of snapshot {place} cannot be")
+            inside = [self.base(place), *snapshot.checkpoints, snapshot.boundary]
+            if snapshot.checkpoints and any(
+                one >= other or one % fingerprint.page_size for one, other in pairwise(inside)
+            ):
+                raise ValueError(f"checkpoints of snapshot {place} cannot be")
 
 
 class Group(NamedTuple):

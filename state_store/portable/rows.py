@@ -85,9 +85,14 @@ def batches(group: Group, names: Sequence[str], stop: threading.Event) -> Iterat
             ]
 
 
-async def in_thread(work: Callable[[threading.Event], _T]) -> _T:
+async def in_thread(
+    work: Callable[[threading.Event], _T], *, discard: Callable[[_T], None] = lambda _: None
+) -> _T:
     """Run blocking work beside the event loop. Who is cancelled waits until it has stopped: it
-    uses files and memory of the caller's."""
+    uses files and memory of the caller's.
+
+    discard: what to do with a result that nobody waits for any more
+    """
     stop = threading.Event()
     running = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:
@@ -95,7 +100,7 @@ async def in_thread(work: Callable[[threading.Event], _T]) -> _T:
     except asyncio.CancelledError:
         stop.set()
         with contextlib.suppress(Exception):
-            await running
+            discard(await running)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from array import array
@@ -30,7 +31,7 @@ from state_store.identity import page_hashes
 from state_store.layout import PART_BYTES, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
-from state_store.portable import imports
+from state_store.portable import export, imports, rows
 from state_store.records import SnapshotDraft
 from state_store.store import StateStore
 
@@ -67,14 +68,16 @@ def peak_memory(*, forget: bool = False) -> int:
 
 
 async def contents(store: StateStore, session_id: str, client: ObjectClient, prefix: str):
-    """What a session is, whatever its ids and its pages' names are: (tokens, boundary, meta) of
-    each snapshot, and the payloads of all that it pins, in turn."""
+    """What a session is, whatever its ids and its pages' names are: (tokens, boundary, checkpoints,
+    meta) of each snapshot, and the payloads of all that it pins, in turn."""
     session = await store.session(session_id)
     if session.head is None:
         return session.labels, session.body.meta, [], []
     turns, payloads = [], []
     for snapshot in await store.ancestors(session.head):
-        turns.append((snapshot.total_tokens, snapshot.boundary, snapshot.meta))
+        turns.append(
+            (snapshot.total_tokens, snapshot.boundary, snapshot.checkpoints, snapshot.meta)
+        )
         for rank in range(snapshot.ranks):
             names = ObjectNames(prefix, snapshot.fingerprint_id, rank)
             for ref in snapshot.objects:
@@ -112,6 +115,30 @@ async def test_a_session_is_the_same_in_another_store_under_other_names(
     ours = await writer.store.snapshot((await writer.store.session(session.id)).head)
     theirs = await other.snapshot(taken.head)
     assert ours.boundary_hash != theirs.boundary_hash  # the tenant's salt is another
+    assert await problems(other) == []
+
+
+@pytest.mark.parametrize("merged", [False, True])
+async def test_states_inside_a_turn_travel_too(
+    writer, other, elsewhere, path, objects, prefix, merged
+):
+    session = await writer.session([1, 2, 3, 4, 5])
+    draft = replace(await writer.draft(session.id, range(30)), checkpoints=(1, 4))
+    writer.put(draft)
+    lease = await writer.lease(session.id)
+    head = (await writer.store.commit(draft, lease=lease, durability="memory")).snapshot
+    since = head.id if merged else None
+    await writer.store.export_session(session.id, path, since=since)
+    taken = await other.import_session(path, tenant="elsewhere")
+    found = await other.snapshot(taken.head)
+    assert found.boundaries(PAGE) == head.boundaries(PAGE) == [8, 20, 32]
+    assert found.checkpoints == ((2, 5) if merged else (1, 4))
+    if not merged:
+        there = ObjectClient(elsewhere.url, timeout=5.0)
+        assert await contents(other, taken.id, there, prefix) == await contents(
+            writer.store, session.id, objects, prefix
+        )
+        there.close()
     assert await problems(other) == []
 
 
@@ -367,3 +394,30 @@ async def test_an_import_for_no_tenant_or_from_no_file_is_refused(writer, path):
     os.mkfifo(pipe)
     with pytest.raises(InvalidExport, match="no plain file"):
         await writer.store.import_session(pipe, tenant=TENANT)
+
+
+@pytest.mark.parametrize("way", ["export", "import"])
+async def test_who_is_cancelled_leaves_nothing_running(writer, path, monkeypatch, way):
+    session = await writer.session(*TURNS)
+    if way == "import":
+        await writer.store.export_session(session.id, path)
+        work = writer.store.import_session(path, tenant="t")
+    else:
+        work = writer.store.export_session(session.id, path)
+    task = asyncio.ensure_future(work)
+    loop, ended = asyncio.get_running_loop(), []
+
+    def batches(group, names, stop):
+        loop.call_soon_threadsafe(task.cancel)
+        assert stop.wait(30)
+        try:
+            yield from rows.batches(group, names, stop)
+        finally:
+            ended.append(way)
+
+    monkeypatch.setattr(export if way == "export" else imports, "batches", batches)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [way]
+    assert path.exists() == (way == "import")
+    assert await writer.store.sessions("t") == []
