@@ -149,6 +149,100 @@ async def test_a_refused_commit_that_dies_while_cleaning_up_holds_nothing(server
     await each_crash(server, objects, raw, scenario)
 
 
+async def test_a_rewind_that_dies_anywhere_leaves_the_old_head_or_the_new_one(server, objects, raw):
+    heads = set()
+
+    async def scenario(world, crash_at):
+        writer = world.writer
+        session = await writer.session(BASE, TURN)
+        first = (await writer.store.ancestors(session.head))[0].id
+        lease = await writer.lease(session.id)
+        finished = await dies(
+            world, crash_at, lambda: world.victim.rewind(session.id, first, lease=lease)
+        )
+        head = (await writer.store.session(session.id)).head
+        assert head in (session.head, first)
+        heads.add(head == first)
+        await world.check(raw, objects=3 if head == first else 7)
+        assert finished <= (head == first)
+        await writer.store.rewind(session.id, first, lease=lease)  # the caller tries again
+        await world.check(raw, objects=3)
+        assert await writer.history(session.id) == [*BASE]
+        return finished
+
+    await each_crash(server, objects, raw, scenario)
+    assert heads == {True, False}
+
+
+async def test_a_rewind_to_the_beginning_that_dies_anywhere_can_be_repeated(server, objects, raw):
+    async def scenario(world, crash_at):
+        writer = world.writer
+        session = await writer.session(BASE, TURN)
+        lease = await writer.lease(session.id)
+        finished = await dies(
+            world, crash_at, lambda: world.victim.rewind(session.id, None, lease=lease)
+        )
+        head = (await writer.store.session(session.id)).head
+        assert head in (session.head, None)
+        await world.check(raw, objects=0 if head is None else 7)
+        await writer.store.rewind(session.id, None, lease=lease)
+        await world.check(raw, objects=0)
+        return finished
+
+    await each_crash(server, objects, raw, scenario)
+
+
+async def test_a_fork_that_dies_anywhere_holds_all_of_its_history_or_does_not_exist(
+    server, objects, raw
+):
+    made = set()
+
+    async def scenario(world, crash_at):
+        writer = world.writer
+        session = await writer.session(BASE, TURN)
+        finished = await dies(
+            world, crash_at, lambda: world.victim.fork(session.id, labels={"a": "1"})
+        )
+        sessions = await writer.store.sessions(TENANT)
+        branches = [one for one in sessions if one.id != session.id]
+        made.add(len(branches))
+        assert finished <= len(branches) <= 1
+        await writer.store.delete_session(session.id)
+        await world.check(raw, objects=7 * len(branches))
+        for branch in branches:
+            assert await writer.history(branch.id) == [*BASE, *TURN]
+        assert await writer.store.find_sessions(TENANT, {"a": "1"}) == branches
+        return finished
+
+    await each_crash(server, objects, raw, scenario)
+    assert made == {0, 1}
+
+
+async def test_a_commit_while_its_session_is_rewound_keeps_only_what_the_head_reaches(
+    server, objects, raw
+):
+    """One holder of the lease does both at once."""
+    outcomes = set()
+
+    async def scenario(world, meet):
+        writer = world.writer
+        session = await writer.session(BASE)
+        draft = await writer.draft(session.id, TURN)
+        writer.put(draft)
+        lease = await writer.lease(session.id)
+        meet(lambda: writer.store.rewind(session.id, None, lease=lease))
+        outcome = await outcome_of(
+            world.victim.commit(draft, lease=lease, durability="memory"), HeadMoved
+        )
+        outcomes.add(outcome == "done")
+        history = await writer.history(session.id)
+        assert history in ([], [*BASE, *TURN])
+        await world.check(raw, objects=7 if history else 0)
+
+    await each_meeting(server, objects, scenario)
+    assert outcomes == {True, False}
+
+
 async def test_a_delete_that_dies_anywhere_is_finished_or_has_not_happened(server, objects, raw):
     async def scenario(world, crash_at):
         writer = world.writer
