@@ -16,7 +16,6 @@ commit that another server saw the end of is checked and pinned once more.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 
@@ -59,7 +58,7 @@ async def commit(
     tokens = token_log(draft)
     check_draft(draft, fingerprint, await _parent(control, keys, draft))
     snapshot = _snapshot(draft, fingerprint, tokens)
-    pin_id = secrets.token_hex(16)
+    pin_id = garbage.new_pin_id()
     await garbage.write_journal(control, keys, pin_id, snapshot)
     try:
         missing = await _pin(control, prefix, snapshot, pin_id)

@@ -7,17 +7,27 @@ may still pin it.
 
 from __future__ import annotations
 
+import logging
+import secrets
 import time
 from collections.abc import Sequence
 
 import msgpack
 
 from state_store.connection import Control
+from state_store.errors import CorruptObject
 from state_store.layout import LineageKeys, ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
 GRACE = 60  # seconds
 _BATCH = 512
+_REPAIR = "`torpor store check --repair` mends it"
+
+logger = logging.getLogger(__name__)
+
+
+def new_pin_id() -> str:
+    return secrets.token_hex(16)
 
 
 def keys_to_pin(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
@@ -45,6 +55,15 @@ async def write_journal(
         await client.hset(keys.journals, pin_id, record)
 
 
+def read_journal(record: bytes) -> tuple[float, Snapshot]:
+    """When a commit began, unix time, and what it names. Raises CorruptObject."""
+    try:
+        journal = msgpack.unpackb(record)
+        return float(journal["at"]), Snapshot.unpack(journal["snapshot"])
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise CorruptObject(f"a journal cannot be read: {error!r}") from error
+
+
 async def abort(
     control: Control,
     prefix: str,
@@ -61,10 +80,10 @@ async def abort(
     async with control.guard() as client:
         record = await client.hget(keys.aborted, pin_id)
         if record is not None:
-            snapshot = Snapshot.unpack(msgpack.unpackb(record)["snapshot"])
+            snapshot = read_journal(record)[1]
         if snapshot is None:
             return
-        await _unpin(control, prefix, snapshot, pin_id)
+        await unpin(control, prefix, snapshot, pin_id)
         await client.hdel(keys.aborted, pin_id)
 
 
@@ -77,11 +96,24 @@ async def recover(control: Control, prefix: str, lineage: str, *, older_than: fl
     stale = [
         pin_id
         for pin_id, record in journals.items()
-        if msgpack.unpackb(record)["at"] < time.time() - older_than
+        if (at := _begun(record)) is not None and at < time.time() - older_than
     ]
     for pin_id in {*stale, *aborted}:
-        await abort(control, prefix, keys, pin_id.decode())
+        try:
+            await abort(control, prefix, keys, pin_id.decode())
+        except CorruptObject as error:
+            logger.error(
+                "commit %s of %s cannot be undone: %s; %s", pin_id, lineage, error, _REPAIR
+            )
     return await unwind(control, prefix, lineage)
+
+
+def _begun(record: bytes) -> float | None:
+    try:
+        return read_journal(record)[0]
+    except CorruptObject as error:
+        logger.error("the journal of a commit is left alone: %s; %s", error, _REPAIR)
+        return None
 
 
 async def unwind(control: Control, prefix: str, lineage: str) -> int:
@@ -99,7 +131,10 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
         if not doomed:
             continue
         stored, pin_id = doomed
-        await _unpin(control, prefix, Snapshot.unpack(stored), pin_id.decode())
+        try:
+            await unpin(control, prefix, Snapshot.unpack(stored), pin_id.decode())
+        except CorruptObject as error:
+            logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, _REPAIR)
         outcome = await control.run(
             "bury",
             [keys.snapshot(snapshot_id), keys.tokens(snapshot_id), keys.refs, keys.dead],
@@ -109,8 +144,15 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
         buried += outcome == b"ok"  # not if a commit has just revived it
 
 
-async def _unpin(control: Control, prefix: str, snapshot: Snapshot, pin_id: str) -> None:
-    objects: Sequence[ObjectRef] = snapshot.objects
+async def unpin(
+    control: Control,
+    prefix: str,
+    snapshot: Snapshot,
+    pin_id: str,
+    objects: Sequence[ObjectRef] | None = None,
+) -> None:
+    """Let go of objects of a snapshot, of all of them if None."""
+    objects = snapshot.objects if objects is None else objects
     for start in range(0, len(objects), _BATCH):
         calls = [
             (_keys_to_unpin(prefix, snapshot, ref), [pin_id, GRACE])

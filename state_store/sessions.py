@@ -22,7 +22,7 @@ from state_store.records import LabelSet, Session, SessionBody
 from state_store.uses import Uses
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
-_UNMADE = 60  # seconds after which a listed session without a record is not about to be made
+UNMADE = 60  # seconds after which a listed session without a record is not about to be made
 
 
 class Sessions:
@@ -139,7 +139,7 @@ class Sessions:
             unmade = [
                 raw
                 for (raw, created_at), session in zip(listed, rows, strict=True)
-                if session is None and created_at < time.time() - _UNMADE
+                if session is None and created_at < time.time() - UNMADE
             ]
             if unmade:
                 keys_of_tenant = TenantKeys(self._prefix, tenant)

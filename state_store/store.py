@@ -311,9 +311,16 @@ class StateStore:
         """
         return await self._snapshots.boundary_is_stored(snapshot_id)
 
-    async def check_integrity(self) -> Report:
-        """Walk everything and prove counts, reachability, pins and checksums; see `Report`."""
-        return await integrity.check_integrity(self._control, self._prefix)
+    async def check_integrity(self, *, repair: bool = False) -> Report:
+        """Walk everything and prove counts, reachability, pins and checksums, of what is archived
+        too if the archive is open here; see `Report`.
+
+        repair: mend what can be mended without letting go of anything alive; the report is on
+        what is left. Safe at any time, from any process.
+        """
+        return await integrity.check_integrity(
+            self._control, self._prefix, archive=self._archiving.archive, mend=repair
+        )
 
     async def watch(self, level: str) -> Servers:
         """Who holds the data now: for `confirm`, to be called before the writes that it is to

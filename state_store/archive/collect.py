@@ -25,11 +25,13 @@ class ArchiveReport:
     """What a walk over the archived objects found. `problems` is empty if all is well.
 
     objects, bytes: archived and whole, all ranks
+    damaged: (cold key, what is wrong) of those whose bytes are not there or not whole
     """
 
     objects: int = 0
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
 async def collect_condemned(
@@ -135,6 +137,7 @@ async def check_archive(control: Control, prefix: str, archive: Archive) -> Arch
             report.bytes += size
         except CorruptObject as error:
             report.problems.append(f"{key.decode()}: {error}")
+            report.damaged.append((key.decode(), str(error)))
         finally:
             frames.put_nowait(frame)
 

@@ -1,7 +1,7 @@
 -- Remove a dead snapshot whose pins are gone, and let go of its parent.
 -- KEYS: snapshot, tokens, refs, dead     ARGV: snapshot id, pin id that was removed
 if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return 'alive' end
-if redis.call('HGET', KEYS[1], 'pin') ~= ARGV[2] then return 'alive' end
+if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return 'alive' end
 local parent = redis.call('HGET', KEYS[1], 'parent')
 redis.call('DEL', KEYS[1], KEYS[2])
 if parent and parent ~= '' and redis.call('HINCRBY', KEYS[3], parent, -1) < 1 then

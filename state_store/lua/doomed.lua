@@ -4,6 +4,6 @@
 -- Returns {body, pin id}, or {} if it is not dead any more.
 if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then return {} end
 local record = redis.call('HMGET', KEYS[2], 'body', 'pin')
-if record[1] then return record end
+if record[1] or record[2] then return {record[1] or '', record[2] or ''} end
 redis.call('SREM', KEYS[1], ARGV[1])
 return {}

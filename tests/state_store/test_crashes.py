@@ -283,7 +283,7 @@ async def test_a_recovery_that_dies_is_finished_by_the_next(server, objects, raw
 async def test_a_session_that_is_half_made_can_be_found_and_deleted(
     server, objects, raw, forking, monkeypatch
 ):
-    monkeypatch.setattr("state_store.sessions._UNMADE", -60)  # nobody is still making one
+    monkeypatch.setattr("state_store.sessions.UNMADE", -60)  # nobody is still making one
 
     async def scenario(world, crash_at):
         writer = world.writer

@@ -112,7 +112,7 @@ class Writer:
         return [ObjectNames(self.prefix, FINGERPRINT.id, rank) for rank in range(RANKS)]
 
     async def problems(self) -> list[str]:
-        return (await self.store.check_integrity()).problems
+        return [str(one) for one in (await self.store.check_integrity()).problems]
 
     async def history(self, session_id: str) -> list[int]:
         head = (await self.store.session(session_id)).head

@@ -1,0 +1,132 @@
+"""Tenants' lists, which lie apart from the sessions that they name, and so may differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from state_store.errors import CorruptObject, InvalidId, InvalidTenant
+from state_store.integrity.walk import Walk, batches, pairs
+from state_store.layout import LineageKeys, TenantKeys, is_snapshot_id, label_of, lineage_of
+from state_store.records import LabelSet, Tenant
+from state_store.sessions import UNMADE
+
+
+async def check_listings(walk: Walk) -> None:
+    """That lists name all sessions and nothing else. A session that was listed a moment ago may
+    not have been made yet, and is no problem."""
+    for tenant, names in sorted(walk.tenants.items()):
+        try:
+            keys = TenantKeys(walk.prefix, tenant)
+        except InvalidTenant:
+            continue
+        await _check_record(walk, keys)
+        for key in (keys.sessions, keys.used):
+            await _check_dangling(walk, keys, key)
+        for name in sorted(names):
+            if name.startswith(f"{{tenant:{tenant}}}:label:"):
+                await _check_dangling(walk, keys, f"{walk.prefix}:{name}")
+    await _check_missing(walk)
+
+
+async def _check_record(walk: Walk, keys: TenantKeys) -> None:
+    async with walk.control.guard() as client:
+        stored = await client.get(keys.record)
+    if stored is None:
+        return  # made at first use
+    try:
+        Tenant.unpack(stored)
+    except CorruptObject as error:
+        walk.found("tenant-record", keys.tenant, str(error), repairable=False)
+
+
+async def _check_dangling(walk: Walk, keys: TenantKeys, key: str) -> None:
+    async for batch in _members(walk, key):
+        for one in await dangling(walk, key, batch):
+            walk.found(
+                "list-dangling",
+                key,
+                f"names {one.decode(errors='replace')}, which does not belong there",
+                repairable=True,
+                tenant=keys.tenant,
+                key=key,
+                member=one,
+            )
+
+
+async def dangling(walk: Walk, key: str, members: Sequence[bytes]) -> list[bytes]:
+    """Which members of a list are of what is no more, or does not carry the label; not those that
+    were listed a moment ago, whose record may be about to be written."""
+    async with walk.control.guard() as client:
+        pipeline = client.pipeline(transaction=False)
+        for one in members:
+            pipeline.hget(_record_key(walk.prefix, one), "labels" if ":label:" in key else "head")
+            pipeline.zscore(key, one)
+        replies = await pipeline.execute()
+        young = time.time() - UNMADE
+        gone = [
+            one
+            for one, (written, listed_at) in zip(members, pairs(replies), strict=True)
+            if not _belongs(key, written) and listed_at is not None and listed_at < young
+        ]
+        # A deletion that was under way has taken it off the list by now.
+        pipeline = client.pipeline(transaction=False)
+        for one in gone:
+            pipeline.zscore(key, one)
+        still = await pipeline.execute() if gone else []
+    return [one for one, listed_at in zip(gone, still, strict=True) if listed_at is not None]
+
+
+def _belongs(key: str, written: bytes | None) -> bool:
+    if written is None or ":label:" not in key:
+        return written is not None
+    try:
+        return label_of(key) in LabelSet.unpack(written).labels.items()
+    except CorruptObject:
+        return True  # what it carries cannot be told
+
+
+async def _members(walk: Walk, key: str) -> AsyncIterator[list[bytes]]:
+    cursor = 0
+    while True:
+        async with walk.control.guard() as client:
+            cursor, scored = await client.zscan(key, cursor, count=1000)
+        if scored:
+            yield [member for member, _ in scored]
+        if not cursor:
+            return
+
+
+async def _check_missing(walk: Walk) -> None:
+    for batch in batches(sorted(walk.bodies)):
+        wanted: list[tuple[str, str]] = []
+        for one in batch:
+            keys = TenantKeys(walk.prefix, walk.bodies[one].tenant)
+            wanted.append((one, keys.sessions))
+            wanted += [(one, keys.label(*label)) for label in walk.labels.get(one, {}).items()]
+        async with walk.control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for one, key in wanted:
+                pipeline.zscore(key, one)
+                pipeline.exists(_record_key(walk.prefix, one.encode()))
+            replies = await pipeline.execute()
+        for (one, key), (listed_at, exists) in zip(wanted, pairs(replies), strict=True):
+            if listed_at is None and exists:
+                walk.found(
+                    "list-missing",
+                    key,
+                    f"lacks {one}",
+                    repairable=True,
+                    key=key,
+                    session=one,
+                    score=walk.bodies[one].created_at,
+                )
+
+
+def _record_key(prefix: str, member: bytes) -> str:
+    text = member.decode(errors="replace")
+    try:
+        keys = LineageKeys(prefix, lineage_of(text))
+    except InvalidId:
+        return f"{prefix}:no-record"
+    return keys.snapshot(text) if is_snapshot_id(text) else keys.session(text)
