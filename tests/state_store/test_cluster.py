@@ -77,7 +77,7 @@ async def test_a_session_lives_and_dies_as_on_one_server(cluster, writer, prefix
 
 
 async def test_corruption_anywhere_in_the_cluster_is_found(cluster, writer, prefix):
-    await writer.session(range(40))
+    await writer.session(range(240))  # pages on every master
     for member, keys in keys_by_master(cluster, f"{prefix}:kv:*").items():
         key = min(keys)
         with member.client() as client:
