@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_runtime.store_options import add_store_options, store_url
+from state_store.integrity import Report
 from state_store.store import StateStore
 
 
@@ -18,6 +19,7 @@ def add_to(commands: Any) -> None:
     subjects = store.add_subparsers(dest="store_command", required=True)
 
     check = subjects.add_parser("check", help="prove that the store is consistent")
+    check.add_argument("--repair", action="store_true", help="mend what can be; lose nothing alive")
     add_store_options(check)
     check.set_defaults(run=_check)
 
@@ -39,19 +41,38 @@ def add_to(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    """1 if there are problems left, else 0."""
+
     async def check(url: str) -> int:
         async with await StateStore.connect(url) as store:
-            report = await store.check_integrity()
-        print(
-            f"{report.sessions} sessions, {report.snapshots} snapshots, {report.objects} objects "
-            f"({report.object_bytes} bytes), {report.unheld} objects that will expire"
-        )
-        for problem in report.problems:
-            print(f"problem: {problem}")
+            report = await store.check_integrity(repair=arguments.repair)
+        _show(report)
         return 1 if report.problems else 0
 
     with store_url(arguments) as url:
         return asyncio.run(check(url))
+
+
+def _show(report: Report) -> None:
+    print(
+        f"{report.sessions} sessions, {report.snapshots} snapshots, {report.objects} objects "
+        f"({report.object_bytes} bytes), {report.unheld} objects that will expire"
+    )
+    if report.archived:
+        read = f", {report.archived_bytes} bytes read" if report.archived_bytes else ""
+        print(f"{report.archived} objects in the archive{read}")
+    for problem in report.repaired:
+        print(f"repaired: {problem.kind}: {problem}")
+    for problem in report.problems:
+        print(f"problem: {problem.kind}: {problem}")
+    mendable = len(report.repairable)
+    if mendable:
+        print(f"{mendable} of {len(report.problems)} problems can be mended: add --repair")
+    if len(report.problems) > mendable:
+        print(
+            f"{len(report.problems) - mendable} problems cannot be mended: sessions that need what "
+            "is missing or damaged compute it again from their tokens, or are lost with them"
+        )
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from state_store.integrity.lineages import discover, mend_leases, still_alive, s
 from state_store.integrity.listings import dangling
 from state_store.integrity.report import Kind, Problem
 from state_store.integrity.walk import Walk, batches
-from state_store.layout import LineageKeys, ObjectRef, lineage_of
+from state_store.layout import LineageKeys, ObjectNames, ObjectRef, lineage_of
 from state_store.records import Snapshot
 
 Mend = Callable[[Walk, Sequence[Problem]], Awaitable[None]]
@@ -36,7 +36,7 @@ async def repair(walk: Walk, problems: Sequence[Problem]) -> None:
 async def _drop_entries(walk: Walk, problems: Sequence[Problem]) -> None:
     """Journals that cannot be read: their commits cannot finish any more."""
     calls = [([one.detail["key"]], [one.detail["field"], one.detail["value"]]) for one in problems]
-    await walk.control.run_many("forget", calls)
+    await walk.control.run_many("drop_entry", calls)
 
 
 async def _relist_lineages(walk: Walk, problems: Sequence[Problem]) -> None:
@@ -85,11 +85,17 @@ async def _pin_again(walk: Walk, problems: Sequence[Problem]) -> None:
         for batch in batches(wanted):
             if not await still_alive(walk, keys, [snapshot]):
                 break
-            calls = [(garbage.keys_to_pin(walk.prefix, snapshot, ref), [pin]) for ref in batch]
-            await walk.control.run_many("pin", calls)
+            calls = [(_keys_to_hold(walk.prefix, snapshot, ref), [pin]) for ref in batch]
+            await walk.control.run_many("hold", calls)
         if not await still_alive(walk, keys, [snapshot]):
             # It was let go of meanwhile, perhaps before the pins were back.
             await garbage.unpin(walk.control, walk.prefix, snapshot, pin.decode(), wanted)
+
+
+def _keys_to_hold(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
+    names = [ObjectNames(prefix, snapshot.fingerprint_id, rank) for rank in range(snapshot.ranks)]
+    beside = [names[0].pins_key(ref), names[0].cold_key(ref), names[0].seed_key(ref)]
+    return [*beside, *(one.key(ref) for one in names)]
 
 
 async def _persist(walk: Walk, problems: Sequence[Problem]) -> None:
@@ -103,8 +109,8 @@ async def _unpin_strays(walk: Walk, problems: Sequence[Problem]) -> None:
         pins = one.detail["key"]
         rest = pins.removeprefix(f"{walk.prefix}:pins:".encode())
         beside = [f"{walk.prefix}:{what}:".encode() + rest for what in ("cold", "condemned")]
-        calls.append(([pins, *beside], [one.detail["pin"], garbage.GRACE]))
-    await walk.control.run_many("unpin", calls)
+        calls.append(([pins, *beside], [one.detail["pin"]]))
+    await walk.control.run_many("drop_pin", calls)
 
 
 async def _expire(walk: Walk, problems: Sequence[Problem]) -> None:
