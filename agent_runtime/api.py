@@ -6,6 +6,7 @@ Errors are problem details (RFC 9457) with a stable `code`. A turn streams serve
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -51,13 +52,19 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with await StateStore.connect(settings.redis_url, prefix=settings.prefix) as store:
+        async with await StateStore.connect(
+            settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
+        ) as store:
             pool, residency = EnginePool(store), Residency()
             app.state.store, app.state.pool = store, pool
             app.state.turns = Turns(store, pool, chat, residency, settings)
             app.state.sessions = Sessions(store, pool, app.state.turns, residency, settings)
-            await store.recover(older_than=settings.lease_ttl * 2)
+            # Not waited for: the whole archive is listed.
+            recovering = asyncio.create_task(_recover(store, settings.lease_ttl * 2))
             yield
+            recovering.cancel()
+            await asyncio.wait([recovering])
+            await app.state.turns.close()
             await pool.close()
 
     app = FastAPI(title="Torpor", version="0.1.0", lifespan=lifespan)
@@ -66,6 +73,14 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     _routes(app)
     return app
+
+
+async def _recover(store: StateStore, older_than: float) -> None:
+    try:
+        recovered = await store.recover(older_than=older_than)
+        logger.info("recovered: %s", recovered)
+    except StoreError as error:
+        logger.error("recovery is left to the next start of a runtime: %s", error)
 
 
 def _routes(app: FastAPI) -> None:

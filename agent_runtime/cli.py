@@ -26,7 +26,12 @@ from agent_runtime import (
 from agent_runtime.errors import TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.store_options import DATA, add_store_options, store_url
+from agent_runtime.store_options import (
+    DATA,
+    add_archive_option,
+    add_store_options,
+    store_url,
+)
 from engine.errors import EngineError
 from engine.launch import (
     EngineOptions,
@@ -62,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="store, engine and runtime together, in the foreground")
     add_store_options(up)
+    add_archive_option(up)
     _engine_options(up)
     up.add_argument("--port", type=int, default=8700, help="of the runtime's HTTP service")
     up.add_argument("--engine-port", type=int, default=None, help="default: a free one")
@@ -71,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     engine_commands = engine.add_subparsers(dest="engine_command", required=True)
     engine_up = engine_commands.add_parser("up", help="start SGLang and wait until it serves")
     add_store_options(engine_up)
+    add_archive_option(engine_up)
     _engine_options(engine_up)
     engine_up.add_argument("--host", default="127.0.0.1")
     engine_up.add_argument("--port", type=int, default=30000, help="of the engine's HTTP server")
@@ -79,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="a runtime, for a store and engines that run already")
     serve.add_argument("--redis", required=True, metavar="URL")
+    add_archive_option(serve)
     serve.add_argument("--model", type=Path, required=True, help="for tokenizer and chat template")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8700)
@@ -126,7 +134,9 @@ def _up(arguments: argparse.Namespace) -> int:
         engine = EngineProcess(options)
         with engine:
             _wait(engine)
-            settings = RuntimeSettings(redis_url=url, model_dir=model)
+            settings = RuntimeSettings(
+                redis_url=url, archive_url=arguments.archive, model_dir=model
+            )
             _console.print(f"torpor is up: http://127.0.0.1:{arguments.port}  (Ctrl-C stops it)")
 
             def failed() -> str | None:
@@ -156,6 +166,7 @@ def _engine_up(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     settings = RuntimeSettings(
         redis_url=arguments.redis,
+        archive_url=arguments.archive,
         model_dir=arguments.model,
         boundary_interval=arguments.boundary_interval,
     )
@@ -180,6 +191,7 @@ def _options(
     return EngineOptions(
         profile=profile,
         redis_url=url,
+        archive=arguments.archive,
         log_file=layout.engine_log,
         model=arguments.model,
         host=host,

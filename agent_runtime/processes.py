@@ -49,13 +49,16 @@ class Layout:
 class RuntimeProcess:
     """`torpor serve` as a child process."""
 
-    def __init__(self, *, redis_url: str, model: Path, port: int, log_file: Path) -> None:
+    def __init__(
+        self, *, redis_url: str, archive: str | None, model: Path, port: int, log_file: Path
+    ) -> None:
         """Raises EngineStartFailed when the port is taken."""
         require_free_port("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
             sys.executable, "-m", "agent_runtime.cli", "serve",
             "--redis", redis_url, "--model", str(model), "--port", str(port),
+            *(() if archive is None else ("--archive", archive)),
         ]  # fmt: skip
         self._log_file = log_file
         self.process: subprocess.Popen[bytes] | None = None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from state_store.durability import Servers
+
 
 @dataclass(frozen=True)
 class Place:
@@ -24,6 +26,7 @@ class Residency:
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
         self._written: dict[str, int] = {}
+        self._servers: dict[str, Servers] = {}
         self._serial = itertools.count(1)
 
     def place(self, session_id: str) -> Place | None:
@@ -47,6 +50,17 @@ class Residency:
         """
         self.placed(session_id, boot_id)
         return self._places[session_id].tag
+
+    def servers(self, session_id: str) -> Servers | None:
+        """Who held the data before this process's first write to the session since the last
+        suspend; None if it has written nothing."""
+        return self._servers.get(session_id)
+
+    def writing_to(self, session_id: str, servers: Servers) -> None:
+        self._servers.setdefault(session_id, servers)
+
+    def forget_servers(self, session_id: str) -> None:
+        self._servers.pop(session_id, None)
 
     def wrote(self, session_id: str, payload_bytes: int) -> None:
         self._written[session_id] = self._written.get(session_id, 0) + payload_bytes

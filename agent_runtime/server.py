@@ -34,7 +34,9 @@ async def serve(
     does not answer.
     """
     require_free_port(host, port)
-    async with await StateStore.connect(settings.redis_url, prefix=settings.prefix):
+    async with await StateStore.connect(
+        settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
+    ):
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     server = _Server(

@@ -21,6 +21,7 @@ from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
 from engine.pool import EnginePool
+from state_store.errors import ServersChanged
 from state_store.store import Session, Snapshot, StateStore
 
 
@@ -77,11 +78,19 @@ class Sessions:
 
         Every turn has already stored what it added, so this writes no payload: it confirms, and
         reports what the turns since the last suspend stored. Raises DurabilityNotReached, and
-        the session stays resident then.
+        the session stays resident then; ServersChanged if turns since the last suspend may be
+        lost: the next suspend speaks of the head that is there now.
         """
         started = time.perf_counter()
         async with self._turns.writing(session_id) as (session, _):
-            reached = await self._store.confirm(request.durability)
+            try:
+                reached = await self._store.confirm(
+                    request.durability, since=self._residency.servers(session_id)
+                )
+            except ServersChanged:
+                self._residency.forget_servers(session_id)
+                raise
+            self._residency.forget_servers(session_id)
             await self._release(session_id)
         return Suspended(
             session_id=session_id,
@@ -115,9 +124,7 @@ class Sessions:
         pages = history.boundary // page_size
         restorable, bytes_read, reason = 0, 0, None
         if pages:
-            found = await engine.prefetch(
-                history.hashes[:pages], timeout=self._settings.prefetch_timeout
-            )
+            found = await self._turns.stage(session_id, history.hashes[:pages], engine)
             restorable = history.boundary if found.state and found.pages == pages else 0
             bytes_read, reason = found.bytes_read, found.reason
             if restorable:
@@ -160,6 +167,7 @@ class Sessions:
     async def delete(self, session_id: str) -> None:
         """Drop the session; what no other session reaches is freed in the background."""
         await self._store.delete_session(session_id)
+        self._residency.forget_servers(session_id)
         await self._release(session_id)
 
     async def _snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
@@ -180,7 +188,7 @@ class Sessions:
         if session.head is not None:
             head = await self._store.snapshot(session.head)
             tokens, boundary = head.total_tokens, head.boundary
-            residency = await self._where(session.id, session.head)
+            residency = await self._where(session.id)
         return SessionView(
             id=session.id,
             head=session.head,
@@ -192,8 +200,8 @@ class Sessions:
             created_at=session.body.created_at,
         )
 
-    async def _where(self, session_id: str, head: str) -> str:
+    async def _where(self, session_id: str) -> str:
         place = self._residency.place(session_id)
         if place is not None and await self._pool.with_boot(place.boot_id) is not None:
             return "device"
-        return "stored" if await self._store.boundary_is_stored(head) else "lost"
+        return await self._store.residency(session_id)

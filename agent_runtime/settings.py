@@ -14,6 +14,8 @@ class RuntimeSettings(BaseModel):
 
     redis_url: str
     prefix: str = "torpor"
+    archive_url: str | None = None
+    """Where idle sessions go, and come back from when they are resumed; None: nothing does."""
     model_dir: Path
     """Checkpoint directory: the runtime reads its tokenizer and chat template."""
     tenant: str = "default"

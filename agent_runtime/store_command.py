@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent_runtime.store_options import add_store_options, store_url
+from agent_runtime.errors import BadRequest
+from agent_runtime.store_options import add_archive_option, add_store_options, store_url
+from state_store.archive.policy import ArchivePolicy
 from state_store.integrity import Report
 from state_store.store import StateStore
 
@@ -38,6 +40,35 @@ def add_to(commands: Any) -> None:
     take.add_argument("--tenant", default="default", help="whose session it will be")
     add_store_options(take)
     take.set_defaults(run=_import)
+
+    sweep = subjects.add_parser("sweep", help="move idle sessions to the archive")
+    add_store_options(sweep)
+    add_archive_option(sweep, required=True)
+    sweep.add_argument("--idle", type=float, metavar="S", help="sessions not used for so long")
+    sweep.add_argument(
+        "--memory-watermark",
+        type=_watermark,
+        metavar="HIGH[:LOW]",
+        help="when Redis uses more than HIGH, the idlest until it uses LOW (default: HIGH); "
+        "bytes, or fractions of maxmemory such as 0.8:0.6",
+    )
+    sweep.add_argument(
+        "--tenant-quota", type=int, metavar="BYTES", help="what one tenant may have in Redis"
+    )
+    sweep.add_argument(
+        "--spare",
+        type=float,
+        default=ArchivePolicy().spare,
+        metavar="S",
+        help="sessions used within them are moved for no reason",
+    )
+    sweep.set_defaults(run=_sweep)
+
+    back = subjects.add_parser("bring-back", help="move a session from the archive to Redis")
+    add_store_options(back)
+    add_archive_option(back, required=True)
+    back.add_argument("session", help="or a snapshot, for the history up to it")
+    back.set_defaults(run=_bring_back)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -107,3 +138,60 @@ def _import(arguments: argparse.Namespace) -> int:
 
     with store_url(arguments) as url:
         return asyncio.run(take(url))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    high, low = arguments.memory_watermark or (None, None)
+    policy = ArchivePolicy(
+        idle=arguments.idle,
+        memory_high=high,
+        memory_low=low,
+        tenant_quota_bytes=arguments.tenant_quota,
+        spare=arguments.spare,
+    )
+    if policy == ArchivePolicy(spare=arguments.spare):
+        raise BadRequest(
+            "there is no reason to move anything: give --idle, --memory-watermark or "
+            "--tenant-quota."
+        )
+
+    async def sweep(url: str) -> int:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
+            report = await store.sweep(policy)
+        for swept in report.sessions:
+            moved = swept.moved
+            print(
+                f"{swept.session_id} ({swept.reason}): {moved.objects} objects moved "
+                f"({moved.bytes} bytes), {moved.busy} in use, {moved.left} left"
+            )
+            for problem in moved.problems:
+                print(f"problem: {problem}")
+        print(
+            f"{len(report.sessions)} sessions, {report.objects} objects ({report.bytes} bytes) "
+            f"moved; {report.claimed} sessions left to other sweepers"
+        )
+        return 1 if any(swept.moved.problems for swept in report.sessions) else 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(sweep(url))
+
+
+def _bring_back(arguments: argparse.Namespace) -> int:
+    async def bring_back(url: str) -> None:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
+            moved = await store.bring_back(arguments.session)
+        print(
+            f"{moved.objects} objects ({moved.bytes} bytes) are back in Redis, "
+            f"{moved.already} were there"
+        )
+
+    with store_url(arguments) as url:
+        asyncio.run(bring_back(url))
+    return 0
+
+
+def _watermark(text: str) -> tuple[float, float] | tuple[int, int]:
+    high, _, low = text.partition(":")
+    if high.isdecimal():
+        return int(high), int(low or high)
+    return float(high), float(low or high)

@@ -20,17 +20,31 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis", metavar="URL", default=None, help="instead of the embedded one")
 
 
+def add_archive_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--archive",
+        metavar="URL",
+        default=None,
+        required=required,
+        help="where idle sessions go: file:///PATH, s3://BUCKET/PATH, gs://… or az://…",
+    )
+
+
 @contextlib.contextmanager
 def store_url(arguments: argparse.Namespace) -> Iterator[str]:
-    """The store that was asked for; the embedded one lives as long as the block."""
-    if arguments.redis is not None:
+    """The store that was asked for; the embedded one lives as long as the block.
 
-        async def answers() -> None:
-            async with await StateStore.connect(arguments.redis):
-                pass
+    That store and archive can be used is checked, so that a wrong URL is told at once and not
+    after an engine has started.
+    """
 
-        asyncio.run(answers())  # a wrong URL is told at once, not after the engine has started
-        yield arguments.redis
-        return
-    with EmbeddedServer(Layout(arguments.data).store) as embedded:
-        yield embedded.url
+    async def check(url: str) -> None:
+        async with await StateStore.connect(url, archive=getattr(arguments, "archive", None)):
+            pass
+
+    with contextlib.ExitStack() as undo:
+        url = arguments.redis
+        if url is None:
+            url = undo.enter_context(EmbeddedServer(Layout(arguments.data).store)).url
+        asyncio.run(check(url))
+        yield url

@@ -32,9 +32,10 @@ from agent_runtime.models import (
 )
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.staging import Staging
 from engine.client import Chunk, Sampling, TokenLogprobs
 from engine.errors import EngineUnreachable, LoadFailed
-from engine.pool import Engine, EnginePool
+from engine.pool import Engine, EnginePool, Prefetch
 from state_store.errors import StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.store import StateStore
@@ -80,6 +81,7 @@ class Turns:
         self._residency = residency
         self._settings = settings
         self._histories = Histories(store)
+        self._staging = Staging(store, timeout=settings.prefetch_timeout)
         self._releases: set[asyncio.Task[None]] = set()
         self._owner = f"runtime-{uuid.uuid4().hex[:12]}"
 
@@ -130,6 +132,8 @@ class Turns:
     @contextlib.asynccontextmanager
     async def writing(self, session_id: str) -> AsyncIterator[tuple[Session, Lease]]:
         """Hold the session's lease, renewed in the background, for the length of the block."""
+        if self._residency.servers(session_id) is None:
+            self._residency.writing_to(session_id, await self._store.watch("fsync"))
         lease = await self._store.acquire(
             session_id, ttl=self._settings.lease_ttl, owner=self._owner
         )
@@ -161,6 +165,13 @@ class Turns:
             bigram=record.fingerprint.bigram,
         )
 
+    async def close(self) -> None:
+        await self._staging.close()
+
+    async def stage(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
+        """See `Staging.stage`."""
+        return await self._staging.stage(session_id, hashes, engine)
+
     async def make_ready(self, session: Session, history: History, engine: Engine) -> list[str]:
         """Have the engine stage the head unless it holds it; reasons why not all of it can be."""
         boot_id = engine.record.boot_id
@@ -168,9 +179,7 @@ class Turns:
             return []
         pages = history.boundary // engine.record.page_size
         try:
-            found = await engine.prefetch(
-                history.hashes[:pages], timeout=self._settings.prefetch_timeout
-            )
+            found = await self.stage(session.id, history.hashes[:pages], engine)
         except EngineUnreachable as error:
             return [f"prefetch failed: {error}"]
         self._residency.placed(session.id, boot_id)

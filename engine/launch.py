@@ -42,6 +42,8 @@ class EngineOptions:
     mtp: bool = True
     engine_id: str = "engine"
     prefix: str = "torpor"
+    archive: str | None = None
+    """URL of the archive that objects are read from when they are not in Redis."""
     cache_dir: Path | None = None
     """Where SGLang keeps the native helpers that it compiles at first use."""
     extra: tuple[str, ...] = ()
@@ -75,6 +77,7 @@ class EngineProcess:
             prefix=options.prefix,
             engine_id=options.engine_id,
             boot_id=self.boot_id,
+            archive=options.archive,
         )
         external = {
             "linker": "TorporLinker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Self
 
 import redis.asyncio
@@ -10,11 +11,13 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, NoPermissionError, ResponseError
 
 from state_store.address import SENTINEL_TIMEOUT, Address
 from state_store.cluster import ClusterClient
 from state_store.patience import Turns, is_passing, patiently
+
+logger = logging.getLogger(__name__)
 
 
 def client_for(address: Address, *, timeout: float) -> Any:
@@ -24,10 +27,14 @@ def client_for(address: Address, *, timeout: float) -> Any:
     timeout: seconds that any one reply may take, and that a failover is waited for
     """
     limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-    arguments = address.arguments | limits
+    quietly = QuietLogin(address.public)
+    arguments: dict[str, Any] = address.arguments | limits
     if address.topology == "cluster":
         members = [ClusterNode(host, port) for host, port in address.nodes]
-        return ClusterClient(patience=timeout, startup_nodes=members, **arguments)
+        return ClusterClient(
+            patience=timeout, login=quietly.login, startup_nodes=members, **arguments
+        )
+    arguments |= {"redis_connect_func": quietly.login}
     if address.topology == "sentinel":
         limit = min(timeout, SENTINEL_TIMEOUT)
         known = address.sentinel_arguments | {
@@ -48,6 +55,39 @@ def client_for(address: Address, *, timeout: float) -> Any:
         return ServerClient(unix_socket_path=path, retry=_retry(1), **arguments).waiting(timeout)
     ((host, port),) = address.nodes
     return ServerClient(host=host, port=port, retry=_retry(1), **arguments).waiting(timeout)
+
+
+class QuietLogin:
+    """Logs in, and asks the server not to take what the connection reads for used.
+
+    Control connections look at objects and never load them: a proof of the store that made every
+    object look used just now would keep all of them out of the archive.
+    """
+
+    def __init__(self, name: str) -> None:
+        """name: of the store, for the log"""
+        self._name = name
+        self._warned = False
+
+    async def login(self, connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "NO-TOUCH", "ON")
+        try:
+            await connection.read_response()
+        except NoPermissionError as error:
+            self._warn(str(error))
+        except ResponseError:  # older than Redis 7.2
+            self._warn("it has no CLIENT NO-TOUCH; Redis 7.2 and Valkey have it")
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "the store at %s takes objects that are only looked at for used (%s): after a "
+                "check of the store, sweeps leave them alone until they are idle again",
+                self._name,
+                why,
+            )
 
 
 class ServerClient(redis.asyncio.Redis):

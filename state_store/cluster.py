@@ -14,7 +14,7 @@ would not do here (redis-py 8.1, `redis/asyncio/cluster.py`):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, PipelineCommand, RedisCluster
@@ -29,9 +29,16 @@ from state_store.patience import Patience, Turns, is_passing, patiently
 class ClusterClient(RedisCluster):
     """Waits up to `patience` seconds, without progress, for what passes by itself."""
 
-    def __init__(self, *, patience: float, **arguments: Any) -> None:
+    def __init__(
+        self, *, patience: float, login: Callable[[Any], Awaitable[None]], **arguments: Any
+    ) -> None:
+        """login: called with each connection to a member when it is made"""
         super().__init__(retry=Retry(NoBackoff(), 0), **arguments)
         self.patience = patience
+        # redis-py takes no such function, but hands these on to the members that it finds.
+        self.connection_kwargs["redis_connect_func"] = login
+        for member in self.nodes_manager.startup_nodes.values():
+            member.connection_kwargs["redis_connect_func"] = login
         self._turns = Turns(patience)
 
     async def execute_command(self, *arguments: Any, **options: Any) -> Any:

@@ -16,8 +16,10 @@ from state_store.embedded import EmbeddedServer
 class Stage:
     """Store, engine and runtime under one data directory, which is emptied first."""
 
-    def __init__(self, data: Path, model: Path | None) -> None:
-        """Raises EngineStartFailed when there is no model."""
+    def __init__(self, data: Path, model: Path | None, *, archive: str | None = None) -> None:
+        """archive: URL; without, nothing is archived. Raises EngineStartFailed when there is no
+        model."""
+        self.archive = archive
         self.profile = PROFILES["demo"]
         self.model = checked_model(model or self.profile.model)
         self.layout = Layout(data)
@@ -38,6 +40,7 @@ class Stage:
                 EngineOptions(
                     profile=self.profile,
                     redis_url=self.store.url,
+                    archive=self.archive,
                     log_file=self.layout.engine_log,
                     model=self.model,
                     port=self._engine_port,
@@ -48,6 +51,7 @@ class Stage:
             self.engine.wait_until_serving(waiting=waiting)
             self.runtime = RuntimeProcess(
                 redis_url=self.store.url,
+                archive=self.archive,
                 model=self.model,
                 port=self._port,
                 log_file=self.layout.runtime_log,

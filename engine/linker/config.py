@@ -14,6 +14,8 @@ class LinkerConfig(BaseModel):
     """Redis URL of the state store: unix://, redis:// or rediss://."""
     prefix: str = "torpor"
     """Key prefix, as given to `StateStore.connect`."""
+    archive: str | None = None
+    """URL of the archive that objects are read from when they are not in Redis."""
     engine_id: str
     """Name under which the engine is registered and addressed."""
     boot_id: str

@@ -34,6 +34,7 @@ from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
 from engine.linker.staging import StagedObjects
 from engine.patch import require
+from state_store.archive import ArchiveReader, open_archive
 from state_store.layout import Kind, ObjectNames
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
@@ -89,7 +90,11 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             return Frames(layout, max(least, budget // layout.payload_bytes), pin=pin)
 
         def payloads() -> Payloads:  # each thread has a connection of its own
-            return Payloads(ObjectClient(config.url, timeout=config.timeout), names)
+            client = ObjectClient(config.url, timeout=config.timeout)
+            reader = None
+            if config.archive is not None:
+                reader = ArchiveReader(open_archive(config.archive), names)
+            return Payloads(client, names, archive=reader)
 
         self._staged: dict[Kind, StagedObjects] = {
             "kv": StagedObjects(frames("kv", config.kv_staging_bytes, 8), "kv"),

@@ -9,7 +9,8 @@ from state_store.store import StateStore
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory):
     """A real store, SGLang engine and runtime, each a process of its own."""
-    stage = Stage(tmp_path_factory.mktemp("stage") / "data", None)
+    folder = tmp_path_factory.mktemp("stage")
+    stage = Stage(folder / "data", None, archive=f"file://{folder}/archive")
     (stage.files / "notes.txt").write_text(
         "The harbour is closed.\nA warranty is not given.\nNothing else.\n"
     )

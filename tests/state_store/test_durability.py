@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 import redis
 from writer import Writer
 
 from state_store.embedded import EmbeddedServer
-from state_store.errors import DurabilityNotReached
+from state_store.errors import DurabilityNotReached, NotFound, ServersChanged
 from state_store.objects import ObjectClient
 from state_store.store import StateStore
 
@@ -111,3 +112,57 @@ async def test_what_was_committed_in_memory_can_be_made_durable_later(
     own_raw.config_set("appendfsync", "no")
     with pytest.raises(DurabilityNotReached):
         await own_writer.store.confirm("fsync")
+
+
+@pytest.mark.parametrize("level", ["memory", "fsync"])
+async def test_what_was_written_since_is_confirmed_while_the_server_runs(own_writer, level):
+    store = own_writer.store
+    since = await store.watch("fsync")
+    await commit(own_writer, "memory")
+    assert await store.confirm(level, since=since) == level
+
+
+@pytest.mark.parametrize("level", ["memory", "fsync", "replicated:1"])
+async def test_a_restart_since_is_told_at_every_level(own_writer, own_server, level, impatient):
+    store = own_writer.store
+    since = await store.watch("fsync")
+    await commit(own_writer, "memory")
+    own_server.kill()
+    own_server.start()
+    with pytest.raises(ServersChanged, match="read the head again"):
+        await store.confirm(level, since=since)
+
+
+async def test_what_a_restart_lost_is_not_called_durable(own_writer, own_server, own_raw):
+    """Without `since` the level is true of what is there, which is less than was acknowledged."""
+    own_raw.config_set("appendfsync", "no")
+    own_raw.config_set("appendonly", "no")
+    store = own_writer.store
+    since = await store.watch("fsync")
+    done = await commit(own_writer, "memory")
+    own_server.kill()
+    own_server.start()
+    with pytest.raises(NotFound):
+        await store.snapshot(done.snapshot.id)
+    assert await store.confirm("fsync") == "fsync"
+    with pytest.raises(ServersChanged):
+        await store.confirm("fsync", since=since)
+    assert await store.confirm("fsync", since=await store.watch("fsync")) == "fsync"
+
+
+def until_it_follows(replica):
+    while replica.info("replication")["master_link_status"] != "up":
+        time.sleep(0.02)
+
+
+async def test_too_few_replicas_are_told_as_what_they_are(
+    own_writer, own_server, own_raw, tmp_path, impatient
+):
+    with EmbeddedServer(tmp_path / "replica") as replica:
+        port = _listen_on_a_free_port(own_raw)
+        with redis.Redis.from_url(replica.url) as raw:
+            raw.replicaof("127.0.0.1", port)
+            until_it_follows(raw)
+        done = await commit(own_writer, "replicated:2")
+        assert done.durability == "replicated:1"
+        assert "reached 1" in done.shortfall

@@ -1,0 +1,71 @@
+"""Having an engine stage the state of a session, from wherever its bytes are.
+
+    stored     the engine reads Redis
+    archived   the engine reads the archive, if it has it open; then the bytes go back to Redis
+               behind it. Else they are brought back first, if this runtime has it open.
+
+Whoever is staged is used again: its bytes belong in Redis until it is idle once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from engine.pool import Engine, Prefetch
+from state_store.errors import StoreError
+from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
+
+
+class Staging:
+    """Stages sessions; what it moves in the background ends with `close`."""
+
+    def __init__(self, store: StateStore, *, timeout: float) -> None:
+        """timeout: seconds that an engine may take."""
+        self._store = store
+        self._timeout = timeout
+        self._returning: dict[str, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """End what is still moving: it stays where it is, and readable."""
+        for task in self._returning.values():
+            task.cancel()
+        await asyncio.gather(*self._returning.values(), return_exceptions=True)
+
+    async def stage(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
+        """Stage the page chain `hashes` of a session, not empty, and the state at its end.
+        Raises EngineUnreachable; StoreUnavailable."""
+        found = await engine.prefetch(hashes, timeout=self._timeout)
+        if await self._store.residency(session_id) not in ("archived", "partly"):
+            return found
+        if found.state and found.pages == len(hashes):
+            if self._store.has_archive:
+                self._return_behind(session_id)
+            return found
+        if not self._store.has_archive:
+            reason = f"{found.reason}: archived, and neither engine nor runtime has the archive"
+            return dataclasses.replace(found, reason=reason)
+        try:
+            await self._store.bring_back(session_id)
+        except StoreError as error:
+            logger.warning("%s is not brought back whole: %s", session_id, error)
+            again = await engine.prefetch(hashes, timeout=self._timeout)
+            return dataclasses.replace(again, reason=str(error) if again.reason else None)
+        return await engine.prefetch(hashes, timeout=self._timeout)
+
+    def _return_behind(self, session_id: str) -> None:
+        if session_id not in self._returning:
+            task = asyncio.create_task(self._bring_back(session_id))
+            self._returning[session_id] = task
+            task.add_done_callback(lambda _: self._returning.pop(session_id, None))
+
+    async def _bring_back(self, session_id: str) -> None:
+        try:
+            moved = await self._store.bring_back(session_id)
+            logger.info("%d objects of %s are back in Redis", moved.objects, session_id)
+        except StoreError as error:  # the engine has what it needs; the rest is readable there
+            logger.warning("%s stays archived in part: %s", session_id, error)
