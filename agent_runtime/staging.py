@@ -50,7 +50,7 @@ class Staging:
             reason = f"{found.reason}: archived, and neither engine nor runtime has the archive"
             return dataclasses.replace(found, reason=reason)
         try:
-            await self._store.bring_back(session_id)
+            await self._store.bring_back(session_id, whole=False)
         except StoreError as error:
             logger.warning("%s is not brought back whole: %s", session_id, error)
             again = await engine.prefetch(hashes, timeout=self._timeout)
@@ -65,7 +65,7 @@ class Staging:
 
     async def _bring_back(self, session_id: str) -> None:
         try:
-            moved = await self._store.bring_back(session_id)
+            moved = await self._store.bring_back(session_id, whole=False)
             logger.info("%d objects of %s are back in Redis", moved.objects, session_id)
         except StoreError as error:  # the engine has what it needs; the rest is readable there
             logger.warning("%s stays archived in part: %s", session_id, error)

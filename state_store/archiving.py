@@ -17,6 +17,7 @@ from state_store.archive.collect import collect_condemned, collect_orphans, coun
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.residency import Residency, residency
 from state_store.archive.sweep import SweepReport, move_session_out, sweep
+from state_store.archive.targets import targets_of_resume
 from state_store.connection import Control
 from state_store.errors import ArchiveUnavailable
 from state_store.layout import is_snapshot_id
@@ -90,16 +91,13 @@ class Archiving:
             await asyncio.to_thread(self._opened.close)
 
     @property
-    def is_open(self) -> bool:
-        return self._opened is not None
-
-    @property
     def archive(self) -> Archive | None:
+        """The one that is open."""
         return None if self._opened is None else self._opened.archive
 
-    async def archive_session(self, session_id: str, *, spare: float) -> Moved:
+    async def archive_session(self, session_id: str, *, spare: float, tenant: str | None) -> Moved:
         opened = self._require_open()
-        session = await self._sessions.get(session_id)
+        session = await self._sessions.get(session_id, tenant=tenant)
         return await move_session_out(
             self._control,
             self._prefix,
@@ -110,21 +108,27 @@ class Archiving:
             spare=spare,
         )
 
-    async def bring_back(self, any_id: str) -> Moved:
-        opened = self._require_open()
+    async def bring_back(self, any_id: str, *, whole: bool, tenant: str | None) -> Moved:
+        archivist = self._require_open().archivist
+        head: str | None = any_id
         if is_snapshot_id(any_id):
-            return await opened.archivist.bring_back(await self._snapshots.ancestors(any_id))
-        session = await self._sessions.get(any_id)
-        # First: what is back may stay although no sweep has the session on its list otherwise.
-        await self._uses.note(session.body.tenant, any_id)
-        return await opened.archivist.bring_back(await self._history(session.head))
+            await self._sessions.check_tenant(any_id, tenant)
+        else:
+            session = await self._sessions.get(any_id, tenant=tenant)
+            head = session.head
+            # First: else what is back might stay for good, on no sweep's list.
+            await self._uses.note(session.body.tenant, any_id)
+        history = await self._history(head)
+        if whole or not history:
+            return await archivist.bring_back(history)
+        return await archivist.bring_back_targets(targets_of_resume(self._prefix, history))
 
     async def sweep(self, policy: ArchivePolicy) -> SweepReport:
         opened = self._require_open()
         return await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
 
-    async def residency(self, session_id: str) -> Residency:
-        session = await self._sessions.get(session_id)
+    async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
+        session = await self._sessions.get(session_id, tenant=tenant)
         return await residency(self._control, self._prefix, await self._history(session.head))
 
     async def collect(self) -> Collected:

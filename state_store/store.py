@@ -350,7 +350,7 @@ class StateStore:
             )
         await self._labels.recover(older_than=older_than)
         collected = await self._archiving.collect()
-        if collected.waiting and not self._archiving.is_open:
+        if collected.waiting and self._archiving.archive is None:
             logger.warning(
                 "%d archived generations are not needed any more and wait until a process that "
                 "has the archive open recovers", collected.waiting,
@@ -362,9 +362,11 @@ class StateStore:
     @property
     def has_archive(self) -> bool:
         """Whether one is open here. Looking where sessions are needs none."""
-        return self._archiving.is_open
+        return self._archiving.archive is not None
 
-    async def archive_session(self, session_id: str, *, spare: float = 60.0) -> Moved:
+    async def archive_session(
+        self, session_id: str, *, spare: float = 60.0, tenant: str | None = None
+    ) -> Moved:
         """Move everything that a session holds to the archive, however lately it was used.
 
         spare: seconds; what is also held by another session of its history that was used within
@@ -374,15 +376,20 @@ class StateStore:
         Raises NotFound, LeaseHeld while it is being written; ArchiveUnavailable, ArchiveRefused:
         then some objects are moved and the others as they were, and it may be repeated.
         """
-        return await self._archiving.archive_session(session_id, spare=spare)
+        return await self._archiving.archive_session(session_id, spare=spare, tenant=tenant)
 
-    async def bring_back(self, any_id: str) -> Moved:
+    async def bring_back(
+        self, any_id: str, *, whole: bool = True, tenant: str | None = None
+    ) -> Moved:
         """Move everything that a session, or the history up to a snapshot, holds back to Redis.
+
+        whole: without, only what continuing from there loads: its pages and its one state. Those
+               of earlier turns stay archived, for forks to read there.
 
         Raises NotFound; StoreFull when there is no room: the rest stays archived and readable;
         ArchivedObjectsLost when everything else is back; ArchiveUnavailable, ArchiveRefused.
         """
-        return await self._archiving.bring_back(any_id)
+        return await self._archiving.bring_back(any_id, whole=whole, tenant=tenant)
 
     async def sweep(self, policy: ArchivePolicy) -> SweepReport:
         """Move sessions out, the idlest first, for as long as the policy gives a reason. Any
@@ -390,13 +397,13 @@ class StateStore:
         """
         return await self._archiving.sweep(policy)
 
-    async def residency(self, session_id: str) -> Residency:
+    async def residency(self, session_id: str, *, tenant: str | None = None) -> Residency:
         """Where what a resume of the session needs is: `stored` (Redis), `archived`, `partly`
         (both), `lost` (computed again from its tokens) or `empty`. Raises NotFound.
 
         A look at the state and a sample of the pages; a load checks every page and every byte.
         """
-        return await self._archiving.residency(session_id)
+        return await self._archiving.residency(session_id, tenant=tenant)
 
     # ---- files --------------------------------------------------------------
 

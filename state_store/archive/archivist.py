@@ -192,7 +192,11 @@ class Archivist:
     # ---- back ---------------------------------------------------------------
 
     async def bring_back(self, history: Iterable[Snapshot]) -> Moved:
-        """Move everything that the snapshots hold back into Redis.
+        """Move everything that the snapshots hold back into Redis; see `bring_back_targets`."""
+        return await self.bring_back_targets(targets_of(self._prefix, history))
+
+    async def bring_back_targets(self, targets: Iterable[Target]) -> Moved:
+        """Move objects back into Redis.
 
         The archive's bytes are condemned, not kept as a second copy: an object is in one place,
         and what is stored is what is counted.
@@ -203,7 +207,7 @@ class Archivist:
         """
         moved = Moved()
         lost: list[Target] = []
-        for chunk in _chunks(targets_of(self._prefix, history)):
+        for chunk in _chunks(targets):
             found = await look(self._control, chunk)
             cold = [(t, w.cold) for t, w in zip(chunk, found, strict=True) if w.cold is not None]
             moved.already += sum(w.cold is None and w.present == len(t.names)
@@ -346,7 +350,7 @@ def _header(frame: memoryview, size: int, target: Target, names: ObjectNames) ->
         return None
 
 
-def _chunks(targets: Iterator[Target]) -> Iterator[list[Target]]:
+def _chunks(targets: Iterable[Target]) -> Iterator[list[Target]]:
     chunk: list[Target] = []
     size = 0
     for target in targets:

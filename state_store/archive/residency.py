@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from state_store.archive.targets import Target, look
+from state_store.archive.targets import Target, look, targets_of_resume
 from state_store.connection import Control
-from state_store.layout import ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
 Residency = Literal["stored", "archived", "partly", "lost", "empty"]
@@ -45,16 +44,9 @@ async def residency(control: Control, prefix: str, history: Sequence[Snapshot]) 
 
 
 def _sample(prefix: str, history: Sequence[Snapshot]) -> list[Target]:
-    head = history[-1]
-    if head.boundary_hash is None:
-        return []
-    pages: list[ObjectRef] = []
-    for snapshot in reversed(history):  # pages under another fingerprint are of no use to it
-        if snapshot.fingerprint_id != head.fingerprint_id:
-            break
-        pages += snapshot.refs("kv", snapshot.page_chain[::-1])
+    targets = targets_of_resume(prefix, history)
+    states = [target for target in targets if target.ref.kind == "state"]
+    pages = targets[len(states) :]
     count = min(len(pages), _PAGES)
     spaced = [pages[i * (len(pages) - 1) // max(count - 1, 1)] for i in range(count)]
-    names = tuple(ObjectNames(prefix, head.fingerprint_id, rank) for rank in range(head.ranks))
-    refs = [*head.refs("state", [head.boundary_hash]), *spaced]
-    return [Target(ref, names, head.part_bytes(ref)) for ref in refs]
+    return states + spaced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,6 +65,22 @@ def targets_of(prefix: str, history: Iterable[Snapshot]) -> Iterator[Target]:
             if (snapshot.fingerprint_id, ref) not in seen:
                 seen.add((snapshot.fingerprint_id, ref))
                 yield Target(ref, names, snapshot.part_bytes(ref))
+
+
+def targets_of_resume(prefix: str, history: Sequence[Snapshot]) -> list[Target]:
+    """What continuing at the end of `history` (root first) loads: the state at its boundary, first,
+    and all pages, from the last one back; nothing if no state was stored there."""
+    head = history[-1]
+    if head.boundary_hash is None:
+        return []
+    pages: list[ObjectRef] = []
+    for snapshot in reversed(history):  # pages under another fingerprint are of no use to it
+        if snapshot.fingerprint_id != head.fingerprint_id:
+            break
+        pages += snapshot.refs("kv", snapshot.page_chain[::-1])
+    names = tuple(ObjectNames(prefix, head.fingerprint_id, rank) for rank in range(head.ranks))
+    refs = [*head.refs("state", [head.boundary_hash]), *pages]
+    return [Target(ref, names, head.part_bytes(ref)) for ref in refs]
 
 
 async def look(control: Control, targets: Iterable[Target]) -> list[Whereabouts]:

@@ -71,9 +71,7 @@ async def in_order(writer, folder):
     """Collected, the archive holds what cold keys name and nothing else."""
     store = writer.store
     await store.recover(older_than=0)
-    report = await check_archive(
-        store._control, writer.prefix, store._archiving._require_open().archive
-    )
+    report = await check_archive(store._control, writer.prefix, store._archiving.archive)
     assert report.problems == []
     assert len(files_of(folder)) == RANKS * report.objects
 
@@ -129,6 +127,30 @@ async def test_the_history_up_to_a_snapshot_can_be_brought_back(writer):
     await writer.store.archive_session(session.id)
     assert (await writer.store.bring_back(first)).objects == 4
     assert await writer.store.residency(session.id) == "partly"
+
+
+async def test_of_an_archived_session_only_what_a_resume_loads_may_be_brought_back(
+    writer, raw, prefix
+):
+    session = await writer.session(FIRST, SECOND)
+    await writer.store.archive_session(session.id)
+    assert (await writer.store.bring_back(session.id, whole=False)).objects == 5 + 1
+    assert await writer.store.residency(session.id) == "stored"
+    assert len(raw.keys(f"{prefix}:state:*")) == RANKS
+    empty = await writer.session()
+    assert (await writer.store.bring_back(empty.id, whole=False)).objects == 0
+
+
+async def test_another_tenants_session_is_not_there(writer):
+    session = await writer.session(FIRST)
+    for move in (
+        writer.store.archive_session(session.id, tenant="other"),
+        writer.store.bring_back(session.id, tenant="other"),
+        writer.store.bring_back(session.head, tenant="other"),
+        writer.store.residency(session.id, tenant="other"),
+    ):
+        with pytest.raises(NotFound):
+            await move
 
 
 async def test_a_session_that_is_being_written_stays(writer, raw, prefix):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 import redis
+from servers import until
 from writer import Writer
 
 from state_store.embedded import EmbeddedServer
@@ -150,11 +150,6 @@ async def test_what_a_restart_lost_is_not_called_durable(own_writer, own_server,
     assert await store.confirm("fsync", since=await store.watch("fsync")) == "fsync"
 
 
-def until_it_follows(replica):
-    while replica.info("replication")["master_link_status"] != "up":
-        time.sleep(0.02)
-
-
 async def test_too_few_replicas_are_told_as_what_they_are(
     own_writer, own_server, own_raw, tmp_path, impatient
 ):
@@ -162,7 +157,7 @@ async def test_too_few_replicas_are_told_as_what_they_are(
         port = _listen_on_a_free_port(own_raw)
         with redis.Redis.from_url(replica.url) as raw:
             raw.replicaof("127.0.0.1", port)
-            until_it_follows(raw)
+            until(lambda: raw.info("replication")["master_link_status"] == "up")
         done = await commit(own_writer, "replicated:2")
         assert done.durability == "replicated:1"
         assert "reached 1" in done.shortfall
