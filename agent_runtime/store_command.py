@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,11 @@ def add_to(commands: Any) -> None:
     check.add_argument("--repair", action="store_true", help="mend what can be; lose nothing alive")
     add_store_options(check)
     check.set_defaults(run=_check)
+
+    usage = subjects.add_parser("usage", help="what tenants take, one JSON line each")
+    usage.add_argument("--tenant", default=None, help="default: all that have sessions")
+    add_store_options(usage)
+    usage.set_defaults(run=_usage)
 
     export = subjects.add_parser("export", help="write a session to a file, unencrypted")
     export.add_argument("session", metavar="SESSION")
@@ -104,6 +111,18 @@ def _show(report: Report) -> None:
             f"{len(report.problems) - mendable} problems cannot be mended: sessions that need what "
             "is missing or damaged compute it again from their tokens, or are lost with them"
         )
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    async def usage(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            one = arguments.tenant
+            for tenant in [one] if one else await store.tenants():
+                print(json.dumps(dataclasses.asdict(await store.usage_report(tenant))))
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(usage(url))
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenants import Tenants
 from state_store.transfers import Transfers
+from state_store.usage import Usage, Usages
 from state_store.uses import Uses
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class StateStore:
         self._snapshots = Snapshots(control, prefix)
         self._archiving = Archiving(control, prefix, self._sessions, self._snapshots, self._uses)
         self._histories = Histories(control, prefix, self._sessions, self._snapshots)
+        self._usages = Usages(control, prefix, self._histories)
         self._transfers = Transfers(
             control, prefix, self._tenants, self._fingerprints, self._sessions, self._leases,
             self._snapshots, self._archiving,
@@ -230,6 +232,14 @@ class StateStore:
     async def tenant(self, name: str) -> Tenant:
         """The tenant's record; its salt is made at first use."""
         return await self._tenants.get(name)
+
+    async def tenants(self) -> list[str]:
+        """Names of the tenants that have sessions."""
+        return await self._usages.tenants()
+
+    async def usage_report(self, tenant: str) -> Usage:
+        """What a tenant's sessions take, counted by walking all of them. Raises InvalidTenant."""
+        return await self._usages.report(tenant)
 
     # ---- leases -------------------------------------------------------------
 
