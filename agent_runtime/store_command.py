@@ -24,6 +24,7 @@ def add_to(commands: Any) -> None:
 
     check = subjects.add_parser("check", help="prove that the store is consistent")
     check.add_argument("--repair", action="store_true", help="mend what can be; lose nothing alive")
+    add_archive_option(check)
     add_store_options(check)
     check.set_defaults(run=_check)
 
@@ -82,7 +83,7 @@ def _check(arguments: argparse.Namespace) -> int:
     """1 if there are problems left, else 0."""
 
     async def check(url: str) -> int:
-        async with await StateStore.connect(url) as store:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
             report = await store.check_integrity(repair=arguments.repair)
         _show(report)
         return 1 if report.problems else 0

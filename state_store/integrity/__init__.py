@@ -9,8 +9,8 @@ One walk, in this order, so that what is learnt first explains what comes later:
 
 It reads in batches, a lineage's structure as one (`lua/survey.lua`), and runs beside writers: what
 looks wrong is looked at again if somebody may have been at it. What a crash left half done and
-`recover` finishes is no problem. Reading objects makes them look used, so a check puts off
-archiving by idle time.
+`recover` finishes is no problem. Where the server can leave objects as idle as they were, a check
+puts off no archiving (`clients.QuietLogin`).
 """
 
 from __future__ import annotations

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import msgpack
 import pytest
 from writer import RANKS
 
 from state_store.codec import HEADER_BYTES
+from state_store.integrity import Kind
 from state_store.layout import LineageKeys, ObjectRef, lineage_of
+from state_store.store import StateStore
 
 
 @pytest.fixture
@@ -146,3 +152,30 @@ async def test_a_lineage_that_the_index_lost_is_reported(writer, session, raw, p
     raw.srem(f"{prefix}:lineages", lineage_of(session.id))
     expected = f"{lineage_of(session.id)}: the store does not list the lineage"
     assert await only_problem(writer) == expected
+
+
+async def test_archived_objects_are_counted_and_read_if_the_archive_is_open(
+    server, writer, session, prefix, tmp_path
+):
+    url = f"file://{tmp_path}"
+    async with await StateStore.connect(server.url, prefix=prefix, archive=url) as store:
+        await store.archive_session(session.id, spare=0)
+        report = await store.check_integrity()
+        assert (report.problems, report.objects) == ([], 0)
+        assert report.archived == 4 * RANKS
+        assert report.archived_bytes == 2 * RANKS * (2 * HEADER_BYTES + 96 + 160)
+        first, second, *_ = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+        first.unlink()
+        second.write_bytes(second.read_bytes()[:-1])
+        report = await store.check_integrity(repair=True)
+        assert {problem.kind for problem in report.problems} == {"archive"}
+        assert report.repaired == report.repairable == []
+    closed = await writer.store.check_integrity()
+    assert (closed.problems, closed.archived, closed.archived_bytes) == ([], 4 * RANKS, 0)
+
+
+def test_the_documentation_names_every_kind_of_problem():
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    section = page.split("## Integrity and repair")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([a-z-]+)`", " ".join(rows))) == sorted(get_args(Kind))
