@@ -61,6 +61,10 @@ class _Share:
         if self.asking:
             replies = replies[1::2]
         self.refused = any(type(reply) is Refusal for reply in replies)
+        if len(replies) == len(self.tasks):
+            for task, reply in zip(self.tasks, replies, strict=True):
+                task.replies = (reply,)
+            return
         at = 0
         for task in self.tasks:
             task.replies = replies[at : at + len(task.requests)]
@@ -164,6 +168,8 @@ class Dispatcher:
     def _shares(self, tasks: Sequence[Task], again: _Again) -> list[_Share]:
         """Who does what in this round; tasks whose node is not known go to `again`."""
         by_node: dict[tuple[Node, bool], list[Task]] = {}
+        if self.router.only is not None:
+            by_node[self.router.only, False], tasks = list(tasks), ()
         for task in tasks:
             asked, task.asked = task.asked, None
             try:

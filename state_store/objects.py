@@ -8,7 +8,7 @@ from typing import cast
 
 from state_store.dispatch import Dispatcher, Task
 from state_store.errors import StoreFull, StoreRefused
-from state_store.resp import Pieces, Refusal, Reply, Request, command
+from state_store.resp import Pieces, Refusal, Reply, Request, command, get
 from state_store.routing import router_for
 
 Value = memoryview | Sequence[memoryview]
@@ -62,9 +62,7 @@ class ObjectClient:
         A value that is larger than its buffers together is skipped: they hold garbage then, as
         they do past the end of a smaller one, and all of them when this raises.
         """
-        replies = self._run(
-            [(key, (command(b"GET", key, into=_pieces(value)),)) for key, value in items]
-        )
+        replies = self._run([(key, (get(key, _pieces(value)),)) for key, value in items])
         return [cast("int | None", reply) for (reply,) in replies]
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:

@@ -59,13 +59,7 @@ class Request(NamedTuple):
     payload_bytes: int = 0
 
 
-def command(
-    name: bytes,
-    key: bytes,
-    *options: bytes,
-    value: Pieces | None = None,
-    into: Pieces | None = None,
-) -> Request:
+def command(name: bytes, key: bytes, *options: bytes, value: Pieces | None = None) -> Request:
     """`NAME key [value] [option ...]`. Options are remembered: few different ones should be."""
     if value is not None:
         opening = _opening(name, 3 + len(options))
@@ -73,7 +67,13 @@ def command(
         return Request(head, value, b"\r\n" + _words(options), None, value.size)
     opening = _opening(name, 2 + len(options))
     head = b"%b%d\r\n%b\r\n%b" % (opening, len(key), key, _words(options))
-    return Request(head, None, b"", into, 0 if into is None else into.size)
+    return Request(head)
+
+
+def get(key: bytes, into: Pieces) -> Request:
+    """`GET key` into buffers."""
+    head = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key)
+    return Request(head, None, b"", into, into.size)
 
 
 class Refusal(NamedTuple):
@@ -142,7 +142,12 @@ class BulkConnection:
                 self._send(requests[first:sent])
             following = sent - done - 1
             after = requests[done + 1].into if following else None
-            replies.append(self._reply(request.into, after, following))
+            certain = 0 if after is None else min(_REPLY_BYTES * following, len(_head(after.size)))
+            into = request.into
+            if into is not None and self._received(into, certain):
+                replies.append(into.size)
+            else:
+                replies.append(self._reply(into, certain))
             under_way -= request.payload_bytes
         return replies
 
@@ -175,15 +180,30 @@ class BulkConnection:
                 count = self._socket.sendmsg(vector[at : at + _VECTOR])
             at = _advance(vector, at, count)
 
-    def _reply(self, into: Pieces | None, after: Pieces | None, following: int) -> Reply:
-        """following: replies that are under way behind this one; after: buffers for the next."""
-        certain = 0 if after is None else min(_REPLY_BYTES * following, len(_head(after.size)))
-        if into is not None and self._lines.startswith(
-            head := _head(into.size), self._start, self._end
+    def _received(self, into: Pieces, certain: int) -> bool:
+        """Receive a value that is as large as expected, and of which no more than its first line
+        is buffered: by one system call. False, and nothing is done, if it is not so.
+
+        certain: bytes that are sure to follow, which may be waited for
+        """
+        head = _head(into.size)
+        views = into.views
+        if (
+            self._end - self._start != len(head)
+            or not self._lines.startswith(head, self._start)
+            or len(views) >= _VECTOR
         ):
-            self._start += len(head)
-            self._receive_value(into.views, into.size, certain)
-            return into.size
+            return False
+        end = 2 + certain
+        pieces = [*views, self._buffer[:end]]
+        count = self._receive(pieces)
+        if count != into.size + end:
+            self._receive_rest(pieces, count, into.size + end)
+        self._end = end
+        self._end_value(0)
+        return True
+
+    def _reply(self, into: Pieces | None, certain: int) -> Reply:
         large = into is not None and into.size >= _LARGE_BYTES
         line = self._line(_LINE_BYTES if large else _LINE_BUFFER)
         kind, rest = line[:1], line[1:]
@@ -229,14 +249,24 @@ class BulkConnection:
             at = self._take(pieces, buffered)
         if buffered < size:  # and so nothing is buffered any more
             self._start, self._end = 0, 2 + certain
-            missing = size - buffered + self._end
-            while missing := missing - (count := self._receive(pieces[at : at + _VECTOR])):
-                at = _advance(pieces, at, count)
+            self._receive_rest(pieces[at:], 0, size - buffered + self._end)
         while self._end - self._start < 2:
             self._read_ahead(_LINE_BYTES)
-        if not self._lines.startswith(b"\r\n", self._start):
+        self._end_value(self._start)
+
+    def _receive_rest(self, pieces: list[memoryview], count: int, size: int) -> None:
+        """What is missing of `size` bytes after the first `count`."""
+        at = _advance(pieces, 0, count)
+        while count < size:
+            more = self._receive(pieces[at : at + _VECTOR])
+            count += more
+            at = _advance(pieces, at, more)
+
+    def _end_value(self, at: int) -> None:
+        """Behind the line end of a value."""
+        if not self._lines.startswith(b"\r\n", at):
             raise StoreUnavailable("a reply of the store is malformed; the connection is given up.")
-        self._start += 2
+        self._start = at + 2
 
     def _take(self, pieces: list[memoryview], count: int) -> int:
         """Move `count` buffered bytes into the first pieces; where `pieces` goes on."""

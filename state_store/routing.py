@@ -62,9 +62,11 @@ class Router(ABC):
     """Which node holds which key. Thread-safe.
 
     patient: whether a server that fails is worth waiting for, since another will take its place
+    only:    the node that holds all keys; None if that depends on the key
     """
 
     patient: bool
+    only: Node | None = None
 
     @abstractmethod
     def nodes(self) -> list[Node]:
@@ -99,7 +101,7 @@ class SingleRouter(Router):
         patient: bool = False,
     ) -> None:
         self.patient = patient
-        self._node = Node(name, connect, connections=connections)
+        self.only = self._node = Node(name, connect, connections=connections)
 
     def nodes(self) -> list[Node]:
         return [self._node]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import threading
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,10 @@ from state_store.errors import (
     InvalidTenant,
     NotFound,
     ObjectsMissing,
+    VaultLocked,
 )
 from state_store.fingerprint import Fingerprint
+from state_store.forms import StoredForm
 from state_store.identity import page_hashes
 from state_store.layout import PART_BYTES, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
@@ -34,6 +37,7 @@ from state_store.payloads import Payloads
 from state_store.portable import export, imports, rows
 from state_store.records import SnapshotDraft
 from state_store.store import StateStore
+from state_store.vault import TenantKey
 
 TURNS = ([1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 11, 12, 13], [2**32 - 1])
 
@@ -421,3 +425,46 @@ async def test_who_is_cancelled_leaves_nothing_running(writer, path, monkeypatch
     assert ended == [way]
     assert path.exists() == (way == "import")
     assert await writer.store.sessions("t") == []
+
+
+async def test_encrypted_objects_are_exported_only_with_the_key_and_the_file_says_so(
+    writer, other, elsewhere, path, objects, prefix
+):
+    key = TenantKey(bytes(range(32)))
+    form = StoredForm.of(FINGERPRINT, tenant_key=key)
+    session = await writer.session()
+    draft = await writer.draft(session.id, range(9))
+    for names in writer.names():
+        frames = []
+        for ref in objects_of(draft):
+            plain = frame_of(names, ref.kind, ref.page_hash)
+            frames.append((ref, Frame(*map(memoryview, (bytearray(128), bytearray(plain[128:]))))))
+        assert Payloads(objects, names, form=form).write(frames, ttl=300)
+    lease = await writer.lease(session.id)
+    await writer.store.commit(draft, lease=lease, durability="memory")
+    with pytest.raises(VaultLocked):
+        await writer.store.export_session(session.id, path)
+    assert not path.exists()
+    session = await writer.store.session(session.id)
+    source = export.Source(
+        session=session,
+        history=await writer.store.ancestors(session.head),
+        tokens=await writer.store.tokens(session.head),
+        fingerprints={FINGERPRINT.id: FINGERPRINT},
+        names_salt=(await writer.store.tenant(TENANT)).salt,
+        form_of={FINGERPRINT.id: form},
+    )
+    place = rows.Place(objects, prefix, None)
+    done = export.export(source, place, path, since=None, stop=threading.Event())
+    assert done.decrypted
+    with imports.Export(path) as opened:
+        assert opened.manifest.tenant_encrypts
+    taken = await other.import_session(path, tenant="elsewhere")
+    there = ObjectClient(elsewhere.url, timeout=5.0)
+    *_, payloads = await contents(other, taken.id, there, prefix)
+    there.close()
+    assert payloads == [
+        frame_of(names, ref.kind, ref.page_hash)[HEADER_BYTES:]
+        for names in writer.names()
+        for ref in objects_of(draft)
+    ]
