@@ -18,8 +18,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
 from agent_runtime.chat import ChatFormat
+from agent_runtime.conversations import Conversations
 from agent_runtime.errors import TorporError
 from agent_runtime.models import (
+    ConversationRequest,
     CreateSession,
     Forked,
     ForkRequest,
@@ -59,6 +61,9 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             app.state.store, app.state.pool = store, pool
             app.state.turns = Turns(store, pool, chat, residency, settings)
             app.state.sessions = Sessions(store, pool, app.state.turns, residency, settings)
+            app.state.conversations = Conversations(
+                store, pool, app.state.sessions, app.state.turns, settings
+            )
             # Not waited for: the whole archive is listed.
             recovering = asyncio.create_task(_recover(store, settings.lease_ttl * 2))
             yield
@@ -124,14 +129,21 @@ def _routes(app: FastAPI) -> None:
 
     @app.post("/v1/sessions/{session_id}/turns")
     async def turn(session_id: str, request: TurnRequest) -> StreamingResponse:
-        events = app.state.turns.run(session_id, request)
-        first = await anext(events)  # errors before the first token get their own status
-        return StreamingResponse(_stream(first, events), media_type="text/event-stream")
+        return await _streamed(app.state.turns.run(session_id, request))
+
+    @app.post("/v1/conversations")
+    async def converse(request: ConversationRequest) -> StreamingResponse:
+        return await _streamed(app.state.conversations.run(request))
 
 
 def _sessions(app: FastAPI) -> Sessions:
     sessions: Sessions = app.state.sessions
     return sessions
+
+
+async def _streamed(events: AsyncGenerator[Text | TurnResult]) -> StreamingResponse:
+    first = await anext(events)  # errors before the first token get their own status
+    return StreamingResponse(_stream(first, events), media_type="text/event-stream")
 
 
 async def _stream(

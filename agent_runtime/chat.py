@@ -20,16 +20,19 @@ from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
+from tools.calls import ToolCall
 from tools.define import ToolSpec
 
 
 class Message(BaseModel):
-    """One new message from the client's side: `user` text or a `tool` result."""
+    """One message from the client's side: `user` text, a `tool` result, or what an `assistant`
+    said elsewhere, which becomes a part of the history as it stands."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 # Private-use characters around a third that says which reserved word stood there.
@@ -112,16 +115,35 @@ class ChatFormat:
         text = between + after[len(before) :]
         return self.encode(text if ended else self._eos_text + text)
 
-    def _plain(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+    def _plain(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         if not messages:
             raise BadRequest("a turn needs at least one message.")
         for message in messages:
-            if message.role not in ("user", "tool"):
+            if message.role not in ("user", "tool", "assistant"):
                 raise BadRequest(
-                    f"role {message.role!r} cannot be appended; a turn takes user and tool "
-                    "messages."
+                    f"role {message.role!r} cannot be appended; a turn takes user, tool and "
+                    "assistant messages."
                 )
-        return [{"role": m.role, "content": self._mark(m.content)} for m in messages]
+            if message.tool_calls and message.role != "assistant":
+                raise BadRequest(f"a {message.role} message cannot call tools.")
+        return [self._plain_one(message) for message in messages]
+
+    def _plain_one(self, message: Message) -> dict[str, Any]:
+        plain: dict[str, Any] = {"role": message.role, "content": self._mark(message.content)}
+        if message.tool_calls:
+            plain["tool_calls"] = [
+                {"type": "function", "function": self._marked(call.model_dump(mode="json"))}
+                for call in message.tool_calls
+            ]
+        return plain
+
+    def _marked(self, value: Any) -> Any:
+        """`value` with every text in it marked."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, dict):
+            return {self._mark(key): self._marked(item) for key, item in value.items()}
+        return [self._marked(item) for item in value] if isinstance(value, list) else value
 
     def _mark(self, content: str) -> str:
         """`content` with the words of control tokens replaced by marks that `encode` resolves."""

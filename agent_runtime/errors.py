@@ -5,9 +5,10 @@ TorporError
 │   ├── TemplateRewrites  the new messages do not append to what the state holds
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── AsyncOnly         a saver's or store's synchronous method
+│   ├── BadVerdict        a person's answer does not fit what was asked
 │   └── NoSemanticSearch  a memory is searched by meaning
 ├── NotFound              no such session or snapshot
-├── Conflict              somebody else moved the session, or holds it
+├── HeadMoved             somebody else moved the session since the caller looked
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
@@ -44,6 +45,10 @@ class AsyncOnly(BadRequest, NotImplementedError):
     code = "async_only"
 
 
+class BadVerdict(BadRequest):
+    code = "bad_verdict"
+
+
 class NoSemanticSearch(BadRequest):
     code = "no_semantic_search"
 
@@ -58,8 +63,8 @@ class NotFound(TorporError):
     status = 404
 
 
-class Conflict(TorporError):
-    code = "conflict"
+class HeadMoved(TorporError):
+    code = "head_moved"
     status = 409
 
 

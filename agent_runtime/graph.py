@@ -1,21 +1,30 @@
 """The agent loop as a LangGraph graph: model -> tools -> model ... until no tool is called.
 
-The graph's state holds messages not yet sent and a transcript for people; the model's own
-memory is the Torpor session, whose head each transcript entry names.
+The graph's state holds messages not yet sent, a transcript for people, and the head of the Torpor
+session that is the model's own memory. With a checkpointer, to go back to an earlier checkpoint is
+to go back to that head: if the session has moved on since, the model continues in a fork of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import operator
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol, TypedDict
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Annotated, Any, NotRequired, Protocol, TypedDict
 
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.chat import Message
-from agent_runtime.models import TurnResult
+from agent_runtime.errors import BadVerdict
+from agent_runtime.models import SessionView, TurnResult
+from agent_runtime.sdk import ApiError
+from tools.calls import ToolCall
+from tools.define import Outcome
 from tools.registry import Registry
 
 
@@ -30,10 +39,18 @@ class Step(BaseModel):
     turn: TurnResult | None = None
 
 
+STATE_TYPES: tuple[type, ...] = (Message, Step)
+"""What an agent's checkpoints are made of; see `TorporSaver`."""
+
+
 class AgentState(TypedDict):
-    """session_id: the branch the model continues; pending: messages for its next turn."""
+    """session_id: the branch the model continues; pending: messages for its next turn
+
+    head: snapshot that the branch ended in, "" if it was empty; not there if nobody has looked
+    """
 
     session_id: str
+    head: NotRequired[str]
     pending: list[Message]
     steps: Annotated[list[Step], operator.add]
 
@@ -44,6 +61,11 @@ class TakesTurns(Protocol):
     async def turn(self, session_id: str, messages: list[Message], **options: Any) -> TurnResult:
         """Append messages, generate, commit."""
 
+    async def fork(
+        self, session_id: str, *, snapshot: str | None = None, tokens: int | None = None
+    ) -> SessionView:
+        """A new session that ends in `snapshot`, or after `tokens` tokens."""
+
 
 Observer = Callable[[Step], Awaitable[None]]
 
@@ -51,9 +73,21 @@ Agent = CompiledStateGraph[AgentState, None, AgentState, AgentState]
 
 
 def build_agent(
-    client: TakesTurns, registry: Registry, *, observer: Observer | None = None, **options: Any
+    client: TakesTurns,
+    registry: Registry,
+    *,
+    observer: Observer | None = None,
+    checkpointer: BaseCheckpointSaver[Any] | None = None,
+    ask_first: Collection[str] = (),
+    **options: Any,
 ) -> Agent:
-    """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps."""
+    """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps.
+
+    Tools that a turn calls run at the same time; their results go to the model in its order.
+    ask_first: names of tools that a person must allow (needs a checkpointer): the graph interrupts
+               with `{"calls": [{"name", "arguments"}, ...]}`, and goes on with
+               `Command(resume=verdict)`: true, false, or one of these for each call listed
+    """
 
     async def observe(steps: list[Step]) -> None:
         if observer is not None:
@@ -61,18 +95,27 @@ def build_agent(
                 await observer(step)
 
     async def model(state: AgentState) -> dict[str, Any]:
-        result = await client.turn(state["session_id"], state["pending"], **options)
+        session_id, result = await _take_turn(client, state, options)
         steps = [Step(kind="model", name="assistant", text=result.text, turn=result)]
         await observe(steps)
-        return {"pending": [], "steps": steps}
+        head = {} if result.snapshot is None else {"head": result.snapshot}
+        return {"session_id": session_id, "pending": [], "steps": steps, **head}
 
     async def tools(state: AgentState) -> dict[str, Any]:
         turn = state["steps"][-1].turn
         assert turn is not None, "the tools node only follows a model turn"
-        steps = []
-        for call in turn.tool_calls:
-            outcome = await registry.call(call.name, call.arguments)
-            steps.append(Step(kind="tool", name=call.name, text=outcome.text))
+        allowed = _verdicts(turn.tool_calls, ask_first)
+
+        async def outcome(call: ToolCall, may: bool) -> Outcome:
+            if not may:
+                return Outcome(f"A person has refused this call of {call.name}.", error=True)
+            return await registry.call(call.name, call.arguments)
+
+        outcomes = await asyncio.gather(*map(outcome, turn.tool_calls, allowed))
+        steps = [
+            Step(kind="tool", name=call.name, text=found.text)
+            for call, found in zip(turn.tool_calls, outcomes, strict=True)
+        ]
         await observe(steps)
         return {
             "pending": [Message(role="tool", content=step.text) for step in steps],
@@ -89,20 +132,109 @@ def build_agent(
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", after_model, ["tools", END])
     graph.add_edge("tools", "model")
-    return graph.compile()
+    return graph.compile(checkpointer=checkpointer)
 
 
-async def ask(agent: Agent, session_id: str, text: str, *, most_steps: int = 50) -> list[Step]:
-    """Send one user message and run the loop until the model answers without a tool call.
+async def ask(
+    agent: Agent,
+    session: SessionView | str | None,
+    text: str,
+    *,
+    thread: str | RunnableConfig | None = None,
+    most_steps: int = 50,
+) -> list[Step]:
+    """Send one user message and run the loop until the model answers without a tool call, or a
+    person is asked (then see `waiting`); the new steps.
+
+    session: whose head a new thread begins at; a view of it says which head that is. None to go on
+             in a thread's own session
+    thread:  of the agent's checkpointer: its name, or the config of one of its checkpoints, to go
+             on from there
 
     Raises GraphRecursionError for a model that keeps calling tools: after `most_steps` model turns
     and tool rounds. What it did until then is committed.
     """
-    state: AgentState = {
-        "session_id": session_id,
-        "pending": [Message(role="user", content=text)],
-        "steps": [],
-    }
-    final = await agent.ainvoke(state, {"recursion_limit": most_steps})
+    state: Any = {"pending": [Message(role="user", content=text)], "steps": []}
+    if isinstance(session, SessionView):
+        state |= {"session_id": session.id, "head": session.head or ""}
+    elif session is not None:
+        state |= {"session_id": session}
+    return await _run(agent, state, thread, most_steps)
+
+
+async def answer(
+    agent: Agent,
+    verdict: bool | Sequence[bool],
+    *,
+    thread: str | RunnableConfig,
+    most_steps: int = 50,
+) -> list[Step]:
+    """Go on after a person was asked; the new steps. verdict: see `build_agent`.
+
+    Raises BadVerdict, and the thread still waits then.
+    """
+    resume = verdict if isinstance(verdict, bool) else list(verdict)
+    _each(resume, len(await waiting(agent, thread=thread)))
+    return await _run(agent, Command(resume=resume), thread, most_steps)
+
+
+async def waiting(agent: Agent, *, thread: str | RunnableConfig) -> list[dict[str, Any]]:
+    """The calls that a person is asked about in a thread; none if nobody is asked."""
+    state = await agent.aget_state(_config(thread))
+    return [call for one in state.interrupts for call in one.value["calls"]]
+
+
+async def _take_turn(
+    client: TakesTurns, state: AgentState, options: dict[str, Any]
+) -> tuple[str, TurnResult]:
+    """The session that the turn was taken in, which is a new one if the head has moved."""
+    session_id, pending = state["session_id"], state["pending"]
+    head = state.get("head")
+    try:
+        return session_id, await client.turn(session_id, pending, expected_head=head, **options)
+    except ApiError as error:
+        if error.code != "head_moved":
+            raise
+    at_start = None if head else 0
+    branch = await client.fork(session_id, snapshot=head or None, tokens=at_start)
+    return branch.id, await client.turn(branch.id, pending, expected_head=head, **options)
+
+
+def _verdicts(calls: Sequence[ToolCall], ask_first: Collection[str]) -> list[bool]:
+    """Whether each call may run. Interrupts the graph if a person has not said yet."""
+    asked = [call for call in calls if call.name in ask_first]
+    if not asked:
+        return [True] * len(calls)
+    verdict = interrupt(
+        {"calls": [{"name": call.name, "arguments": dict(call.arguments)} for call in asked]}
+    )
+    verdicts = iter(_each(verdict, len(asked)))
+    return [next(verdicts) if call.name in ask_first else True for call in calls]
+
+
+def _each(verdict: Any, asked: int) -> list[bool]:
+    """A verdict for each call that was asked about. Raises BadVerdict."""
+    said = verdict if isinstance(verdict, list) else [verdict] * asked
+    if not asked or len(said) != asked or not all(isinstance(one, bool) for one in said):
+        raise BadVerdict(
+            f"{verdict!r} does not answer {asked} calls; use true, false, or a list of these."
+        )
+    return said
+
+
+async def _run(
+    agent: Agent, given: Any, thread: str | RunnableConfig | None, most_steps: int
+) -> list[Step]:
+    config = _config(thread)
+    known = 0
+    if thread is not None:
+        known = len((await agent.aget_state(config)).values.get("steps", ()))
+    final = await agent.ainvoke(given, {**config, "recursion_limit": most_steps})
     steps: list[Step] = final["steps"]
-    return steps
+    return steps[known:]
+
+
+def _config(thread: str | RunnableConfig | None) -> RunnableConfig:
+    if thread is None:
+        return {}
+    return {"configurable": {"thread_id": thread}} if isinstance(thread, str) else thread

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent_runtime.chat import Message
@@ -34,13 +36,23 @@ class TurnRequest(_Wire):
     durability: str = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
     expected_head: str | None = None
-    """If given, the turn is refused unless this snapshot is the session's head."""
+    """If given, the turn is refused unless this snapshot is the session's head; "" if it is to be
+    empty."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> TurnRequest:
+    def _says_something(self) -> Self:
         if bool(self.messages) is self.proceed:
             raise ValueError("a turn takes messages, or none and proceed=true")
         return self
+
+
+class ConversationRequest(TurnRequest):
+    """A whole conversation, of which any part may be known; it may begin with a `system` message.
+
+    tools: as declared to the model; another set of tools is another conversation
+    """
+
+    tools: list[ToolSpec] = []
 
 
 class Usage(_Wire):

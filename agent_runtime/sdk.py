@@ -17,10 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from pydantic import BaseModel
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
 from agent_runtime.models import (
+    ConversationRequest,
     CreateSession,
     Forked,
     ForkRequest,
@@ -103,34 +105,33 @@ class Torpor:
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
         request = TurnRequest(messages=list(messages), **options)
-        try:
-            async with self._http.stream(
-                "POST",
-                f"/v1/sessions/{session_id}/turns",
-                json=request.model_dump(mode="json"),
-            ) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise _api_error(response)
-                async for name, data in _events(response):
-                    if name == "text":
-                        yield str(data["text"])
-                    elif name == "result":
-                        yield TurnResult.model_validate(data)
-                    else:
-                        raise ApiError(Problem.model_validate(data))
-        except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
+        events = self._streamed(f"/v1/sessions/{session_id}/turns", request)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
 
     async def turn(
         self, session_id: str, messages: str | Sequence[Message], **options: Any
     ) -> TurnResult:
         """Run a turn to its end. Raises ApiUnreachable if the stream ends without a result."""
-        async with contextlib.aclosing(self.stream(session_id, messages, **options)) as events:
+        return await _last(self.stream(session_id, messages, **options))
+
+    async def converse_stream(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
+    ) -> AsyncGenerator[str | TurnResult]:
+        """Answer a whole conversation, of which the runtime knows what it has answered before:
+        text pieces as they come, then the TurnResult. options: fields of TurnRequest."""
+        request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
+        async with contextlib.aclosing(self._streamed("/v1/conversations", request)) as events:
             async for event in events:
-                if isinstance(event, TurnResult):
-                    return event
-        raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
+                yield event
+
+    async def converse(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
+    ) -> TurnResult:
+        """As `converse_stream`, to its end. Raises ApiUnreachable if it ends without a result."""
+        events = self.converse_stream(messages, tools=tools, **options)
+        return await _last(events)
 
     async def suspend(self, session_id: str, *, durability: str = "fsync") -> Suspended:
         body = SuspendRequest(durability=durability).model_dump()
@@ -167,6 +168,24 @@ class Torpor:
         answer: dict[str, Any] = await self._call("GET", "/health")
         return answer
 
+    async def _streamed(self, path: str, request: BaseModel) -> AsyncGenerator[str | TurnResult]:
+        try:
+            async with self._http.stream(
+                "POST", path, json=request.model_dump(mode="json")
+            ) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _api_error(response)
+                async for name, data in _events(response):
+                    if name == "text":
+                        yield str(data["text"])
+                    elif name == "result":
+                        yield TurnResult.model_validate(data)
+                    else:
+                        raise ApiError(Problem.model_validate(data))
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
         try:
             response = await self._http.request(method, path, json=body)
@@ -175,6 +194,14 @@ class Torpor:
         if response.status_code >= 400:
             raise _api_error(response)
         return response.json() if response.content else None
+
+
+async def _last(events: AsyncGenerator[str | TurnResult]) -> TurnResult:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, TurnResult):
+                return event
+    raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:

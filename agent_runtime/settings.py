@@ -28,3 +28,5 @@ class RuntimeSettings(BaseModel):
     again. None: as many as have KV of a state's size. Never below the engine's prefill chunk."""
     prefetch_timeout: float = Field(default=60.0, gt=0)
     """Seconds a resume waits for the engine to stage a snapshot before it recomputes."""
+    conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
+    """Seconds that the runtime finds a conversation's snapshot by what was said in it."""

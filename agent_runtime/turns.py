@@ -20,7 +20,7 @@ from tokenizers.decoders import DecodeStream
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
-from agent_runtime.errors import BadRequest, Conflict, ContextFull
+from agent_runtime.errors import BadRequest, ContextFull, HeadMoved
 from agent_runtime.histories import Histories, History
 from agent_runtime.models import (
     Timing,
@@ -88,15 +88,16 @@ class Turns:
     async def run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
         """Yield text as it is generated, then one TurnResult after the commit.
 
-        Raises NotFound, Conflict (another writer, or head is not `expected_head`), BadRequest,
-        ContextFull, NoEngine, EngineUnreachable, EngineRefused. After any of them the session's
-        head is what it was.
+        Raises NotFound, LeaseHeld (another writer), HeadMoved (head is not `expected_head`),
+        BadRequest, ContextFull, NoEngine, EngineUnreachable, EngineRefused. After any of them the
+        session's head is what it was.
         """
         async with self.writing(session_id) as (session, lease):
-            if request.expected_head not in (None, session.head):
-                raise Conflict(
-                    f"head of {session_id} is {session.head}, not {request.expected_head}; "
-                    "nothing was generated. Read the session again and decide."
+            if request.expected_head not in (None, session.head or ""):
+                raise HeadMoved(
+                    f"head of {session_id} is {session.head or 'empty'}, not "
+                    f"{request.expected_head or 'empty'}; nothing was generated. Read the session "
+                    "again and decide, or fork it where you were."
                 )
             started = time.perf_counter()
             engine = await self._pool.pick(session.body.fingerprint_id)

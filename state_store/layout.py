@@ -177,6 +177,10 @@ class TenantKeys:
         """Hash of what quotas are checked against, see `state_store/usage.py`."""
         return self._key("usage")
 
+    def note(self, name: str) -> str:
+        """A small value that expires, see `state_store/notes.py`."""
+        return self._key(f"note:{name}")
+
     def label(self, name: str, value: str) -> str:
         """Sorted set of the ids that may carry the label, by when they were listed: those that
         do are among them."""

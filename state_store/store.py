@@ -35,6 +35,7 @@ from state_store.integrity import Report
 from state_store.labels import Labels
 from state_store.layout import lineage_of
 from state_store.leases import Leases
+from state_store.notes import Notes
 from state_store.portable.export import Exported
 from state_store.records import (
     Commit,
@@ -72,6 +73,7 @@ class StateStore:
     def __init__(self, control: Control, prefix: str) -> None:
         self._control = control
         self._prefix = prefix
+        self.notes = Notes(control, prefix)
         self._tenants = Tenants(control, prefix)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)

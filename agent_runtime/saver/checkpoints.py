@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -18,6 +18,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_runtime.saver.connected import Connected
 from agent_runtime.saver.keys import Place, ThreadKeys
@@ -43,13 +44,17 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         prefix: str = "torpor:graph",
         ttl: float | None = None,
         keep: int | None = None,
-        serde: SerializerProtocol | None = None,
+        types: Collection[type] | None = None,
     ) -> None:
         """ttl:  seconds that a thread lives after its last write; for ever if None
         keep: newest checkpoints of each namespace of a thread that stay, in steps of some; all if
               None. What their delta channels need stays too.
+        types: classes of the graph's own that checkpoints may be made of, besides messages and
+              what Python has. Others in a checkpoint are not made then: who can write to the
+              store could have any class made. If None, all are, as LangGraph's savers do, and
+              LangGraph warns.
         """
-        super().__init__(serde=serde)
+        super().__init__(serde=_serializer(types))
         if ttl is not None and ttl <= 0:
             raise ValueError(f"a ttl of {ttl} s keeps nothing.")
         if keep is not None and keep < 1:
@@ -246,6 +251,12 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         await thread.drop(unwanted - held)
         await thread.sweep()
         return len(held)
+
+
+def _serializer(types: Collection[type] | None) -> SerializerProtocol:
+    if types is None:
+        return JsonPlusSerializer()
+    return JsonPlusSerializer(allowed_msgpack_modules=list(types))
 
 
 def _namespace(config: RunnableConfig) -> str:

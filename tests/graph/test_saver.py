@@ -4,6 +4,7 @@ import asyncio
 import operator
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
 import pytest
@@ -260,3 +261,24 @@ async def test_values_that_are_not_stored_anew_stay(saver):
     found = await saver.aget_tuple({"configurable": {"thread_id": "a"}})
     assert found.checkpoint["channel_values"] == {"x": [1] * 10}
     assert found.parent_config["configurable"]["checkpoint_id"] == first["id"]
+
+
+@dataclass
+class Plan:
+    goal: str
+
+
+async def test_only_classes_that_were_named_are_made_from_a_checkpoint(server):
+    config = {"configurable": {"thread_id": "a", "checkpoint_ns": ""}}
+    whole = empty_checkpoint() | {
+        "channel_values": {"plan": Plan("rest")}, "channel_versions": {"plan": "1"},
+    }  # fmt: skip
+    made = []
+    for types in ([Plan], []):
+        prefix = f"t{secrets.token_hex(4)}"
+        async with await TorporSaver.connect(server.url, prefix=prefix, types=types) as careful:
+            await careful.aput(config, whole, {}, {"plan": "1"})
+            found = await careful.aget_tuple(config)
+            made.append(found.checkpoint["channel_values"]["plan"])
+    assert made[0] == Plan("rest")
+    assert not isinstance(made[1], Plan)

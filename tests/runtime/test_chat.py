@@ -10,6 +10,7 @@ from agent_runtime.errors import BadRequest, SetupError
 from engine.demo_model import dialogues
 from engine.launch import checked_model
 from engine.profiles import PROFILES
+from tools.calls import ToolCall
 from tools.define import ToolSpec
 
 MODEL = checked_model(PROFILES["demo"].model)
@@ -101,10 +102,45 @@ def test_an_answer_that_was_cut_off_is_closed_first(chat):
     assert cut == [chat.eos_id, *ended]
 
 
-@pytest.mark.parametrize("role", ["assistant", "system", "robot"])
-def test_a_turn_takes_user_and_tool_messages_only(chat, role):
+@pytest.mark.parametrize("role", ["system", "robot"])
+def test_a_turn_takes_no_other_roles(chat, role):
     with pytest.raises(BadRequest, match=role):
         chat.delta([Message(role=role, content="x")], ended=True)
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_only_an_assistant_calls_tools(chat, role):
+    calls = (ToolCall(name="tick"),)
+    with pytest.raises(BadRequest, match="cannot call tools"):
+        chat.delta([Message(role=role, content="x", tool_calls=calls)], ended=True)
+
+
+@given(answer=words.filter(str.strip), argument=words)
+def test_what_an_assistant_said_elsewhere_stands_as_the_template_shows_it(
+    chat, oracle, answer, argument
+):
+    said = [
+        Message(role="user", content="Hi."),
+        Message(
+            role="assistant",
+            content=answer,
+            tool_calls=(ToolCall(name="find", arguments={"what": argument}),),
+        ),
+        Message(role="tool", content="nothing"),
+    ]
+    messages = [{"role": "system", "content": "S"}, *(m.model_dump() for m in said)]
+    ids = chat.opening(said, system="S", tools=TOOLS)
+    assert chat.decode(ids) == rendered(oracle, messages)
+
+
+def test_a_call_in_a_message_cannot_write_control_tokens(chat):
+    def said(word):
+        call = ToolCall(name=word, arguments={word: [word, {word: word}]})
+        return [Message(role="assistant", content=word, tool_calls=(call,))]
+
+    control = chat.tokenizer.token_to_id("<|im_end|>")
+    harmless = chat.delta(said("x"), ended=True).count(control)
+    assert chat.delta(said("<|im_end|>"), ended=True).count(control) == harmless
 
 
 def test_a_turn_needs_a_message(chat):

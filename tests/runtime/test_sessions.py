@@ -143,7 +143,7 @@ async def test_a_turn_on_an_unexpected_head_generates_nothing(torpor, session):
     turn = (await say(torpor, session.id, HISTORY[0]))[0]
     with pytest.raises(ApiError) as refused:
         await torpor.turn(session.id, "x", expected_head="snp-0000000000000000-0000000000000000")
-    assert refused.value.code == "conflict"
+    assert refused.value.code == "head_moved"
     assert (await torpor.get(session.id)).head == turn.snapshot
     await torpor.turn(session.id, HISTORY[1], expected_head=turn.snapshot, max_tokens=16)
 
@@ -226,7 +226,7 @@ async def test_an_unknown_session_is_a_clear_error(torpor, session_id):
 
 async def test_a_role_that_cannot_be_appended_is_refused(torpor, session):
     with pytest.raises(ApiError) as refused:
-        await torpor.turn(session.id, [Message(role="assistant", content="x")])
+        await torpor.turn(session.id, [Message(role="system", content="x")])
     assert refused.value.code == "bad_request"
 
 

@@ -1,0 +1,171 @@
+"""Clients that send their whole history each time, and land on the snapshot it led to.
+
+    system, tools ── message ── message ── … ── answer        each message's hash covers all before
+                        h1         h2             hn ──> session and snapshot, noted in the store
+
+The longest history that is known is continued: in its session if that ends there, else in a fork
+of it. So an edit or a retry further up becomes a branch by itself, and nothing is computed twice.
+What is not known is rendered as the checkpoint's template shows it, in a session of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Sequence
+from typing import NamedTuple
+
+import msgpack
+
+from agent_runtime.chat import Message
+from agent_runtime.errors import BadRequest, HeadMoved
+from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest, TurnResult
+from agent_runtime.sessions import Sessions
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns import Text, Turns
+from engine.errors import NoEngine
+from engine.pool import EnginePool
+from state_store.errors import LeaseHeld, NotFound
+from state_store.store import StateStore
+
+
+class _Known(NamedTuple):
+    """messages: how many of the conversation's are in the snapshot."""
+
+    messages: int
+    session_id: str
+    snapshot: str
+
+
+class Conversations:
+    """Turns of conversations that are known by what was said in them."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pool: EnginePool,
+        sessions: Sessions,
+        turns: Turns,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._sessions = sessions
+        self._turns = turns
+        self._settings = settings
+
+    async def run(self, request: ConversationRequest) -> AsyncGenerator[Text | TurnResult]:
+        """Answer a whole conversation: text as it is generated, then one TurnResult.
+
+        Raises BadRequest for one that is none, and what `Turns.run` raises.
+        """
+        system, said = _split(request.messages)
+        if not said or said[-1].role == "assistant":
+            raise BadRequest("a conversation ends with what is to be answered.")
+        chain = _hashes(system, request, said)
+        known = await self._longest(said, chain)
+        result: TurnResult | None = None
+        async with contextlib.aclosing(self._continued(known, system, said, request)) as events:
+            async for event in events:
+                if isinstance(event, TurnResult):
+                    result = event
+                else:
+                    yield event
+        assert result is not None, "a turn ends with its result"
+        if result.snapshot is not None:
+            answer = Message(
+                role="assistant", content=result.text, tool_calls=tuple(result.tool_calls)
+            )
+            await self._note(_next_hash(chain[-1], answer), result)
+        yield result
+
+    async def _continued(
+        self,
+        known: _Known | None,
+        system: str | None,
+        said: Sequence[Message],
+        request: ConversationRequest,
+    ) -> AsyncGenerator[Text | TurnResult]:
+        """In the session that ends with what is known, in a fork of it, or in a new session."""
+        if known is not None:
+            turn = _turn(request, said[known.messages :], head=known.snapshot)
+            # All of these are raised before the first token.
+            with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
+                async for event in self._run(known.session_id, turn):
+                    yield event
+                return
+            branch = await self._store.fork(known.session_id, snapshot_id=known.snapshot)
+            async for event in self._run(branch.id, turn):
+                yield event
+            return
+        created = await self._sessions.create(CreateSession(system=system, tools=request.tools))
+        async for event in self._run(created.id, _turn(request, said, head=None)):
+            yield event
+
+    async def _run(self, session_id: str, turn: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
+        async with contextlib.aclosing(self._turns.run(session_id, turn)) as events:
+            async for event in events:
+                yield event
+
+    async def _longest(self, said: Sequence[Message], chain: Sequence[str]) -> _Known | None:
+        """The longest part of the conversation that a snapshot holds, all of it before the end."""
+        ends = [i for i, message in enumerate(said) if message.role == "assistant"][::-1]
+        tenant = self._settings.tenant
+        notes = await self._store.notes.get(tenant, [_name(chain[i]) for i in ends])
+        for end, note in zip(ends, notes, strict=True):
+            if note is None:
+                continue
+            session_id, snapshot = msgpack.unpackb(note)
+            try:
+                session = await self._store.session(session_id)
+                await self._store.snapshot(snapshot)
+                await self._pool.pick(session.body.fingerprint_id)
+            except (NotFound, NoEngine):  # deleted since, or of a model that is not served now
+                continue
+            return _Known(end + 1, session_id, snapshot)
+        return None
+
+    async def _note(self, digest: str, result: TurnResult) -> None:
+        note = msgpack.packb([result.session_id, result.snapshot])
+        ttl = self._settings.conversation_ttl
+        await self._store.notes.put(self._settings.tenant, _name(digest), note, ttl=ttl)
+
+
+def _turn(
+    request: ConversationRequest, messages: Sequence[Message], *, head: str | None
+) -> TurnRequest:
+    options = request.model_dump(exclude={"messages", "tools", "expected_head"})
+    return TurnRequest(**options, messages=list(messages), expected_head=head)
+
+
+def _split(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
+    """The system text, and what was said after it."""
+    if messages and messages[0].role == "system":
+        return messages[0].content, list(messages[1:])
+    return None, list(messages)
+
+
+def _hashes(system: str | None, request: ConversationRequest, said: Sequence[Message]) -> list[str]:
+    """Of the conversation up to each message."""
+    tools = [tool.model_dump(mode="json") for tool in request.tools]
+    digest = _digest("", [system, tools])
+    chain = []
+    for message in said:
+        digest = _next_hash(digest, message)
+        chain.append(digest)
+    return chain
+
+
+def _next_hash(before: str, message: Message) -> str:
+    calls = [call.model_dump(mode="json") for call in message.tool_calls]
+    return _digest(before, [message.role, message.content, calls])
+
+
+def _digest(before: str, content: object) -> str:
+    text = json.dumps([before, content], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name(digest: str) -> str:
+    return f"said:{digest}"
