@@ -47,7 +47,7 @@ def test_the_archive_example_sweeps(own_server, tmp_path):
 def test_every_command_is_one():
     (block,) = re.findall(r"^```\n(.*?)^```", SECTIONS["Archive"], re.MULTILINE | re.DOTALL)
     commands = [shlex.split(line.partition("#")[0]) for line in block.splitlines()]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         assert _parser().parse_args(command[1:]).archive
 

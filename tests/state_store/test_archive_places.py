@@ -10,12 +10,14 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 from shelf import RANKS, Shelf, value_of
+from writer import Writer
 
 from state_store.archive import ArchiveReader, bucket, open_archive
 from state_store.archive.collect import check_archive
 from state_store.archive.names import Generation, object_name, parse_name
 from state_store.errors import ArchiveRefused, ArchiveUnavailable, CorruptObject
 from state_store.layout import ObjectNames, ObjectRef
+from state_store.store import StateStore
 
 NAMES = ObjectNames("t", "ab" * 16, 1)
 REF = ObjectRef("kv", "cd" * 32, 3)
@@ -213,3 +215,14 @@ def test_a_url_that_is_none_is_refused_without_telling_its_secrets(url):
     with pytest.raises(ArchiveRefused) as refused:
         open_archive(url)
     assert "hunter2" not in str(refused.value)
+
+
+async def test_a_store_moves_a_session_to_a_bucket_and_back(server, objects, prefix, bucket_url):
+    async with await StateStore.connect(server.url, prefix=prefix, archive=bucket_url) as store:
+        session = await Writer(store, objects, prefix).session(range(12))
+        assert (await store.archive_session(session.id)).objects == 4
+        assert await store.residency(session.id) == "archived"
+        assert (await store.check_integrity()).problems == []
+        assert (await store.bring_back(session.id)).objects == 4
+        assert await store.residency(session.id) == "stored"
+        assert (await store.check_integrity()).problems == []

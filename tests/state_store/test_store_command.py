@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from writer import RANKS, Writer
@@ -73,6 +74,18 @@ def test_a_session_is_brought_back(own_server, archive, session_id, capsys):
     assert torpor(own_server, archive, "bring-back", session_id) == 0
     assert capsys.readouterr().out.startswith("4 objects (")
     assert residency(own_server, session_id) == "stored"
+
+
+def test_a_check_reads_the_archive_if_it_is_given(own_server, archive, session_id, capsys):
+    out(own_server, archive, session_id)
+    without = ["store", "check", "--redis", own_server.url]
+    assert torpor(own_server, archive, "check") == main(without) == 0
+    folder = Path(archive.removeprefix("file://"))
+    next(path for path in folder.rglob("*") if path.is_file()).unlink()
+    assert main(without) == 0
+    capsys.readouterr()
+    assert torpor(own_server, archive, "check") == 1
+    assert "the archive has lost it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
