@@ -10,6 +10,7 @@ TorporError
 ├── NotFound              no such session or snapshot
 ├── HeadMoved             somebody else moved the session since the caller looked
 ├── CheckpointLost        a graph's checkpoint is not whole any more
+├── CannotStore           engines cannot store the session in the form that it asks for
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
 └── SetupError            a process could not be started: model files, port, Redis URL
@@ -66,6 +67,11 @@ class NotFound(TorporError):
 class HeadMoved(TorporError):
     code = "head_moved"
     status = 409
+
+
+class CannotStore(TorporError):
+    code = "cannot_store"
+    status = 501
 
 
 class NothingReused(TorporError):

@@ -19,6 +19,7 @@ from agent_runtime.models import (
 )
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns
 from engine.pool import EnginePool
 from state_store.errors import ServersChanged
@@ -43,7 +44,9 @@ class Sessions:
         self._settings = settings
 
     async def create(self, request: CreateSession) -> SessionView:
-        """A new, empty session in the state format of a live engine. Raises NoEngine."""
+        """A new, empty session in the state format of a live engine. Raises NoEngine,
+        CannotStore."""
+        await require_storable_tenant(self._store, self._settings.tenant)
         engine = await self._pool.pick()
         session = await self._store.create_session(
             tenant=self._settings.tenant,
@@ -112,10 +115,10 @@ class Sessions:
         """Have an engine stage the head, so that the next turn starts where it ended.
 
         What cannot be restored is left to be recomputed from the token log, and `reason` says
-        why. Raises NothingReused in strict mode if that is everything; NoEngine.
+        why. Raises NothingReused in strict mode if that is everything; NoEngine, CannotStore.
         """
         started = time.perf_counter()
-        session = await self._store.session(session_id)
+        session = await storable_session(self._store, session_id)
         engine = await self._pool.pick(session.body.fingerprint_id)
         history = await self._turns.history(session.head, session, engine)
         self._residency.left(session_id)

@@ -19,6 +19,7 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (store.LeaseHeld, 409, "lease_held"),
     (store.LeaseLost, 409, "lease_lost"),
     (store.HeadMoved, 409, "head_moved"),
+    (store.VaultLocked, 503, "vault_locked"),
     (store.InvalidDurability, 400, "invalid_durability"),
     (store.DurabilityNotReached, 503, "durability_not_reached"),
     (store.ObjectsMissing, 409, "objects_missing"),

@@ -33,6 +33,7 @@ from agent_runtime.models import (
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.staging import Staging
+from agent_runtime.storable import storable_session
 from engine.client import Chunk, Sampling, TokenLogprobs
 from engine.errors import EngineUnreachable, LoadFailed
 from engine.pool import Engine, EnginePool, Prefetch
@@ -88,7 +89,7 @@ class Turns:
     async def run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
         """Yield text as it is generated, then one TurnResult after the commit.
 
-        Raises NotFound, LeaseHeld (another writer), HeadMoved (head is not `expected_head`),
+        Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
         BadRequest, ContextFull, NoEngine, EngineUnreachable, EngineRefused. After any of them the
         session's head is what it was.
         """
@@ -132,7 +133,9 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def writing(self, session_id: str) -> AsyncIterator[tuple[Session, Lease]]:
-        """Hold the session's lease, renewed in the background, for the length of the block."""
+        """Hold the session's lease, renewed in the background, for the length of the block.
+
+        Raises CannotStore."""
         if self._residency.servers(session_id) is None:
             self._residency.writing_to(session_id, await self._store.watch("fsync"))
         lease = await self._store.acquire(
@@ -140,7 +143,7 @@ class Turns:
         )
         renewing = asyncio.create_task(self._renew(lease))
         try:
-            yield await self._store.session(session_id), lease
+            yield await storable_session(self._store, session_id), lease
         finally:
             renewing.cancel()
             # Not awaited in here alone: when the client has gone, every wait of this request is

@@ -97,7 +97,7 @@ class Archiving:
 
     async def archive_session(self, session_id: str, *, spare: float, tenant: str | None) -> Moved:
         opened = self._require_open()
-        session = await self._sessions.get(session_id, tenant=tenant)
+        session = await self._sessions.record(session_id, tenant=tenant)
         return await move_session_out(
             self._control,
             self._prefix,
@@ -114,7 +114,7 @@ class Archiving:
         if is_snapshot_id(any_id):
             await self._sessions.check_tenant(any_id, tenant)
         else:
-            session = await self._sessions.get(any_id, tenant=tenant)
+            session = await self._sessions.record(any_id, tenant=tenant)
             head = session.head
             # First: else what is back might stay for good, on no sweep's list.
             await self._uses.note(session.body.tenant, any_id)
@@ -128,7 +128,7 @@ class Archiving:
         return await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
 
     async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
-        session = await self._sessions.get(session_id, tenant=tenant)
+        session = await self._sessions.record(session_id, tenant=tenant)
         return await residency(self._control, self._prefix, await self._history(session.head))
 
     async def collect(self) -> Collected:
@@ -145,7 +145,7 @@ class Archiving:
         return Collected(condemned, orphans, waiting)
 
     async def _history(self, head: str | None) -> list[Snapshot]:
-        return [] if head is None else await self._snapshots.ancestors(head)
+        return [] if head is None else await self._snapshots.records(head)
 
     def _require_open(self) -> _Open:
         if self._opened is None:

@@ -38,6 +38,9 @@ _NAMED, _FORM = slice(0, 64), slice(80, 96)
 _NONCE_BYTES, _TAG_BYTES = 12, 16
 _VALUE_VERSION = b"\x01"
 
+SEALED_BYTES = len(_VALUE_VERSION) + _NONCE_BYTES + _TAG_BYTES
+"""That `seal_value` adds to a value."""
+
 
 class Secret:
     """A key of 256 bits, which no repr, log line, exception or pickle shows.
@@ -141,7 +144,7 @@ def seal_value(data: bytes, key: LineageKey, aad: bytes) -> bytes:
 
 def open_value(sealed: bytes, key: LineageKey, aad: bytes) -> bytes:
     """What `seal_value` made of. Raises CorruptObject for anything else."""
-    if len(sealed) < 1 + _NONCE_BYTES + _TAG_BYTES or sealed[:1] != _VALUE_VERSION:
+    if len(sealed) < SEALED_BYTES or sealed[:1] != _VALUE_VERSION:
         raise CorruptObject(
             f"a control value of {len(sealed)} bytes is not an encrypted one; it is not used."
         )

@@ -26,6 +26,7 @@ from state_store.durability import confirm, parse_level, servers
 from state_store.errors import (
     DurabilityNotReached,
     HeadMoved,
+    InvalidDraft,
     LeaseLost,
     NotFound,
     ObjectsMissing,
@@ -33,7 +34,8 @@ from state_store.errors import (
     StoreUnavailable,
 )
 from state_store.fingerprint import Fingerprint
-from state_store.layout import LineageKeys, ObjectRef, lineage_of
+from state_store.layout import LineageKeys, ObjectRef
+from state_store.lineages import Lineage, Lineages, Seals
 from state_store.records import Commit, Lease, Snapshot, SnapshotDraft
 from state_store.snapshots import identity_of
 
@@ -43,6 +45,7 @@ _BATCH = 512
 async def commit(
     control: Control,
     prefix: str,
+    lineages: Lineages,
     draft: SnapshotDraft,
     fingerprint: Fingerprint,
     lease: Lease,
@@ -53,11 +56,19 @@ async def commit(
     before = await servers(control)
     if lease.session_id != draft.session_id:
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
-    lineage = lineage_of(draft.session_id)
-    keys = LineageKeys(prefix, lineage)
+    lineage = await lineages.of_session(draft.session_id)
+    if draft.economy != lineage.economy:
+        raise InvalidDraft(
+            f"{draft.session_id} is of economy class {lineage.economy}, the draft of "
+            f"{draft.economy}; one history has one class. Nothing was committed."
+        )
+    seals = await lineages.seals(lineage)
+    keys = LineageKeys(prefix, lineage.id)
     tokens = token_log(draft)
     check_draft(draft, fingerprint, await _parent(control, keys, draft))
-    snapshot = _snapshot(draft, fingerprint, tokens)
+    snapshot = lineages.sealed(_snapshot(draft, fingerprint, lineage, tokens, seals), seals)
+    if seals is not None:
+        tokens = seals.seal(tokens, keys.tokens(snapshot.id))
     pin_id = garbage.new_pin_id()
     await garbage.write_journal(control, keys, pin_id, snapshot)
     try:
@@ -100,14 +111,16 @@ async def commit(
         await garbage.abort(control, prefix, keys, pin_id, snapshot)
         raise
     try:
-        return Commit(snapshot, await confirm(control, prefix, durability, since=before))
+        reached = await confirm(control, prefix, durability, since=before)
+        return Commit(await lineages.opened(snapshot), reached)
     except ServersChanged as error:
         await _check(control, prefix, keys, draft.session_id, snapshot, kept_by)
-        return Commit(snapshot, "memory", None if durability == "memory" else str(error))
+        shortfall = None if durability == "memory" else str(error)
+        return Commit(await lineages.opened(snapshot), "memory", shortfall)
     except DurabilityNotReached as error:
-        return Commit(snapshot, error.reached, str(error))
+        return Commit(await lineages.opened(snapshot), error.reached, str(error))
     except StoreUnavailable as error:
-        return Commit(snapshot, "memory", str(error))
+        return Commit(await lineages.opened(snapshot), "memory", str(error))
 
 
 async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> Snapshot | None:
@@ -124,7 +137,13 @@ async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> 
     return None
 
 
-def _snapshot(draft: SnapshotDraft, fingerprint: Fingerprint, tokens: bytes) -> Snapshot:
+def _snapshot(
+    draft: SnapshotDraft,
+    fingerprint: Fingerprint,
+    lineage: Lineage,
+    tokens: bytes,
+    seals: Seals | None,
+) -> Snapshot:
     snapshot = Snapshot(
         id="",
         parent=draft.parent,
@@ -138,10 +157,14 @@ def _snapshot(draft: SnapshotDraft, fingerprint: Fingerprint, tokens: bytes) -> 
         ranks=draft.ranks,
         kv_bytes=fingerprint.kv_payload_bytes,
         state_bytes=fingerprint.state_payload_bytes,
+        tenant=lineage.tenant,
+        tenant_id=lineage.tenant_id,
+        economy=lineage.economy,
+        encrypted=lineage.encrypted,
         meta=draft.meta,
         created_at=time.time(),
     )
-    return snapshot.model_copy(update={"id": identity_of(snapshot, tokens)})
+    return snapshot.model_copy(update={"id": identity_of(snapshot, tokens, seals)})
 
 
 async def _pin(
@@ -152,7 +175,8 @@ async def _pin(
     objects = snapshot.objects
     for start in range(0, len(objects), _BATCH):
         batch = objects[start : start + _BATCH]
-        calls = [(garbage.keys_to_pin(prefix, snapshot, ref), [pin_id]) for ref in batch]
+        encrypted = int(snapshot.encrypted)
+        calls = [(garbage.keys_to_pin(prefix, snapshot, ref), [pin_id, encrypted]) for ref in batch]
         pinned = await control.run_many("pin", calls)
         missing += [ref for ref, done in zip(batch, pinned, strict=True) if not done]
     return missing

@@ -7,9 +7,11 @@ StoreError
 │   └── StoreFull          it has no memory left; nothing was lost
 ├── NotFound               no such session or snapshot
 │   ├── ForeignTenant      it belongs to another tenant
+│   ├── TenantDeleted      its tenant was deleted
 │   └── UnknownFingerprint no session or engine has made this state format known
 ├── InvalidId              not an id this store gave out
 ├── InvalidTenant          not a tenant's name
+├── TenantExists           there is a tenant of this name already
 ├── InvalidDraft           a snapshot to commit contradicts itself or its parent
 ├── InvalidLabels          too many, too long or not text
 ├── InvalidDurability      not a durability level
@@ -70,6 +72,10 @@ class ForeignTenant(NotFound):
     pass
 
 
+class TenantDeleted(NotFound):
+    pass
+
+
 class UnknownFingerprint(NotFound):
     pass
 
@@ -79,6 +85,10 @@ class InvalidId(StoreError):
 
 
 class InvalidTenant(StoreError):
+    pass
+
+
+class TenantExists(StoreError):
     pass
 
 

@@ -2,7 +2,7 @@
 
 Every step is idempotent and small, so a crash at any point is finished by the next call. An
 object without pins is not deleted but expires after a grace time: a commit that has just seen it
-may still pin it.
+may still pin it. Only what a deleted snapshot of an encrypted tenant held is shredded at once.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ def new_pin_id() -> str:
 def keys_to_pin(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
     """What `lua/pin.lua` takes."""
     names = _names(prefix, snapshot)
-    return [names[0].pins_key(ref), names[0].cold_key(ref), *(n.key(ref) for n in names)]
+    beside = [names[0].pins_key(ref), names[0].cold_key(ref), names[0].seed_key(ref)]
+    return [*beside, *(n.key(ref) for n in names)]
 
 
 def _keys_to_unpin(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
     """What `lua/unpin.lua` takes."""
     names = _names(prefix, snapshot)
-    beside = [names[0].pins_key(ref), names[0].cold_key(ref), names[0].condemned_key(ref)]
-    return [*beside, *(n.key(ref) for n in names)]
+    first = names[0]
+    beside = [first.pins_key(ref), first.cold_key(ref), first.condemned_key(ref)]
+    return [*beside, first.seed_key(ref), *(n.key(ref) for n in names)]
 
 
 def _names(prefix: str, snapshot: Snapshot) -> list[ObjectNames]:
@@ -83,7 +85,7 @@ async def abort(
             snapshot = read_journal(record)[1]
         if snapshot is None:
             return
-        await unpin(control, prefix, snapshot, pin_id)
+        await unpin(control, prefix, snapshot, pin_id)  # a retry needs it again: no shredding
         await client.hdel(keys.aborted, pin_id)
 
 
@@ -132,7 +134,8 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
             continue
         stored, pin_id = doomed
         try:
-            await unpin(control, prefix, Snapshot.unpack(stored), pin_id.decode())
+            snapshot = Snapshot.unpack(stored)
+            await unpin(control, prefix, snapshot, pin_id.decode(), shred=snapshot.encrypted)
         except CorruptObject as error:
             logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, _REPAIR)
         outcome = await control.run(
@@ -150,22 +153,27 @@ async def unpin(
     snapshot: Snapshot,
     pin_id: str,
     objects: Sequence[ObjectRef] | None = None,
+    *,
+    shred: bool = False,
 ) -> None:
-    """Let go of objects of a snapshot, of all of them if None."""
+    """Let go of objects of a snapshot, of all of them if None.
+
+    shred: encrypted objects that nothing else holds go at once, and their seeds with them
+    """
     objects = snapshot.objects if objects is None else objects
     for start in range(0, len(objects), _BATCH):
         calls = [
-            (_keys_to_unpin(prefix, snapshot, ref), [pin_id, GRACE])
+            (_keys_to_unpin(prefix, snapshot, ref), [pin_id, GRACE, int(shred)])
             for ref in objects[start : start + _BATCH]
         ]
         await control.run_many("unpin", calls)
 
 
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
+    holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
+    if not await control.run("forget_lineage", [*holding, keys.fence, keys.seed]):
+        return
     async with control.guard() as client:
-        if await client.exists(keys.sessions, keys.refs, keys.journals, keys.aborted):
-            return
-        await client.delete(keys.fence)
         await client.srem(f"{prefix}:lineages", lineage)
         if await client.exists(keys.sessions):  # made between the look and the removal
             await client.sadd(f"{prefix}:lineages", lineage)

@@ -131,10 +131,12 @@ class Histories:
 
     async def diff(self, left: str, right: str) -> Diff:
         heads = [
-            one if is_snapshot_id(one) else (await self._sessions.get(one)).head
+            one if is_snapshot_id(one) else (await self._sessions.record(one)).head
             for one in (left, right)
         ]
-        ancestor, (ours, theirs) = await self._part(heads)
+        ancestor, sides = await self._part(heads)
+        ours, theirs = [tuple([await self._snapshots.opened(s) for s in side]) for side in sides]
+        ancestor = None if ancestor is None else await self._snapshots.opened(ancestor)
         start = 0 if ancestor is None else ancestor.total_tokens
         return Diff(ancestor, ours, theirs, await self._first_difference(start, (ours, theirs)))
 
@@ -146,7 +148,7 @@ class Histories:
             )
             if not rows:
                 raise NotFound(f"no session of lineage {lineage} is left.")
-            sessions = [Session.unpack(*row) for row in rows]
+            sessions = [await self._sessions.opened(Session.unpack(*row)) for row in rows]
             found = await self._read([raw.decode() for raw in held])
             missing = {s.head for s in sessions if s.head} - found.keys()
             missing |= {s.parent for s in found.values() if s.parent} - found.keys()

@@ -12,8 +12,9 @@ from itertools import pairwise
 from typing import Any, Self
 
 import msgpack
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from state_store.encodings.economy import LOSSLESS
 from state_store.errors import CorruptObject, InvalidDraft
 from state_store.layout import PART_BYTES, Kind, ObjectRef, parts_of
 
@@ -38,19 +39,51 @@ class _Record(BaseModel):
 
 
 class Tenant(_Record):
-    """`salt` is secret: who knows it can name the tenant's pages."""
+    """One stay of a tenant in the store.
+
+    id:          tells it from an earlier tenant of the same name
+    salt:        secret, for who knows it can name the tenant's pages; empty for an encrypted
+                 tenant, whose salt comes from its key
+    wrapped_key: see `state_store/vault.py`; None for a tenant who stores in the clear
+    economy:     class of the sessions that it creates
+    deleted:     nothing of the tenant is left but this record, which keeps it from coming back
+    """
 
     name: str
-    salt: str
+    id: str
+    salt: str = Field(repr=False)
+    wrapped_key: bytes | None = Field(default=None, repr=False)
+    economy: str = LOSSLESS
+    deleted: bool = False
+
+    @property
+    def encrypted(self) -> bool:
+        return self.wrapped_key is not None
 
 
-class SessionBody(_Record):
-    """What does not change about a session. `meta` is the caller's own."""
+class _Owned(_Record):
+    """What sessions and snapshots know of how everything in their lineage is stored.
+
+    tenant_id:   of the stay of the tenant that the lineage belongs to
+    economy:     its class, see `state_store/encodings/economy.py`
+    encrypted:   whether token log, meta, pages and states are
+    meta:        the caller's own
+    sealed_meta: what `meta` is stored as if encrypted
+    """
+
+    tenant: str = ""
+    tenant_id: str = ""
+    economy: str = LOSSLESS
+    encrypted: bool = False
+    meta: dict[str, Any]
+    sealed_meta: bytes = b""
+
+
+class SessionBody(_Owned):
+    """What does not change about a session."""
 
     id: str
-    tenant: str
     fingerprint_id: str
-    meta: dict[str, Any]
     forked_from: str | None
     created_at: float
 
@@ -80,7 +113,7 @@ class Session:
         return self.body.id
 
 
-class Snapshot(_Record):
+class Snapshot(_Owned):
     """An immutable commit of one session's model state.
 
     total_tokens: tokens of the whole history up to here
@@ -92,7 +125,6 @@ class Snapshot(_Record):
                   at the boundary: forks start there
     ranks:        engine ranks that each hold their share of every object
     kv_bytes, state_bytes: of one page and of one state on one rank of the device
-    meta:         the caller's own
     """
 
     id: str
@@ -107,7 +139,6 @@ class Snapshot(_Record):
     ranks: int
     kv_bytes: int
     state_bytes: int
-    meta: dict[str, Any]
     created_at: float
 
     @property
@@ -171,6 +202,7 @@ class SnapshotDraft:
     boundary_hash: hex hash of the page that ends at `boundary`, None at 0
     page_hashes:   hex hashes of the pages from the parent's boundary to `boundary`
     checkpoints:   see `Snapshot`
+    economy:       class that the objects were written in
 
     Raises InvalidDraft when these contradict each other.
     """
@@ -186,6 +218,7 @@ class SnapshotDraft:
     ranks: int
     checkpoints: tuple[int, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    economy: str = LOSSLESS
 
     def __post_init__(self) -> None:
         if self.page_hashes and self.page_hashes[-1] != self.boundary_hash:

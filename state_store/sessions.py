@@ -8,7 +8,8 @@ from typing import Any
 
 from state_store import garbage
 from state_store.connection import Control
-from state_store.errors import ForeignTenant, NotFound
+from state_store.encodings import economy_named
+from state_store.errors import ForeignTenant, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
 from state_store.labels import Labels, check_labels
 from state_store.layout import (
@@ -18,8 +19,11 @@ from state_store.layout import (
     new_lineage,
     new_session_id,
 )
+from state_store.lineages import Lineage, Lineages, Seals
 from state_store.records import LabelSet, Session, SessionBody
+from state_store.tenants import Tenants
 from state_store.uses import Uses
+from state_store.vault import new_lineage_seed
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
 UNMADE = 60  # seconds after which a listed session without a record is not about to be made
@@ -28,9 +32,19 @@ UNMADE = 60  # seconds after which a listed session without a record is not abou
 class Sessions:
     """See the methods of the same names in `StateStore`."""
 
-    def __init__(self, control: Control, prefix: str, uses: Uses, labels: Labels) -> None:
+    def __init__(
+        self,
+        control: Control,
+        prefix: str,
+        tenants: Tenants,
+        lineages: Lineages,
+        uses: Uses,
+        labels: Labels,
+    ) -> None:
         self._control = control
         self._prefix = prefix
+        self._tenants = tenants
+        self._lineages = lineages
         self._uses = uses
         self._labels = labels
 
@@ -39,15 +53,23 @@ class Sessions:
         *,
         tenant: str,
         fingerprint: Fingerprint,
+        economy: str | None = None,
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Session:
-        """A new, empty session, the root of a new lineage."""
+        """A new, empty session, the root of a new lineage.
+
+        economy: class that all of the lineage is stored in; the tenant's if None
+        Raises TenantDeleted, VaultLocked, UnknownEconomy, InvalidLabels.
+        """
         checked = check_labels(labels)
-        lineage = new_lineage()
+        owner = await self._tenants.get(tenant)
         body = SessionBody(
-            id=new_session_id(lineage),
+            id=new_session_id(new_lineage()),
             tenant=tenant,
+            tenant_id=owner.id,
+            economy=economy_named(economy or owner.economy).name,
+            encrypted=owner.encrypted,
             fingerprint_id=fingerprint.id,
             meta=dict(meta or {}),
             forked_from=None,
@@ -57,7 +79,10 @@ class Sessions:
             await client.set(
                 f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
             )
-        return await self._add(Session(body, None, checked))
+        seals = None
+        if body.encrypted:
+            seals = await self._lineages.seals_under(Lineage.of(body), new_lineage_seed())
+        return await self._add(Session(body, None, checked), seals, root=True)
 
     async def fork(
         self,
@@ -70,7 +95,7 @@ class Sessions:
     ) -> Session:
         """A new session whose head is `snapshot_id` (the session's head if None).
 
-        Copies nothing and costs the same at any length. Raises NotFound.
+        Copies nothing and costs the same at any length. Raises NotFound, VaultLocked.
         """
         parent = await self.get(session_id, tenant=tenant)
         head = snapshot_id or parent.head
@@ -96,10 +121,21 @@ class Sessions:
                 "created_at": time.time(),
             }
         )
-        return await self._add(Session(body, head, checked))
+        seals = await self._lineages.seals(Lineage.of(body))
+        return await self._add(Session(body, head, checked), seals)
 
     async def get(self, session_id: str, *, tenant: str | None = None) -> Session:
-        """Raises NotFound, ForeignTenant, InvalidId."""
+        """Raises NotFound, ForeignTenant, InvalidId, VaultLocked."""
+        return await self.opened(await self.record(session_id, tenant=tenant))
+
+    async def opened(self, session: Session) -> Session:
+        """With the meta of an encrypted tenant. Raises VaultLocked."""
+        return Session(await self._lineages.opened(session.body), session.head, session.labels)
+
+    async def record(self, session_id: str, *, tenant: str | None = None) -> Session:
+        """As it is stored: without the meta of an encrypted tenant.
+
+        Raises NotFound, ForeignTenant, InvalidId."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         async with self._control.guard() as client:
             stored, *rest = await client.hmget(keys.session(session_id), *_FIELDS)
@@ -130,7 +166,7 @@ class Sessions:
         return owner
 
     async def of_tenant(self, tenant: str) -> list[Session]:
-        """All sessions of a tenant, newest first."""
+        """All sessions of a tenant, newest first. Raises VaultLocked."""
         async with self._control.guard() as client:
             listed = await client.zrevrange(
                 TenantKeys(self._prefix, tenant).sessions, 0, -1, withscores=True
@@ -145,16 +181,20 @@ class Sessions:
                 keys_of_tenant = TenantKeys(self._prefix, tenant)
                 await client.zrem(keys_of_tenant.sessions, *unmade)
                 await client.zrem(keys_of_tenant.used, *unmade)
-        return [session for session in rows if session is not None]
+        return [await self.opened(session) for session in rows if session is not None]
 
     async def newest_first(self, session_ids: Sequence[str]) -> list[Session]:
-        """Those of `session_ids` that are there."""
-        found = [session for session in await self._read(session_ids) if session is not None]
+        """Those of `session_ids` that are there. Raises VaultLocked."""
+        found = [
+            await self.opened(session)
+            for session in await self._read(session_ids)
+            if session is not None
+        ]
         return sorted(found, key=lambda session: -session.body.created_at)
 
     async def delete(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
-        session = await self.get(session_id, tenant=tenant)
+        session = await self.record(session_id, tenant=tenant)
         lineage = lineage_of(session_id)
         keys = LineageKeys(self._prefix, lineage)
         await self._control.run(
@@ -175,7 +215,7 @@ class Sessions:
         await garbage.unwind(self._control, self._prefix, lineage)
 
     async def _read(self, session_ids: Iterable[str]) -> list[Session | None]:
-        """None for what is not there; in one round trip to each server."""
+        """As they are stored, None for what is not there; in one round trip to each server."""
         async with self._control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for one in session_ids:
@@ -183,9 +223,14 @@ class Sessions:
             rows = await pipeline.execute() if len(pipeline) else []
         return [None if stored is None else Session.unpack(stored, *rest) for stored, *rest in rows]
 
-    async def _add(self, session: Session) -> Session:
+    async def _add(
+        self, session: Session, seals: Seals | None = None, *, root: bool = False
+    ) -> Session:
         """Listed first and then made: after a crash between the two nothing holds a snapshot that
         no list shows. Listing the lineage again undoes a `recover` that found it empty meanwhile.
+
+        The tenant is looked at last: who deletes it may have looked for its sessions before this
+        one was listed.
         """
         body, head = session.body, session.head
         lineage = lineage_of(body.id)
@@ -199,18 +244,26 @@ class Sessions:
         await self._labels.enlist(body.tenant, body.id, session.labels)
         outcome = await self._control.run(
             "fork",
-            [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions],
+            [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions, keys.seed],
             head or "",
             body.id,
-            body.pack(),
+            self._lineages.sealed(body, seals).pack(),
             LabelSet(labels=session.labels).pack(),
+            b"" if seals is None else seals.seed,
+            int(root),
         )
         async with self._control.guard() as client:
             if outcome != b"ok":
                 await client.zrem(TenantKeys(self._prefix, body.tenant).sessions, body.id)
                 await self._uses.forget(body.tenant, body.id)
                 await self._labels.forget(body.tenant, body.id, session.labels)
-                raise NotFound(f"no snapshot {head}.")
+                gone = f"snapshot {head}" if head else f"session {body.forked_from}"
+                raise NotFound(f"no {gone}.")
             await client.sadd(f"{self._prefix}:lineages", lineage)
         await self._labels.enlist(body.tenant, body.id, session.labels)
+        try:
+            await self._tenants.verify(body.tenant, body.tenant_id)
+        except TenantDeleted:
+            await self.delete(body.id)
+            raise
         return session

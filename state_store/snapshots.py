@@ -12,6 +12,7 @@ from state_store.connection import Control
 from state_store.errors import CorruptObject, NotFound
 from state_store.layout import LineageKeys, ObjectNames, lineage_of
 from state_store.layout import snapshot_id as id_of
+from state_store.lineages import Lineage, Lineages, Seals, tokens_digest
 from state_store.records import Snapshot
 
 _WALK = 256  # snapshots that one step of a walk towards the root reads at most
@@ -21,12 +22,17 @@ _FIRST_STEP = 16  # a walk that ends soon shall not read far ahead
 class Snapshots:
     """See the methods of the same names in `StateStore`."""
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
         self._control = control
         self._prefix = prefix
+        self._lineages = lineages
 
     async def get(self, snapshot_id: str) -> Snapshot:
-        """Raises NotFound, InvalidId."""
+        """Raises NotFound, InvalidId, VaultLocked."""
+        return await self._lineages.opened(await self.record(snapshot_id))
+
+    async def record(self, snapshot_id: str) -> Snapshot:
+        """As it is stored: without the meta of an encrypted tenant. Raises NotFound, InvalidId."""
         keys = LineageKeys(self._prefix, lineage_of(snapshot_id))
         async with self._control.guard() as client:
             stored = await client.hget(keys.snapshot(snapshot_id), "body")
@@ -35,7 +41,8 @@ class Snapshots:
         return Snapshot.unpack(stored)
 
     async def get_many(self, snapshot_ids: Sequence[str]) -> list[Snapshot]:
-        """Those of `snapshot_ids` that are there, in one round trip to each server."""
+        """Those of `snapshot_ids` that are there, in one round trip to each server. Raises
+        VaultLocked."""
         if not snapshot_ids:
             return []
         async with self._control.guard() as client:
@@ -43,7 +50,7 @@ class Snapshots:
             for one in snapshot_ids:
                 pipeline.hget(LineageKeys(self._prefix, lineage_of(one)).snapshot(one), "body")
             rows = await pipeline.execute()
-        return [Snapshot.unpack(stored) for stored in rows if stored is not None]
+        return [await self.opened(Snapshot.unpack(stored)) for stored in rows if stored is not None]
 
     async def newest_first(self, snapshot_ids: Sequence[str]) -> list[Snapshot]:
         """Those of `snapshot_ids` that are there."""
@@ -51,14 +58,23 @@ class Snapshots:
         return sorted(found, key=lambda snapshot: -snapshot.created_at)
 
     async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
-        """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId."""
+        """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId,
+        VaultLocked."""
+        return [await self.opened(one) for one in await self.records(snapshot_id)]
+
+    async def opened(self, snapshot: Snapshot) -> Snapshot:
+        """With the meta of an encrypted tenant. Raises VaultLocked."""
+        return await self._lineages.opened(snapshot)
+
+    async def records(self, snapshot_id: str) -> list[Snapshot]:
+        """`ancestors` as they are stored: without the meta of an encrypted tenant."""
         return [snapshot async for snapshot in self.walk(snapshot_id)][::-1]
 
     async def walk(self, snapshot_id: str | None) -> AsyncGenerator[Snapshot]:
         """The same from its end, for as long as it is wanted; nothing for None.
 
         Costs round trips and reading in proportion to what is taken: each step reads twice as far
-        as the one before, up to a limit.
+        as the one before, up to a limit. Raises NotFound, InvalidId.
         """
         step = _FIRST_STEP
         while snapshot_id is not None:
@@ -81,10 +97,10 @@ class Snapshots:
     async def tokens(self, snapshot_id: str) -> array[int]:
         """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens].
 
-        Raises NotFound, InvalidId, CorruptObject.
+        Raises NotFound, InvalidId, CorruptObject, VaultLocked.
         """
         tokens = array("I")
-        for log in await self.token_logs(await self.ancestors(snapshot_id)):
+        for log in await self.token_logs(await self.records(snapshot_id)):
             tokens.frombytes(log)
         return tokens
 
@@ -92,29 +108,32 @@ class Snapshots:
         """What each of `snapshots`, of one lineage, added to its history: uint32[n], verified.
 
         Raises NotFound for a log that is missing, CorruptObject for one that is not what was
-        committed.
+        committed, VaultLocked.
         """
         if not snapshots:
             return []
+        seals = await self._lineages.seals(Lineage.of(snapshots[0]))
         keys = LineageKeys(self._prefix, lineage_of(snapshots[0].id))
         async with self._control.guard() as client:
-            logs = await client.mget([keys.tokens(snapshot.id) for snapshot in snapshots])
-        for snapshot, log in zip(snapshots, logs, strict=True):
+            stored = await client.mget([keys.tokens(snapshot.id) for snapshot in snapshots])
+        logs: list[bytes] = []
+        for snapshot, log in zip(snapshots, stored, strict=True):
             if log is None:
                 raise NotFound(f"the token log of snapshot {snapshot.id} is missing.")
-            if identity_of(snapshot, log) != snapshot.id:
+            logs.append(log if seals is None else seals.open(log, keys.tokens(snapshot.id)))
+            if identity_of(snapshot, logs[-1], seals) != snapshot.id:
                 raise CorruptObject(
                     f"snapshot {snapshot.id}: its record or its token log is not what was "
                     "committed; it is not loaded."
                 )
-        return list(logs)
+        return logs
 
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
         """Whether the state at the snapshot's boundary is there, on every rank.
 
         A quick look for showing residency; a load checks every page and every byte.
         """
-        snapshot = await self.get(snapshot_id)
+        snapshot = await self.record(snapshot_id)
         if snapshot.boundary_hash is None:
             return False
         keys = [
@@ -126,8 +145,11 @@ class Snapshots:
             return bool(await client.exists(*keys) == len(keys))
 
 
-def identity_of(snapshot: Snapshot, token_log: bytes) -> str:
-    """The id of a snapshot: a hash of what it names, and of the tokens that it adds."""
+def identity_of(snapshot: Snapshot, token_log: bytes, seals: Seals | None) -> str:
+    """The id of a snapshot: a hash of what it names, and of the tokens that it adds.
+
+    token_log: in the clear; seals: of the snapshot's lineage
+    """
     lineage = lineage_of(snapshot.session_id)
     identity = msgpack.packb(
         [
@@ -139,7 +161,7 @@ def identity_of(snapshot: Snapshot, token_log: bytes) -> str:
             snapshot.ranks,
             snapshot.page_chain,
             snapshot.checkpoints,
-            hashlib.sha256(token_log).digest(),
+            tokens_digest(token_log, seals),
         ]
     )
     return id_of(lineage, hashlib.sha256(identity).hexdigest()[:32])

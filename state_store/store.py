@@ -6,7 +6,8 @@
         commit = await store.commit(draft, lease=lease, durability="fsync")
         branch = await store.fork(session.id)
 
-Payloads do not pass through here: engines write and read them with `ObjectClient`.
+Payloads do not pass through here: engines write and read them with `Payloads`, in the form that
+`stored_form` names.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from state_store.integrity import Report
 from state_store.labels import Labels
 from state_store.layout import lineage_of
 from state_store.leases import Leases
+from state_store.lineages import Lineages
 from state_store.notes import Notes
 from state_store.portable.export import Exported
 from state_store.records import (
@@ -43,14 +45,15 @@ from state_store.records import (
     Session,
     Snapshot,
     SnapshotDraft,
-    Tenant,
 )
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
+from state_store.tenancy import Tenancy
 from state_store.tenants import Tenants
 from state_store.transfers import Transfers
 from state_store.usage import Usage, Usages
 from state_store.uses import Uses
+from state_store.vault import Vault
 
 logger = logging.getLogger(__name__)
 
@@ -63,30 +66,33 @@ class Recovered:
     collected: Collected
 
 
-class StateStore:
+class StateStore(Tenancy):
     """One store. Every method raises StoreUnavailable when it does not answer.
 
     A method that takes a `tenant` raises ForeignTenant, and does nothing, if what it is asked for
     belongs to another one; None asks nothing. Who holds a lease has passed that already.
     """
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    def __init__(self, control: Control, prefix: str, vault: Vault) -> None:
         self._control = control
         self._prefix = prefix
         self.notes = Notes(control, prefix)
-        self._tenants = Tenants(control, prefix)
+        self._tenants = Tenants(control, prefix, vault)
+        self._lineages = Lineages(control, prefix, self._tenants)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
-        self._sessions = Sessions(control, prefix, self._uses, self._labels)
+        self._sessions = Sessions(
+            control, prefix, self._tenants, self._lineages, self._uses, self._labels
+        )
         self._leases = Leases(control, prefix, self._uses)
-        self._snapshots = Snapshots(control, prefix)
+        self._snapshots = Snapshots(control, prefix, self._lineages)
         self._archiving = Archiving(control, prefix, self._sessions, self._snapshots, self._uses)
         self._histories = Histories(control, prefix, self._sessions, self._snapshots)
         self._usages = Usages(control, prefix, self._histories)
         self._transfers = Transfers(
             control, prefix, self._tenants, self._fingerprints, self._sessions, self._leases,
-            self._snapshots, self._archiving,
+            self._snapshots, self._archiving, self._lineages,
         )  # fmt: skip
 
     @classmethod
@@ -97,14 +103,16 @@ class StateStore:
         prefix: str = "torpor",
         timeout: float = 10.0,
         archive: str | None = None,
+        vault: Vault | None = None,
     ) -> Self:
         """Open the store at a URL (see `address`) and check that it answers.
 
         timeout: seconds that any one command may take.
         archive: URL of the archive that idle sessions move to, see `archive.open_archive`;
                  raises ArchiveRefused or ArchiveUnavailable when it cannot be used.
+        vault:   the master keys of encrypted tenants, who can be deleted without it, but not read
         """
-        opened = cls(await Control.connect(url, timeout=timeout), prefix)
+        opened = cls(await Control.connect(url, timeout=timeout), prefix, vault or Vault())
         if archive is not None:
             try:
                 await opened._archiving.open(archive, store_url=url)
@@ -135,12 +143,17 @@ class StateStore:
         *,
         tenant: str,
         fingerprint: Fingerprint,
+        economy: str | None = None,
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Session:
-        """A new, empty session, the root of a new lineage."""
+        """A new, empty session, the root of a new lineage.
+
+        economy: class that all of the lineage is stored in; the tenant's if None
+        Raises TenantDeleted, VaultLocked, UnknownEconomy.
+        """
         return await self._sessions.create(
-            tenant=tenant, fingerprint=fingerprint, labels=labels, meta=meta
+            tenant=tenant, fingerprint=fingerprint, economy=economy, labels=labels, meta=meta
         )
 
     async def fork(
@@ -155,7 +168,7 @@ class StateStore:
         """A new session whose head is `snapshot_id` (the session's head if None), of the same
         lineage.
 
-        Copies nothing and costs the same at any length. Raises NotFound.
+        Copies nothing and costs the same at any length. Raises NotFound, VaultLocked.
         """
         return await self._sessions.fork(
             session_id, snapshot_id=snapshot_id, labels=labels, meta=meta, tenant=tenant
@@ -172,7 +185,8 @@ class StateStore:
     ) -> Session:
         """A fork whose head is the session's last snapshot of at most `tokens` tokens.
 
-        Empty if the first turn is longer. Walks from the head to there. Raises NotFound.
+        Empty if the first turn is longer. Walks from the head to there. Raises NotFound,
+        VaultLocked.
         """
         parent = await self._sessions.get(session_id, tenant=tenant)
         head = await self._histories.at(parent, tokens)
@@ -196,11 +210,11 @@ class StateStore:
         return await self._histories.rewind(session, snapshot_id, lease=lease)
 
     async def session(self, session_id: str, *, tenant: str | None = None) -> Session:
-        """Raises NotFound, InvalidId."""
+        """Raises NotFound, InvalidId, VaultLocked."""
         return await self._sessions.get(session_id, tenant=tenant)
 
     async def sessions(self, tenant: str) -> list[Session]:
-        """All sessions of a tenant, newest first."""
+        """All sessions of a tenant, newest first. Raises VaultLocked."""
         return await self._sessions.of_tenant(tenant)
 
     async def set_labels(
@@ -228,12 +242,13 @@ class StateStore:
         return await self._snapshots.newest_first(found)
 
     async def delete_session(self, session_id: str, *, tenant: str | None = None) -> None:
-        """Drop a session and everything that no other session reaches. Raises NotFound."""
+        """Drop a session and everything that no other session reaches. Raises NotFound.
+
+        What an encrypted tenant stored in it is shredded with it: no copy can be read any more.
+        """
         await self._sessions.delete(session_id, tenant=tenant)
 
-    async def tenant(self, name: str) -> Tenant:
-        """The tenant's record; its salt is made at first use."""
-        return await self._tenants.get(name)
+    # ---- tenants ------------------------------------------------------------
 
     async def tenants(self) -> list[str]:
         """Names of the tenants that have sessions."""
@@ -265,14 +280,14 @@ class StateStore:
     async def commit(self, draft: SnapshotDraft, *, lease: Lease, durability: str) -> Commit:
         """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
 
-        Raises InvalidDraft, LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint,
-        InvalidDurability; after StoreUnavailable the commit may or may not have happened: read
-        the head again.
+        Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint, InvalidDraft,
+        VaultLocked, InvalidDurability; after StoreUnavailable the commit may or may not have
+        happened: read the head again.
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
         await self._uses.note_commit(draft.session_id)
         return await committing.commit(
-            self._control, self._prefix, draft, fingerprint, lease, durability
+            self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability
         )
 
     async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
@@ -280,19 +295,20 @@ class StateStore:
         return await self._fingerprints.get(fingerprint_id)
 
     async def snapshot(self, snapshot_id: str, *, tenant: str | None = None) -> Snapshot:
-        """Raises NotFound, InvalidId."""
+        """Raises NotFound, InvalidId, VaultLocked."""
         await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.get(snapshot_id)
 
     async def ancestors(self, snapshot_id: str, *, tenant: str | None = None) -> list[Snapshot]:
-        """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId."""
+        """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId,
+        VaultLocked."""
         await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.ancestors(snapshot_id)
 
     async def tokens(self, snapshot_id: str, *, tenant: str | None = None) -> array[int]:
         """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens].
 
-        Raises NotFound, InvalidId, CorruptObject.
+        Raises NotFound, InvalidId, CorruptObject, VaultLocked.
         """
         await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.tokens(snapshot_id)

@@ -1,30 +1,156 @@
-"""Tenants: whose pages a store holds."""
+"""Tenants: whose sessions a store holds, and what hides them from each other."""
 
 from __future__ import annotations
 
 import secrets
 
 from state_store.connection import Control
+from state_store.encodings import LOSSLESS, economy_named
+from state_store.errors import StoreUnavailable, TenantDeleted, TenantExists
+from state_store.forms import salt_of_class
 from state_store.layout import TenantKeys
 from state_store.records import Tenant
+from state_store.vault import TenantKey, Vault
+
+_ATTEMPTS = 8
 
 
 class Tenants:
-    """Records of tenants, which do not change and are read once."""
+    """Records of tenants. Read once: only their deletion, and their key's wrapping, can change."""
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    def __init__(self, control: Control, prefix: str, vault: Vault) -> None:
         self._control = control
         self._prefix = prefix
+        self._vault = vault
         self._known: dict[str, Tenant] = {}
+        self._keys: dict[str, TenantKey] = {}
 
     async def get(self, name: str) -> Tenant:
-        """The tenant's record; its salt is made at first use. Raises InvalidTenant."""
+        """The tenant's record. One that was never created is made at first use: in the clear,
+        lossless. Raises InvalidTenant, TenantDeleted."""
         known = self._known.get(name)
+        return await self._read(name) if known is None else known
+
+    async def create(
+        self, name: str, *, encrypted: bool = False, economy: str = LOSSLESS
+    ) -> Tenant:
+        """See `StateStore.create_tenant`. What is left of an earlier tenant must be deleted."""
+        economy_named(economy)
+        wrapped = self._vault.new_tenant_key(name) if encrypted else None
+        tenant = Tenant(
+            name=name,
+            id=secrets.token_hex(8),
+            salt="" if encrypted else secrets.token_hex(16),
+            wrapped_key=wrapped,
+            economy=economy,
+        )
+        stored = await self._stored(name)
+        if stored is not None and not Tenant.unpack(stored).deleted:
+            raise _exists(name)
+        if not await self._replace(name, stored, tenant):
+            raise _exists(name)
+        self._known[name] = tenant
+        return tenant
+
+    async def is_deleted(self, name: str) -> bool:
+        stored = await self._stored(name)
+        return stored is not None and Tenant.unpack(stored).deleted
+
+    async def same(self, name: str, tenant_id: str) -> Tenant:
+        """The record of one stay of a tenant; as it is now if it is not the one that was read
+        last. Raises TenantDeleted when that stay is over."""
+        tenant = await self.get(name)
+        if tenant.id != tenant_id:
+            tenant = await self._read(name)
+        if tenant.id != tenant_id:
+            raise _deleted(name)
+        return tenant
+
+    async def verify(self, name: str, tenant_id: str) -> None:
+        """Make sure that this stay of the tenant is not over now. Raises TenantDeleted."""
+        if (await self._read(name)).id != tenant_id:
+            raise _deleted(name)
+
+    async def bury(self, name: str) -> bool:
+        """Leave a record that the tenant was deleted, without its salt and key: from here on
+        nobody can read what it stored. False if no such tenant was ever there."""
+        for _ in range(_ATTEMPTS):
+            stored = await self._stored(name)
+            if stored is None:
+                return False
+            tenant = Tenant.unpack(stored)
+            gone = Tenant(name=name, id=tenant.id, salt="", economy=tenant.economy, deleted=True)
+            if tenant.deleted or await self._replace(name, stored, gone):
+                self._known.pop(name, None)
+                self._keys.pop(tenant.id, None)
+                return True
+        raise _too_busy(name)
+
+    async def rewrap(self, name: str) -> None:
+        """See `StateStore.rewrap_tenant`."""
+        for _ in range(_ATTEMPTS):
+            tenant = await self._read(name)
+            if tenant.wrapped_key is None:
+                return
+            wrapped = self._vault.rewrap(tenant.wrapped_key, name)
+            changed = tenant.model_copy(update={"wrapped_key": wrapped})
+            if await self._replace(name, tenant.pack(), changed):
+                self._known[name] = changed
+                return
+        raise _too_busy(name)
+
+    def key(self, tenant: Tenant) -> TenantKey | None:
+        """None for a tenant who stores in the clear. Raises VaultLocked, InvalidKey."""
+        if tenant.wrapped_key is None:
+            return None
+        known = self._keys.get(tenant.id)
         if known is None:
-            key = TenantKeys(self._prefix, name).record
-            fresh = Tenant(name=name, salt=secrets.token_hex(16))
-            async with self._control.guard() as client:
-                await client.set(key, fresh.pack(), nx=True)
-                stored = await client.get(key)
-            known = self._known[name] = Tenant.unpack(stored)
+            known = self._keys[tenant.id] = self._vault.open(tenant.wrapped_key, tenant.name)
         return known
+
+    def salt(self, tenant: Tenant, economy: str) -> str:
+        """Salt of the tenant's pages of one economy class. Raises VaultLocked, InvalidKey."""
+        key = self.key(tenant)
+        return salt_of_class(tenant.salt if key is None else key.page_salt(), economy)
+
+    async def _read(self, name: str) -> Tenant:
+        self._known.pop(name, None)
+        stored = await self._stored(name)
+        if stored is None:
+            fresh = Tenant(name=name, id=secrets.token_hex(8), salt=secrets.token_hex(16))
+            await self._replace(name, None, fresh)
+            stored = await self._stored(name)
+        if stored is None:
+            raise _too_busy(name)
+        tenant = Tenant.unpack(stored)
+        if tenant.deleted:
+            raise _deleted(name)
+        self._known[name] = tenant
+        return tenant
+
+    async def _stored(self, name: str) -> bytes | None:
+        async with self._control.guard() as client:
+            stored: bytes | None = await client.get(TenantKeys(self._prefix, name).record)
+            return stored
+
+    async def _replace(self, name: str, read: bytes | None, tenant: Tenant) -> bool:
+        """Whether the record was still the one that was read, and is now the new one."""
+        keys = [TenantKeys(self._prefix, name).record]
+        return bool(await self._control.run("replace", keys, read or b"", tenant.pack()))
+
+
+def _deleted(name: str) -> TenantDeleted:
+    return TenantDeleted(
+        f"tenant {name} was deleted, and nothing of it can be read any more. To use the name "
+        "again, create the tenant."
+    )
+
+
+def _exists(name: str) -> TenantExists:
+    return TenantExists(f"there is a tenant {name} already; it was not changed.")
+
+
+def _too_busy(name: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the record of tenant {name} kept changing while it was written; try again."
+    )

@@ -12,11 +12,13 @@ from pathlib import Path
 from state_store import commit as committing
 from state_store.archiving import Archiving
 from state_store.connection import Control
+from state_store.encodings import LOSSLESS
 from state_store.errors import InvalidDraft, StoreError
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.forms import StoredForm
 from state_store.leases import Leases
+from state_store.lineages import Lineages
 from state_store.portable.export import Exported, Source, export
 from state_store.portable.imports import Export
 from state_store.portable.rows import Place, in_thread
@@ -24,6 +26,7 @@ from state_store.records import Session
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenants import Tenants
+from state_store.vault import TenantKey
 
 _LEASE = 3600  # seconds: nobody else may write a session that is not whole yet
 
@@ -41,6 +44,7 @@ class Transfers:
         leases: Leases,
         snapshots: Snapshots,
         archiving: Archiving,
+        lineages: Lineages,
     ) -> None:
         self._control = control
         self._prefix = prefix
@@ -50,6 +54,7 @@ class Transfers:
         self._leases = leases
         self._snapshots = snapshots
         self._archiving = archiving
+        self._lineages = lineages
 
     async def export_session(
         self, session_id: str, path: Path, *, since: str | None, tenant: str | None
@@ -61,10 +66,11 @@ class Transfers:
             tokens = await self._snapshots.tokens(session.head)
         ids = {session.body.fingerprint_id, *(snapshot.fingerprint_id for snapshot in history)}
         fingerprints = {one: await self._fingerprints.get(one) for one in ids}
-        owner = await self._tenants.get(session.body.tenant)
-        source = Source(
-            session, history, tokens, fingerprints, owner.salt, _forms(fingerprints.values())
-        )
+        body = session.body
+        owner = await self._tenants.same(body.tenant, body.tenant_id)
+        salt, key = self._tenants.salt(owner, body.economy), self._tenants.key(owner)
+        forms = _forms(fingerprints.values(), body.economy, key)
+        source = Source(session, history, tokens, fingerprints, salt, forms)
         async with self._place() as place:
             return await in_thread(lambda stop: export(source, place, path, since=since, stop=stop))
 
@@ -73,22 +79,21 @@ class Transfers:
         try:
             fingerprints = [format.fingerprint for format in found.manifest.formats]
             owner = await self._tenants.get(tenant)
+            salt = self._tenants.salt(owner, LOSSLESS)  # the file's class has its own under it
+            forms = _forms(fingerprints, found.manifest.economy, self._tenants.key(owner))
             async with self._place() as place:
-                await in_thread(
-                    lambda stop: found.store(
-                        place, salt=owner.salt, forms=_forms(fingerprints), stop=stop
-                    )
-                )
+                await in_thread(lambda stop: found.store(place, salt=salt, forms=forms, stop=stop))
             for fingerprint in fingerprints:
                 await self._fingerprints.add(fingerprint)
             session = await self._sessions.create(
                 tenant=tenant,
                 fingerprint=fingerprints[0],
+                economy=found.manifest.economy,
                 labels=found.manifest.labels,
                 meta=found.manifest.meta,
             )
             try:
-                await self._commit(session, found, owner.salt, durability)
+                await self._commit(session, found, salt, durability)
             except BaseException:
                 await asyncio.shield(self._forget(session))
                 raise
@@ -105,7 +110,8 @@ class Transfers:
                 commit = await committing.commit(
                     self._control,
                     self._prefix,
-                    replace(draft, parent=head),
+                    self._lineages,
+                    replace(draft, parent=head, economy=session.body.economy),
                     await self._fingerprints.get(draft.fingerprint_id),
                     lease,
                     durability if number == len(drafts) else "memory",
@@ -128,5 +134,7 @@ class Transfers:
             await asyncio.to_thread(client.close)
 
 
-def _forms(fingerprints: Iterable[Fingerprint]) -> dict[str, StoredForm]:
-    return {fingerprint.id: StoredForm.of(fingerprint) for fingerprint in fingerprints}
+def _forms(
+    fingerprints: Iterable[Fingerprint], economy: str, key: TenantKey | None
+) -> dict[str, StoredForm]:
+    return {one.id: StoredForm.of(one, economy=economy, tenant_key=key) for one in fingerprints}

@@ -99,6 +99,13 @@ class TenantKey(Secret):
             )
         return LineageKey(derive(self.reveal(), salt=seed, info=_info("lineage")))
 
+    def token_digest_key(self, seed: bytes) -> bytes:
+        """Key of the digests of a lineage's tokens that snapshot ids are made of, 32 bytes.
+
+        Ids are not hidden; unkeyed, they would let who reads them test a guess at a transcript.
+        """
+        return derive(self.reveal(), salt=seed, info=_info("token digest"))
+
     def object_key(self, seed: bytes, ref: ObjectRef, fingerprint_id: str) -> ObjectKey:
         """seed: 20 bytes, see `new_object_seed`. Raises InvalidKey for another length."""
         if len(seed) != OBJECT_SEED_BYTES:

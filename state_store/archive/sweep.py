@@ -29,9 +29,9 @@ _LISTED = 1000  # sessions of one tenant that one sweep moves at most, the idles
 
 
 class Histories(Protocol):
-    """The part of `store.StateStore` that a sweep reads."""
+    """The part of `snapshots.Snapshots` that a sweep reads: histories without their meta."""
 
-    async def ancestors(self, snapshot_id: str) -> list[Snapshot]: ...
+    async def records(self, snapshot_id: str) -> list[Snapshot]: ...
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class _Sweep:
         if not head:
             return []
         try:
-            return await self._histories.ancestors(head.decode())
+            return await self._histories.records(head.decode())
         except NotFound:  # deleted meanwhile
             return []
 

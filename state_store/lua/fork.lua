@@ -1,6 +1,11 @@
 -- A new session whose head is a snapshot of the same lineage.
--- KEYS: snapshot, refs, new session, sessions     ARGV: snapshot id, new session id, body, labels
+-- KEYS: snapshot, refs, new session, sessions, seed of the lineage
+-- ARGV: snapshot id, new session id, body, labels, seed ('' if in the clear), 1 if it begins the
+--       lineage
 if redis.call('EXISTS', KEYS[3]) == 1 then return 'ok' end -- sent again after a lost reply
+local root = ARGV[6] == '1'
+-- The lineage was deleted to its end, and its key destroyed, since the seed was read.
+if ARGV[5] ~= '' and not root and redis.call('GET', KEYS[5]) ~= ARGV[5] then return 'no_lineage' end
 if ARGV[1] ~= '' then
   local refs = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
   if refs < 1 or redis.call('EXISTS', KEYS[1]) == 0 then return 'no_snapshot' end
@@ -8,4 +13,5 @@ if ARGV[1] ~= '' then
 end
 redis.call('HSET', KEYS[3], 'body', ARGV[3], 'head', ARGV[1], 'labels', ARGV[4])
 redis.call('SADD', KEYS[4], ARGV[2])
+if ARGV[5] ~= '' and root then redis.call('SET', KEYS[5], ARGV[5]) end
 return 'ok'

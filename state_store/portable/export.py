@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from state_store.encodings import LOSSLESS
 from state_store.errors import CorruptObject, ExportFailed, NotFound, ObjectsMissing
 from state_store.fingerprint import Fingerprint
 from state_store.forms import StoredForm
@@ -152,7 +151,7 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
         version=VERSION,
         session_id=body.id,
         tenant_encrypts=source.encrypted,
-        economy=LOSSLESS,
+        economy=source.session.body.economy,
         salt=salt,
         labels=source.session.labels,
         meta=body.meta,

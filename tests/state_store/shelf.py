@@ -110,7 +110,7 @@ class Shelf:
         self.raw.zadd(TenantKeys(self.prefix, tenant).used, {session_id: now - used})
         return session_id
 
-    async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
+    async def records(self, snapshot_id: str) -> list[Snapshot]:
         return self._histories[snapshot_id]
 
     async def sweep(self, **policy: float) -> SweepReport:
@@ -139,12 +139,12 @@ class Shelf:
         )
 
     def pin(self, target: Target, pin: str) -> bool:
-        keys = [target.pins, target.cold, *target.objects]
-        return bool(self._script("pin", keys, pin))
+        seed = target.names[0].seed_key(target.ref)
+        return bool(self._script("pin", [target.pins, target.cold, seed, *target.objects], pin, 0))
 
     def unpin(self, target: Target, pin: str = "one") -> None:
-        keys = [target.pins, target.cold, target.condemned, *target.objects]
-        self._script("unpin", keys, pin, GRACE)
+        beside = [target.pins, target.cold, target.condemned, target.names[0].seed_key(target.ref)]
+        self._script("unpin", [*beside, *target.objects], pin, GRACE, 0)
 
     def _script(self, name: str, keys: list[bytes], *arguments: object) -> object:
         """As a commit and as letting go run them."""
