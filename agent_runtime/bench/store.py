@@ -143,11 +143,11 @@ def memory(url: str, control: redis.Redis, effort: Effort) -> dict[str, Any]:
     client = ObjectClient(url, timeout=60.0)
     record: dict[str, Any] = {"measure": "memory", "part_bytes": PART_BYTES}
     record["allocator"] = _memory(control)["mem_allocator"]
-    client.put([(b"warm", memoryview(bytes(8 << 20)))], ttl=_TTL)  # it has its buffers now
     for name, payload in (("part", PART_BYTES), ("4_mib", 4 << 20)):
         value = memoryview(bytes(HEADER_BYTES + payload))
         count = max(2, effort.round_bytes // payload)
         _flush(control)
+        client.put([(b"first", value)], ttl=_TTL)  # the connection has its buffers now
         before = _memory(control)["used_memory"]
         client.put([(b"%032x" % number, value) for number in range(count)], ttl=_TTL)
         used = (_memory(control)["used_memory"] - before) / count
