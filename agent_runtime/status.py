@@ -1,40 +1,77 @@
-"""Errors of every layer as problem details: one place decides status and code."""
+"""Errors of every layer as problem details: one place decides status and code.
+
+A code is the error's name in snake case, and stable. An error that has no entry of its own is told
+as the nearest one above it that has.
+"""
 
 from __future__ import annotations
+
+import re
 
 from agent_runtime.errors import TorporError
 from agent_runtime.models import Problem
 from engine import errors as engine
 from state_store import errors as store
+from tools import errors as tools
 
-_STATUS: tuple[tuple[type[Exception], int, str], ...] = (
-    (engine.NoEngine, 503, "no_engine"),
-    (engine.EngineUnreachable, 503, "engine_unreachable"),
-    (engine.LoadFailed, 503, "load_failed"),
-    (engine.EngineRefused, 502, "engine_refused"),
-    (store.StoreUnavailable, 503, "store_unavailable"),
-    (store.NotFound, 404, "not_found"),
-    (store.InvalidId, 400, "invalid_id"),
-    (store.InvalidLabels, 400, "invalid_labels"),
-    (store.LeaseHeld, 409, "lease_held"),
-    (store.LeaseLost, 409, "lease_lost"),
-    (store.HeadMoved, 409, "head_moved"),
-    (store.VaultLocked, 503, "vault_locked"),
-    (store.InvalidDurability, 400, "invalid_durability"),
-    (store.DurabilityNotReached, 503, "durability_not_reached"),
-    (store.ObjectsMissing, 409, "objects_missing"),
-    (store.StoreRefused, 502, "store_refused"),
-    (store.CorruptObject, 500, "corrupt_object"),
-)
+_STATUS: dict[type[Exception], int] = {
+    engine.EngineError: 500,
+    engine.NoEngine: 503,
+    engine.EngineUnreachable: 503,
+    engine.LoadFailed: 503,
+    engine.EngineRefused: 502,
+    store.StoreError: 500,
+    store.StoreUnavailable: 503,
+    store.StoreRefused: 502,
+    store.StoreFull: 507,
+    store.NotFound: 404,
+    store.UnknownFingerprint: 404,
+    store.TenantDeleted: 404,
+    store.TenantExists: 409,
+    store.InvalidId: 400,
+    store.InvalidTenant: 400,
+    store.InvalidDraft: 500,
+    store.InvalidLabels: 400,
+    store.InvalidDurability: 400,
+    store.QuotaExceeded: 429,
+    store.LeaseHeld: 409,
+    store.LeaseLost: 409,
+    store.HeadMoved: 409,
+    store.ObjectsMissing: 409,
+    store.CorruptObject: 500,
+    store.FingerprintMismatch: 409,
+    store.UnknownEncoding: 500,
+    store.UnknownEconomy: 400,
+    store.VaultLocked: 503,
+    store.InvalidKey: 500,
+    store.DurabilityNotReached: 503,
+    store.ServersChanged: 503,
+    store.ArchiveUnavailable: 503,
+    store.ArchiveRefused: 502,
+    store.ArchivedObjectsLost: 410,
+    store.InvalidPolicy: 400,
+    store.ExportFailed: 500,
+    store.InvalidExport: 400,
+    store.BuffersExhausted: 503,
+    store.EngineSilent: 503,
+    tools.ToolsError: 500,
+    tools.BadDefinition: 400,
+}
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem document of one of our errors."""
+    """The problem document of one of our errors.
+
+    What belongs to another tenant is not there, in every word.
+    """
     if isinstance(error, TorporError):
+        kind: type[Exception] = type(error)
         status, code = error.status, error.code
     else:
-        status, code = next(
-            ((status, code) for kind, status, code in _STATUS if isinstance(error, kind)),
-            (500, "internal"),
-        )
-    return Problem(title=type(error).__name__, status=status, code=code, detail=str(error))
+        kind = next((one for one in type(error).__mro__ if one in _STATUS), type(error))
+        status, code = _STATUS.get(kind, 500), _snake(kind.__name__)
+    return Problem(title=kind.__name__, status=status, code=code, detail=str(error))
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

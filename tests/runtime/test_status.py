@@ -1,0 +1,72 @@
+"""Every error has a status and a code of its own."""
+
+import re
+
+import pytest
+
+from agent_runtime import errors as runtime
+from agent_runtime.status import problem_of
+from engine import errors as engine
+from state_store import errors as store
+from tools import errors as tools
+
+# Never raised to a client of the service: commands and start-up raise them.
+AT_START = {
+    engine.EngineStartFailed,
+    engine.ImpossiblePlan,
+    engine.UnsupportedModel,
+    store.EmbeddedServerFailed,
+    runtime.SetupError,
+    store.InvalidUrl,
+    tools.FolderMissing,
+    tools.ToolFailed,
+}
+TOLD_AS_ANOTHER = {store.ForeignTenant: "not_found"}
+
+
+def kinds(base):
+    yield base
+    for kind in base.__subclasses__():
+        if kind.__module__ == base.__module__:
+            yield from kinds(kind)
+
+
+def made(kind):
+    """An error as its own constructor makes it."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, "what happened")
+    return error
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for base in (
+            engine.EngineError, runtime.TorporError, store.StoreError, tools.ToolsError,
+        )
+        for kind in kinds(base)
+        if kind not in AT_START | TOLD_AS_ANOTHER.keys()
+    ],
+)  # fmt: skip
+def test_an_error_has_a_code_of_its_own(kind):
+    problem = problem_of(made(kind))
+    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+    assert problem.code == ("internal" if kind is runtime.TorporError else snake)
+    assert 400 <= problem.status < 600
+    assert problem.detail == "what happened"
+
+
+def test_codes_tell_errors_apart():
+    codes = {}
+    for base in (engine.EngineError, runtime.TorporError, store.StoreError, tools.ToolsError):
+        for kind in set(kinds(base)) - AT_START - TOLD_AS_ANOTHER.keys():
+            codes.setdefault(problem_of(made(kind)).code, set()).add(problem_of(made(kind)).status)
+    assert all(len(statuses) == 1 for statuses in codes.values()), codes
+
+
+def test_what_is_anothers_is_told_as_not_there():
+    own, foreign = (
+        problem_of(kind("no session ses-1.")) for kind in (store.NotFound, store.ForeignTenant)
+    )
+    assert foreign == own
