@@ -90,6 +90,7 @@ async def commit(
                 keys.dead,
                 keys.journals,
                 keys.aborted,
+                keys.usage,
             ],
             lease.token,
             draft.parent or "",
@@ -97,6 +98,8 @@ async def commit(
             pin_id,
             snapshot.pack(),
             tokens,
+            snapshot.device_bytes,
+            len(draft.new_tokens),
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), draft)
         kept_by = detail.decode()

@@ -140,7 +140,13 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
             logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, _REPAIR)
         outcome = await control.run(
             "bury",
-            [keys.snapshot(snapshot_id), keys.tokens(snapshot_id), keys.refs, keys.dead],
+            [
+                keys.snapshot(snapshot_id),
+                keys.tokens(snapshot_id),
+                keys.refs,
+                keys.dead,
+                keys.usage,
+            ],
             snapshot_id,
             pin_id,
         )
@@ -171,7 +177,7 @@ async def unpin(
 
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
-    if not await control.run("forget_lineage", [*holding, keys.fence, keys.seed]):
+    if not await control.run("forget_lineage", [*holding, keys.fence, keys.seed, keys.usage]):
         return
     async with control.guard() as client:
         await client.srem(f"{prefix}:lineages", lineage)

@@ -136,6 +136,11 @@ class LineageKeys:
         return self._key("fence")
 
     @property
+    def usage(self) -> str:
+        """Hash of the bytes and tokens that its snapshots have, see `state_store/quotas.py`."""
+        return self._key("usage")
+
+    @property
     def seed(self) -> str:
         """What the key of the lineage's token log and metadata is derived from."""
         return self._key("seed")
@@ -174,12 +179,17 @@ class TenantKeys:
 
     @property
     def usage(self) -> str:
-        """Hash of what quotas are checked against, see `state_store/usage.py`."""
+        """Hash of what quotas are checked against, see `state_store/quotas.py`."""
         return self._key("usage")
 
     def note(self, name: str) -> str:
         """A small value that expires, see `state_store/notes.py`."""
         return self._key(f"note:{name}")
+
+    @property
+    def quota(self) -> str:
+        """Hash of how much the tenant may have."""
+        return self._key("quota")
 
     def label(self, name: str, value: str) -> str:
         """Sorted set of the ids that may carry the label, by when they were listed: those that

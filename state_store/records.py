@@ -166,6 +166,12 @@ class Snapshot(_Owned):
         parts = range(parts_of(self.payload_bytes(kind)))
         return [ObjectRef(kind, page_hash, part) for page_hash in page_hashes for part in parts]
 
+    @property
+    def device_bytes(self) -> int:
+        """Of everything that it pins, on all ranks, as on the device."""
+        pages = len(self.page_hashes) // 32
+        return self.ranks * (pages * self.kv_bytes + (self.state_bytes if pages else 0))
+
     def payload_bytes(self, kind: Kind) -> int:
         """Of one page or state, on one rank of the device."""
         return self.kv_bytes if kind == "kv" else self.state_bytes

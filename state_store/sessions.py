@@ -20,6 +20,7 @@ from state_store.layout import (
     new_session_id,
 )
 from state_store.lineages import Lineage, Lineages, Seals
+from state_store.quotas import Quotas
 from state_store.records import LabelSet, Session, SessionBody
 from state_store.tenants import Tenants
 from state_store.uses import Uses
@@ -40,6 +41,7 @@ class Sessions:
         lineages: Lineages,
         uses: Uses,
         labels: Labels,
+        quotas: Quotas,
     ) -> None:
         self._control = control
         self._prefix = prefix
@@ -47,6 +49,7 @@ class Sessions:
         self._lineages = lineages
         self._uses = uses
         self._labels = labels
+        self._quotas = quotas
 
     async def create(
         self,
@@ -213,6 +216,7 @@ class Sessions:
         await self._uses.forget(session.body.tenant, session_id)
         await self._labels.forget(session.body.tenant, session_id, session.labels)
         await garbage.unwind(self._control, self._prefix, lineage)
+        await self._quotas.mirror(session.body.tenant, [lineage])
 
     async def _read(self, session_ids: Iterable[str]) -> list[Session | None]:
         """As they are stored, None for what is not there; in one round trip to each server."""
@@ -233,6 +237,7 @@ class Sessions:
         one was listed.
         """
         body, head = session.body, session.head
+        await self._quotas.require(body.tenant, sessions=1)
         lineage = lineage_of(body.id)
         keys = LineageKeys(self._prefix, lineage)
         async with self._control.guard() as client:

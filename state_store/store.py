@@ -12,6 +12,7 @@ Payloads do not pass through here: engines write and read them with `Payloads`, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from array import array
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from state_store.archive.sweep import SweepReport
 from state_store.archiving import Archiving, Collected
 from state_store.connection import Control
 from state_store.durability import Servers
+from state_store.errors import QuotaExceeded, StoreUnavailable
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Tree
@@ -39,6 +41,7 @@ from state_store.leases import Leases
 from state_store.lineages import Lineages
 from state_store.notes import Notes
 from state_store.portable.export import Exported
+from state_store.quotas import Quota, Quotas
 from state_store.records import (
     Commit,
     Lease,
@@ -82,8 +85,9 @@ class StateStore(Tenancy):
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
+        self._quotas = Quotas(control, prefix)
         self._sessions = Sessions(
-            control, prefix, self._tenants, self._lineages, self._uses, self._labels
+            control, prefix, self._tenants, self._lineages, self._uses, self._labels, self._quotas
         )
         self._leases = Leases(control, prefix, self._uses)
         self._snapshots = Snapshots(control, prefix, self._lineages)
@@ -150,7 +154,7 @@ class StateStore(Tenancy):
         """A new, empty session, the root of a new lineage.
 
         economy: class that all of the lineage is stored in; the tenant's if None
-        Raises TenantDeleted, VaultLocked, UnknownEconomy.
+        Raises TenantDeleted, VaultLocked, UnknownEconomy, QuotaExceeded.
         """
         return await self._sessions.create(
             tenant=tenant, fingerprint=fingerprint, economy=economy, labels=labels, meta=meta
@@ -168,7 +172,8 @@ class StateStore(Tenancy):
         """A new session whose head is `snapshot_id` (the session's head if None), of the same
         lineage.
 
-        Copies nothing and costs the same at any length. Raises NotFound, VaultLocked.
+        Copies nothing and costs the same at any length.
+        Raises NotFound, VaultLocked, QuotaExceeded.
         """
         return await self._sessions.fork(
             session_id, snapshot_id=snapshot_id, labels=labels, meta=meta, tenant=tenant
@@ -207,7 +212,9 @@ class StateStore(Tenancy):
         HeadMoved; after StoreUnavailable it may or may not have happened.
         """
         session = await self._sessions.get(session_id, tenant=tenant)
-        return await self._histories.rewind(session, snapshot_id, lease=lease)
+        moved = await self._histories.rewind(session, snapshot_id, lease=lease)
+        await self._quotas.mirror(session.body.tenant, [lineage_of(session_id)])
+        return moved
 
     async def session(self, session_id: str, *, tenant: str | None = None) -> Session:
         """Raises NotFound, InvalidId, VaultLocked."""
@@ -250,6 +257,15 @@ class StateStore(Tenancy):
 
     # ---- tenants ------------------------------------------------------------
 
+    async def set_quota(self, tenant: str, quota: Quota) -> None:
+        """How much a tenant may have: what exceeds it is refused with QuotaExceeded, what is
+        there stays. Raises InvalidTenant."""
+        await self._quotas.set(tenant, quota)
+
+    async def quota(self, tenant: str) -> Quota:
+        """Raises InvalidTenant."""
+        return await self._quotas.get(tenant)
+
     async def tenants(self) -> list[str]:
         """Names of the tenants that have sessions."""
         return await self._usages.tenants()
@@ -281,14 +297,36 @@ class StateStore(Tenancy):
         """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
 
         Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint, InvalidDraft,
-        VaultLocked, InvalidDurability; after StoreUnavailable the commit may or may not have
-        happened: read the head again.
+        VaultLocked, InvalidDurability, QuotaExceeded; after StoreUnavailable the commit may or may
+        not have happened: read the head again.
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
-        await self._uses.note_commit(draft.session_id)
-        return await committing.commit(
+        tenant = await self._uses.note_commit(draft.session_id)
+        limited = await self._require_room(tenant, draft, fingerprint)
+        done = await committing.commit(
             self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability
         )
+        if limited:
+            with contextlib.suppress(StoreUnavailable):  # it is committed; `recover` copies, too
+                await self._quotas.mirror(tenant, [lineage_of(draft.session_id)])
+        return done
+
+    async def _require_room(
+        self, tenant: str, draft: SnapshotDraft, fingerprint: Fingerprint
+    ) -> bool:
+        """Whether the tenant has a quota. Raises QuotaExceeded."""
+        pages = len(draft.page_hashes)
+        size = pages * fingerprint.kv_payload_bytes
+        size += fingerprint.state_payload_bytes if pages else 0
+        try:
+            return await self._quotas.require(
+                tenant, bytes=draft.ranks * size, tokens=len(draft.new_tokens)
+            )
+        except QuotaExceeded:
+            # One that was committed before its reply was lost adds nothing when it is sent again.
+            if (await self._sessions.get(draft.session_id)).head == draft.parent:
+                raise
+            return True
 
     async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
         """Raises UnknownFingerprint."""
@@ -377,6 +415,7 @@ class StateStore(Tenancy):
                 self._control, self._prefix, lineage, older_than=older_than
             )
         await self._labels.recover(older_than=older_than)
+        await self._quotas.recover()
         collected = await self._archiving.collect()
         if collected.waiting and self._archiving.archive is None:
             logger.warning(

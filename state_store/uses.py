@@ -28,8 +28,8 @@ class Uses:
         self._leased[session_id] = tenant
         await self.note(tenant, session_id)
 
-    async def note_commit(self, session_id: str) -> None:
-        """As `note`. Raises NotFound."""
+    async def note_commit(self, session_id: str) -> str:
+        """As `note`; the session's tenant. Raises NotFound."""
         tenant = self._leased.get(session_id)
         if tenant is None:
             keys = LineageKeys(self._prefix, lineage_of(session_id))
@@ -39,6 +39,7 @@ class Uses:
                 raise NotFound(f"no session {session_id}.")
             tenant = SessionBody.unpack(stored).tenant
         await self.note(tenant, session_id)
+        return tenant
 
     def end_lease(self, session_id: str) -> None:
         self._leased.pop(session_id, None)

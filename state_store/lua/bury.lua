@@ -1,9 +1,14 @@
 -- Remove a dead snapshot whose pins are gone, and let go of its parent.
--- KEYS: snapshot, tokens, refs, dead     ARGV: snapshot id, pin id that was removed
+-- KEYS: snapshot, tokens, refs, dead, usage     ARGV: snapshot id, pin id that was removed
 if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return 'alive' end
 if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return 'alive' end
-local parent = redis.call('HGET', KEYS[1], 'parent')
+local parent, size, count = unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count'))
 redis.call('DEL', KEYS[1], KEYS[2])
+if size then
+  redis.call('HINCRBY', KEYS[5], 'bytes', -size)
+  redis.call('HINCRBY', KEYS[5], 'tokens', -count)
+  redis.call('HINCRBY', KEYS[5], 'version', 1)
+end
 if parent and parent ~= '' and redis.call('HINCRBY', KEYS[3], parent, -1) < 1 then
   redis.call('HDEL', KEYS[3], parent)
   redis.call('SADD', KEYS[4], parent)

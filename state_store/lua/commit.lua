@@ -1,9 +1,10 @@
 -- Make a snapshot the head of a session, if the caller may.
--- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted
--- ARGV: lease token, expected parent, snapshot id, pin id, body, tokens
+-- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted, usage
+-- ARGV: lease token, expected parent, snapshot id, pin id, body, tokens, bytes of its objects and
+--       number of its tokens, for quotas
 -- Returns {'ok', pin id and body that the snapshot keeps, pin id to remove or ''} or
 -- {reason, detail}.
-local token, parent, id, pin, body, tokens = unpack(ARGV)
+local token, parent, id, pin, body, tokens, size, count = unpack(ARGV)
 local head = redis.call('HGET', KEYS[1], 'head')
 if not head then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
@@ -20,6 +21,10 @@ local superseded = ''
 if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('HSET', KEYS[3], 'body', body, 'parent', parent, 'pin', pin)
   redis.call('SET', KEYS[4], tokens)
+  redis.call('HSET', KEYS[3], 'bytes', size, 'count', count)
+  redis.call('HINCRBY', KEYS[9], 'bytes', size)
+  redis.call('HINCRBY', KEYS[9], 'tokens', count)
+  redis.call('HINCRBY', KEYS[9], 'version', 1)
   if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, 1) end
 elseif redis.call('SREM', KEYS[6], id) == 1 then
   -- Nothing held it and its pins are being removed: it lives on by the new ones. Whoever removes

@@ -34,3 +34,8 @@ async def test_the_page_shows_how_to_find_by_labels(writer, capsys):
         "1 session, {'team': 'search', 'status': 'done'}",
         "1 snapshot of 3 tokens",
     ]
+
+
+async def test_the_page_shows_how_to_limit_a_tenant(store, capsys):
+    await functions("Usage and quotas")["limit"](store, "default")
+    assert capsys.readouterr().out == "Quota(bytes=68719476736, tokens=None, sessions=1000)\n"

@@ -1,0 +1,21 @@
+-- Write a lineage's totals among its tenant's, unless newer ones are there already.
+-- KEYS: usage, quota     ARGV: lineage, version ('' if the lineage is gone), bytes, tokens
+-- An entry is <version>:<bytes>:<tokens>, or gone:<when> for as long as an old total that somebody
+-- has read may still be on its way.
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+local gone = entry and string.match(entry, '^gone:(%d+)$')
+if not entry and redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local now = redis.call('TIME')[1]
+if ARGV[2] == '' then
+  if gone then
+    if now - gone > 600 then redis.call('HDEL', KEYS[1], ARGV[1]) end
+  else
+    redis.call('HSET', KEYS[1], ARGV[1], 'gone:' .. now)
+  end
+elseif not gone then
+  local version = tonumber(entry and string.match(entry, '^%d+') or '-1')
+  if version < tonumber(ARGV[2]) then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4])
+  end
+end
+return 1

@@ -1,0 +1,143 @@
+"""A tenant gets no more than its quota, and always all of it."""
+
+from __future__ import annotations
+
+import pytest
+from writer import FINGERPRINT, PAYLOAD, RANKS, TENANT, Trips
+
+from state_store.errors import QuotaExceeded, StoreError
+from state_store.layout import LineageKeys, TenantKeys, lineage_of
+from state_store.quotas import Quota
+from state_store.store import StateStore
+
+TURN = RANKS * (PAYLOAD["kv"] + PAYLOAD["state"])  # bytes of one page and the state at its end
+
+
+@pytest.fixture
+def usage(raw, prefix):
+    """The copies that a quota is checked against, by lineage."""
+    return lambda: raw.hgetall(TenantKeys(prefix, TENANT).usage)
+
+
+async def test_without_a_quota_nothing_is_refused_or_copied(store, writer, usage):
+    await writer.session([1, 2, 3, 4])
+    assert await store.quota(TENANT) == Quota()
+    assert usage() == {}
+
+
+@pytest.mark.parametrize("quota", [Quota(bytes=2 * TURN), Quota(tokens=8)])
+async def test_a_turn_that_exceeds_the_quota_is_refused_whole(store, writer, raw, prefix, quota):
+    await store.set_quota(TENANT, quota)
+    assert await store.quota(TENANT) == quota
+    session = await writer.session([1, 2, 3, 4], [5, 6, 7, 8])
+    with pytest.raises(QuotaExceeded, match="nothing was committed"):
+        await writer.turn(session.id, [9, 9, 9, 9])
+    assert await writer.history(session.id) == list(range(1, 9))
+    keys = LineageKeys(prefix, lineage_of(session.id))
+    assert not raw.exists(keys.journals, keys.aborted)
+    assert await writer.problems() == []
+    await store.set_quota(TENANT, Quota())
+    await writer.turn(session.id, [9, 9, 9, 9])
+
+
+async def test_sessions_and_forks_are_counted(store, writer):
+    await store.set_quota(TENANT, Quota(sessions=2))
+    session = await writer.session([1, 2, 3, 4])
+    fork = await store.fork(session.id)
+    for make in (
+        lambda: store.fork(session.id),
+        lambda: store.create_session(tenant=TENANT, fingerprint=FINGERPRINT),
+    ):
+        with pytest.raises(QuotaExceeded, match="may have 2 sessions, has 2"):
+            await make()
+    await store.create_session(tenant="another", fingerprint=FINGERPRINT)
+    await store.delete_session(fork.id)
+    await store.fork(session.id)
+    assert await writer.problems() == []
+
+
+async def test_a_quota_counts_what_was_there_before_it(store, writer):
+    session = await writer.session([1, 2, 3, 4])
+    await store.set_quota(TENANT, Quota(tokens=5))
+    with pytest.raises(QuotaExceeded):
+        await writer.turn(session.id, [5, 6])
+    await writer.turn(session.id, [5])
+
+
+async def test_what_is_deleted_and_rewound_is_free_again(store, writer):
+    await store.set_quota(TENANT, Quota(bytes=2 * TURN))
+    session = await writer.session([1, 2, 3, 4], [5, 6, 7, 8])
+    lease = await writer.lease(session.id)
+    first = (await store.ancestors(session.head))[0]
+    await store.rewind(session.id, first.id, lease=lease)
+    await store.release(lease)
+    await writer.turn(session.id, [9, 9, 9, 9])
+    await store.delete_session(session.id)
+    await writer.session([1, 2, 3, 4], [5, 6, 7, 8])
+
+
+async def test_a_commit_sent_again_is_not_refused(store, writer):
+    await store.set_quota(TENANT, Quota(tokens=4))
+    session = await writer.session()
+    draft = await writer.draft(session.id, [1, 2, 3, 4])
+    writer.put(draft)
+    lease = await writer.lease(session.id)
+    first = await store.commit(draft, lease=lease, durability="memory")
+    again = await store.commit(draft, lease=lease, durability="memory")
+    assert again.snapshot.id == first.snapshot.id
+
+
+async def test_a_late_copy_does_not_take_the_place_of_a_newer_one(store, writer, usage, prefix):
+    await store.set_quota(TENANT, Quota(tokens=100))
+    session = await writer.session([1, 2, 3, 4], [5, 6])
+    lineage = lineage_of(session.id).encode()
+    newest = usage()
+    assert newest[lineage].endswith(b":6")
+    keys = TenantKeys(prefix, TENANT)
+
+    async def copy_late():
+        await store._control.run("mirror", [keys.usage, keys.quota], lineage, 1, 10**9, 10**9)
+
+    await copy_late()
+    assert usage() == newest
+    await store.delete_session(session.id)
+    await copy_late()
+    assert usage()[lineage].startswith(b"gone:")
+    await writer.session(range(100))
+
+
+async def test_a_client_killed_anywhere_leaves_no_copy_that_blocks_the_tenant(
+    server, store, writer, raw, prefix, usage
+):
+    """It rewinds and dies; the session is deleted by others; the whole quota is free again."""
+    await store.set_quota(TENANT, Quota(bytes=2 * TURN, tokens=8))
+    at, finished = 0, False
+    while not finished:
+        at += 1
+        session = await writer.session([1, 2, 3, 4], [5, 6, 7, 8])
+        lease = await writer.lease(session.id)
+        async with await StateStore.connect(server.url, prefix=prefix) as victim:
+            trips = Trips(victim)
+            trips.crash_at = ("after", at)
+            try:
+                await victim.rewind(session.id, None, lease=lease)
+                finished = trips.count < at
+            except StoreError:
+                pass
+        await store.delete_session(session.id)
+        await store.recover(older_than=0)
+        assert all(entry.startswith(b"gone:") for entry in usage().values())
+    assert at > 4
+    for lineage in usage():  # as if they had been gone for an hour
+        raw.hset(TenantKeys(prefix, TENANT).usage, lineage, "gone:1")
+    await store.recover(older_than=0)
+    assert usage() == {}
+
+
+async def test_old_copies_alone_refuse_nobody(store, writer, raw, prefix):
+    await store.set_quota(TENANT, Quota(tokens=8))
+    session = await writer.session([1, 2, 3, 4])
+    copies = TenantKeys(prefix, TENANT).usage
+    raw.hset(copies, "0" * 16, "3:1000:1000")  # of a lineage that is no more
+    raw.hset(copies, lineage_of(session.id), "0:0:1000")
+    await writer.turn(session.id, [5, 6, 7, 8])
