@@ -88,7 +88,7 @@ def test_a_bad_setting_is_found(server, client, setting, value, subject, level, 
 
 @pytest.mark.parametrize(("part", "level"), [(0.9, Level.WARN), (0.97, Level.FAIL)])
 def test_a_server_that_is_nearly_full_is_found(server, client, part, level):
-    client.set("page", bytes(64 * MIB))
+    client.setrange("page", 64 * MIB - 1, b"x")  # and no buffer of that size that goes soon
     client.config_set("maxmemory", int(client.info("memory")["used_memory"] / part))
     assert_tells(findings(server.url)["redis memory"], level, "maxmemory")
 
