@@ -13,8 +13,10 @@ from typing import Any
 from agent_runtime.errors import BadRequest
 from agent_runtime.store_options import add_archive_option, add_store_options, store_url
 from state_store.archive.policy import ArchivePolicy
+from state_store.encodings import ECONOMIES, LOSSLESS
 from state_store.integrity import Report
 from state_store.store import StateStore
+from state_store.vault import Vault
 
 
 def add_to(commands: Any) -> None:
@@ -32,6 +34,21 @@ def add_to(commands: Any) -> None:
     usage.add_argument("--tenant", default=None, help="default: all that have sessions")
     add_store_options(usage)
     usage.set_defaults(run=_usage)
+
+    create = subjects.add_parser("create-tenant", help="a new tenant, in the clear or encrypted")
+    create.add_argument("tenant", metavar="NAME")
+    create.add_argument(
+        "--master-key", metavar="SOURCE", default=None,
+        help="encrypt, under this key: file:PATH or env:VARIABLE",
+    )  # fmt: skip
+    create.add_argument("--economy", choices=sorted(ECONOMIES), default=LOSSLESS)
+    add_store_options(create)
+    create.set_defaults(run=_create_tenant)
+
+    delete = subjects.add_parser("delete-tenant", help="with all its sessions and keys, for good")
+    delete.add_argument("tenant", metavar="NAME")
+    add_store_options(delete)
+    delete.set_defaults(run=_delete_tenant)
 
     export = subjects.add_parser("export", help="write a session to a file, unencrypted")
     export.add_argument("session", metavar="SESSION")
@@ -124,6 +141,32 @@ def _usage(arguments: argparse.Namespace) -> int:
 
     with store_url(arguments) as url:
         return asyncio.run(usage(url))
+
+
+def _create_tenant(arguments: argparse.Namespace) -> int:
+    source = arguments.master_key
+    vault = None if source is None else Vault.load(source)
+
+    async def create(url: str) -> int:
+        async with await StateStore.connect(url, vault=vault) as store:
+            tenant = await store.create_tenant(
+                arguments.tenant, encrypted=vault is not None, economy=arguments.economy
+            )
+        print(f"{tenant.name}: {'encrypted' if vault else 'in the clear'}, {tenant.economy}")
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(create(url))
+
+
+def _delete_tenant(arguments: argparse.Namespace) -> int:
+    async def delete(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            print(f"{await store.delete_tenant(arguments.tenant)} sessions were deleted")
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(delete(url))
 
 
 def _export(arguments: argparse.Namespace) -> int:
