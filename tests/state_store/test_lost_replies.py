@@ -85,3 +85,25 @@ async def test_a_deletion_is_no_error(flaky, proxy, monkeypatch):
     await writer.store.delete_session(session.id)
     report = await writer.store.check_integrity()
     assert (report.sessions, report.snapshots, report.problems) == (0, 0, [])
+
+
+async def test_a_head_moves_back_once(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    await writer.turn(session.id, [5, 6, 7, 8])
+    await writer.rewind(session.id, session.head)  # the server knows the script from here on
+    await writer.turn(session.id, [5, 6, 7, 8])
+    control = writer.store._control
+    run = control.run
+    lost = []
+
+    async def losing(script, *arguments):
+        proxy.lose_next_reply = script == "rewind"
+        reply = await run(script, *arguments)
+        lost.append(script == "rewind" and not proxy.lose_next_reply)
+        return reply
+
+    monkeypatch.setattr(control, "run", losing)
+    assert (await writer.rewind(session.id, session.head)).head == session.head
+    assert any(lost)
+    report = await writer.store.check_integrity()
+    assert (report.snapshots, report.problems) == (1, [])
