@@ -170,7 +170,8 @@ class Snapshot(_Owned):
     def device_bytes(self) -> int:
         """Of everything that it pins, on all ranks, as on the device."""
         pages = len(self.page_hashes) // 32
-        return self.ranks * (pages * self.kv_bytes + (self.state_bytes if pages else 0))
+        states = len(self.checkpoints) + 1 if pages else 0
+        return self.ranks * (pages * self.kv_bytes + states * self.state_bytes)
 
     def payload_bytes(self, kind: Kind) -> int:
         """Of one page or state, on one rank of the device."""

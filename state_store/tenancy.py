@@ -7,9 +7,11 @@ from state_store.connection import Control
 from state_store.encodings import LOSSLESS
 from state_store.fingerprints import Fingerprints
 from state_store.forms import StoredForm
+from state_store.quotas import Quota, Quotas
 from state_store.records import Session, Tenant
 from state_store.sessions import Sessions
 from state_store.tenants import Tenants
+from state_store.usage import Usage, Usages
 
 
 class Tenancy:
@@ -20,6 +22,8 @@ class Tenancy:
     _tenants: Tenants
     _sessions: Sessions
     _fingerprints: Fingerprints
+    _quotas: Quotas
+    _usages: Usages
 
     async def salt(self, session: Session) -> str:
         """Salt of the names of the session's pages: its tenant's and economy class's own.
@@ -80,3 +84,20 @@ class Tenancy:
         return await erasure.delete_tenant(
             self._control, self._prefix, self._tenants, self._sessions, name
         )
+
+    async def set_quota(self, tenant: str, quota: Quota) -> None:
+        """How much a tenant may have: what exceeds it is refused with QuotaExceeded, what is
+        there stays. Raises InvalidTenant."""
+        await self._quotas.set(tenant, quota)
+
+    async def quota(self, tenant: str) -> Quota:
+        """Raises InvalidTenant."""
+        return await self._quotas.get(tenant)
+
+    async def tenants(self) -> list[str]:
+        """Names of the tenants that have sessions."""
+        return await self._usages.tenants()
+
+    async def usage_report(self, tenant: str) -> Usage:
+        """What a tenant's sessions take, counted by walking all of them. Raises InvalidTenant."""
+        return await self._usages.report(tenant)

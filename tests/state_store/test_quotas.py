@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from writer import FINGERPRINT, PAYLOAD, RANKS, TENANT, Trips
+from writer import FINGERPRINT, PAGE, PAYLOAD, RANKS, TENANT, Trips
 
 from state_store.errors import QuotaExceeded, StoreError
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
@@ -141,3 +143,17 @@ async def test_old_copies_alone_refuse_nobody(store, writer, raw, prefix):
     raw.hset(copies, "0" * 16, "3:1000:1000")  # of a lineage that is no more
     raw.hset(copies, lineage_of(session.id), "0:0:1000")
     await writer.turn(session.id, [5, 6, 7, 8])
+
+
+async def test_states_inside_a_turn_count(store, writer):
+    room = RANKS * (5 * PAYLOAD["kv"] + 3 * PAYLOAD["state"])
+    session = await writer.session()
+    draft = replace(await writer.draft(session.id, range(5 * PAGE)), checkpoints=(1, 3))
+    writer.put(draft)
+    lease = await writer.lease(session.id)
+    await store.set_quota(TENANT, Quota(bytes=room - 1))
+    with pytest.raises(QuotaExceeded):
+        await store.commit(draft, lease=lease, durability="memory")
+    await store.set_quota(TENANT, Quota(bytes=room))
+    done = await store.commit(draft, lease=lease, durability="memory")
+    assert done.snapshot.device_bytes == room
