@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,29 @@ def add_to(commands: Any) -> None:
     store.add_argument("--quick", action="store_true", help="one small round: proves nothing")
     store.set_defaults(run=_store)
 
+    resume = subjects.add_parser(
+        "resume", help="how soon a session restored from the store answers, beside a new prefill"
+    )
+    resume.add_argument("--tokens", type=int, required=True, help="length of the session")
+    resume.add_argument(
+        "--synthetic", action="store_true", help="make its state up instead of computing it"
+    )
+    _stage_options(resume)
+    resume.set_defaults(run=_resume)
+
+    decode = subjects.add_parser(
+        "decode", help="what snapshots cost while tokens are generated; MTP against none"
+    )
+    decode.add_argument("--rounds", type=int, default=20, help="conversations per engine")
+    decode.add_argument("--tokens", type=int, default=128, help="generated per turn")
+    _stage_options(decode)
+    decode.set_defaults(run=_decode)
+
+
+def _stage_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, default=None, help="default: the demo model")
+    parser.add_argument("--data", type=Path, default=Path(".torpor/bench"), help="emptied first")
+
 
 def _encodings(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import encodings  # brings transformers, which takes seconds
@@ -43,4 +68,38 @@ def _store(arguments: argparse.Namespace) -> int:
         print(json.dumps(record), flush=True)
         for name in record.get("loses", ()):
             print(f"loses: {name} at {record['value_bytes']} bytes", file=sys.stderr)
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import resume
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    record = asyncio.run(
+        resume.measure(
+            arguments.tokens,
+            synthetic=arguments.synthetic,
+            profile=profile_named("demo"),
+            model=arguments.model,
+            data=arguments.data,
+        )
+    )
+    print(json.dumps(record))
+    return 0
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import decode
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    record = asyncio.run(
+        decode.measure(
+            rounds=arguments.rounds,
+            tokens=arguments.tokens,
+            profile=profile_named("demo"),
+            model=arguments.model,
+            data=arguments.data,
+        )
+    )
+    print(json.dumps(record))
     return 0

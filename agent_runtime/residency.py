@@ -40,6 +40,12 @@ class Residency:
         if not self.on_device(session_id, boot_id):
             self._places[session_id] = Place(boot_id, f"{session_id}.{next(self._serial)}")
 
+    def shared(self, session_id: str, fork_id: str) -> None:
+        """A fork has the same head: where that is, it is."""
+        place = self.place(session_id)
+        if place is not None:
+            self.placed(fork_id, place.boot_id)
+
     def left(self, session_id: str) -> None:
         self._places.pop(session_id, None)
 

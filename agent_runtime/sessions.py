@@ -164,6 +164,8 @@ class Sessions:
                 request.tokens,
                 labels=request.labels,
             )
+        if forked.head is not None and forked.head == (await self._store.session(session_id)).head:
+            self._residency.shared(session_id, forked.id)
         view = await self._view(forked)
         return Forked(**view.model_dump(), recompute_tokens=view.tokens - view.boundary)
 

@@ -112,11 +112,11 @@ class Turns:
                     f"engine's context of {limit}; the session is unchanged."
                 )
             reasons = await self.make_ready(session, history, engine)
-            await self._renew_shared(session, history, engine, prompt_delta)
+            prompt, hashes = await self._extended(session, history, engine, prompt_delta)
+            await self._renew_shared(session, history, engine, hashes)
             generation = _Generation([], [])
-            prompt = (history.tokens + array("I", prompt_delta)).tolist()
             async for text in self._generate(
-                session, engine, history, prompt, request, generation, reasons
+                session, engine, history, prompt, hashes, request, generation, reasons
             ):
                 yield Text(text)
             generated_at = time.perf_counter()
@@ -190,20 +190,22 @@ class Turns:
         logger.info("staged %d of %d pages of %s", found.pages, pages, session.id)
         return [found.reason] if found.reason else []
 
+    async def _extended(
+        self, session: Session, history: History, engine: Engine, new: Sequence[int]
+    ) -> tuple[array[int], list[str]]:
+        """Tokens and page chain of the history and `new`."""
+        record = engine.record
+        tenant = await self._store.tenant(session.body.tenant)
+        return history.extended(
+            new, page_size=record.page_size, salt=tenant.salt, bigram=record.fingerprint.bigram
+        )
+
     async def _renew_shared(
-        self, session: Session, history: History, engine: Engine, prompt_delta: list[int]
+        self, session: Session, history: History, engine: Engine, hashes: Sequence[str]
     ) -> None:
         """Pages of the new prompt that are on the device may be another session's, and may have
         expired from the store when that was deleted: then this turn stores them again."""
-        record = engine.record
-        tenant = await self._store.tenant(session.body.tenant)
-        _, hashes = history.extended(
-            prompt_delta,
-            page_size=record.page_size,
-            salt=tenant.salt,
-            bigram=record.fingerprint.bigram,
-        )
-        new = hashes[history.boundary // record.page_size :]
+        new = hashes[history.boundary // engine.record.page_size :]
         if not new:
             return
         try:
@@ -244,7 +246,8 @@ class Turns:
         session: Session,
         engine: Engine,
         history: History,
-        prompt: list[int],
+        prompt: array[int],
+        hashes: Sequence[str],
         request: TurnRequest,
         generation: _Generation,
         reasons: list[str],
@@ -265,6 +268,8 @@ class Turns:
                 salt=tenant.salt,
                 session_id=self._residency.tag(session.id, engine.record.boot_id),
                 top_logprobs=request.top_logprobs,
+                page_hashes=hashes,
+                page_size=engine.record.page_size,
             )
             try:
                 async for chunk in stream:
@@ -304,11 +309,8 @@ class Turns:
         reasons: list[str],
     ) -> TurnResult:
         record = engine.record
-        tenant = await self._store.tenant(session.body.tenant)
         new_ids = [*prompt_delta, *generation.ids]
-        tokens, hashes = history.extended(
-            new_ids, page_size=record.page_size, salt=tenant.salt, bigram=record.fingerprint.bigram
-        )
+        tokens, hashes = await self._extended(session, history, engine, new_ids)
         usage = _usage(history, prompt_delta, generation, reasons)
         message = parse(
             self._chat.decode(_without_eos(generation.ids, self._chat.eos_id)),

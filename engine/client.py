@@ -1,12 +1,16 @@
-"""Async client of one SGLang server's native HTTP API.
+"""Async client of one engine's HTTP API: SGLang's own, and our door for prompts.
 
-Upstream: `/generate` in `sglang/srt/entrypoints/http_server.py`, request fields in
-`sglang/srt/managers/io_struct.py` (`GenerateReqInput`).
+Upstream: `sglang/srt/entrypoints/http_server.py`, request fields in
+`sglang/srt/managers/io_struct.py` (`GenerateReqInput`). Prompts: `engine/prompts.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from array import array
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +18,9 @@ from typing import Any
 import httpx
 
 from engine.errors import EngineRefused, EngineUnreachable, LoadFailed
+from engine.prompts import GONE, PATH, Head, Name
+
+_NAMES = 1024  # prefixes that a client believes its engine remembers
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class EngineClient:
 
     def __init__(self, url: str, *, timeout: float = 600.0) -> None:
         self.url = url
+        self._remembered: OrderedDict[str, int] = OrderedDict()
         self._http = httpx.AsyncClient(
             base_url=url, timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False
         )
@@ -95,27 +103,33 @@ class EngineClient:
         salt: str,
         session_id: str | None = None,
         top_logprobs: int = 0,
+        page_hashes: Sequence[str] = (),
+        page_size: int = 1,
     ) -> AsyncIterator[Chunk]:
         """Stream a continuation of exactly `input_ids`.
 
         salt: the tenant's cache salt, part of every page's identity.
         session_id: tags the device's cache entries, see `release`.
+        page_hashes: names of the prompt's whole pages of `page_size` tokens, if known: the engine
+        remembers the ids by them, and those that it remembers are not sent again.
         """
-        body: dict[str, Any] = {
-            "input_ids": list(input_ids),
-            "sampling_params": sampling.as_params(),
-            "stream": True,
-            "cache_salt": salt,
-        }
-        if session_id is not None:
-            body["session_id"] = session_id
-        if top_logprobs:
-            body.update(return_logprob=True, top_logprobs_num=top_logprobs)
+        ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
+        head = Head(
+            sampling_params=sampling.as_params(),
+            cache_salt=salt,
+            session_id=session_id,
+            return_logprob=bool(top_logprobs),
+            top_logprobs_num=top_logprobs,
+            prefix=self._known(page_hashes, page_size),
+            remember=_name(page_hashes, page_size),
+        )
         seen = 0
         try:
-            async with self._http.stream("POST", "/generate", json=body) as response:
+            async with self._opened(head, ids) as response:
                 if response.status_code != 200:
                     raise _refusal(response.status_code, await response.aread())
+                if head.remember is not None:
+                    self._remember(head.remember)
                 async for line in response.aiter_lines():
                     if not line.startswith("data:") or line == "data: [DONE]":
                         continue
@@ -130,6 +144,33 @@ class EngineClient:
                 f"engine {self.url} broke off: {error or type(error).__name__}. The session is "
                 "unchanged; start the engine again or add another, then repeat the turn."
             ) from error
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, head: Head, ids: array[int]) -> AsyncIterator[httpx.Response]:
+        """The answer to a prompt, sent whole if the engine has forgotten its prefix."""
+        if head.prefix is not None:
+            tail = ids[head.prefix.tokens :]
+            async with self._http.stream("POST", PATH, content=_body(head, tail)) as response:
+                if response.status_code != GONE:
+                    yield response
+                    return
+            self._remembered.clear()
+            head = head.model_copy(update={"prefix": None})
+        async with self._http.stream("POST", PATH, content=_body(head, ids)) as response:
+            yield response
+
+    def _known(self, page_hashes: Sequence[str], page_size: int) -> Name | None:
+        """The longest prefix that the engine was told to remember."""
+        for pages in range(len(page_hashes), 0, -1):
+            if page_hashes[pages - 1] in self._remembered:
+                return Name(page_hash=page_hashes[pages - 1], tokens=pages * page_size)
+        return None
+
+    def _remember(self, name: Name) -> None:
+        self._remembered[name.page_hash] = name.tokens
+        self._remembered.move_to_end(name.page_hash)
+        while len(self._remembered) > _NAMES:
+            self._remembered.popitem(last=False)
 
     async def release(self, session_id: str) -> None:
         """Make what `session_id` holds on the device the first to be evicted.
@@ -150,6 +191,19 @@ class EngineClient:
             raise EngineUnreachable(f"engine {self.url} does not answer {path}: {error}") from error
         if response.status_code != 200:
             raise _refusal(response.status_code, response.content)
+
+
+def _name(page_hashes: Sequence[str], page_size: int) -> Name | None:
+    if not page_hashes:
+        return None
+    return Name(page_hash=page_hashes[-1], tokens=len(page_hashes) * page_size)
+
+
+def _body(head: Head, ids: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        ids = array("I", ids)
+        ids.byteswap()
+    return head.model_dump_json().encode() + b"\n" + ids.tobytes()
 
 
 def _chunk(event: dict[str, Any], seen: int) -> Chunk:

@@ -40,6 +40,8 @@ class EngineOptions:
     host: str = "127.0.0.1"
     port: int = 30000
     mtp: bool = True
+    linker: bool = True
+    """Without it nothing is stored and no runtime finds the engine: to measure what it costs."""
     engine_id: str = "engine"
     prefix: str = "torpor"
     archive: str | None = None
@@ -72,6 +74,19 @@ class EngineProcess:
 
     def command(self) -> list[str]:
         options = self.options
+        return [
+            sys.executable, "-m", "engine.serve",
+            "--model-path", str(self.model),
+            "--host", options.host,
+            "--port", str(options.port),
+            "--skip-tokenizer-init",
+            *(self._linker_arguments() if options.linker else ()),
+            *options.profile.command_line(mtp=options.mtp),
+            *options.extra,
+        ]  # fmt: skip
+
+    def _linker_arguments(self) -> list[str]:
+        options = self.options
         linker = LinkerConfig(
             url=options.redis_url,
             prefix=options.prefix,
@@ -85,20 +100,14 @@ class EngineProcess:
             "linker_extra_config": linker.model_dump(mode="json"),
         }
         return [
-            sys.executable, "-m", "engine.serve",
-            "--model-path", str(self.model),
-            "--host", options.host,
-            "--port", str(options.port),
-            "--skip-tokenizer-init",
             "--enable-unified-cache-external-linker",
             "--unified-cache-external-linker-backend", "dynamic",
             "--unified-cache-external-linker-config", json.dumps(external),
-            *options.profile.command_line(mtp=options.mtp),
-            *options.extra,
         ]  # fmt: skip
 
     def start(self) -> None:
         """Start the process; `wait_until_serving` tells when it is of use."""
+        self.boot_id = secrets.token_hex(8)  # a new one: what was on the device is not
         self.options.log_file.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | self.options.profile.environment
         environment["HF_HUB_OFFLINE"] = "1"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from engine import prompts
 from engine.cpu import imports, quiet
 
 if imports.wanted():
@@ -36,6 +37,9 @@ def main(arguments: list[str]) -> None:
     load_plugins()
     if imports.wanted():
         _require_patches()
+    from sglang.srt.entrypoints.http_server import app
+
+    prompts.add_to(app)
     server_args = prepare_server_args(arguments)
     try:
         run_server(server_args)

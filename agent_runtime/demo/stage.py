@@ -9,18 +9,25 @@ from pathlib import Path
 
 from agent_runtime.processes import Layout, RuntimeProcess
 from engine.launch import EngineOptions, EngineProcess, checked_model, free_port
-from engine.profiles import PROFILES
+from engine.profiles import PROFILES, Profile
 from state_store.embedded import EmbeddedServer
 
 
 class Stage:
     """Store, engine and runtime under one data directory, which is emptied first."""
 
-    def __init__(self, data: Path, model: Path | None, *, archive: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        model: Path | None,
+        *,
+        profile: Profile = PROFILES["demo"],
+        archive: str | None = None,
+    ) -> None:
         """archive: URL; without, nothing is archived. Raises EngineStartFailed when there is no
         model."""
         self.archive = archive
-        self.profile = PROFILES["demo"]
+        self.profile = profile
         self.model = checked_model(model or self.profile.model)
         self.layout = Layout(data)
         shutil.rmtree(self.layout.data, ignore_errors=True)

@@ -8,13 +8,28 @@ engine/cpu/sgl_kernel), under the name `torch_native`, whose own class knows no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from engine.patch import Kind, Patch
+
+_BLOCK = 8192
+"""Tokens attended to at once. Where slots are scattered their keys and values are copied, so this
+bounds the copy; it is the same where they are not, since results must not depend, to the bit, on
+which slots a session got."""
+
+
+class Part(NamedTuple):
+    """Attention over some of the tokens, to be merged with that over others.
+
+    y:      float32[kv_heads, heads per kv head, queries, head_dim]
+    weight: float32[kv_heads, heads per kv head, queries], log of the sum of exponentiated scores
+    """
+
+    y: Tensor
+    weight: Tensor
 
 
 def decode_attention_cpu(
@@ -55,8 +70,8 @@ def decode_attention_cpu(
     for i, (row, length) in enumerate(
         zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
     ):
-        k, v = _cached(k_cache, v_cache, req_to_token[row, :length], q.dtype)
-        out[i] = _attend(q[i : i + 1], k, v, scale)[0]
+        slots = req_to_token[row, :length]
+        out[i] = _rows(_attend_all(q[i : i + 1], k_cache, v_cache, slots, scale))[0]
 
 
 def extend_attention_cpu(
@@ -106,16 +121,18 @@ def extend_attention_cpu(
     for row, length, new, start in requests:
         if new == 0:
             continue
-        keys, values = _cached(k_cache, v_cache, req_to_token[row, :length], q.dtype)
-        queries = q[start : start + new]
+        queries, before = q[start : start + new], length - new
+        own = _cached(k_cache, v_cache, req_to_token[row, before:length], q.dtype)
         if tree_mask is None:
-            y = _attend_causal(queries, keys, values, scale)
+            y = _attend_causal(queries, *own, scale)
         else:
-            mask = torch.ones(new, length, dtype=torch.bool)
-            mask[:, length - new :] = tree_mask[offset : offset + new * new].view(new, new)
+            mask = tree_mask[offset : offset + new * new].view(new, new)
             offset += new * new
-            y = _attend(queries, keys, values, scale, mask)
-        out[start : start + new] = y
+            y = _attend_masked(queries, *own, scale, mask)
+        if before:
+            slots = req_to_token[row, :before]
+            y = _merge(_attend_all(queries, k_cache, v_cache, slots, scale), y)
+        out[start : start + new] = _rows(y)
 
 
 def build_draft_decode_metadata_cpu(
@@ -159,11 +176,55 @@ def _refuse(
         raise NotImplementedError("a scaled (8-bit) KV cache on CPU")
 
 
+def _attend_all(q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float) -> Part:
+    """Every query over all tokens at `slots`."""
+    groups = q.shape[1] // k_cache.shape[1]
+    folded = _by_kv_head(q, k_cache.shape[1]).flatten(1, 2)[None]
+    merged: Part | None = None
+    for start in range(0, len(slots), _BLOCK):
+        k, v = _cached(k_cache, v_cache, slots[start : start + _BLOCK], q.dtype)
+        y, weight = _flash(folded, k.transpose(0, 1)[None], v.transpose(0, 1)[None], scale)
+        part = Part(y[0].float(), weight[0])
+        merged = part if merged is None else _merge(merged, part)
+    assert merged is not None, "a request without tokens"
+    kv_heads = k_cache.shape[1]
+    return Part(
+        merged.y.view(kv_heads, groups, len(q), -1), merged.weight.view(kv_heads, groups, len(q))
+    )
+
+
+def _attend_causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Part:
+    """Each query over the keys up to its own."""
+    kv_heads = k.shape[1]
+    shape = (kv_heads, q.shape[1] // kv_heads, *k.shape[::2])
+    y, weight = _flash(
+        _by_kv_head(q, kv_heads),
+        k.transpose(0, 1)[:, None].expand(shape),
+        v.transpose(0, 1)[:, None].expand(shape),
+        scale,
+        causal=True,
+    )
+    return Part(y.float(), weight)
+
+
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Part:
+    """mask: bool[queries, keys], no row of it empty."""
+    keys, values = (t.transpose(0, 1)[:, None].float() for t in (k, v))
+    scores = _by_kv_head(q, k.shape[1]).float() @ keys.transpose(-1, -2) * scale
+    scores.masked_fill_(~mask, float("-inf"))
+    return Part(torch.softmax(scores, dim=-1) @ values, torch.logsumexp(scores, dim=-1))
+
+
+def _by_kv_head(q: Tensor, kv_heads: int) -> Tensor:
+    """[queries, heads, head_dim] -> [kv_heads, heads per kv head, queries, head_dim]"""
+    return q.view(len(q), kv_heads, -1, q.shape[2]).permute(1, 2, 0, 3)
+
+
 def _cached(
     k_cache: Tensor, v_cache: Tensor, slots: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Keys and values [tokens, kv_heads, head_dim] at `slots`; views where slots are consecutive,
-    which spares a decode step the copy of its whole context."""
+    which spares the copy."""
     first, count = int(slots[0]), len(slots)
     if int(slots[-1]) - first == count - 1 and bool((slots[1:] - slots[:-1] == 1).all()):
         where: Any = slice(first, first + count)
@@ -172,48 +233,29 @@ def _cached(
     return k_cache[where].to(dtype), v_cache[where].to(dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """[queries, heads, head_dim]"""
-    return scaled_dot_product_attention(
-        q.transpose(0, 1)[None],
-        k.transpose(0, 1)[None],
-        v.transpose(0, 1)[None],
-        attn_mask=mask,
-        scale=scale,
-        enable_gqa=True,
-    )[0].transpose(0, 1)
-
-
-def _attend_causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The queries are the last tokens. Two unmasked parts, the tokens before and the causal square,
-    merged by their log-sum-exp: a mask over a long prefix would double the time and cost
-    queries * keys bytes."""
-    new, before = len(q), len(k) - len(q)
-    y, weight = _flash(q, k[before:], v[before:], scale, causal=True)
-    if before:
-        y_before, weight_before = _flash(q, k[:before], v[:before], scale, causal=False)
-        share = torch.sigmoid(weight_before - weight)[..., None]
-        y = torch.lerp(y.float(), y_before.float(), share).to(q.dtype)
-    return y.view(-1, new, q.shape[2]).transpose(0, 1)
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Output [kv_heads, heads per kv head, queries, head_dim]; log-sum-exp float32[..., queries].
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Output [batch, heads, queries, head_dim]; log-sum-exp float32[..., queries].
 
     The operator behind torch's own attention on CPU; the public function does not return the
     log-sum-exp.
     """
-    tokens, kv_heads, head_dim = k.shape
-    groups = q.shape[1] // kv_heads
-    shape = (kv_heads, groups, tokens, head_dim)
     y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q.view(len(q), kv_heads, groups, head_dim).permute(1, 2, 0, 3),
-        k.transpose(0, 1)[:, None].expand(shape),
-        v.transpose(0, 1)[:, None].expand(shape),
-        is_causal=causal,
-        scale=scale,
+        q, k, v, is_causal=causal, scale=scale
     )
     return y, log_sum
+
+
+def _merge(one: Part, other: Part) -> Part:
+    """Attention over the tokens of both, as if at once."""
+    share = torch.sigmoid(other.weight - one.weight)[..., None]
+    return Part(torch.lerp(one.y, other.y, share), torch.logaddexp(one.weight, other.weight))
+
+
+def _rows(part: Part) -> Tensor:
+    """[queries, heads, head_dim]"""
+    return part.y.flatten(0, 1).transpose(0, 1)
 
 
 def torch_native_backend(runner: Any) -> Any:

@@ -80,17 +80,20 @@ class Profile:
         return [word for flag, value in chosen.items() for word in _words(flag, value)]
 
     def at_context(self, tokens: int) -> Profile:
-        """This profile for sessions of up to `tokens`. Raises EngineStartFailed beyond the longest
-        context that the model is published for."""
+        """This profile for sessions of up to `tokens`; where it fixes the size of the KV pool, that
+        holds one at least. Raises EngineStartFailed beyond the longest context that the model is
+        published for."""
         if not 0 < tokens <= self.longest_context:
             raise EngineStartFailed(
                 f"a context of {tokens} tokens is not possible with {self.name}: choose 1 to "
                 f"{self.longest_context} (native: {self.native_context})."
             )
         override = _LONGER_THAN_NATIVE if tokens > self.native_context else {}
+        pool = self.arguments.get("max-total-tokens")
+        grown = {} if pool is None else {"max-total-tokens": max(int(pool), tokens)}
         return replace(
             self,
-            arguments={**self.arguments, "context-length": tokens},
+            arguments={**self.arguments, **grown, "context-length": tokens},
             environment={**self.environment, **override},
         )
 

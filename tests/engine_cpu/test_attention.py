@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from engine.cpu import attention
 from engine.cpu.attention import (
     build_draft_decode_metadata_cpu,
     decode_attention_cpu,
@@ -172,3 +173,26 @@ def test_slots_that_only_begin_and_end_like_a_run_are_not_taken_for_one():
     row[8:24] = 300
     expected = attend(q, *cache.of(0), SCALE, torch.ones(1, 40).bool())
     torch.testing.assert_close(decode(cache, q).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_long_contexts_are_attended_to_in_blocks(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK", 16)
+    cache = Cache([100], seed=7)
+    q = cache.queries(20)
+    seen = torch.arange(100) <= torch.arange(80, 100)[:, None]
+    expected = attend(q, *cache.of(0), SCALE, seen)
+    torch.testing.assert_close(extend(cache, q, [20]).double(), expected, rtol=1e-5, atol=1e-5)
+    expected = attend(q[:1], *cache.of(0), SCALE, torch.ones(1, 100).bool())
+    torch.testing.assert_close(decode(cache, q[:1]).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("new", [[1], [20]])
+def test_results_do_not_depend_on_slots_to_the_bit(monkeypatch, new):
+    """A session restored into other slots goes on exactly as it would have."""
+    monkeypatch.setattr(attention, "_BLOCK", 16)
+    scattered, consecutive = (Cache([100], seed=8, consecutive=run) for run in (False, True))
+    consecutive.k[consecutive.table[consecutive.rows[0], :100].long()] = scattered.of(0)[0]
+    consecutive.v[consecutive.table[consecutive.rows[0], :100].long()] = scattered.of(0)[1]
+    q = scattered.queries(new[0])
+    assert torch.equal(extend(scattered, q, new), extend(consecutive, q, new))
+    assert torch.equal(decode(scattered, q[:1]), decode(consecutive, q[:1]))

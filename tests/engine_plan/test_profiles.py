@@ -66,6 +66,8 @@ def test_sglang_accepts_the_command_line_and_reads_it_as_meant(sglang, profile, 
     meant = dict(profile.arguments)
     if kind == "longest":
         meant["context-length"] = profile.longest_context
+        if "max-total-tokens" in meant:  # a pool that holds one session of that length
+            meant["max-total-tokens"] = profile.longest_context
     if kind != "no mtp":
         meant |= profile.mtp_arguments
     for flag, value in meant.items():
