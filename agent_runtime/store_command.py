@@ -15,6 +15,7 @@ from agent_runtime.store_options import add_archive_option, add_store_options, s
 from state_store.archive.policy import ArchivePolicy
 from state_store.encodings import ECONOMIES, LOSSLESS
 from state_store.integrity import Report
+from state_store.quotas import Quota
 from state_store.store import StateStore
 from state_store.vault import Vault
 
@@ -32,15 +33,20 @@ def add_to(commands: Any) -> None:
 
     usage = subjects.add_parser("usage", help="what tenants take, one JSON line each")
     usage.add_argument("--tenant", default=None, help="default: all that have sessions")
+    _add_master_key(usage, "of encrypted tenants")
     add_store_options(usage)
     usage.set_defaults(run=_usage)
 
+    quota = subjects.add_parser("set-quota", help="how much a tenant may have, of all there is")
+    quota.add_argument("tenant", metavar="NAME")
+    for what in ("bytes", "tokens", "sessions"):
+        quota.add_argument(f"--{what}", type=_limit, metavar="N", help="default: no limit")
+    add_store_options(quota)
+    quota.set_defaults(run=_set_quota)
+
     create = subjects.add_parser("create-tenant", help="a new tenant, in the clear or encrypted")
     create.add_argument("tenant", metavar="NAME")
-    create.add_argument(
-        "--master-key", metavar="SOURCE", default=None,
-        help="encrypt, under this key: file:PATH or env:VARIABLE",
-    )  # fmt: skip
+    _add_master_key(create, "encrypt under this one")
     create.add_argument("--economy", choices=sorted(ECONOMIES), default=LOSSLESS)
     add_store_options(create)
     create.set_defaults(run=_create_tenant)
@@ -57,12 +63,14 @@ def add_to(commands: Any) -> None:
         "--since", metavar="SNAPSHOT", default=None, help="merge what came before into this one"
     )
     export.add_argument("--archive", metavar="URL", default=None, help="if it may be archived")
+    _add_master_key(export, "if it is encrypted")
     add_store_options(export)
     export.set_defaults(run=_export)
 
     take = subjects.add_parser("import", help="make a new session from such a file")
     take.add_argument("file", type=Path, metavar="FILE")
     take.add_argument("--tenant", default="default", help="whose session it will be")
+    _add_master_key(take, "if the tenant is encrypted")
     add_store_options(take)
     take.set_defaults(run=_import)
 
@@ -94,6 +102,19 @@ def add_to(commands: Any) -> None:
     add_archive_option(back, required=True)
     back.add_argument("session", help="or a snapshot, for the history up to it")
     back.set_defaults(run=_bring_back)
+
+
+def _add_master_key(parser: argparse.ArgumentParser, why: str) -> None:
+    parser.add_argument(
+        "--master-key",
+        metavar="SOURCE",
+        default=None,
+        help=f"master key, {why}: file:PATH or env:VARIABLE",
+    )
+
+
+def _vault(arguments: argparse.Namespace) -> Vault | None:
+    return None if arguments.master_key is None else Vault.load(arguments.master_key)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -133,7 +154,7 @@ def _show(report: Report) -> None:
 
 def _usage(arguments: argparse.Namespace) -> int:
     async def usage(url: str) -> int:
-        async with await StateStore.connect(url) as store:
+        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
             one = arguments.tenant
             for tenant in [one] if one else await store.tenants():
                 print(json.dumps(dataclasses.asdict(await store.usage_report(tenant))))
@@ -143,9 +164,22 @@ def _usage(arguments: argparse.Namespace) -> int:
         return asyncio.run(usage(url))
 
 
+def _set_quota(arguments: argparse.Namespace) -> int:
+    quota = Quota(arguments.bytes, arguments.tokens, arguments.sessions)
+
+    async def limit(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            await store.tenant(arguments.tenant)
+            await store.set_quota(arguments.tenant, quota)
+        print(json.dumps({"tenant": arguments.tenant, **dataclasses.asdict(quota)}))
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(limit(url))
+
+
 def _create_tenant(arguments: argparse.Namespace) -> int:
-    source = arguments.master_key
-    vault = None if source is None else Vault.load(source)
+    vault = _vault(arguments)
 
     async def create(url: str) -> int:
         async with await StateStore.connect(url, vault=vault) as store:
@@ -171,7 +205,9 @@ def _delete_tenant(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     async def export(url: str) -> int:
-        async with await StateStore.connect(url, archive=arguments.archive) as store:
+        async with await StateStore.connect(
+            url, archive=arguments.archive, vault=_vault(arguments)
+        ) as store:
             done = await store.export_session(
                 arguments.session, arguments.file, since=arguments.since
             )
@@ -192,7 +228,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     async def take(url: str) -> int:
-        async with await StateStore.connect(url) as store:
+        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
             session = await store.import_session(
                 arguments.file, tenant=arguments.tenant, durability="fsync"
             )
@@ -251,6 +287,13 @@ def _bring_back(arguments: argparse.Namespace) -> int:
     with store_url(arguments) as url:
         asyncio.run(bring_back(url))
     return 0
+
+
+def _limit(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
 
 
 def _watermark(text: str) -> tuple[float, float] | tuple[int, int]:

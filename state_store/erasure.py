@@ -9,9 +9,9 @@ import time
 from redis.exceptions import ResponseError
 
 from state_store.connection import Control, Master
-from state_store.errors import DurabilityNotReached, NotFound
+from state_store.errors import CorruptObject, DurabilityNotReached, InvalidTenant, NotFound
 from state_store.layout import TenantKeys
-from state_store.sessions import Sessions
+from state_store.sessions import UNMADE, Sessions
 from state_store.tenants import Tenants
 
 logger = logging.getLogger(__name__)
@@ -35,21 +35,49 @@ async def delete_tenant(
 
 
 async def delete_sessions(control: Control, prefix: str, sessions: Sessions, name: str) -> int:
-    """Delete all sessions of a tenant who was deleted; how many. One that is listed but not made
-    is left to whoever is making it: they will find that the tenant is gone."""
+    """Delete all sessions of a tenant who was deleted, and whatever else is theirs but the record
+    of the deletion; how many sessions. One that was listed a moment ago and is not made stays
+    listed: whoever is making it will find that the tenant is gone."""
     keys = TenantKeys(prefix, name)
     removed = 0
     async with control.guard() as client:
-        listed = await client.zrange(keys.sessions, 0, -1)
-    for raw in listed:
+        listed = await client.zrange(keys.sessions, 0, -1, withscores=True)
+    for raw, created_at in listed:
         try:
             await sessions.delete(raw.decode())
             removed += 1
         except NotFound:
             logger.info("session %s of tenant %s is not made", raw.decode(), name)
-    async with control.guard() as client:
-        await client.delete(keys.used, keys.usage)
+            if created_at < time.time() - UNMADE:
+                async with control.guard() as client:
+                    await client.zrem(keys.sessions, raw)
+    async for found in control.scan(keys.pattern):
+        async with control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for key in found:
+                if key.decode() not in (keys.record, keys.sessions):
+                    pipeline.unlink(key)
+            if len(pipeline):
+                await pipeline.execute()
     return removed
+
+
+async def recover(control: Control, prefix: str, tenants: Tenants, sessions: Sessions) -> None:
+    """Delete what was stored for tenants while they were deleted, or left when that ended half
+    way, and whose writers have died."""
+    before = f"{prefix}:{{tenant:"
+    left: set[str] = set()
+    async for found in control.scan(f"{before}*}}:*"):
+        for key in found:
+            name, _, what = key.decode(errors="replace").removeprefix(before).partition("}:")
+            if what != "record":
+                left.add(name)
+    for name in sorted(left):
+        try:
+            if await tenants.is_deleted(name):
+                await delete_sessions(control, prefix, sessions, name)
+        except (InvalidTenant, CorruptObject) as error:
+            logger.error("whether tenant %s was deleted cannot be told: %s", name, error)
 
 
 async def rewrite_logs(control: Control) -> None:

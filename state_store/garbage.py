@@ -75,17 +75,30 @@ async def abort(
 ) -> None:
     """Unpin what an unfinished commit pinned; afterwards it cannot finish.
 
+    What a snapshot's record names as its pin stays: a commit that failed may have been made, or
+    begun to be, all the same.
+
     snapshot: what the commit names, from the commit itself: it may have gone on pinning after
               `recover` had already abandoned it and removed the journal
     """
-    await control.run("abandon", [keys.journals, keys.aborted], pin_id)
     async with control.guard() as client:
-        record = await client.hget(keys.aborted, pin_id)
-        if record is not None:
-            snapshot = read_journal(record)[1]
-        if snapshot is None:
-            return
-        await unpin(control, prefix, snapshot, pin_id)  # a retry needs it again: no shredding
+        record = await client.hget(keys.journals, pin_id)
+        if record is None:
+            record = await client.hget(keys.aborted, pin_id)
+    if record is not None:
+        snapshot = read_journal(record)[1]
+    if snapshot is None:
+        return
+    abandoned = await control.run(
+        "abandon",
+        [keys.journals, keys.aborted, keys.snapshot(snapshot.id), keys.refs, keys.dead],
+        pin_id,
+        snapshot.id,
+    )
+    if not abandoned:
+        return
+    await unpin(control, prefix, snapshot, pin_id)  # a retry needs it again: no shredding
+    async with control.guard() as client:
         await client.hdel(keys.aborted, pin_id)
 
 
@@ -129,7 +142,8 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
             await _forget_if_empty(control, keys, prefix, lineage)
             return buried
         snapshot_id = raw.decode()
-        doomed = await control.run("doomed", [keys.dead, keys.snapshot(snapshot_id)], snapshot_id)
+        found = [keys.dead, keys.snapshot(snapshot_id), keys.refs]
+        doomed = await control.run("doomed", found, snapshot_id)
         if not doomed:
             continue
         stored, pin_id = doomed

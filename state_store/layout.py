@@ -164,6 +164,11 @@ class TenantKeys:
         return f"{self.prefix}:{{tenant:{self.tenant}}}:{name}"
 
     @property
+    def pattern(self) -> str:
+        """Of all that is the tenant's, for `SCAN`."""
+        return self._key("*")
+
+    @property
     def record(self) -> str:
         return self._key("record")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from state_store import garbage
 from state_store.connection import Control
 from state_store.encodings import economy_named
-from state_store.errors import ForeignTenant, NotFound, TenantDeleted
+from state_store.errors import CorruptObject, ForeignTenant, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
 from state_store.labels import Labels, check_labels
 from state_store.layout import (
@@ -144,6 +145,8 @@ class Sessions:
             stored, *rest = await client.hmget(keys.session(session_id), *_FIELDS)
         if stored is None:
             raise NotFound(f"no session {session_id}.")
+        if rest[0] is None:
+            raise CorruptObject(f"the record of {session_id} lacks its head; it can be deleted.")
         session = Session.unpack(stored, *rest)
         if tenant not in (None, session.body.tenant):
             raise ForeignTenant(f"no session {session_id} of tenant {tenant}.")
@@ -269,6 +272,7 @@ class Sessions:
         try:
             await self._tenants.verify(body.tenant, body.tenant_id)
         except TenantDeleted:
-            await self.delete(body.id)
+            with contextlib.suppress(NotFound):  # `recover` was faster
+                await self.delete(body.id)
             raise
         return session

@@ -21,11 +21,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from state_store import commit as committing
-from state_store import durability, garbage, integrity, registry
+from state_store import durability, erasure, garbage, integrity, registry
 from state_store.archiving import Archiving, Collected
 from state_store.connection import Control
 from state_store.durability import Servers
-from state_store.errors import QuotaExceeded, StoreUnavailable
+from state_store.errors import (
+    CorruptObject,
+    ForeignTenant,
+    NotFound,
+    QuotaExceeded,
+    StoreUnavailable,
+)
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Tree
@@ -248,8 +254,20 @@ class StateStore(Tenancy, Moving):
         """Drop a session and everything that no other session reaches. Raises NotFound.
 
         What an encrypted tenant stored in it is shredded with it: no copy can be read any more.
+        One whose record is lost or unreadable goes too: its lineage is counted anew.
         """
-        await self._sessions.delete(session_id, tenant=tenant)
+        try:
+            await self._sessions.delete(session_id, tenant=tenant)
+        except ForeignTenant:
+            raise
+        except (NotFound, CorruptObject):
+            listing = await integrity.forget_lost(
+                self._control, self._prefix, session_id, tenant=tenant
+            )
+            if listing is None:
+                raise
+            for one in listing:
+                await self._quotas.mirror(one, [lineage_of(session_id)])
 
     # ---- leases -------------------------------------------------------------
 
@@ -381,8 +399,8 @@ class StateStore(Tenancy, Moving):
 
     async def recover(self, *, older_than: float) -> Recovered:
         """Finish what crashed processes left behind: commits begun over `older_than` s ago,
-        unwinding, labels that are listed and not written, and what moves to the archive and back
-        left in it, if it is open here.
+        unwinding, deletions of tenants, labels that are listed and not written, and what moves to
+        the archive and back left in it, if it is open here.
         Safe at any time, from any process."""
         async with self._control.guard() as client:
             lineages = await client.smembers(f"{self._prefix}:lineages")
@@ -391,6 +409,7 @@ class StateStore(Tenancy, Moving):
             removed += await garbage.recover(
                 self._control, self._prefix, lineage, older_than=older_than
             )
+        await erasure.recover(self._control, self._prefix, self._tenants, self._sessions)
         await self._labels.recover(older_than=older_than)
         await self._quotas.recover()
         collected = await self._archiving.collect()

@@ -21,6 +21,7 @@ from state_store.archive.base import Archive
 from state_store.connection import Control
 from state_store.integrity.lineages import check_lineage, discover
 from state_store.integrity.listings import check_listings
+from state_store.integrity.lost import forget_lost
 from state_store.integrity.objects import (
     check_archived,
     check_cold,
@@ -73,4 +74,4 @@ async def _walk(control: Control, prefix: str, archive: Archive | None) -> Walk:
     return walk
 
 
-__all__: Sequence[str] = ("Kind", "Problem", "Report", "check_integrity")
+__all__: Sequence[str] = ("Kind", "Problem", "Report", "check_integrity", "forget_lost")

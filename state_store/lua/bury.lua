@@ -2,6 +2,11 @@
 -- KEYS: snapshot, tokens, refs, dead, usage     ARGV: snapshot id, pin id that was removed
 if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return 'alive' end
 if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return 'alive' end
+local refs = redis.call('HGET', KEYS[3], ARGV[1])
+if refs and (tonumber(refs) or 1) > 0 then -- see doomed.lua; repair pins its objects again
+  redis.call('SREM', KEYS[4], ARGV[1])
+  return 'alive'
+end
 local parent, size, count = unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count'))
 redis.call('DEL', KEYS[1], KEYS[2])
 if size then

@@ -11,31 +11,37 @@ local lease = redis.call('GET', KEYS[2])
 if not lease or string.match(lease, '^%d+:%x+') ~= token then
   return {'lease_lost', lease and string.match(lease, '^%d+:%x+:(.*)$') or ''}
 end
-if head == id then
-  local kept = redis.call('HMGET', KEYS[3], 'pin', 'body')
-  return {'ok', kept[1], kept[2], ''}
-end
+local kept_pin, kept_body = unpack(redis.call('HMGET', KEYS[3], 'pin', 'body'))
+if head == id then return {'ok', kept_pin, kept_body, ''} end
 if head ~= parent then return {'head_moved', head} end
 if redis.call('HEXISTS', KEYS[7], pin) == 0 then return {'too_late', ''} end
-local superseded = ''
-if redis.call('EXISTS', KEYS[3]) == 0 then
-  redis.call('HSET', KEYS[3], 'body', body, 'parent', parent, 'pin', pin)
+-- A right that is missing breaks the script off in the middle. So a record is written whole, and
+-- what refers to something is counted before it does and forgotten after it did: what was begun
+-- holds too much at worst, which recovery and repair let go.
+local fresh = redis.call('EXISTS', KEYS[3]) == 0
+local dead, superseded = redis.call('SISMEMBER', KEYS[6], id) == 1, ''
+if fresh then
   redis.call('SET', KEYS[4], tokens)
-  redis.call('HSET', KEYS[3], 'bytes', size, 'count', count)
+  if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, 1) end
+  redis.call('HSET', KEYS[3], 'body', body, 'parent', parent, 'pin', pin, 'bytes', size,
+    'count', count)
+  kept_pin, kept_body = pin, body
+elseif dead then
+  -- Nothing held it and its pins are being removed: it lives on by the new ones. Whoever removes
+  -- the old ones may have died, so they are recorded like those of an abandoned commit.
+  superseded = kept_pin or ''
+  if kept_pin then redis.call('HSET', KEYS[8], kept_pin, redis.call('HGET', KEYS[7], pin)) end
+  redis.call('HSET', KEYS[3], 'pin', pin)
+  kept_pin = pin
+end
+redis.call('HINCRBY', KEYS[5], id, 1)
+if dead then redis.call('SREM', KEYS[6], id) end
+redis.call('HSET', KEYS[1], 'head', id)
+if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, -1) end
+if fresh then
   redis.call('HINCRBY', KEYS[9], 'bytes', size)
   redis.call('HINCRBY', KEYS[9], 'tokens', count)
   redis.call('HINCRBY', KEYS[9], 'version', 1)
-  if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, 1) end
-elseif redis.call('SREM', KEYS[6], id) == 1 then
-  -- Nothing held it and its pins are being removed: it lives on by the new ones. Whoever removes
-  -- the old ones may have died, so they are recorded like those of an abandoned commit.
-  superseded = redis.call('HGET', KEYS[3], 'pin')
-  redis.call('HSET', KEYS[8], superseded, redis.call('HGET', KEYS[7], pin))
-  redis.call('HSET', KEYS[3], 'pin', pin)
 end
-redis.call('HINCRBY', KEYS[5], id, 1)
-if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, -1) end
-redis.call('HSET', KEYS[1], 'head', id)
-local kept = redis.call('HMGET', KEYS[3], 'pin', 'body')
-if kept[1] == pin then redis.call('HDEL', KEYS[7], pin) end
-return {'ok', kept[1], kept[2], superseded}
+if kept_pin == pin then redis.call('HDEL', KEYS[7], pin) end
+return {'ok', kept_pin, kept_body, superseded}

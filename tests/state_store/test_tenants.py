@@ -37,6 +37,7 @@ from state_store.layout import LineageKeys, ObjectNames, TenantKeys, lineage_of
 from state_store.lineages import Lineage
 from state_store.objects import ObjectClient
 from state_store.payloads import Outcome
+from state_store.quotas import Quota
 from state_store.records import Tenant
 from state_store.store import StateStore
 from state_store.vault import MasterKey, Vault
@@ -598,6 +599,62 @@ async def test_a_session_made_while_its_tenant_is_deleted_does_not_stay(
                 assert await author.store.sessions("ann") == []
     assert at > 4
     assert late > 1 if dying else late == 2  # the last round, undisturbed, leaves its two
+
+
+async def test_recovery_removes_what_a_dying_writer_made_for_a_deleted_tenant(server, objects, raw):
+    at, finished, late = 0, False, 0
+    while not finished:
+        at += 1
+        async with two_processes(server, objects) as (author, victim):
+            await victim.tenant("ann")
+            trips = Trips(victim)
+            trips.between = (at, lambda author=author: author.store.delete_tenant("ann"))
+            trips.crash_at = ("before", at + 2)
+            with contextlib.suppress(StoreError):
+                await victim.create_session(tenant="ann", fingerprint=FINGERPRINT)
+            finished = trips.between is not None
+            if not finished:
+                late += len(raw.keys(f"{author.prefix}:{{*}}:session:*"))
+                sessions = TenantKeys(author.prefix, "ann").sessions
+                for session_id in raw.zrange(sessions, 0, -1):  # as if it had been a while ago
+                    raw.zadd(sessions, {session_id: 1.0})
+                await author.store.recover(older_than=0)
+                assert raw.keys(f"{author.prefix}:{{*}}:session:*") == []
+                assert raw.keys(f"{author.prefix}:*seed*") == []
+                record = TenantKeys(author.prefix, "ann").record.encode()
+                assert raw.keys(f"{author.prefix}:{{tenant:ann}}:*") == [record]
+    assert at > 4
+    assert late > 0
+
+
+async def test_of_a_deleted_tenant_nothing_is_left_but_that_it_was_deleted(
+    author, locked, raw, prefix
+):
+    keys = TenantKeys(prefix, "ann")
+    for tenant in ("ann", "ann.b"):
+        session = await author.session(tenant, TURN, labels={"colour": "blue"})
+        await author.store.set_labels(session.head, {"name": "before"})
+        await author.store.set_quota(tenant, Quota(tokens=1000))
+        await author.turn(session.id, NEXT)
+        await author.store.notes.put(tenant, "answer", b"42", ttl=600)
+    others = set(raw.keys(TenantKeys(prefix, "ann.b").pattern))
+    assert {raw.type(key) for key in raw.keys(keys.pattern)} == {b"string", b"zset", b"hash"}
+    await locked.delete_tenant("ann")
+    assert raw.keys(keys.pattern) == [keys.record.encode()]
+    assert set(raw.keys(TenantKeys(prefix, "ann.b").pattern)) == others
+    assert (await author.store.check_integrity()).problems == []
+    await author.store.create_tenant("ann")
+    assert await author.store.quota("ann") == Quota()
+
+
+async def test_a_tenant_whose_record_cannot_be_read_keeps_nobody_from_recovering(
+    author, raw, prefix
+):
+    session = await author.session("ann", TURN)
+    raw.set(TenantKeys(prefix, "ann").record, b"\x09")
+    raw.zadd(f"{prefix}:{{tenant:no name}}:sessions", {"x": 1.0})
+    await author.store.recover(older_than=0)
+    assert raw.exists(LineageKeys(prefix, lineage_of(session.id)).session(session.id))
 
 
 async def test_deleting_a_tenant_may_end_half_way_and_be_repeated(server, objects, raw):
