@@ -33,6 +33,20 @@ class _Held(NamedTuple):
     names: list[ObjectNames]
 
 
+class _Seed(NamedTuple):
+    """Of one encrypted object; see `lua/audit_seed.lua`. One in the clear counts as right."""
+
+    left: int
+    fits: list[int]
+
+    @property
+    def is_right(self) -> bool:
+        return self.left == -1 and all(self.fits)
+
+
+_NO_SEED = _Seed(-1, [])
+
+
 async def check_held(walk: Walk, keys: LineageKeys, snapshots: Sequence[Snapshot]) -> None:
     """That live snapshots hold all that they name, and that it is there on all ranks."""
     walk.named.update(snapshot.fingerprint_id for snapshot in snapshots)
@@ -56,22 +70,35 @@ async def _check_batch(
         for _, ref, n in batch
     ]
     replies = await walk.control.run_many("audit", calls)
+    seeds: list[_Seed] = [_NO_SEED] * len(batch)
+    if snapshot.encrypted:
+        seeded = [
+            ([n[0].seed_key(ref), *(names.key(ref) for names in n)], []) for _, ref, n in batch
+        ]
+        seeds = [_Seed(*reply) for reply in await walk.control.run_many("audit_seed", seeded)]
     wrong = [
-        (held, reply)
-        for held, reply in zip(batch, replies, strict=True)
-        if not reply[0] or any(left != -1 for left in reply[2])
+        (held, reply, seed)
+        for held, reply, seed in zip(batch, replies, seeds, strict=True)
+        if not reply[0] or any(left != -1 for left in reply[2]) or not seed.is_right
     ]
     # What is wrong may be that it was let go of between the two looks.
     if wrong and await still_alive(walk, keys, [snapshot]):
-        for held, (pinned, cold, left) in wrong:
-            _judge(walk, keys, held, bool(pinned), cold, left)
+        for held, (pinned, cold, left), seed in wrong:
+            _judge(walk, keys, held, bool(pinned), cold, left, seed)
+            _judge_seed(walk, held, seed)
 
 
 def _judge(
-    walk: Walk, keys: LineageKeys, held: _Held, pinned: bool, cold: bytes, left: list[int]
+    walk: Walk,
+    keys: LineageKeys,
+    held: _Held,
+    pinned: bool,
+    cold: bytes,
+    left: list[int],
+    seed: _Seed,
 ) -> None:
     snapshot, ref, names = held
-    whole = all(seconds != -2 for seconds in left)
+    whole = all(seconds != -2 for seconds in left) and all(seed.fits)
     archived = bool(cold) and is_generation(cold)
     if not pinned:
         walk.unpinned.add(names[0].pins_key(ref))
@@ -79,7 +106,7 @@ def _judge(
             "unpinned",
             snapshot.id,
             f"does not pin {ref.kind} {ref.tag}",
-            repairable=whole or archived,
+            repairable=(whole or archived) and seed.left != -2,
             lineage=keys.lineage,
             ref=ref,
         )
@@ -94,6 +121,27 @@ def _judge(
                 repairable=True,
                 keys=[one.pins_key(ref), one.key(ref)],
             )
+
+
+def _judge_seed(walk: Walk, held: _Held, seed: _Seed) -> None:
+    _, ref, names = held
+    key = names[0].seed_key(ref)
+    if seed.left == -2:
+        message = "missing: nobody can read the object"
+        walk.found("seed-missing", key, message, repairable=False)
+        return
+    if seed.left >= 0:
+        walk.found(
+            "seed-expires",
+            key,
+            "of an object that is held, yet it expires",
+            repairable=True,
+            keys=[names[0].pins_key(ref), key],
+        )
+    for one, fits in zip(names, seed.fits, strict=False):
+        if not fits:
+            message = "encrypted under another seed than is there: nobody can read it"
+            walk.found("seed-differs", one.key(ref), message, repairable=False)
 
 
 async def check_stored(walk: Walk) -> None:

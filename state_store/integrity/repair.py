@@ -15,7 +15,7 @@ from state_store.integrity.lineages import discover, mend_leases, still_alive, s
 from state_store.integrity.listings import dangling
 from state_store.integrity.report import Kind, Problem
 from state_store.integrity.walk import Walk, batches
-from state_store.layout import LineageKeys, ObjectNames, ObjectRef, lineage_of
+from state_store.layout import LineageKeys, ObjectRef, lineage_of
 from state_store.records import Snapshot
 
 Mend = Callable[[Walk, Sequence[Problem]], Awaitable[None]]
@@ -85,17 +85,12 @@ async def _pin_again(walk: Walk, problems: Sequence[Problem]) -> None:
         for batch in batches(wanted):
             if not await still_alive(walk, keys, [snapshot]):
                 break
-            calls = [(_keys_to_hold(walk.prefix, snapshot, ref), [pin]) for ref in batch]
+            held_by = [pin, int(snapshot.encrypted)]
+            calls = [(garbage.keys_to_pin(walk.prefix, snapshot, ref), held_by) for ref in batch]
             await walk.control.run_many("hold", calls)
         if not await still_alive(walk, keys, [snapshot]):
             # It was let go of meanwhile, perhaps before the pins were back.
             await garbage.unpin(walk.control, walk.prefix, snapshot, pin.decode(), wanted)
-
-
-def _keys_to_hold(prefix: str, snapshot: Snapshot, ref: ObjectRef) -> list[bytes]:
-    names = [ObjectNames(prefix, snapshot.fingerprint_id, rank) for rank in range(snapshot.ranks)]
-    beside = [names[0].pins_key(ref), names[0].cold_key(ref), names[0].seed_key(ref)]
-    return [*beside, *(one.key(ref) for one in names)]
 
 
 async def _persist(walk: Walk, problems: Sequence[Problem]) -> None:
@@ -158,7 +153,7 @@ _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
     (("unlisted-session", "references", "stray-snapshot", "stray-log"), _recount),
     (("lease",), _mend_leases),
     (("unpinned",), _pin_again),
-    (("object-expires",), _persist),
+    (("object-expires", "seed-expires"), _persist),
     (("stray-pin",), _unpin_strays),
     (("object-leaks",), _expire),
     (("cold-key", "cold-unheld"), _mend_cold),

@@ -25,6 +25,9 @@ Kind = Literal[
     "object-missing",  # on some rank, and not archived
     "object-damaged",  # its bytes are not what its name says
     "object-expires",  # though a snapshot holds it
+    "seed-missing",  # of an encrypted object that a snapshot holds: nobody can read it
+    "seed-expires",  # though a snapshot holds its object
+    "seed-differs",  # the object was encrypted under another: nobody can read it
     "object-leaks",  # held by nobody, and it never expires
     "unpinned",  # a live snapshot does not hold what it names
     "stray-pin",  # held by a commit that is no more

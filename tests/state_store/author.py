@@ -49,6 +49,9 @@ class Author:
     ) -> None:
         self.store, self.client, self.prefix, self.archive = store, client, prefix, archive
 
+    def names(self) -> list[ObjectNames]:
+        return [ObjectNames(self.prefix, FINGERPRINT.id, rank) for rank in range(RANKS)]
+
     async def payloads(self, session: Session) -> list[Payloads]:
         """By rank."""
         form = await self.store.stored_form(session)

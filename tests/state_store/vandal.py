@@ -12,6 +12,7 @@ import msgpack
 import redis
 from writer import FINGERPRINT, RANKS, TENANT, Writer
 
+from state_store.cipher import KEY_ID
 from state_store.codec import HEADER_BYTES
 from state_store.layout import LineageKeys, ObjectNames, ObjectRef, TenantKeys, lineage_of
 from state_store.records import Session, Snapshot
@@ -65,11 +66,13 @@ class Damage:
 
 
 DAMAGES: list[Damage] = []
+SEALED_DAMAGES: list[Damage] = []
+"""Those that only an encrypted tenant can suffer."""
 
 
-def damage(*kinds: str, repairable: bool = True):
+def damage(*kinds: str, repairable: bool = True, of: list[Damage] = DAMAGES):
     def register(do):
-        DAMAGES.append(Damage(do, frozenset(kinds), repairable))
+        of.append(Damage(do, frozenset(kinds), repairable))
         return do
 
     return register
@@ -278,6 +281,46 @@ def condemn_what_the_archive_needs(scene):
 @damage("condemned")
 def condemn_nonsense(scene):
     scene.raw.sadd(scene.names[0].condemned_key(scene.page), "nonsense")
+
+
+# ---- seeds of encrypted objects ---------------------------------------------
+
+
+@damage("seed-missing", repairable=False, of=SEALED_DAMAGES)
+def lose_a_seed(scene):
+    scene.raw.delete(scene.names[0].seed_key(scene.page))
+
+
+@damage("seed-expires", of=SEALED_DAMAGES)
+def let_a_seed_expire(scene):
+    scene.raw.expire(scene.names[0].seed_key(scene.state), 1000)
+
+
+@damage("seed-differs", repairable=False, of=SEALED_DAMAGES)
+def place_another_seed(scene):
+    scene.raw.setrange(scene.names[0].seed_key(scene.page), 0, b"another")
+
+
+@damage("seed-differs", "object-damaged", repairable=False, of=SEALED_DAMAGES)
+def relabel_one_ranks_object(scene):
+    scene.raw.setrange(scene.names[1].key(scene.state), KEY_ID.start, b"\0\0\0\0")
+
+
+@damage("unpinned", of=SEALED_DAMAGES)
+def unpin_an_encrypted_object(scene):
+    """As when it was found dead: it expires, and its seed does."""
+    scene.raw.delete(scene.names[0].pins_key(scene.page))
+
+
+@damage("unpinned", "seed-missing", repairable=False, of=SEALED_DAMAGES)
+def unpin_an_object_and_lose_its_seed(scene):
+    scene.raw.delete(scene.names[0].pins_key(scene.page), scene.names[0].seed_key(scene.page))
+
+
+@damage("unpinned", "seed-differs", repairable=False, of=SEALED_DAMAGES)
+def unpin_an_object_and_place_another_seed(scene):
+    scene.raw.delete(scene.names[0].pins_key(scene.page))
+    scene.raw.setrange(scene.names[0].seed_key(scene.page), 0, b"another")
 
 
 # ---- lists ------------------------------------------------------------------
