@@ -72,7 +72,7 @@ async def _check_batch(
     replies = await walk.control.run_many("audit", calls)
     seeds: list[_Seed] = [_NO_SEED] * len(batch)
     if snapshot.encrypted:
-        seeded = [
+        seeded: list[Call] = [
             ([n[0].seed_key(ref), *(names.key(ref) for names in n)], []) for _, ref, n in batch
         ]
         seeds = [_Seed(*reply) for reply in await walk.control.run_many("audit_seed", seeded)]
