@@ -38,8 +38,10 @@ from agent_runtime.models import (
 from agent_runtime.residency import Residency
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.stateless import Stateless
 from agent_runtime.status import problem_of
 from agent_runtime.turns import Text, Turns
+from engine.backends.chat import Backend
 from engine.errors import EngineError
 from engine.pool import EnginePool
 from state_store.errors import StoreError
@@ -50,7 +52,8 @@ logger = logging.getLogger(__name__)
 
 def create_app(settings: RuntimeSettings) -> FastAPI:
     """The service over one store and the engines registered in it."""
-    chat = ChatFormat(settings.model_dir)
+    chat = None if settings.model_dir is None else ChatFormat(settings.model_dir)
+    backend = None if settings.backend is None else Backend(settings.backend)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +62,8 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
         ) as store:
             pool, residency = EnginePool(store), Residency()
             app.state.store, app.state.pool = store, pool
-            app.state.turns = Turns(store, pool, chat, residency, settings)
+            stateless = Stateless(store, backend, only=chat is None)
+            app.state.turns = Turns(store, pool, chat, residency, settings, stateless)
             app.state.sessions = Sessions(store, pool, app.state.turns, residency, settings)
             app.state.conversations = Conversations(
                 store, pool, app.state.sessions, app.state.turns, settings
@@ -71,12 +75,14 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             await asyncio.wait([recovering])
             await app.state.turns.close()
             await pool.close()
+            if backend is not None:
+                await backend.close()
 
     app = FastAPI(title="Torpor", version="0.1.0", lifespan=lifespan)
     for error_type in (TorporError, EngineError, StoreError):
         app.add_exception_handler(error_type, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    _routes(app)
+    _routes(app, settings)
     return app
 
 
@@ -88,11 +94,14 @@ async def _recover(store: StateStore, older_than: float) -> None:
         logger.error("recovery is left to the next start of a runtime: %s", error)
 
 
-def _routes(app: FastAPI) -> None:
+def _routes(app: FastAPI, settings: RuntimeSettings) -> None:
     @app.get("/health")
     async def health() -> dict[str, object]:
         records = await app.state.pool.records()
-        return {"status": "ok" if records else "no engine", "engines": len(records)}
+        served = records or settings.model_dir is None
+        backend = None if settings.backend is None else settings.backend.model
+        status = "ok" if served else "no engine"
+        return {"status": status, "engines": len(records), "backend": backend}
 
     @app.post("/v1/sessions", status_code=201)
     async def create(request: CreateSession) -> SessionView:
@@ -173,7 +182,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error)
-    return _problem_response(problem)
+    wait = getattr(error, "retry_after", None)
+    return _problem_response(problem, {} if wait is None else {"Retry-After": f"{wait:.0f}"})
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -184,7 +194,10 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     )
 
 
-def _problem_response(problem: Problem) -> Response:
+def _problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse(
-        problem.model_dump(), status_code=problem.status, media_type="application/problem+json"
+        problem.model_dump(),
+        status_code=problem.status,
+        headers=headers,
+        media_type="application/problem+json",
     )

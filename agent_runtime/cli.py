@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agent_runtime import (
+    backend_options,
     bench_command,
     demo,
     doctor_command,
@@ -23,7 +24,7 @@ from agent_runtime import (
     server,
     store_command,
 )
-from agent_runtime.errors import TorporError
+from agent_runtime.errors import SetupError, TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.store_options import (
@@ -87,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="a runtime, for a store and engines that run already")
     serve.add_argument("--redis", required=True, metavar="URL")
     add_archive_option(serve)
-    serve.add_argument("--model", type=Path, required=True, help="for tokenizer and chat template")
+    serve.add_argument(
+        "--model", type=Path, help="for tokenizer and chat template; needed unless --backend is"
+    )
+    backend_options.add_to(serve)
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8700)
     serve.add_argument(
@@ -164,10 +168,14 @@ def _engine_up(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    backend = backend_options.settings_of(arguments)
+    if arguments.model is None and backend is None:
+        raise SetupError("a runtime needs --model, --backend with --backend-model, or all three.")
     settings = RuntimeSettings(
         redis_url=arguments.redis,
         archive_url=arguments.archive,
         model_dir=arguments.model,
+        backend=backend,
         boundary_interval=arguments.boundary_interval,
     )
     asyncio.run(server.serve(settings, host=arguments.host, port=arguments.port))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgpack
 
 from agent_runtime.chat import Message
-from agent_runtime.errors import BadRequest, HeadMoved
+from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
 from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest, TurnResult
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
@@ -120,8 +120,15 @@ class Conversations:
             try:
                 session = await self._store.session(session_id)
                 await self._store.snapshot(snapshot)
-                await self._pool.pick(session.body.fingerprint_id)
-            except (NotFound, NoEngine):  # deleted since, or of a model that is not served now
+                if await self._turns.stateless.holds(session):
+                    await self._turns.stateless.require_backend(session)
+                else:
+                    await self._pool.pick(session.body.fingerprint_id)
+            except (
+                NotFound,
+                NoEngine,
+                NoBackend,
+            ):  # deleted since, or of a model that is not served now
                 continue
             return _Known(end + 1, session_id, snapshot)
         return None

@@ -6,11 +6,14 @@ TorporError
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── AsyncOnly         a saver's or store's synchronous method
 │   ├── BadVerdict        a person's answer does not fit what was asked
-│   └── NoSemanticSearch  a memory is searched by meaning
+│   ├── NoSemanticSearch  a memory is searched by meaning
+│   └── NeedsState        what a backend that keeps no state cannot do
 ├── NotFound              no such session or snapshot
 ├── HeadMoved             somebody else moved the session since the caller looked
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── CannotStore           engines cannot store the session in the form that it asks for
+├── NoBackend             no backend here answers this session, which has no state
+├── NoModel               no tokenizer here for this session, whose history is token ids
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
 └── SetupError            a process could not be started: model files, port, Redis URL
@@ -54,6 +57,10 @@ class NoSemanticSearch(BadRequest):
     code = "no_semantic_search"
 
 
+class NeedsState(BadRequest):
+    code = "needs_state"
+
+
 class CheckpointLost(TorporError):
     code = "checkpoint_lost"
     status = 410
@@ -72,6 +79,16 @@ class HeadMoved(TorporError):
 class CannotStore(TorporError):
     code = "cannot_store"
     status = 501
+
+
+class NoBackend(TorporError):
+    code = "no_backend"
+    status = 503
+
+
+class NoModel(TorporError):
+    code = "no_model"
+    status = 503
 
 
 class NothingReused(TorporError):

@@ -19,6 +19,9 @@ class CreateSession(_Wire):
     system: str | None = None
     tools: list[ToolSpec] = []
     labels: dict[str, str] = {}
+    stateless: bool | None = None
+    """Whether the runtime's backend answers it, which keeps no state; None: if there is nothing
+    else in this runtime."""
 
 
 class TurnRequest(_Wire):

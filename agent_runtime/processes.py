@@ -15,7 +15,9 @@ from typing import Self
 
 import httpx
 
+from agent_runtime import backend_options
 from agent_runtime.errors import SetupError
+from engine.backends.settings import BackendSettings
 from engine.launch import require_free_port
 
 _START_TIMEOUT = 60.0  # seconds
@@ -50,15 +52,24 @@ class RuntimeProcess:
     """`torpor serve` as a child process."""
 
     def __init__(
-        self, *, redis_url: str, archive: str | None, model: Path, port: int, log_file: Path
+        self,
+        *,
+        redis_url: str,
+        archive: str | None,
+        model: Path | None,
+        port: int,
+        log_file: Path,
+        backend: BackendSettings | None = None,
     ) -> None:
         """Raises EngineStartFailed when the port is taken."""
         require_free_port("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
             sys.executable, "-m", "agent_runtime.cli", "serve",
-            "--redis", redis_url, "--model", str(model), "--port", str(port),
+            "--redis", redis_url, "--port", str(port),
+            *(() if model is None else ("--model", str(model))),
             *(() if archive is None else ("--archive", archive)),
+            *(() if backend is None else backend_options.command_line(backend)),
         ]  # fmt: skip
         self._log_file = log_file
         self.process: subprocess.Popen[bytes] | None = None

@@ -80,8 +80,12 @@ class Torpor:
         system: str | None = None,
         tools: Sequence[ToolSpec] = (),
         labels: Mapping[str, str] | None = None,
+        stateless: bool | None = None,
     ) -> SessionView:
-        request = CreateSession(system=system, tools=list(tools), labels=dict(labels or {}))
+        """stateless: see CreateSession"""
+        request = CreateSession(
+            system=system, tools=list(tools), labels=dict(labels or {}), stateless=stateless
+        )
         return SessionView.model_validate(
             await self._call("POST", "/v1/sessions", request.model_dump(mode="json"))
         )

@@ -19,6 +19,7 @@ from agent_runtime.models import (
 )
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns
 from engine.pool import EnginePool
@@ -45,12 +46,15 @@ class Sessions:
 
     async def create(self, request: CreateSession) -> SessionView:
         """A new, empty session in the state format of a live engine. Raises NoEngine,
-        CannotStore."""
+        CannotStore; NoBackend for one without state."""
         await require_storable_tenant(self._store, self._settings.tenant)
-        engine = await self._pool.pick()
+        if self._turns.stateless.is_asked_for(request):
+            fingerprint = self._turns.stateless.fingerprint()
+        else:
+            fingerprint = (await self._pool.pick()).record.fingerprint
         session = await self._store.create_session(
             tenant=self._settings.tenant,
-            fingerprint=engine.record.fingerprint,
+            fingerprint=fingerprint,
             labels=request.labels,
             meta={
                 "system": request.system,
@@ -119,6 +123,8 @@ class Sessions:
         """
         started = time.perf_counter()
         session = await storable_session(self._store, session_id)
+        if await self._turns.stateless.holds(session):
+            return await self._turns.stateless.resume(session, request)
         engine = await self._pool.pick(session.body.fingerprint_id)
         history = await self._turns.history(session.head, session, engine)
         self._residency.left(session_id)
@@ -157,6 +163,7 @@ class Sessions:
             )
         else:
             session = await self._store.session(session_id)
+            await self._turns.stateless.require_state(session, "forked at a number of tokens")
             forked = await fork_at(
                 self._store,
                 self._turns,
@@ -180,7 +187,7 @@ class Sessions:
         return SnapshotView(
             id=snapshot.id,
             parent=snapshot.parent,
-            tokens=snapshot.total_tokens,
+            tokens=tokens_of(snapshot),
             boundary=snapshot.boundary,
             prompt_tokens=snapshot.meta.get("prompt_tokens"),
             boundaries=snapshot.boundaries(fingerprint.page_size),
@@ -192,8 +199,10 @@ class Sessions:
         residency = "empty"
         if session.head is not None:
             head = await self._store.snapshot(session.head)
-            tokens, boundary = head.total_tokens, head.boundary
+            tokens, boundary = tokens_of(head), head.boundary
             residency = await self._where(session.id)
+        if await self._turns.stateless.holds(session):
+            residency = "none"
         return SessionView(
             id=session.id,
             head=session.head,

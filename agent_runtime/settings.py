@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.backends.settings import BackendSettings
 
 
 class RuntimeSettings(BaseModel):
@@ -16,8 +19,11 @@ class RuntimeSettings(BaseModel):
     prefix: str = "torpor"
     archive_url: str | None = None
     """Where idle sessions go, and come back from when they are resumed; None: nothing does."""
-    model_dir: Path
-    """Checkpoint directory: the runtime reads its tokenizer and chat template."""
+    model_dir: Path | None = None
+    """Checkpoint directory: the runtime reads its tokenizer and chat template. None: only sessions
+    of the backend are served."""
+    backend: BackendSettings | None = None
+    """An OpenAI-compatible endpoint that answers sessions without state."""
     tenant: str = "default"
     lease_ttl: float = Field(default=30.0, gt=0)
     """Seconds after which another runtime may take over a session whose runtime died."""
@@ -30,3 +36,9 @@ class RuntimeSettings(BaseModel):
     """Seconds a resume waits for the engine to stage a snapshot before it recomputes."""
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""
+
+    @model_validator(mode="after")
+    def _serves_something(self) -> Self:
+        if self.model_dir is None and self.backend is None:
+            raise ValueError("a runtime needs a model directory, a backend, or both")
+        return self

@@ -20,7 +20,7 @@ from tokenizers.decoders import DecodeStream
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
-from agent_runtime.errors import BadRequest, ContextFull, HeadMoved
+from agent_runtime.errors import BadRequest, ContextFull, HeadMoved, NoModel
 from agent_runtime.histories import Histories, History
 from agent_runtime.models import (
     Timing,
@@ -33,6 +33,7 @@ from agent_runtime.models import (
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.staging import Staging
+from agent_runtime.stateless import Stateless
 from agent_runtime.storable import storable_session
 from engine.client import Chunk, Sampling, TokenLogprobs
 from engine.errors import EngineUnreachable, LoadFailed
@@ -72,13 +73,16 @@ class Turns:
         self,
         store: StateStore,
         pool: EnginePool,
-        chat: ChatFormat,
+        chat: ChatFormat | None,
         residency: Residency,
         settings: RuntimeSettings,
+        stateless: Stateless,
     ) -> None:
+        """chat: None if only sessions without state are served"""
+        self.stateless = stateless
         self._store = store
         self._pool = pool
-        self._chat = chat
+        self._chat_format = chat
         self._residency = residency
         self._settings = settings
         self._histories = Histories(store)
@@ -100,6 +104,12 @@ class Turns:
                     f"{request.expected_head or 'empty'}; nothing was generated. Read the session "
                     "again and decide, or fork it where you were."
                 )
+            if await self.stateless.holds(session):
+                events = self.stateless.turn(session, lease, request)
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        yield event if isinstance(event, TurnResult) else Text(event)
+                return
             started = time.perf_counter()
             engine = await self._pool.pick(session.body.fingerprint_id)
             history = await self.history(session.head, session, engine)
@@ -168,6 +178,15 @@ class Turns:
             salt=tenant.salt,
             bigram=record.fingerprint.bigram,
         )
+
+    @property
+    def _chat(self) -> ChatFormat:
+        if self._chat_format is None:
+            raise NoModel(
+                "this runtime serves only sessions without state: it was started without --model, "
+                "and knows no tokenizer. The session is kept; ask a runtime that has the model."
+            )
+        return self._chat_format
 
     async def close(self) -> None:
         await self._staging.close()

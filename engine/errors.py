@@ -3,6 +3,10 @@
 EngineError
 ├── EngineUnreachable  no answer: not started, dead, or cut off in the middle
 ├── EngineRefused      the engine answered a request with an error
+│   ├── BackendUnauthorized  a backend does not accept the key
+│   └── BackendBusy    a backend wants to be asked later
+├── BackendMalformed   a backend does not speak the protocol
+├── BackendKeyMissing  the environment variable of a backend's key is not set
 ├── LoadFailed         stored state could not be loaded for a request; nothing was generated
 ├── NoEngine           no live engine fits the session
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
@@ -22,6 +26,26 @@ class EngineUnreachable(EngineError):
 
 
 class EngineRefused(EngineError):
+    pass
+
+
+class BackendUnauthorized(EngineRefused):
+    pass
+
+
+class BackendBusy(EngineRefused):
+    """`retry_after`: seconds that it wants to be left alone, None if it does not say."""
+
+    def __init__(self, message: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendMalformed(EngineError):
+    pass
+
+
+class BackendKeyMissing(EngineError):
     pass
 
 

@@ -1,8 +1,8 @@
 """A Nemotron-H checkpoint in Hugging Face format -> one float32 GGUF file for llama.cpp.
 
 llama.cpp's own converter needs its source tree; this writes the same tensors with the `gguf`
-package. The tokenizer is left out (token ids go in and out), and so is MTP, which llama.cpp does
-not run for this architecture.
+package. The tokenizer is left out unless asked for (token ids go in and out), and MTP always, which
+llama.cpp does not run for this architecture.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 
-def write_gguf(checkpoint: Path, target: Path) -> None:
+def write_gguf(checkpoint: Path, target: Path, *, tokenizer: bool = False) -> None:
+    """tokenizer: write it too, with the chat template; text and chats need them"""
     config = json.loads((checkpoint / "config.json").read_text())
     weights = load_file(checkpoint / "model.safetensors")
     writer = gguf.GGUFWriter(target, "nemotron_h_moe")
     _write_parameters(writer, config)
+    if tokenizer:
+        _write_tokenizer(writer, checkpoint)
+    else:
+        writer.add_tokenizer_model("none")
     for name, tensor in _tensors(config, weights):
         writer.add_tensor(name, np.ascontiguousarray(tensor.float().numpy()))
     writer.write_header_to_file()
@@ -46,7 +51,6 @@ def _write_parameters(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_vocab_size(config["vocab_size"])
     writer.add_layer_norm_eps(config["layer_norm_epsilon"])
     writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
-    writer.add_tokenizer_model("none")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
     writer.add_head_count(config["num_attention_heads"])
@@ -72,6 +76,33 @@ def _write_parameters(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_expert_weights_scale(config["routed_scaling_factor"])
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     writer.add_moe_latent_size(config["moe_latent_size"])
+
+
+def _write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path) -> None:
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    added = {token["content"]: token for token in tokenizer["added_tokens"]}
+    words |= {content: token["id"] for content, token in added.items()}
+
+    def kind(word: str) -> gguf.TokenType:
+        if word not in added:
+            return gguf.TokenType.NORMAL
+        special = added[word]["special"]
+        return gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED
+
+    in_order = sorted(words, key=words.__getitem__)
+    writer.add_tokenizer_model("gpt2")  # byte-level BPE
+    writer.add_tokenizer_pre("smollm")  # GPT-2's words, every digit on its own
+    writer.add_token_list(in_order)
+    writer.add_token_types([kind(word) for word in in_order])
+    writer.add_token_merges(
+        [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]]
+    )
+    config = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    writer.add_bos_token_id(words[config["bos_token"]])
+    writer.add_eos_token_id(words[config["eos_token"]])
+    writer.add_add_bos_token(False)
+    writer.add_chat_template((checkpoint / "chat_template.jinja").read_text())
 
 
 def _tensors(config: dict[str, Any], weights: Weights) -> Iterator[tuple[str, Tensor]]:

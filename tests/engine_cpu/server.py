@@ -25,8 +25,9 @@ ENVIRONMENT = {
 }
 PAGE_SIZE = 64
 CHUNK_SIZE = 256
+NO_TEXT = "--skip-tokenizer-init"
 ARGUMENTS = [
-    "--skip-tokenizer-init",
+    NO_TEXT,
     *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
     *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
     *("--disable-cuda-graph", "--disable-overlap-schedule", "--sleep-on-idle"),
@@ -89,11 +90,16 @@ class Server:
 
 
 @contextmanager
-def running(model: Path, log: Path, *more: str) -> Iterator[Server]:
-    """A server on a free port, ready to answer; its log is shown if it does not come up."""
+def running(model: Path, log: Path, *more: str, tokenizer: bool = False) -> Iterator[Server]:
+    """A server on a free port, ready to answer; its log is shown if it does not come up.
+
+    tokenizer: with it, the server answers text and chats too
+    """
     server = Server(_free_port())
     where = ["--model-path", str(model), "--port", str(server.port)]
     command = [sys.executable, "-m", "engine.serve", *where, *ARGUMENTS, *more]
+    if tokenizer:
+        command.remove(NO_TEXT)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

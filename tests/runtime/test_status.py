@@ -12,6 +12,7 @@ from tools import errors as tools
 
 # Never raised to a client of the service: commands and start-up raise them.
 AT_START = {
+    engine.BackendKeyMissing,
     engine.EngineStartFailed,
     engine.ImpossiblePlan,
     engine.UnsupportedModel,

@@ -1,0 +1,296 @@
+"""Async client of one OpenAI-compatible endpoint: `/chat/completions`, streamed.
+
+The protocol as OpenAI documents it, with what vLLM, NIM, SGLang and llama.cpp's server add for
+reasoning. What the endpoint says of tokens is taken as it is; nothing is estimated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+
+from engine.backends.settings import BackendSettings
+from engine.client import Sampling
+from engine.errors import (
+    BackendBusy,
+    BackendMalformed,
+    BackendUnauthorized,
+    EngineRefused,
+    EngineUnreachable,
+)
+
+_SHOWN = 500  # characters of what the endpoint said
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one event of the stream brought."""
+
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call. arguments: JSON text as the endpoint wrote it, which may not be any."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer.
+
+    finish_reason: `stop`, `length`, `tool_calls` or `content_filter`
+    cached_tokens: prompt tokens that the endpoint says it did not compute; 0 if it does not say
+    model:         what the endpoint calls the model that answered
+    """
+
+    text: str
+    reasoning: str
+    calls: tuple[Call, ...]
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    model: str
+
+
+class Backend:
+    """One endpoint and model.
+
+    Raises EngineUnreachable, EngineRefused and its subclasses, or BackendMalformed; nothing else.
+    """
+
+    def __init__(self, settings: BackendSettings) -> None:
+        """Raises BackendKeyMissing."""
+        self.settings = settings
+        self._key = settings.key()
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx.Timeout(settings.timeout, connect=5.0),
+            trust_env=not settings.is_local,  # a proxy leads to a hosted one, not to this machine
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+    ) -> AsyncGenerator[Piece | Answer]:
+        """Stream the answer to a whole conversation: pieces, then one Answer.
+
+        messages, tools: as the protocol has them
+        """
+        body: dict[str, Any] = {
+            "model": self.settings.model,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if tools:
+            body["tools"] = list(tools)
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        collected = _Collected()
+        url = f"{self.settings.url}/chat/completions"
+        try:
+            async with self._http.stream("POST", url, json=body) as response:
+                if response.status_code != 200:
+                    raise self._refusal(response, await response.aread())
+                kind = response.headers.get("Content-Type", "nothing")
+                if not kind.startswith("text/event-stream"):
+                    raise self._malformed(f"it answers with {kind}, not with a stream of events")
+                async for data in _events(response):
+                    if data == "[DONE]":
+                        collected.done = True
+                        break
+                    piece = collected.add(self._chunk(data))
+                    if piece.text or piece.reasoning:
+                        yield piece
+        except httpx.HTTPError as error:
+            raise self._broken(str(error) or type(error).__name__) from error
+        yield self._answer(collected)
+
+    def _refusal(self, response: httpx.Response, body: bytes) -> EngineRefused:
+        status = response.status_code
+        said = self._shown(body.decode("utf-8", "replace"))
+        what = f"backend {self.settings.url} refused the request with status {status}: {said}"
+        if status in (401, 403):
+            return BackendUnauthorized(
+                f"{what} The session is unchanged. Check the key in the environment variable that "
+                "the runtime was started with."
+            )
+        if status in (429, 503):
+            wait = _seconds(response.headers.get("Retry-After"))
+            when = "later" if wait is None else f"in {wait:g} s"
+            return BackendBusy(f"{what} The session is unchanged; repeat the turn {when}.", wait)
+        return EngineRefused(what)
+
+    def _chunk(self, data: str) -> _Chunk:
+        try:
+            chunk = _Chunk.model_validate_json(data)
+        except ValidationError as error:
+            raise self._malformed(f"an event of its stream is not one: {data}") from error
+        if chunk.error is not None:
+            raise EngineRefused(
+                f"backend {self.settings.url} gave up: {self._shown(json.dumps(chunk.error))} "
+                "The session is unchanged."
+            )
+        return chunk
+
+    def _answer(self, collected: _Collected) -> Answer:
+        usage = collected.usage
+        if collected.finish_reason is None or (usage is None and not collected.done):
+            raise self._broken("its stream ended in the middle of the answer")
+        if usage is None:
+            raise self._malformed(
+                "it does not report its usage, and a turn says what was computed for it"
+            )
+        details = usage.prompt_tokens_details
+        return Answer(
+            text=collected.text,
+            reasoning=collected.reasoning,
+            calls=collected.whole_calls(),
+            finish_reason=collected.finish_reason,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=(details and details.cached_tokens) or 0,
+            model=collected.model or self.settings.model,
+        )
+
+    def _broken(self, how: str) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"backend {self.settings.url} broke off: {how}. The session is unchanged; repeat the "
+            "turn."
+        )
+
+    def _malformed(self, how: str) -> BackendMalformed:
+        return BackendMalformed(
+            f"backend {self.settings.url} does not speak the protocol: {self._shown(how)} "
+            "The session is unchanged."
+        )
+
+    def _shown(self, said: str) -> str:
+        """What the endpoint said, cut, and without the key if it repeats that."""
+        if self._key:
+            said = said.replace(self._key, "[key]")
+        said = said.strip()
+        return f"{said[:_SHOWN]}…" if len(said) > _SHOWN else f"{said.rstrip('.')}."
+
+
+class _Function(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _CallPart(BaseModel):
+    index: int
+    id: str | None = None
+    function: _Function = _Function()
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # vLLM's name for it
+    tool_calls: list[_CallPart] | None = None
+
+
+class _Choice(BaseModel):
+    delta: _Delta = _Delta()
+    finish_reason: str | None = None
+
+
+class _Cached(BaseModel):
+    cached_tokens: int | None = Field(default=None, ge=0)
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+    prompt_tokens_details: _Cached | None = None
+
+
+class _Chunk(BaseModel):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    model: str | None = None
+    error: Any = None
+
+
+class _Collected:
+    """An answer as far as it has come."""
+
+    def __init__(self) -> None:
+        self.text = self.reasoning = ""
+        self.finish_reason: str | None = None
+        self.usage: _Usage | None = None
+        self.model: str | None = None
+        self.done = False
+        self._calls: dict[int, Call] = {}
+
+    def add(self, chunk: _Chunk) -> Piece:
+        """Raises nothing: a choice without content is none."""
+        self.usage = chunk.usage or self.usage
+        self.model = chunk.model or self.model
+        text = reasoning = ""
+        for choice in (chunk.choices or ())[:1]:
+            delta = choice.delta
+            text = delta.content or ""
+            reasoning = delta.reasoning_content or delta.reasoning or ""
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            for part in delta.tool_calls or ():
+                self._add_to_call(part)
+        self.text += text
+        self.reasoning += reasoning
+        return Piece(text, reasoning)
+
+    def whole_calls(self) -> tuple[Call, ...]:
+        return tuple(self._calls[index] for index in sorted(self._calls))
+
+    def _add_to_call(self, part: _CallPart) -> None:
+        known = self._calls.get(part.index, Call("", "", ""))
+        self._calls[part.index] = Call(
+            part.id or known.id,
+            part.function.name or known.name,
+            known.arguments + (part.function.arguments or ""),
+        )
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[str]:
+    """The data of each server-sent event. Comments and other fields are passed over."""
+    async for line in response.aiter_lines():
+        if line.startswith("data:"):
+            yield line.removeprefix("data:").strip()
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a Retry-After header, which holds seconds or a date."""
+    if retry_after is None:
+        return None
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,78 @@
+import pytest
+
+from agent_runtime.processes import RuntimeProcess
+from agent_runtime.sdk import Torpor
+from engine.backends.settings import BackendSettings
+from engine.launch import free_port
+from state_store.embedded import EmbeddedServer
+from state_store.store import StateStore
+from tests.backends.endpoint import Endpoint
+from tests.backends.llama_server import LlamaServer
+from tests.engine_cpu.gguf_writer import write_gguf
+from tests.engine_cpu.server import MODEL
+
+KEY_VARIABLE, KEY = "TORPOR_TEST_KEY", "sk-never-shown"
+
+
+@pytest.fixture(scope="session")
+def backends_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("backends")
+
+
+@pytest.fixture(scope="session")
+def llama(backends_folder):
+    """llama.cpp's server with the demo model."""
+    write_gguf(MODEL, backends_folder / "demo.gguf", tokenizer=True)
+    server = LlamaServer(backends_folder / "demo.gguf", "demo")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def endpoint(llama):
+    """llama.cpp, behind a server that can be told to misbehave."""
+    server = Endpoint(llama.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def bare_store(backends_folder):
+    with EmbeddedServer(backends_folder / "store") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def log_file(backends_folder):
+    return backends_folder / "runtime.log"
+
+
+@pytest.fixture(scope="session")
+def runtime(bare_store, endpoint, log_file):
+    """A runtime without an engine and without a model: everything is the endpoint's."""
+    backend = BackendSettings(url=endpoint.url, model="demo", key_variable=KEY_VARIABLE)
+    process = RuntimeProcess(
+        redis_url=bare_store.url,
+        archive=None,
+        model=None,
+        port=free_port(),
+        log_file=log_file,
+        backend=backend,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, KEY)
+        process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def torpor(runtime):
+    async with Torpor(runtime.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(bare_store):
+    async with await StateStore.connect(bare_store.url) as store:
+        yield store
