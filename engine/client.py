@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from array import array
 from collections import OrderedDict
@@ -233,5 +234,7 @@ def _chunk(event: dict[str, Any], seen: int) -> Chunk:
 def _refusal(status: int, body: bytes) -> EngineRefused | LoadFailed:
     text = body.decode("utf-8", "replace")
     if "External KV cache load failed" in text:
-        return LoadFailed("the engine could not load stored state for this request")
+        reason = re.search(r"External KV cache load failed: ([^\"\\]+)", text)
+        why = f": {reason[1]}" if reason else ""
+        return LoadFailed(f"the engine could not load stored state for this request{why}")
     return EngineRefused(f"the engine refused the request with status {status}: {text[:500]}")

@@ -10,6 +10,7 @@ EngineError
 ├── LoadFailed         stored state could not be loaded for a request; nothing was generated
 ├── NoEngine           no live engine fits the session
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
+├── UnsupportedLayout  the engine's ranks are arranged as snapshots do not support
 ├── EngineStartFailed  the engine process could not be started
 └── ImpossiblePlan     what was asked for does not fit the hardware or the model
 """
@@ -58,6 +59,10 @@ class NoEngine(EngineError):
 
 
 class UnsupportedModel(EngineError):
+    pass
+
+
+class UnsupportedLayout(EngineError):
     pass
 
 

@@ -13,13 +13,13 @@ def register() -> None:
     """
     try:
         from engine import patch
-        from engine.linker import branches, offers
+        from engine.linker import patches
 
-        for hook in (*offers.PATCHES, *branches.PATCHES):
+        for hook in patches.ALL:
             patch.register(hook)
         if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
-            from engine.cpu import patches
+            from engine.cpu.patches import apply
 
-            patches.apply()
+            apply()
     except Exception as error:
         raise SystemExit(f"torpor: {type(error).__name__}: {error}") from error

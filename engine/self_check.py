@@ -103,10 +103,11 @@ def _examine() -> dict[str, object]:
     errors: list[str] = []
     wanted: list[patch.Patch] = []
     try:
-        from engine.linker import branches, linker, offers
+        from engine.linker import linker
+        from engine.linker.patches import ALL
 
         assert linker.TorporLinker is not None
-        wanted += (*offers.PATCHES, *branches.PATCHES)
+        wanted += ALL
     except Exception as error:
         errors.append(f"the linker cannot be loaded: {type(error).__name__}: {error}")
     if imports.wanted():

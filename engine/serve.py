@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from engine import prompts
-from engine.cpu import imports, quiet
+from engine.cpu import imports, quiet, threads
 
 if imports.wanted():
     # Read when torch is imported. Compiling stalls the first request by up to half a minute.
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> None:
         arguments: SGLang's command line, without the program name.
 
     Raises:
-        SystemExit: bad arguments, or a CPU patch that did not take effect.
+        SystemExit: bad arguments, ranks arranged as snapshots do not support, or a CPU patch that
+            did not take effect.
     """
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
@@ -41,6 +43,10 @@ def main(arguments: list[str]) -> None:
 
     prompts.add_to(app)
     server_args = prepare_server_args(arguments)
+    if server_args.enable_unified_cache_external_linker:
+        _require_layout(server_args)
+    if imports.wanted():
+        threads.name_cores(server_args.tp_size)
     try:
         run_server(server_args)
     finally:
@@ -58,6 +64,16 @@ def _require_patches() -> None:
             "torpor: SGLang did not run the plugin 'torpor', so it cannot serve on a CPU. "
             "Is this package installed, and does SGLANG_PLUGINS, if set, name it?"
         ) from error
+
+
+def _require_layout(server_args: Any) -> None:
+    from engine.errors import UnsupportedLayout
+    from engine.linker.layouts import require_restorable
+
+    try:
+        require_restorable(server_args)
+    except UnsupportedLayout as error:
+        raise SystemExit(f"torpor: UnsupportedLayout: {error}") from error
 
 
 if __name__ == "__main__":

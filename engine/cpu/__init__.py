@@ -4,7 +4,7 @@
     quiet.py        messages of every start that nobody can act on
     sgl_kernel/     the stand-in for SGLang's CPU kernel wheel
     patches.py      the whole list, and the check that every one took effect
-    conv.py, ssd.py, ssm_step.py, state_rows.py, moe.py, attention.py, platform.py
+    conv.py, ssd.py, ssm_step.py, state_rows.py, moe.py, attention.py, shards.py, platform.py
                     one patched subject each: the torch code, and below it the upstream symbols
                     it stands in for, with the reason
     tree.py, slots.py

@@ -6,7 +6,7 @@ be wrong, at the first request. `apply` therefore looks at every target itself.
 
 from __future__ import annotations
 
-from engine.cpu import attention, conv, moe, platform, ssd, ssm_step, state_rows
+from engine.cpu import attention, conv, moe, platform, shards, ssd, ssm_step, state_rows
 from engine.patch import Kind, Patch, PatchError, register, require
 
 ALL: tuple[Patch, ...] = (
@@ -17,6 +17,7 @@ ALL: tuple[Patch, ...] = (
     *moe.PATCHES,
     *attention.PATCHES,
     *platform.PATCHES,
+    *shards.PATCHES,
 )
 
 

@@ -12,7 +12,6 @@ Loaded by `--unified-cache-external-linker-backend dynamic`.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,16 +21,18 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
     UnifiedCacheLinker,
 )
 
-from engine.errors import UnsupportedModel
-from engine.linker import branches, offers
+from engine.linker import offers, patches
 from engine.linker.config import LinkerConfig
 from engine.linker.control import Control
+from engine.linker.failures import FailedLoads
 from engine.linker.fingerprint import fingerprint_of
 from engine.linker.frames import Frames
 from engine.linker.index import StoredIndex
+from engine.linker.layouts import require_alike, require_restorable
 from engine.linker.load import Load, Loader
 from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
+from engine.linker.ranks import Ranks
 from engine.linker.staging import StagedObjects
 from engine.patch import require
 from state_store.archive import ArchiveReader, open_archive
@@ -42,19 +43,12 @@ from state_store.payloads import Payloads
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Rank:
-    """This process's place among the engine's ranks."""
-
-    index: int
-    count: int
-
-
 class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     """KV pages, Mamba states and draft KV between the device pools and Redis.
 
-    Raises UnsupportedModel for pools it cannot store, PatchError when a hook is not in place,
-    StoreUnavailable when the store does not answer at start.
+    Raises UnsupportedModel for pools it cannot store, UnsupportedLayout for ranks that are not
+    arranged for it, PatchError when a hook is not in place, StoreUnavailable when the store does
+    not answer at start.
     """
 
     def __init__(
@@ -67,20 +61,22 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         forward_stream: Any,
     ) -> None:
         config = LinkerConfig.model_validate(extra_config)
-        # SGLang only logs a hook that fails; without this one states would be missed silently.
-        require((*offers.PATCHES, *branches.PATCHES))
+        # SGLang only logs a hook that fails; without these, states would be missed silently.
+        require(patches.ALL)
+        require_restorable(server_args)
         self.forward_stream = forward_stream
         self._described = describe_pools(params)
         self._group = self._described.group
         self.pools = self._group.entry_map
         self._page_size = self._described.page_size
-        self._rank = _rank(params)
-        fingerprint = fingerprint_of(server_args, params, self._described, self._rank.count)
-        names = ObjectNames(config.prefix, fingerprint.id, self._rank.index)
+        self._ranks = Ranks.of(params)
+        fingerprint = fingerprint_of(server_args, params, self._described, self._ranks.count)
+        require_alike(self._ranks.each(fingerprint.model_dump(mode="json")))
+        names = ObjectNames(config.prefix, fingerprint.id, self._ranks.index)
 
         self._index = StoredIndex()
-        if self._rank.count == 1:
-            offers.watch(self._index)
+        self.failed_loads = FailedLoads(self._ranks)
+        offers.watch(self._index, self._ranks)
         layouts = {"kv": self._described.kv, "state": self._described.state}
         device = self._described.kv.segments[0].rows.device
         pin = device.type == "cuda"
@@ -121,8 +117,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             config,
             server_args,
             fingerprint,
-            rank=self._rank.index,
-            rank_count=self._rank.count,
+            rank=self._ranks.index,
+            rank_count=self._ranks.count,
             described=self._described,
             staged=self._staged,
             index=self._index,
@@ -133,8 +129,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self._control.start()
         logger.info(
             "torpor linker: rank %d/%d, fingerprint %s, page %d tokens = %d bytes, state %d bytes",
-            self._rank.index,
-            self._rank.count,
+            self._ranks.index,
+            self._ranks.count,
             fingerprint.id,
             self._page_size,
             self._described.kv.payload_bytes,
@@ -181,7 +177,9 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         return int(counter_index)
 
     def finish_layer_wise_loading(self, counter_index: int) -> bool:
-        return bool(self.layer_done_counter.finish(counter_index))
+        """Whether every layer landed, on every rank: one that did not is recomputed on all."""
+        self.layer_done_counter.finish(counter_index)
+        return self.failed_loads.agree(self._loader.take_error(counter_index))
 
     # ---- device -> store ----------------------------------------------------
 
@@ -248,22 +246,3 @@ def _merged(parts: list[Rows]) -> tuple[Rows, ...]:
             hashes = [page_hash for part in some for page_hash in part.hashes]
             merged.append(Rows(kind, hashes, torch.cat([part.rows for part in some])))
     return tuple(merged)
-
-
-def _rank(params: Any) -> Rank:
-    """Attention-TP rank and world size of this process.
-
-    Raises UnsupportedModel for pipeline or context parallelism: their caches are not yet
-    restored consistently across ranks.
-    """
-    if params.pp_size > 1 or params.attn_cp_size > 1:
-        raise UnsupportedModel(
-            f"pipeline size {params.pp_size} and context-parallel size {params.attn_cp_size}: "
-            "snapshots support tensor parallelism only. Start the engine with --pp-size 1."
-        )
-    group = params.attn_tp_cache_group or params.tp_cache_group
-    if group is not None and torch.distributed.is_initialized():
-        return Rank(
-            torch.distributed.get_rank(group=group), torch.distributed.get_world_size(group=group)
-        )
-    return Rank(0, 1)

@@ -20,6 +20,7 @@ from engine.errors import LoadFailed
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Rows
 from engine.linker.staging import Staged, StagedObjects
+from state_store.errors import StoreError
 from state_store.layout import Kind
 from state_store.payloads import Payloads
 
@@ -57,6 +58,7 @@ class Loader:
         self._queue: deque[Load | None] = deque()
         self._wake = threading.Condition()
         self._busy = 0
+        self._errors: dict[int, BaseException] = {}
         self.objects_loaded = self.failures = 0
         self._thread = threading.Thread(target=self._run, name="torpor-load", daemon=True)
         self._thread.start()
@@ -67,10 +69,15 @@ class Loader:
             self._busy += 1
             self._wake.notify_all()
 
+    def take_error(self, counter_index: int) -> BaseException | None:
+        """Why that load failed, if its layers are decided; asked once."""
+        return self._errors.pop(counter_index, None)
+
     def drain(self) -> None:
         """Wait until no load is queued or running."""
         with self._wake:
             self._wake.wait_for(lambda: self._busy == 0)
+        self._errors.clear()
 
     def close(self) -> None:
         with self._wake:
@@ -94,6 +101,7 @@ class Loader:
                 # requests before their output is used; the runtime then asks for a recompute.
                 self.failures += 1
                 logger.error("load failed, its requests are aborted: %s", error)
+                self._errors[load.counter_index] = error
                 self._counter.fail(load.counter_index, error)
             with self._wake:
                 self._busy -= 1
@@ -152,7 +160,13 @@ class Loader:
     def _stage(self, part: Rows) -> Staged:
         """Stage all of `part` or raise LoadFailed, forgetting what turned out not to be there."""
         objects = self._staged[part.kind]
-        staged = objects.stage(part.hashes, self._payloads)
+        try:
+            staged = objects.stage(part.hashes, self._payloads)
+        except StoreError:
+            # A second attempt must not wait for this store again. What is there is known again
+            # when a prefetch has seen it.
+            self._index.forget(part.kind, part.hashes)
+            raise
         if len(staged.frames) == len(set(part.hashes)):
             return staged
         objects.release(staged)

@@ -7,28 +7,29 @@ another's would be stored without a state to resume from.
 
 **Objects that have expired.** What the last snapshot lets go of expires from the store, while the
 device still holds it. The next session that begins alike must store it again; the tree has it
-marked as stored for good.
+marked as stored for good. The tree has to decide alike on all ranks, whose indexes forget at
+their own times: what one rank misses, all offer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engine.linker.index import StoredIndex
+from engine.linker.ranks import Ranks
 from engine.patch import Kind, Patch
 
-_watched: list[StoredIndex] = []
+_watched: list[tuple[StoredIndex, Ranks]] = []
 
 
-def watch(index: StoredIndex) -> None:
-    """Have what `index` forgets offered again. Call it in an engine of one rank only: the tree must
-    decide alike on all ranks, and their indexes forget at their own times."""
-    _watched[:] = [index]
+def watch(index: StoredIndex, ranks: Ranks) -> None:
+    """Have what any rank's `index` forgets offered again, by all ranks."""
+    _watched[:] = [(index, ranks)]
 
 
 def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: Any) -> bool:
-    """Also back up an existing node that this insert gave a state, or whose objects are gone.
+    """Also back up an existing node that this insert gave a state, or whose path has gone.
 
     `TorporLinker.offload` leaves out what is stored, so only what is missing is written.
     """
@@ -42,33 +43,68 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
         or node.write_through_pending_id is not None  # locked by an offload that is under way
     ):
         return False
-    got_a_state = not state.result.mamba_exist
-    if not got_a_state and not _has_expired(node):
-        return False
-    node.external_cache_stored = False
-    return True
+    if not state.result.mamba_exist:  # it has one now
+        node.external_cache_stored = False
+        return True
+    return bool(_unmark_expired([node, *_stored_ancestors(tree, node)]))
 
 
 def build_backup_kv_action(
     original: Callable[..., Any], tree: Any, node: Any, write_back: bool = False
 ) -> Any:
-    """Before a node is backed up with its unstored ancestors, see which of them really are."""
-    if tree.enable_external_cache_linker:
-        ancestor = node.parent
-        while ancestor is not None and ancestor is not tree.root_node:
-            if ancestor.external_cache_stored and _has_expired(ancestor):
-                ancestor.external_cache_stored = False
-            ancestor = ancestor.parent
-    return original(tree, node, write_back=write_back)
+    """Back up a node with all of its ancestors that are not in the store.
+
+    Upstream stops at the first that is stored: those above were stored before it.
+    """
+    if not tree.enable_external_cache_linker:
+        return original(tree, node, write_back=write_back)
+    _unmark_expired(_stored_ancestors(tree, node))
+    action = original(tree, node, write_back=write_back)
+    chained = set(action.node_ids)
+    above = [
+        one.id
+        for one in _ancestors(tree, node)
+        if not one.external_cache_stored
+        and one.write_through_pending_id is None
+        and one.id not in chained
+    ]
+    return type(action)([*reversed(above), *action.node_ids]) if above else action
 
 
-def _has_expired(node: Any) -> bool:
-    """Whether objects of a node that were stored are known to be gone."""
-    if not _watched or not _watched[0].has_forgotten:  # the usual case costs nothing
-        return False
+def _stored_ancestors(tree: Any, node: Any) -> list[Any]:
+    return [one for one in _ancestors(tree, node) if one.external_cache_stored]
+
+
+def _ancestors(tree: Any, node: Any) -> Iterator[Any]:
+    """The nodes above `node`, the nearest first, without the root."""
+    ancestor = node.parent
+    while ancestor is not None and ancestor is not tree.root_node:
+        yield ancestor
+        ancestor = ancestor.parent
+
+
+def _unmark_expired(nodes: Sequence[Any]) -> list[Any]:
+    """Those of `nodes` whose objects are gone, which the tree now takes for not stored."""
+    expired = [node for node, gone in zip(nodes, _have_expired(nodes), strict=True) if gone]
+    for node in expired:
+        node.external_cache_stored = False
+    return expired
+
+
+def _have_expired(nodes: Sequence[Any]) -> list[bool]:
+    """Whether objects of nodes that were stored are known to be gone, on any rank."""
+    if not _watched or not nodes:
+        return [False] * len(nodes)
+    index, ranks = _watched[0]
+    if not ranks.any([index.has_forgotten])[0]:  # the usual case costs one small reduction
+        return [False] * len(nodes)
+    return ranks.any([_is_missed(node, index) for node in nodes])
+
+
+def _is_missed(node: Any, index: StoredIndex) -> bool:
     from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
-    index, hashes = _watched[0], node.hash_value
+    hashes = node.hash_value
     has_state = node.component_data[ComponentType.MAMBA].value is not None
     return not all(index.has("kv", hashes)) or (
         has_state and not all(index.has("state", hashes[-1:]))

@@ -88,37 +88,37 @@ def describe_pools(params: Any) -> DevicePools:
     """
     kvcache = params.token_to_kv_pool_allocator.get_kvcache()
     pool = _full_attention_pool(kvcache)
+    draft = _draft_pool(params)
     page_size = params.page_size
-    entries = [
-        assembler._mha_device_pool_entry(
-            PoolName.KV,
-            pool,
-            _stage_local_layer_mapping(
-                kvcache.full_attention_layer_id_mapping, kvcache.start_layer
-            ),
-            page_size,
-        ),
-        assembler._mamba_device_pool_entry(params.req_to_token_pool, kvcache.start_layer),
-    ]
-    drafts = [*params.mtp_draft_device_pools, *params.sidecar_draft_device_pools]
-    if len(drafts) > 1:
-        raise UnsupportedModel(
-            f"{len(drafts)} draft KV pools found; snapshots carry one. "
-            "Start the engine with a single MTP layer or with --no-mtp."
-        )
-    if drafts:
-        draft = getattr(drafts[0], "full_kv_pool", drafts[0])
-        # The draft reads its KV after the batch's loads finish, so its layers may ride on any
-        # transfer layer; it shares the target's token slots.
-        entries.append(
+    try:
+        entries = [
             assembler._mha_device_pool_entry(
-                PoolName.DRAFT,
-                draft,
-                {layer: layer for layer in range(draft.layer_num)},
+                PoolName.KV,
+                pool,
+                _stage_local_layer_mapping(
+                    kvcache.full_attention_layer_id_mapping, kvcache.start_layer
+                ),
                 page_size,
-                indices_from_pool=PoolName.KV,
+            ),
+            assembler._mamba_device_pool_entry(params.req_to_token_pool, kvcache.start_layer),
+        ]
+        if draft is not None:
+            # The draft reads its KV after the batch's loads finish, so its layers may ride on any
+            # transfer layer; it shares the target's token slots.
+            entries.append(
+                assembler._mha_device_pool_entry(
+                    PoolName.DRAFT,
+                    draft,
+                    {layer: layer for layer in range(draft.layer_num)},
+                    page_size,
+                    indices_from_pool=PoolName.KV,
+                )
             )
-        )
+    except ValueError as error:  # scaled KV, int8 states, states of other kinds
+        raise UnsupportedModel(
+            f"the engine keeps state that snapshots do not hold: {error} Start it without the "
+            "option that this names."
+        ) from error
     num_layers = 1 + max(layer for entry in entries for layer in entry.layer_mapping)
     mamba = params.req_to_token_pool.mamba_pool.mamba_cache
     return DevicePools(
@@ -135,16 +135,44 @@ def describe_pools(params: Any) -> DevicePools:
 
 
 def _full_attention_pool(kvcache: Any) -> Any:
-    from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, MHATokenToKVPool
+    from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool
 
-    if type(kvcache) is not HybridLinearKVPool or not isinstance(
-        kvcache.full_kv_pool, MHATokenToKVPool
-    ):
+    pool = getattr(kvcache, "full_kv_pool", None)
+    if type(kvcache) is not HybridLinearKVPool or not _is_plain(pool):
+        inner = f" over {type(pool).__name__}" if pool is not None else ""
         raise UnsupportedModel(
-            f"the engine's KV pool is {type(kvcache).__name__}; snapshots need a Mamba hybrid "
-            "with a GQA/MHA attention pool (HybridLinearKVPool over MHATokenToKVPool)."
+            f"the engine's KV pool is {type(kvcache).__name__}{inner}; snapshots need a Mamba "
+            "hybrid with GQA or MHA attention over whole contexts and KV in 16, 32 or unscaled 8 "
+            "bits (HybridLinearKVPool over MHATokenToKVPool). Models with sliding windows, latent "
+            "(MLA) or no Mamba state are served by SGLang without this linker."
         )
-    return kvcache.full_kv_pool
+    return pool
+
+
+def _draft_pool(params: Any) -> Any | None:
+    drafts = [*params.mtp_draft_device_pools, *params.sidecar_draft_device_pools]
+    if not drafts:
+        return None
+    draft = getattr(drafts[0], "full_kv_pool", drafts[0])
+    if len(drafts) > 1 or params.mtp_draft_mamba_pools or not _is_plain(draft):
+        raise UnsupportedModel(
+            f"the engine drafts with {len(drafts)} KV pools ({type(draft).__name__}) and "
+            f"{len(params.mtp_draft_mamba_pools)} Mamba pools; snapshots carry one plain KV pool. "
+            "Start the engine with a single MTP layer or with --no-mtp."
+        )
+    if draft.page_size != params.page_size:
+        raise UnsupportedModel(
+            f"a page is {draft.page_size} tokens in the draft's KV pool and {params.page_size} in "
+            "the model's; snapshots need one size. Start the engine with --no-mtp."
+        )
+    return draft
+
+
+def _is_plain(pool: Any) -> bool:
+    """Its subclasses add scales to the buffers, or lay them out otherwise."""
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+    return type(pool) is MHATokenToKVPool
 
 
 def _layout(entries: Sequence[Any]) -> ObjectLayout:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.cpu.patches import ALL
-from engine.linker import branches, offers
+from engine.linker import patches
 from engine.patch import Kind
 
 from .test_patches import python
@@ -91,6 +91,6 @@ def test_operators_we_implement_still_have_no_cpu_kernel(found):
 
 
 def test_every_replaced_sglang_symbol_is_recorded():
-    everything = (*ALL, *offers.PATCHES, *branches.PATCHES)
+    everything = (*ALL, *patches.ALL)
     hooked = {patch.target for patch in everything if patch.kind in (Kind.REPLACE, Kind.AROUND)}
     assert {target for target in hooked if target.startswith("sglang.")} <= set(SYMBOLS)

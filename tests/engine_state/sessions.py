@@ -1,0 +1,63 @@
+"""Several sessions and forks of one, on one engine: uninterrupted, and from what is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from engine_cpu.server import PAGE_SIZE
+
+from engine.pool import Engine
+
+from .linked import Answer, ask_all, make_ready, random_tokens, stored_pages
+
+TOLERANCE = 1e-4  # of log-probabilities: another batch, or another boundary, rounds otherwise
+SHORTEST = 2 * PAGE_SIZE + 7
+LENGTHS = [SHORTEST, 5 * PAGE_SIZE, 9 * PAGE_SIZE + 33]  # the longest spans three prefill chunks
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """prompts: of a second turn and of forks; control: the answers of a run without a break;
+    ready: tokens of each prompt up to the last boundary that is stored"""
+
+    prompts: list[list[int]]
+    control: list[Answer]
+    ready: list[list[int]]
+
+
+async def begin(engine: Engine, *, seed: int = 0) -> Sessions:
+    """A first turn of each session, then a second one and two forks of the longest, all at once."""
+    first = [random_tokens(seed + length, length) for length in LENGTHS]
+    told = [
+        prompt + answer.ids
+        for prompt, answer in zip(first, await ask_all(engine, first), strict=True)
+    ]
+    more = [random_tokens(seed + i, 21) for i in range(5)]
+    fork_at = 7 * PAGE_SIZE + 5
+    forks = [told[-1][:fork_at] + extra for extra in more[3:]]
+    prompts = [*(told[i] + more[i] for i in range(3)), *forks]
+    control = await ask_all(engine, prompts)
+    ready = []
+    for prompt in prompts:
+        pages = await stored_pages(engine, prompt)
+        assert pages >= 2  # a boundary in the shortest session's second page
+        ready.append(prompt[: pages * PAGE_SIZE])
+    return Sessions(prompts, control, ready)
+
+
+async def resume(engine: Engine, sessions: Sessions) -> list[Answer]:
+    """The same turns from the store alone, which holds everything up to the boundaries."""
+    for tokens in sessions.ready:
+        found = await make_ready(engine, tokens)
+        assert (found.reason, found.state) == (None, True)
+        assert found.pages == len(tokens) // PAGE_SIZE
+    return await ask_all(engine, sessions.prompts)
+
+
+def assert_resumed(sessions: Sessions, answers: list[Answer]) -> None:
+    """The same tokens, and nothing that was ready computed again."""
+    for answer, control, ready in zip(answers, sessions.control, sessions.ready, strict=True):
+        assert answer.ids == control.ids
+        assert answer.top == pytest.approx(control.top, abs=TOLERANCE)
+        assert answer.cached >= len(ready)
