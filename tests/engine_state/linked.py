@@ -87,11 +87,11 @@ async def stored_pages(engine: Engine, tokens: Sequence[int]) -> int:
     """Pages of `tokens` up to the last boundary that every rank has stored."""
     settled = await engine.settle(chain(engine, tokens), timeout=SECONDS)
     assert settled.reason is None
-    return settled.pages
+    return max(settled.states, default=0)
 
 
 async def make_ready(engine: Engine, tokens: Sequence[int]) -> Prefetch:
-    """Prefetch what is stored of `tokens`, as known to somebody who settled at `pages`."""
+    """Stage the pages of `tokens` and the state at their end."""
     return await engine.prefetch(chain(engine, tokens), timeout=SECONDS)
 
 

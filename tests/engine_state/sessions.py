@@ -12,14 +12,19 @@ from engine.pool import Engine
 from .linked import Answer, ask_all, make_ready, random_tokens, stored_pages
 
 TOLERANCE = 1e-4  # of log-probabilities: another batch, or another boundary, rounds otherwise
-SHORTEST = 2 * PAGE_SIZE + 7
-LENGTHS = [SHORTEST, 5 * PAGE_SIZE, 9 * PAGE_SIZE + 33]  # the longest spans three prefill chunks
+GRID = 256  # tokens: the longest distance of states in these tests
+LENGTHS = [
+    2 * PAGE_SIZE + 7,
+    5 * PAGE_SIZE,
+    9 * PAGE_SIZE + 33,
+]  # the longest spans three prefill chunks
 
 
 @dataclass(frozen=True)
 class Sessions:
     """prompts: of a second turn and of forks; control: the answers of a run without a break;
-    ready: tokens of each prompt up to the last boundary that is stored"""
+    ready: tokens of each prompt up to the last boundary that is stored, none in a short one where
+    states are far apart"""
 
     prompts: list[list[int]]
     control: list[Answer]
@@ -40,15 +45,14 @@ async def begin(engine: Engine, *, seed: int = 0) -> Sessions:
     control = await ask_all(engine, prompts)
     ready = []
     for prompt in prompts:
-        pages = await stored_pages(engine, prompt)
-        assert pages >= 2  # a boundary in the shortest session's second page
-        ready.append(prompt[: pages * PAGE_SIZE])
+        ready.append(prompt[: PAGE_SIZE * await stored_pages(engine, prompt)])
+    assert len(ready[2]) >= fork_at // GRID * GRID
     return Sessions(prompts, control, ready)
 
 
 async def resume(engine: Engine, sessions: Sessions) -> list[Answer]:
     """The same turns from the store alone, which holds everything up to the boundaries."""
-    for tokens in sessions.ready:
+    for tokens in filter(None, sessions.ready):
         found = await make_ready(engine, tokens)
         assert (found.reason, found.state) == (None, True)
         assert found.pages == len(tokens) // PAGE_SIZE

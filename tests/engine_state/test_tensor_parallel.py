@@ -163,14 +163,15 @@ async def test_when_one_rank_loses_the_store_all_recompute_and_say_so(engine, se
 async def test_what_expired_for_one_rank_is_stored_again_from_the_device(
     engine, session, redis_client, key_of
 ):
-    prompt, _, hashes = session
+    prompt, answer, hashes = session
     lost = key_of("kv", hashes[3], 1)
     assert redis_client.delete(lost) == 1
     assert await engine.renew(hashes, timeout=SECONDS) == 1
-    await ask(engine, prompt)
-    assert await stored_pages(engine, prompt) == len(hashes)
+    longer = [*prompt, *answer.ids, *random_tokens(5, PAGE_SIZE)]
+    assert (await ask(engine, longer)).cached == len(hashes) * PAGE_SIZE
+    assert await stored_pages(engine, longer) > len(hashes)
     assert redis_client.exists(lost)
-    assert (await make_ready(engine, prompt[: len(hashes) * PAGE_SIZE])).reason is None
+    assert (await make_ready(engine, longer[: len(hashes) * PAGE_SIZE])).reason is None
 
 
 async def test_a_new_process_of_two_ranks_goes_on_where_the_old_one_was(

@@ -1,0 +1,160 @@
+"""What cannot be restored is refused at start, by name, before anything is loaded."""
+
+import json
+
+import pytest
+from engine_cpu.server import ARGUMENTS, MODEL
+from engine_cpu.test_patches import python
+
+from .linked import linker_arguments
+
+TWO_RANKS = ["--tp-size", "2"]
+LAYOUTS = {
+    "--pp-size": [],
+    "--dp-size": [],
+    "--attn-dp-size": TWO_RANKS,
+    "--attn-cp-size": TWO_RANKS,
+    "--dcp-size": TWO_RANKS,
+}
+
+
+@pytest.fixture(scope="module")
+def layouts():
+    """What becomes of each layout, by the argument that asks for it, as SGLang reads it."""
+    start = ["--model-path", str(MODEL), *ARGUMENTS, *linker_arguments("redis://nowhere")]
+    lines = {flag: [*start, *more, flag, "2"] for flag, more in LAYOUTS.items()}
+    lines["tensor parallelism"] = [*start, *TWO_RANKS]
+    done = python(
+        """
+        import json
+        from sglang.srt.server_args import prepare_server_args
+        from engine.errors import UnsupportedLayout
+        from engine.linker.layouts import require_restorable
+
+        found = {}
+        for name, line in json.loads(sys.argv[1]).items():
+            try:
+                require_restorable(prepare_server_args(line))
+                found[name] = None
+            except UnsupportedLayout as error:
+                found[name] = str(error)
+        print(json.dumps(found))
+        """,
+        json.dumps(lines),
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("flag", LAYOUTS)
+def test_a_layout_that_cannot_be_restored_is_refused_with_what_to_do(layouts, flag):
+    assert f"{flag} 2: " in layouts[flag]
+    assert "Nothing was loaded." in layouts[flag]
+    assert f"{flag} 1" in layouts[flag] or "Leave out" in layouts[flag] or "Start" in layouts[flag]
+
+
+def test_tensor_parallelism_is_served(layouts):
+    assert layouts["tensor parallelism"] is None
+
+
+def test_a_server_of_a_refused_layout_ends_with_one_line():
+    done = python(
+        "serve.main(sys.argv[1:])",
+        *("--model-path", str(MODEL), "--pp-size", "2"),
+        *(*ARGUMENTS, *linker_arguments("redis://nowhere")),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("torpor: UnsupportedLayout: snapshots support")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def pools():
+    """What becomes of each pool: SGLang's own classes, a few slots each, on the CPU."""
+    done = python(
+        """
+        import json
+        from types import SimpleNamespace
+        import torch
+        from sglang.srt.mem_cache import memory_pool as pools, swa_memory_pool as swa
+        from engine.errors import UnsupportedModel
+        from engine.linker.pools import _draft_pool, _full_attention_pool
+
+        shared = dict(page_size=64, dtype=torch.float32, device="cpu", enable_memory_saver=False)
+        heads = dict(head_num=2, head_dim=16)
+
+        def mha(kind=pools.MHATokenToKVPool, **other):
+            return kind(size=128, layer_num=2, **shared, **heads, **other)
+
+        def hybrid(inner):
+            return pools.HybridLinearKVPool(
+                size=128, full_attention_layer_ids=[0, 1], mamba_pool=None, full_kv_pool=inner,
+                use_mla=not isinstance(inner, pools.MHATokenToKVPool), **shared, **heads,
+            )
+
+        latent = pools.MLATokenToKVPool(
+            size=128, kv_lora_rank=16, qk_rope_head_dim=8, layer_num=2, **shared
+        )
+        windows = swa.SWAKVPool(
+            size=128, size_swa=128, swa_attention_layer_ids=[0], full_attention_layer_ids=[1],
+            **shared, **heads,
+        )
+
+        class Scaled(pools.MHATokenToKVPool):
+            pass  # as the FP4 and MXFP8 pools, whose buffers a CPU cannot make
+
+        def verdict(check, value):
+            try:
+                check(value)
+                return None
+            except UnsupportedModel as error:
+                return str(error)
+
+        def drafting(*drafts, page_size=64, mamba=()):
+            return SimpleNamespace(
+                mtp_draft_device_pools=drafts, sidecar_draft_device_pools=(),
+                mtp_draft_mamba_pools=mamba, page_size=page_size,
+            )
+
+        print(json.dumps({
+            "grouped": verdict(_full_attention_pool, hybrid(mha())),
+            "no Mamba": verdict(_full_attention_pool, mha()),
+            "latent": verdict(_full_attention_pool, latent),
+            "latent in a hybrid": verdict(_full_attention_pool, hybrid(latent)),
+            "sliding windows": verdict(_full_attention_pool, windows),
+            "scaled": verdict(_full_attention_pool, hybrid(mha(Scaled))),
+            "one draft": verdict(_draft_pool, drafting(mha())),
+            "no draft": verdict(_draft_pool, drafting()),
+            "two drafts": verdict(_draft_pool, drafting(mha(), mha())),
+            "latent draft": verdict(_draft_pool, drafting(latent)),
+            "draft with states": verdict(_draft_pool, drafting(mha(), mamba=(object(),))),
+            "other draft pages": verdict(_draft_pool, drafting(mha(), page_size=128)),
+        }))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("pool", ["grouped", "one draft", "no draft"])
+def test_pools_that_snapshots_hold_are_served(pools, pool):
+    assert pools[pool] is None
+
+
+@pytest.mark.parametrize(
+    ("pool", "named"),
+    [
+        ("no Mamba", "MHATokenToKVPool;"),
+        ("latent", "MLATokenToKVPool;"),
+        ("latent in a hybrid", "HybridLinearKVPool over MLATokenToKVPool;"),
+        ("sliding windows", "SWAKVPool over MHATokenToKVPool;"),
+        ("scaled", "HybridLinearKVPool over Scaled;"),
+        ("two drafts", "2 KV pools"),
+        ("latent draft", "1 KV pools (MLATokenToKVPool)"),
+        ("draft with states", "1 Mamba pools"),
+        ("other draft pages", "64 tokens in the draft's KV pool and 128"),
+    ],
+)
+def test_a_pool_that_snapshots_do_not_hold_is_refused_by_name(pools, pool, named):
+    assert named in pools[pool]
+    assert "Start the engine with" in pools[pool] or "without this linker" in pools[pool]
