@@ -182,8 +182,9 @@ class EngineClient:
         await self._post("/close_session", {"session_id": session_id})
 
     async def flush(self) -> None:
-        """Empty the device cache. Refused while requests run."""
-        await self._post("/flush_cache", {})
+        """Empty the device cache, when the requests that run have ended: an answer that was read to
+        its end still counts for a moment. Refused if they have not after 10 s."""
+        await self._post("/flush_cache?timeout=10", {})
 
     async def _post(self, path: str, body: dict[str, Any]) -> None:
         try:

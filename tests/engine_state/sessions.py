@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import torch
 from engine_cpu.server import PAGE_SIZE
+from torch import Tensor
 
 from engine.pool import Engine
 
@@ -57,6 +60,15 @@ async def resume(engine: Engine, sessions: Sessions) -> list[Answer]:
         assert (found.reason, found.state) == (None, True)
         assert found.pages == len(tokens) // PAGE_SIZE
     return await ask_all(engine, sessions.prompts)
+
+
+def assert_right(sessions: Sessions, logprobs: Callable[[list[int]], Tensor]) -> None:
+    """logprobs: another implementation's, float32[tokens, vocabulary] after each prefix"""
+    for prompt, answer in zip(sessions.prompts, sessions.control, strict=True):
+        expected = logprobs([*prompt, *answer.ids[:-1]])[len(prompt) - 1 :]
+        assert expected.argmax(-1).tolist() == answer.ids
+        chosen = expected.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        assert answer.top == pytest.approx(chosen.tolist(), abs=TOLERANCE)
 
 
 def assert_resumed(sessions: Sessions, answers: list[Answer]) -> None:

@@ -1,14 +1,13 @@
 """Hybrids besides Nemotron: SGLang computes them right on a CPU, and their state comes back."""
 
 import pytest
-import torch
 
 from engine.pool import EnginePool
 from state_store.store import StateStore
 
 from .hybrids import RandomModel, falcon_h1, falcon_h1_of_two_groups, granite_4
 from .linked import linked
-from .sessions import TOLERANCE, assert_resumed, begin, resume
+from .sessions import assert_resumed, assert_right, begin, resume
 
 TWO_RANKS = ["--tp-size", "2"]
 LONG_CHUNKS = ["--mamba-track-interval", "256", "--chunked-prefill-size", "512"]
@@ -35,11 +34,7 @@ async def test_sessions_of_another_hybrid_are_right_and_resume(
             pool = EnginePool(store)
             engine = await pool.pick()
             sessions = await begin(engine)
-            for prompt, answer in zip(sessions.prompts, sessions.control, strict=True):
-                expected = model.logprobs([*prompt, *answer.ids[:-1]])[len(prompt) - 1 :]
-                assert expected.argmax(-1).tolist() == answer.ids
-                chosen = expected.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
-                assert answer.top == pytest.approx(chosen.tolist(), abs=TOLERANCE)
+            assert_right(sessions, model.logprobs)
             await engine.client.flush()
             assert_resumed(sessions, await resume(engine, sessions))
             await pool.close()

@@ -1,8 +1,11 @@
 """Two ranks, as processes of one engine over gloo: each stores its half, and all decide alike."""
 
+from contextlib import asynccontextmanager
+
 import pytest
 import redis
 from engine_cpu.server import MODEL, MTP, PAGE_SIZE
+from engine_cpu.transformers_oracle import TransformersModel
 
 from engine.errors import LoadFailed
 from engine.pool import EnginePool
@@ -20,7 +23,7 @@ from .linked import (
     stored_pages,
 )
 from .rank_proxy import RankProxy
-from .sessions import assert_resumed, begin, resume
+from .sessions import assert_resumed, assert_right, begin, resume
 
 # Every page beyond the least that staging memory holds is read when it is loaded, not before.
 SETTINGS = {"kv_staging_bytes": 1, "timeout": 2.0}
@@ -88,6 +91,7 @@ def hash_of(name):
 
 async def test_resumed_sessions_and_forks_go_on_as_if_never_interrupted(engine):
     sessions = await begin(engine)
+    assert_right(sessions, TransformersModel(MODEL).logprobs)
     await engine.client.flush()
     answers = await resume(engine, sessions)
     assert_resumed(sessions, answers)
@@ -174,16 +178,32 @@ async def test_what_expired_for_one_rank_is_stored_again_from_the_device(
     assert (await make_ready(engine, longer[: len(hashes) * PAGE_SIZE])).reason is None
 
 
+@asynccontextmanager
+async def another_engine(folder, store, url, *speculation):
+    """A second engine of two ranks over the same store."""
+    settings = SETTINGS | {"engine_id": "another"}
+    with linked(MODEL, folder, url, "--tp-size", "2", *speculation, **settings):
+        pool = EnginePool(store)
+        (boot,) = [r.boot_id for r in await pool.records() if r.engine_id == "another"]
+        yield await pool.with_boot(boot)
+        await pool.close()
+
+
 async def test_a_new_process_of_two_ranks_goes_on_where_the_old_one_was(
     folder, store, proxy, engine
 ):
     sessions = await begin(engine, seed=1)
-    settings = SETTINGS | {"engine_id": "another"}
-    with linked(MODEL, folder, proxy.url, "--tp-size", "2", *MTP, **settings):
-        pool = EnginePool(store)
-        another = await pool.with_boot(
-            next(r.boot_id for r in await pool.records() if r.engine_id == "another")
-        )
+    async with another_engine(folder, store, proxy.url, *MTP) as another:
         assert another.record.fingerprint == engine.record.fingerprint
         assert_resumed(sessions, await resume(another, sessions))
-        await pool.close()
+
+
+@pytest.mark.slow
+async def test_two_ranks_without_speculation_resume_what_transformers_would_say(
+    folder, store, proxy
+):
+    async with another_engine(folder, store, proxy.url) as engine:
+        sessions = await begin(engine)
+        assert_right(sessions, TransformersModel(MODEL).logprobs)
+        await engine.client.flush()
+        assert_resumed(sessions, await resume(engine, sessions))
