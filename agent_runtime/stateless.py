@@ -318,6 +318,8 @@ def _result(session: Session, parent: Snapshot | None, answer: Answer) -> TurnRe
         arguments, problem = _arguments(call)
         calls.append(ToolCall(name=call.name, arguments=arguments))
         problems += [problem] if problem else []
+    if answer.reasoning and not (answer.text or calls):
+        problems.append("the answer was all reasoning, and there is no text")
     return TurnResult(
         session_id=session.id,
         parent=session.head,

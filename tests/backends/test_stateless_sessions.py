@@ -143,6 +143,13 @@ async def test_arguments_that_are_no_json_are_a_problem_and_not_sent_back(
     assert sent["id"]
 
 
+async def test_an_answer_that_is_all_reasoning_is_a_problem(torpor, session, scripted_turn):
+    result = await scripted_turn(torpor, session, event({"reasoning_content": "Hm."}) + USAGE)
+    assert (result.text, result.problems) == (
+        "", ["the answer was all reasoning, and there is no text"],
+    )  # fmt: skip
+
+
 async def test_forks_go_their_own_ways(torpor, session, store, endpoint):
     first = await torpor.turn(session.id, REMEMBER)
     fork = await torpor.fork(session.id, snapshot=first.snapshot)
