@@ -15,6 +15,7 @@ AT_START = {
     engine.BackendKeyMissing,
     engine.EngineStartFailed,
     engine.ImpossiblePlan,
+    engine.UnsupportedLayout,
     engine.UnsupportedModel,
     store.EmbeddedServerFailed,
     runtime.SetupError,
