@@ -1,6 +1,7 @@
 """`torpor bench resume` and `torpor bench decode` measure what they say, on real processes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +9,15 @@ from agent_runtime.cli import main
 
 pytestmark = pytest.mark.slow
 
+PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf-8")
+
 
 def measured(capsys, tmp_path, *arguments):
     assert main(["bench", *arguments, "--data", str(tmp_path / "data")]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    return json.loads(line)
+    record = json.loads(line)
+    assert [field for field in record if f'"{field}": ' not in PAGE] == []  # as shown there
+    return record
 
 
 def test_a_resume_is_compared_with_a_prefill(capsys, tmp_path):
