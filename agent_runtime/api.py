@@ -34,6 +34,7 @@ from agent_runtime.models import (
     SuspendRequest,
     TurnRequest,
     TurnResult,
+    Whereabouts,
 )
 from agent_runtime.residency import Residency
 from agent_runtime.sessions import Sessions
@@ -118,6 +119,10 @@ def _routes(app: FastAPI, settings: RuntimeSettings) -> None:
     @app.get("/v1/sessions/{session_id}/snapshots")
     async def snapshots(session_id: str) -> list[SnapshotView]:
         return await _sessions(app).snapshots(session_id)
+
+    @app.get("/v1/sessions/{session_id}/residency")
+    async def residency(session_id: str) -> Whereabouts:
+        return await _sessions(app).whereabouts(session_id)
 
     @app.post("/v1/sessions/{session_id}/suspend")
     async def suspend(session_id: str, request: SuspendRequest) -> Suspended:

@@ -124,6 +124,13 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context", type=int, default=None, help="tokens; default: native")
     parser.add_argument("--model", type=Path, default=None, help="checkpoint directory")
+    parser.add_argument(
+        "--load-deadline",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="stored state that is not read by then is computed instead",
+    )
     parser.add_argument("--no-mtp", action="store_true", help="decode without speculation")
     parser.add_argument(
         "extra", nargs="*", metavar="-- SGLANG_ARGUMENT", help="passed to SGLang as they are"
@@ -205,6 +212,7 @@ def _options(
         host=host,
         port=port,
         mtp=not arguments.no_mtp,
+        load_deadline=arguments.load_deadline,
         engine_id=engine_id,
         cache_dir=layout.native_cache,
         extra=tuple(arguments.extra),

@@ -132,6 +132,31 @@ class SessionView(_Wire):
     created_at: float
 
 
+class Whereabouts(_Wire):
+    """Where the state of a session's head is, as the engine and the store say it now.
+
+    residency:     `empty`, or where the store has it: `stored`, `archived`, `partly`
+    engine:        whose device and host memory was looked at, None if no engine fits
+    device_tokens, staged_tokens, stored_tokens:
+                   how far the session could be picked up from the device, the engine's host memory,
+                   and the store or the archive alone
+    held_for:      seconds that the device still keeps it, None if it may evict it
+    reason:        why the engine could not be asked
+    """
+
+    session_id: str
+    head: str | None
+    residency: str = "empty"
+    tokens: int = 0
+    boundary: int = 0
+    engine: str | None = None
+    device_tokens: int = 0
+    staged_tokens: int = 0
+    stored_tokens: int = 0
+    held_for: float | None = None
+    reason: str | None = None
+
+
 class SnapshotView(_Wire):
     """One turn's commit.
 

@@ -35,6 +35,7 @@ from agent_runtime.models import (
     SuspendRequest,
     TurnRequest,
     TurnResult,
+    Whereabouts,
 )
 from tools.define import ToolSpec
 
@@ -92,6 +93,12 @@ class Torpor:
 
     async def get(self, session_id: str) -> SessionView:
         return SessionView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}"))
+
+    async def whereabouts(self, session_id: str) -> Whereabouts:
+        """Where the state of the session's head is now."""
+        return Whereabouts.model_validate(
+            await self._call("GET", f"/v1/sessions/{session_id}/residency")
+        )
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:
         """The session's history, root first."""

@@ -16,12 +16,14 @@ from agent_runtime.models import (
     SnapshotView,
     Suspended,
     SuspendRequest,
+    Whereabouts,
 )
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns
+from agent_runtime.whereabouts import whereabouts
 from engine.pool import EnginePool
 from state_store.errors import ServersChanged
 from state_store.store import Session, Snapshot, StateStore
@@ -65,6 +67,10 @@ class Sessions:
 
     async def get(self, session_id: str) -> SessionView:
         return await self._view(await self._store.session(session_id))
+
+    async def whereabouts(self, session_id: str) -> Whereabouts:
+        """Where the head's state is now."""
+        return await whereabouts(self._store, self._pool, self._turns, self._residency, session_id)
 
     async def all(self) -> list[SessionView]:
         sessions = await self._store.sessions(self._settings.tenant)

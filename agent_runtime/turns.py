@@ -46,6 +46,8 @@ from tools.define import ToolSpec
 
 logger = logging.getLogger(__name__)
 
+_ATTEMPTS = 3  # to generate, when stored state cannot be loaded
+
 
 @dataclass(frozen=True)
 class Text:
@@ -280,7 +282,7 @@ class Turns:
             stop_token_ids=(self._chat.eos_id,),
         )
         decoder = DecodeStream(skip_special_tokens=False)
-        for attempt in (1, 2):
+        for attempt in range(1, _ATTEMPTS + 1):
             stream = engine.client.generate(
                 prompt,
                 sampling,
@@ -289,6 +291,7 @@ class Turns:
                 top_logprobs=request.top_logprobs,
                 page_hashes=hashes,
                 page_size=engine.record.page_size,
+                restore=attempt < _ATTEMPTS,
             )
             try:
                 async for chunk in stream:
@@ -299,8 +302,8 @@ class Turns:
                 return
             except LoadFailed as error:
                 # The linker has forgotten what it could not load: a second attempt restores what
-                # is really there and recomputes the rest.
-                if attempt == 2 or generation.ids:
+                # is really there and recomputes the rest; the last one loads nothing.
+                if attempt == _ATTEMPTS or generation.ids:
                     raise
                 reasons.append(str(error))
                 self._residency.left(session.id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import sys
 from array import array
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 
 from engine.errors import EngineRefused, EngineUnreachable, LoadFailed
+from engine.linker.config import RECOMPUTE
 from engine.prompts import GONE, PATH, Head, Name
 
 _NAMES = 1024  # prefixes that a client believes its engine remembers
@@ -106,6 +108,7 @@ class EngineClient:
         top_logprobs: int = 0,
         page_hashes: Sequence[str] = (),
         page_size: int = 1,
+        restore: bool = True,
     ) -> AsyncIterator[Chunk]:
         """Stream a continuation of exactly `input_ids`.
 
@@ -113,9 +116,11 @@ class EngineClient:
         session_id: tags the device's cache entries, see `release`.
         page_hashes: names of the prompt's whole pages of `page_size` tokens, if known: the engine
         remembers the ids by them, and those that it remembers are not sent again.
+        restore: False to compute what is not on the device, even if it could be loaded.
         """
         ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
         head = Head(
+            rid=None if restore else RECOMPUTE + secrets.token_hex(16),
             sampling_params=sampling.as_params(),
             cache_salt=salt,
             session_id=session_id,

@@ -48,6 +48,8 @@ class EngineOptions:
     """URL of the archive that objects are read from when they are not in Redis."""
     cache_dir: Path | None = None
     """Where SGLang keeps the native helpers that it compiles at first use."""
+    load_deadline: float = LinkerConfig.model_fields["load_deadline"].default
+    """Seconds after which stored state that is not read is computed instead."""
     extra: tuple[str, ...] = ()
     """Further SGLang arguments; they win over the profile's."""
 
@@ -93,6 +95,7 @@ class EngineProcess:
             engine_id=options.engine_id,
             boot_id=self.boot_id,
             archive=options.archive,
+            load_deadline=options.load_deadline,
         )
         external = {
             "linker": "TorporLinker",

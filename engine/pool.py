@@ -6,6 +6,7 @@ Engines announce themselves in the store with a heartbeat. Payload never passes 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,34 @@ class Prefetch:
 
 
 @dataclass(frozen=True)
+class InPlace:
+    """pages: leading pages that are in a place; states: counts of leading pages, ascending, at
+    which a state is there too. On all ranks."""
+
+    pages: int
+    states: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a page chain is: on the device, in the engine's host memory, and in the store or the
+    archive; held_for: seconds that the device still keeps it, None if it may evict it."""
+
+    device: InPlace
+    staged: InPlace
+    stored: InPlace
+    held_for: float | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """pages: that are kept on the device; reason: why none are, else None"""
+
+    pages: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class Settled:
     """states: counts, ascending, of leading pages that end in a restorable boundary; reason: why
     more could have been stored but was not, None if all was."""
@@ -95,21 +124,54 @@ class Engine:
         """Wait for queued offloads; what of `hashes` is stored then.
 
         A boundary is restorable when all ranks stored every page up to it and the state at it.
+        What could not be stored, or was not taken, is offered to the store once more.
         """
         replies = await self._command("settle", {"hashes": list(hashes)}, timeout)
-        failed = sum(reply["failed"] for reply in replies)
-        reason = None
-        if failed:
-            reason = f"{failed} objects could not be written to the store"
-        elif not all(reply["settled"] for reply in replies):
-            reason = "the engine had not written everything in time"
-        whole = min(
-            reply["kv"].index(False) if False in reply["kv"] else len(hashes) for reply in replies
-        )
-        states = tuple(
-            pages + 1 for pages in range(whole) if all(reply["state"][pages] for reply in replies)
-        )
-        return Settled(states, reason)
+        if any(reply["failed"] or reply["turned_away"] for reply in replies):
+            return await self.persist(hashes, timeout=timeout)
+        return _settled(replies, hashes)
+
+    async def persist(self, hashes: Sequence[str], *, timeout: float) -> Settled:
+        """Have all that the device holds of `hashes` stored, and wait for it; what is stored then.
+
+        Stored in memory: `StateStore.confirm` tells when it is durable.
+        """
+        replies = await self._step("persist", {"hashes": list(hashes)}, timeout)
+        return _settled(replies, hashes)
+
+    async def where(self, hashes: Sequence[str], *, name: str, timeout: float) -> Whereabouts:
+        """Where the chain `hashes` is now; `name`: of a hold, see `hold`."""
+        replies = await self._step("where", {"hashes": list(hashes), "name": name}, timeout)
+        left = [reply["held_for"] for reply in replies if reply["held_for"] is not None]
+        places = {place: _restorable(place, replies) for place in ("device", "staged", "stored")}
+        return Whereabouts(**places, held_for=min(left, default=None))
+
+    async def hold(
+        self, hashes: Sequence[str], *, name: str, seconds: float, timeout: float
+    ) -> Held:
+        """Keep what the device holds of `hashes` from eviction for `seconds`, under `name`."""
+        payload = {"hashes": list(hashes), "name": name, "seconds": seconds}
+        replies = await self._step("hold", payload, timeout)
+        return Held(min(reply["pages"] for reply in replies), replies[0]["reason"])
+
+    async def let_go(self, name: str, *, timeout: float) -> bool:
+        """End a hold; whether there was one."""
+        replies = await self._step("let_go", {"name": name}, timeout)
+        return all(reply["was_held"] for reply in replies)
+
+    async def drop(self, hashes: Sequence[str], *, timeout: float) -> int:
+        """Free the device of the end of the chain `hashes` that nobody else uses; pages freed.
+
+        What is not stored yet, runs or is held stays.
+        """
+        replies = await self._step("drop", {"hashes": list(hashes)}, timeout)
+        return min(int(reply["pages"]) for reply in replies)
+
+    async def _step(
+        self, name: str, payload: Mapping[str, Any], timeout: float
+    ) -> list[dict[str, Any]]:
+        """A command that all ranks run in the same step of the scheduler."""
+        return await self._command(name, {**payload, "step": secrets.token_hex(8)}, timeout)
 
     async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Counters of each rank's linker."""
@@ -177,3 +239,32 @@ class EnginePool:
         if known is None:
             known = self._engines[record.boot_id] = Engine(record, self._store)
         return known
+
+
+def _settled(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> Settled:
+    reason = None
+    failed = sum(reply["failed"] for reply in replies)
+    turned_away = sum(reply["turned_away"] for reply in replies)
+    if turned_away:
+        reason = (
+            f"{turned_away} objects were not taken, because too much waits for the store; the "
+            "next turn offers them again"
+        )
+    elif failed:
+        reason = f"{failed} objects could not be written to the store"
+    elif not all(reply["settled"] for reply in replies):
+        reason = "the engine had not written everything in time"
+    whole = min(
+        reply["kv"].index(False) if False in reply["kv"] else len(hashes) for reply in replies
+    )
+    states = tuple(
+        pages + 1 for pages in range(whole) if all(reply["state"][pages] for reply in replies)
+    )
+    return Settled(states, reason)
+
+
+def _restorable(place: str, replies: Sequence[Mapping[str, Any]]) -> InPlace:
+    kv = [all(found) for found in zip(*(r[place]["kv"] for r in replies), strict=True)]
+    state = [all(found) for found in zip(*(r[place]["state"] for r in replies), strict=True)]
+    pages = kv.index(False) if False in kv else len(kv)
+    return InPlace(pages, tuple(at + 1 for at in range(pages) if state[at]))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+RECOMPUTE = "recompute-"
+"""How the id of a request begins that is to be computed, whatever could be restored."""
+
 
 class LinkerConfig(BaseModel):
     """Settings of the linker in every rank of one engine process group."""
@@ -24,6 +27,14 @@ class LinkerConfig(BaseModel):
     """Seconds without progress after which a socket operation gives up."""
     uncommitted_ttl: int = Field(default=3600, gt=0)
     """Seconds that an object lives unless a commit pins it. Must outlast the longest turn."""
+    load_deadline: float = Field(default=30.0, gt=0)
+    """Seconds that the objects of a batch's loads may take to be staged. Decoding waits for them;
+    a request whose objects are late is aborted, and computed instead."""
+    offload_queue_bytes: int = Field(default=2 << 30, gt=0)
+    """Device memory per rank that is kept from eviction until it is stored. What would exceed it
+    is not offloaded, and is offered again later."""
+    offload_queue_count: int = Field(default=1024, gt=0)
+    """Pieces of sessions that may wait to be stored."""
     kv_staging_bytes: int = Field(default=256 << 20, gt=0)
     """Host memory per rank for staged KV pages."""
     state_staging_bytes: int = Field(default=64 << 20, gt=0)

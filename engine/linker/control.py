@@ -1,7 +1,8 @@
-"""The linker's conversation with runtimes: registration, prefetch, settle, status.
+"""The linker's conversation with runtimes: registration, and commands about page chains: prefetch,
+renew, settle, persist, where, hold, let go, drop.
 
 Commands arrive through the store (`state_store/registry.py`), one stream per rank, and run on
-a thread of their own: nothing here touches the device or the scheduler.
+a thread of their own: what touches the device waits for the scheduler's next step (`steps.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from engine.linker import device
+from engine.linker.backlog import Backlog
 from engine.linker.config import LinkerConfig
+from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
 from engine.linker.offload import Offloader
 from engine.linker.pools import DevicePools
 from engine.linker.staging import Staged, StagedObjects
+from engine.linker.steps import Steps, Work
 from state_store.fingerprint import Fingerprint
 from state_store.layout import KINDS, Kind, ObjectRef, parts_of
 from state_store.payloads import Payloads
@@ -25,6 +30,7 @@ from state_store.registry import CommandListener, Heartbeat
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
+STEP_TIMEOUT = 10.0  # seconds; a step of a long prefill chunk takes a while
 SETTLE_TIMEOUT = 15.0  # seconds a settle waits here; its caller waits longer
 
 
@@ -44,12 +50,18 @@ class Control:
         index: StoredIndex,
         offloader: Offloader,
         loader: Loader,
+        backlog: Backlog,
+        holds: Holds,
+        steps: Steps,
         payloads: Payloads,
     ) -> None:
         self._staged = staged
         self._index = index
         self._offloader = offloader
         self._loader = loader
+        self._backlog = backlog
+        self._holds = holds
+        self._steps = steps
         self._ttl = config.uncommitted_ttl
         self._payloads = payloads
         self._payloads.ping()  # a wrong URL must stop the engine now, not at the first offload
@@ -61,6 +73,11 @@ class Control:
                 "prefetch": self.prefetch,
                 "renew": self.renew,
                 "settle": self.settle,
+                "persist": self.persist,
+                "where": self.where,
+                "hold": self.hold,
+                "let_go": self.let_go,
+                "drop": self.drop,
                 "status": self.status,
             },
             prefix=config.prefix,
@@ -137,12 +154,49 @@ class Control:
         return {
             "settled": settled,
             "failed": sum(self._offloader.failed(kind, hashes) for kind in KINDS),
+            "turned_away": sum(self._backlog.missed(kind, hashes) for kind in KINDS),
             "kv": self._index.has("kv", hashes),
             "state": self._index.has("state", hashes),
         }
 
+    def persist(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Like `settle`, once what the device holds of `hashes` was offered to the store again."""
+        self._at_next_step(payload, partial(device.offer, hashes=payload["hashes"]))
+        return self.settle(payload)
+
+    def where(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Where the chain is: what a load would find in each place, slowest last."""
+        hashes: list[str] = payload["hashes"]
+        found: device.OnDevice = self._at_next_step(payload, partial(device.where, hashes=hashes))
+        staged = self._staged
+        return {
+            "device": {"kv": _leading(found.pages, hashes), "state": _at(found.states, hashes)},
+            "staged": {kind: staged[kind].has(hashes) for kind in KINDS},
+            "stored": {
+                kind: self._all_parts(kind, hashes, self._payloads.exists) for kind in KINDS
+            },
+            "held_for": self._holds.left(payload["name"]),
+        }
+
+    def hold(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Keep what the device holds of `hashes` for `seconds`, under `name`."""
+        what = {key: payload[key] for key in ("name", "hashes", "seconds")}
+        pages, reason = self._at_next_step(payload, partial(self._holds.hold, **what))
+        return {"pages": pages, "reason": reason or None}
+
+    def let_go(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """End the hold of that `name`."""
+        work = partial(self._holds.let_go, name=payload["name"])
+        return {"was_held": self._at_next_step(payload, work)}
+
+    def drop(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Free the device of what only this chain uses."""
+        work = partial(device.drop, hashes=payload["hashes"])
+        return {"pages": self._at_next_step(payload, work)}
+
     def status(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Counters since this process started."""
+        """Counters since this process started, and what waits now."""
+        waiting, waiting_bytes = self._backlog.waiting
         return {
             "objects_known": len(self._index),
             "objects_written": self._offloader.objects_written,
@@ -150,7 +204,14 @@ class Control:
             "offload_failures": self._offloader.failures,
             "objects_loaded": self._loader.objects_loaded,
             "load_failures": self._loader.failures,
+            "loads_late": self._loader.late,
+            "offloads_turned_away": self._backlog.turned_away,
+            "offloads_waiting": waiting,
+            "offload_bytes_waiting": waiting_bytes,
         }
+
+    def _at_next_step(self, payload: dict[str, Any], work: Work) -> Any:
+        return self._steps.ask(payload["step"], work, timeout=STEP_TIMEOUT)
 
     def _all_parts(
         self,
@@ -171,6 +232,14 @@ class Control:
         self._index.forget(kind, staged.missing)
         self._index.condemn(kind, staged.corrupt)
         return staged
+
+
+def _leading(count: int, hashes: Sequence[str]) -> list[bool]:
+    return [at < count for at in range(len(hashes))]
+
+
+def _at(counts: Sequence[int], hashes: Sequence[str]) -> list[bool]:
+    return [at + 1 in counts for at in range(len(hashes))]
 
 
 def _why_not(staged: Staged, what: str, short: int) -> str | None:

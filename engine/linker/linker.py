@@ -22,8 +22,10 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
 )
 
 from engine.linker import offers, patches
-from engine.linker.config import LinkerConfig
+from engine.linker.backlog import Backlog
+from engine.linker.config import RECOMPUTE, LinkerConfig
 from engine.linker.control import Control
+from engine.linker.device import Holds
 from engine.linker.failures import FailedLoads
 from engine.linker.fingerprint import fingerprint_of
 from engine.linker.frames import Frames
@@ -34,6 +36,7 @@ from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
 from engine.linker.ranks import Ranks
 from engine.linker.staging import StagedObjects
+from engine.linker.steps import Steps
 from engine.patch import require
 from state_store.archive import ArchiveReader, open_archive
 from state_store.layout import Kind, ObjectNames
@@ -76,6 +79,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
 
         self._index = StoredIndex()
         self.failed_loads = FailedLoads(self._ranks)
+        self._holds = Holds()
+        self.steps = Steps(self._ranks, self._holds.due)
         offers.watch(self._index, self._ranks)
         layouts = {"kv": self._described.kv, "state": self._described.state}
         device = self._described.kv.segments[0].rows.device
@@ -105,6 +110,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             payloads(),
             num_layers=self._group.num_layers,
             device=device,
+            deadline=config.load_deadline,
         )
         self._offloader = Offloader(
             {"kv": frames("kv", 1 << 22, 8), "state": frames("state", 0, 1)},
@@ -113,6 +119,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             ttl=config.uncommitted_ttl,
         )
         self._queued_loads: dict[str, list[PoolTransfer]] = {}
+        self._failed_loads: dict[str, str] = {}
+        self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes)
         self._control = Control(
             config,
             server_args,
@@ -124,6 +132,9 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             index=self._index,
             offloader=self._offloader,
             loader=self._loader,
+            backlog=self._backlog,
+            holds=self._holds,
+            steps=self.steps,
             payloads=payloads(),
         )
         self._control.start()
@@ -143,12 +154,15 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         """Prefix lengths, in pages of the uncached tail, at which KV and state can be restored.
 
         KV must be known for every page up to the boundary; a state exists only where a node
-        ended, so the list is sparse. Answers from memory only.
+        ended, so the list is sparse. Answers from memory only; while the store does not answer,
+        what is not in host memory counts as not restorable.
         """
+        if rid.startswith(RECOMPUTE):
+            return []
         hashes = next(t.keys for t in transfers if t.name == PoolName.KV)
-        kv = self._index.has("kv", hashes)
+        kv = self._restorable("kv", hashes)
         whole = kv.index(False) if False in kv else len(kv)
-        state = self._index.has("state", hashes[:whole])
+        state = self._restorable("state", hashes[:whole])
         return [pages + 1 for pages, known in enumerate(state) if known]
 
     # ---- store -> device ----------------------------------------------------
@@ -172,14 +186,21 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         counter_index = self.layer_done_counter.update_producer()
         ready = torch.get_device_module().Event()
         ready.record()
-        parts = [part for transfers in queued.values() for part in self._rows(transfers)]
-        self._loader.submit(Load(int(counter_index), _merged(parts), ready))
+        requests = {rid: tuple(self._rows(transfers)) for rid, transfers in queued.items()}
+        self._loader.submit(Load(int(counter_index), requests, ready))
         return int(counter_index)
 
     def finish_layer_wise_loading(self, counter_index: int) -> bool:
-        """Whether every layer landed, on every rank: one that did not is recomputed on all."""
-        self.layer_done_counter.finish(counter_index)
-        return self.failed_loads.agree(self._loader.take_error(counter_index))
+        """Wait for the batch's layers. Which requests miss theirs is told by `take_failed_loads`:
+        see `failures.py`."""
+        landed = bool(self.layer_done_counter.finish(counter_index))
+        self._failed_loads = self._loader.take_failed(counter_index)
+        return landed
+
+    def take_failed_loads(self) -> dict[str, str]:
+        """Requests of the batch just finished that miss their state on this rank, and why."""
+        failed, self._failed_loads = self._failed_loads, {}
+        return failed
 
     # ---- device -> store ----------------------------------------------------
 
@@ -187,8 +208,11 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         resolved = self._group.resolve_transfers(transfers, allow_partial=True)
         if not resolved:
             return False
+        rows = self._rows(resolved)
+        if not self._backlog.admit(rows, self._size(rows)):
+            return False  # the tree offers it again when it next passes
         # A resume inserts its restored tail as new nodes: what is stored already is not copied.
-        new = tuple(part for p in self._rows(resolved) if (part := self._unknown(p)).hashes)
+        new = tuple(part for p in rows if (part := self._unknown(p)).hashes)
         self._offloader.submit(Offload(new, tuple(self.record_offload_ready())))
         return True
 
@@ -196,6 +220,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         return self._offloader.num_results()
 
     def pop_completed_offload(self) -> bool:
+        self._backlog.pop()
         return self._offloader.pop_result()
 
     # ---- lifecycle ----------------------------------------------------------
@@ -206,6 +231,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self._queued_loads.clear()
         self._loader.drain()
         self._offloader.drain()
+        self._backlog.clear()
+        self._holds.clear()
         for staged in self._staged.values():
             staged.discard_all()
         self._index.clear()
@@ -218,6 +245,17 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self._offloader.close()
 
     # ---- helpers ------------------------------------------------------------
+
+    def _restorable(self, kind: Kind, hashes: list[str]) -> list[bool]:
+        if self._loader.distrusts_store:
+            return self._staged[kind].has(hashes)
+        return self._index.has(kind, hashes)
+
+    def _size(self, rows: list[Rows]) -> int:
+        """Bytes of device memory."""
+        return sum(
+            len(part.hashes) * self._staged[part.kind].frames.layout.payload_bytes for part in rows
+        )
 
     def _rows(self, transfers: list[PoolTransfer]) -> list[Rows]:
         """Physical transfers as rows per kind. Draft KV shares the KV pool's rows and object."""
@@ -234,15 +272,3 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     def _unknown(self, part: Rows) -> Rows:
         keep = [i for i, known in enumerate(self._index.has(part.kind, part.hashes)) if not known]
         return Rows(part.kind, [part.hashes[i] for i in keep], part.rows[keep])
-
-
-def _merged(parts: list[Rows]) -> tuple[Rows, ...]:
-    """One Rows per kind, so that a batch of several requests is staged and copied together."""
-    merged = []
-    kinds: tuple[Kind, ...] = ("kv", "state")
-    for kind in kinds:
-        some = [part for part in parts if part.kind == kind]
-        if some:
-            hashes = [page_hash for part in some for page_hash in part.hashes]
-            merged.append(Rows(kind, hashes, torch.cat([part.rows for part in some])))
-    return tuple(merged)

@@ -1,8 +1,12 @@
 """Redis (or host staging) -> device, layer by layer while the forward runs.
 
 SGLang queues loads while it builds a batch and starts them together. The forward then waits,
-layer by layer, on the batch's counter. Staging happens first for every object of the batch, so
-that a missing or corrupt object fails the load before a byte of it reaches the device.
+layer by layer, on the batch's counter. What a request needs is staged before a byte of it reaches
+the device, so that one whose object is missing, corrupt or late fails alone: the others of its
+batch go on, and its own slots, which nobody else reads, are thrown away.
+
+Two threads: one reads from the store, one fills the device and waits for the first no longer than
+the load's deadline. A read that outlives its load ends by itself, and is of use to the next.
 """
 
 from __future__ import annotations
@@ -10,8 +14,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,18 +33,26 @@ from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
+_DISTRUST = 2.0  # seconds after a read that failed in which only staged objects are offered
+
 
 @dataclass(frozen=True)
 class Load:
-    """All rows of one batch, under the counter index that its forward waits on."""
+    """Rows of each request of one batch, under the counter index that its forward waits on."""
 
     counter_index: int
-    parts: tuple[Rows, ...]
+    requests: Mapping[str, tuple[Rows, ...]]
     ready: torch.cuda.Event
+    queued_at: float = field(default_factory=time.monotonic)
 
 
 class Loader:
-    """A thread that fills device rows and completes layers in order."""
+    """Threads that stage what loads need, fill device rows and complete layers in order.
+
+    objects_loaded: pages and states that reached the device
+    failures:       requests whose load failed, whatever the reason
+    late:           those of them that were given up at their deadline
+    """
 
     def __init__(
         self,
@@ -48,20 +63,32 @@ class Loader:
         *,
         num_layers: int,
         device: torch.device,
+        deadline: float,
     ) -> None:
+        """deadline: seconds from the start of a batch in which its objects have to be staged."""
         self._staged = staged
         self._index = index
         self._counter = counter
         self._payloads = payloads
         self._num_layers = num_layers
+        self._deadline = deadline
         self._stream = torch.Stream(device) if device.type == "cuda" else None
         self._queue: deque[Load | None] = deque()
         self._wake = threading.Condition()
         self._busy = 0
-        self._errors: dict[int, BaseException] = {}
-        self.objects_loaded = self.failures = 0
+        self._failed: dict[int, dict[str, str]] = {}
+        self._given_up: set[Future[Staged]] = set()
+        self._distrusted_until = 0.0
+        self.objects_loaded = self.failures = self.late = 0
+        self._reader = ThreadPoolExecutor(1, "torpor-load-read")
         self._thread = threading.Thread(target=self._run, name="torpor-load", daemon=True)
         self._thread.start()
+
+    @property
+    def distrusts_store(self) -> bool:
+        """Whether a read has just failed, or one that was given up is still waiting for the store:
+        a load that needs the store would fail too."""
+        return bool(self._given_up) or time.monotonic() < self._distrusted_until
 
     def submit(self, load: Load) -> None:
         with self._wake:
@@ -69,21 +96,23 @@ class Loader:
             self._busy += 1
             self._wake.notify_all()
 
-    def take_error(self, counter_index: int) -> BaseException | None:
-        """Why that load failed, if its layers are decided; asked once."""
-        return self._errors.pop(counter_index, None)
+    def take_failed(self, counter_index: int) -> dict[str, str]:
+        """Requests of that load that did not get their state, and why; asked once, when all its
+        layers are decided."""
+        return self._failed.pop(counter_index, {})
 
     def drain(self) -> None:
         """Wait until no load is queued or running."""
         with self._wake:
             self._wake.wait_for(lambda: self._busy == 0)
-        self._errors.clear()
+        self._failed.clear()
 
     def close(self) -> None:
         with self._wake:
             self._queue.append(None)
             self._wake.notify_all()
         self._thread.join()
+        self._reader.shutdown()
         self._payloads.close()
 
     def _run(self) -> None:
@@ -93,31 +122,40 @@ class Loader:
                 load = self._queue.popleft()
             if load is None:
                 return
+            failed: dict[str, str] = {}
+            self._failed[load.counter_index] = failed
             try:
                 load.ready.synchronize()
-                self._fill(load)
-            except BaseException as error:
-                # The counter carries the failure to SGLang, which aborts the batch's loading
-                # requests before their output is used; the runtime then asks for a recompute.
-                self.failures += 1
-                logger.error("load failed, its requests are aborted: %s", error)
-                self._errors[load.counter_index] = error
+                self._fill(load, failed)
+            except BaseException as error:  # the forward waits for it: it must hear of anything
+                logger.exception("a batch of %d loads failed", len(load.requests))
+                failed.update(dict.fromkeys(load.requests, f"{type(error).__name__}: {error}"))
                 self._counter.fail(load.counter_index, error)
             with self._wake:
+                self.failures += len(failed)
                 self._busy -= 1
                 self._wake.notify_all()
 
-    def _fill(self, load: Load) -> None:
-        if all(len(p.hashes) <= len(self._staged[p.kind].frames) for p in load.parts):
-            self._fill_layer_wise(load)
+    def _fill(self, load: Load, failed: dict[str, str]) -> None:
+        """Fill the rows of every request that can be staged; name the others in `failed`."""
+        needed = {
+            kind: sum(len(p.hashes) for parts in load.requests.values() for p in parts
+                      if p.kind == kind)
+            for kind in self._staged
+        }  # fmt: skip
+        if all(count <= len(self._staged[kind].frames) for kind, count in needed.items()):
+            self._fill_layer_wise(load, failed)
         else:
-            self._fill_in_windows(load)
+            self._fill_in_windows(load, failed)
 
-    def _fill_layer_wise(self, load: Load) -> None:
+    def _fill_layer_wise(self, load: Load, failed: dict[str, str]) -> None:
         pinned: list[tuple[Rows, Staged]] = []
         try:
-            for part in load.parts:
-                pinned.append((part, self._stage(part)))
+            for rid, parts in load.requests.items():
+                try:
+                    pinned.extend(self._stage_all(parts, load))
+                except (LoadFailed, StoreError) as error:
+                    failed[rid] = str(error)
             plan = [
                 (
                     self._staged[part.kind].frames,
@@ -129,44 +167,60 @@ class Loader:
             for layer in range(self._num_layers):
                 for frames, rows_in, rows_out in plan:
                     self._copy(frames, rows_in, rows_out, layer)
+                if layer == self._num_layers - 1:  # before the scheduler can ask for counts
+                    self.objects_loaded += sum(len(part.hashes) for part, _ in pinned)
                 self._counter.complete(load.counter_index, layer)
-            self.objects_loaded += sum(len(part.hashes) for part in load.parts)
         finally:
             for part, staged in pinned:
                 self._staged[part.kind].release(staged)
 
-    def _fill_in_windows(self, load: Load) -> None:
+    def _stage_all(self, parts: tuple[Rows, ...], load: Load) -> list[tuple[Rows, Staged]]:
+        """Stage all parts of one request, or none. Raises LoadFailed; StoreError."""
+        staged: list[tuple[Rows, Staged]] = []
+        try:
+            for part in parts:
+                staged.append((part, self._stage(part, load)))
+        except BaseException:
+            for part, some in staged:
+                self._staged[part.kind].release(some)
+            raise
+        return staged
+
+    def _fill_in_windows(self, load: Load, failed: dict[str, str]) -> None:
         """More objects than frames: bounded memory wins over overlap with the forward."""
-        for part in load.parts:
-            frames = self._staged[part.kind].frames
-            window = max(1, len(frames) // 2)
-            for start in range(0, len(part.hashes), window):
-                some = Rows(
-                    part.kind,
-                    part.hashes[start : start + window],
-                    part.rows[start : start + window],
-                )
-                staged = self._stage(some)
-                try:
-                    rows_in = torch.tensor([staged.frames[h] for h in some.hashes])
-                    for layer in range(self._num_layers):
-                        self._copy(frames, rows_in, some.rows, layer)
-                finally:
-                    self._staged[part.kind].release(staged)
+        for rid, parts in load.requests.items():
+            try:
+                for part in parts:
+                    self._fill_part(part, load)
+            except (LoadFailed, StoreError) as error:
+                failed[rid] = str(error)
         for layer in range(self._num_layers):
             self._counter.complete(load.counter_index, layer)
-        self.objects_loaded += sum(len(part.hashes) for part in load.parts)
 
-    def _stage(self, part: Rows) -> Staged:
-        """Stage all of `part` or raise LoadFailed, forgetting what turned out not to be there."""
+    def _fill_part(self, part: Rows, load: Load) -> None:
+        frames = self._staged[part.kind].frames
+        window = max(1, len(frames) // 2)
+        for start in range(0, len(part.hashes), window):
+            end = start + window
+            some = Rows(part.kind, part.hashes[start:end], part.rows[start:end])
+            staged = self._stage(some, load)
+            try:
+                rows_in = torch.tensor([staged.frames[h] for h in some.hashes])
+                for layer in range(self._num_layers):
+                    self._copy(frames, rows_in, some.rows, layer)
+            finally:
+                self._staged[part.kind].release(staged)
+            self.objects_loaded += len(some.hashes)
+
+    def _stage(self, part: Rows, load: Load) -> Staged:
+        """Stage all of `part`, forgetting what turned out not to be there.
+
+        Raises LoadFailed, also when the load's deadline passes first; StoreError.
+        """
         objects = self._staged[part.kind]
-        try:
-            staged = objects.stage(part.hashes, self._payloads)
-        except StoreError:
-            # A second attempt must not wait for this store again. What is there is known again
-            # when a prefetch has seen it.
-            self._index.forget(part.kind, part.hashes)
-            raise
+        staged = objects.pin(part.hashes)
+        if staged is None:
+            staged = self._read(part, load)
         if len(staged.frames) == len(set(part.hashes)):
             return staged
         objects.release(staged)
@@ -176,6 +230,33 @@ class Loader:
             f"{part.kind} objects: {len(staged.missing)} missing, {len(staged.corrupt)} corrupt, "
             f"{len(staged.unstaged)} without room, of {len(part.hashes)}"
         )
+
+    def _read(self, part: Rows, load: Load) -> Staged:
+        objects = self._staged[part.kind]
+        reading = self._reader.submit(objects.stage, part.hashes, self._payloads)
+        left = load.queued_at + self._deadline - time.monotonic()
+        try:
+            return reading.result(max(left, 0.0))
+        except TimeoutError:
+            self.late += 1
+        except StoreError:
+            self._distrusted_until = time.monotonic() + _DISTRUST
+            raise
+        self._give_up(reading, objects)
+        raise LoadFailed(
+            f"{part.kind} objects: {len(part.hashes)} were not read within the load deadline of "
+            f"{self._deadline:g} s"
+        )
+
+    def _give_up(self, reading: Future[Staged], objects: StagedObjects) -> None:
+        def unpin(done: Future[Staged]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                objects.release(done.result())
+            self._given_up.discard(done)
+
+        self._given_up.add(reading)
+        reading.cancel()
+        reading.add_done_callback(unpin)
 
     def _copy(self, frames: Any, rows_in: torch.Tensor, rows_out: torch.Tensor, layer: int) -> None:
         with self._stream or contextlib.nullcontext():

@@ -46,7 +46,7 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
     if not state.result.mamba_exist:  # it has one now
         node.external_cache_stored = False
         return True
-    return bool(_unmark_expired([node, *_stored_ancestors(tree, node)]))
+    return bool(unmark_expired([node, *_stored_ancestors(tree, node)]))
 
 
 def build_backup_kv_action(
@@ -58,7 +58,7 @@ def build_backup_kv_action(
     """
     if not tree.enable_external_cache_linker:
         return original(tree, node, write_back=write_back)
-    _unmark_expired(_stored_ancestors(tree, node))
+    unmark_expired(_stored_ancestors(tree, node))
     action = original(tree, node, write_back=write_back)
     chained = set(action.node_ids)
     above = [
@@ -83,7 +83,7 @@ def _ancestors(tree: Any, node: Any) -> Iterator[Any]:
         ancestor = ancestor.parent
 
 
-def _unmark_expired(nodes: Sequence[Any]) -> list[Any]:
+def unmark_expired(nodes: Sequence[Any]) -> list[Any]:
     """Those of `nodes` whose objects are gone, which the tree now takes for not stored."""
     expired = [node for node, gone in zip(nodes, _have_expired(nodes), strict=True) if gone]
     for node in expired:

@@ -3,7 +3,7 @@
 SGLang locks a tree node while its offload is pending, so the device rows stay valid until the
 result is popped. A result is True only when every object of the node is in the store
 (acknowledged in memory; durability is confirmed at commit). A False result leaves the node
-unmarked and SGLang offers it again at the next insert that passes through it.
+unmarked: it is offered again when its session settles, or at the next insert that passes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from state_store.layout import Kind, ObjectRef
 from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
+
+_PAUSE = 1.0  # seconds after a write that failed in which no other is tried
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Offloader:
         self._changed = threading.Condition()
         self._queued = self._done = 0
         self._failed: set[tuple[Kind, str]] = set()
+        self._pause_until = 0.0
         self.objects_written = self.bytes_written = self.failures = 0
         self._thread = threading.Thread(target=self._run, name="torpor-offload", daemon=True)
         self._thread.start()
@@ -123,12 +126,16 @@ class Offloader:
 
     def _store(self, offload: Offload) -> bool:
         started = time.perf_counter()
+        if time.monotonic() < self._pause_until and offload.parts:
+            self.failures += 1  # what waits behind a failure must not each wait as long
+            return False
         try:
             for event in offload.ready:
                 event.synchronize()
             for part in offload.parts:
                 self._store_rows(part)
         except StoreError as error:
+            self._pause_until = time.monotonic() + _PAUSE
             self.failures += 1
             logger.error("offload of %s failed, kept on the device: %s", _count(offload), error)
             return False

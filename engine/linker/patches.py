@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.linker import branches, failures, offers
+from engine.linker import branches, failures, offers, steps
 from engine.patch import Patch
 
-ALL: tuple[Patch, ...] = (*offers.PATCHES, *branches.PATCHES, *failures.PATCHES)
+ALL: tuple[Patch, ...] = (*offers.PATCHES, *branches.PATCHES, *failures.PATCHES, *steps.PATCHES)

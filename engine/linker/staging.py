@@ -16,9 +16,7 @@ from engine.linker.frames import Frames
 from state_store.layout import Kind
 from state_store.payloads import Outcome, Payloads
 
-BATCH = (
-    32  # pages or states read per round trip; also how long a concurrent stager may have to wait
-)
+BATCH = 32  # pages or states read per round trip
 
 
 @dataclass
@@ -51,12 +49,27 @@ class StagedObjects:
         staged = Staged()
         try:
             for start in range(0, len(hashes), BATCH):
-                with self._mutex:
-                    self._stage_batch(hashes[start : start + BATCH], payloads, staged)
+                self._stage_batch(hashes[start : start + BATCH], payloads, staged)
         except BaseException:
             self.release(staged)
             raise
         return staged
+
+    def pin(self, hashes: Sequence[str]) -> Staged | None:
+        """Pin `hashes` if all of them are staged already; never waits for the store."""
+        staged = Staged()
+        with self._mutex:
+            if not all(page_hash in self._frame_of for page_hash in hashes):
+                return None
+            for page_hash in hashes:
+                self._frame_of.move_to_end(page_hash)
+                self._pin(page_hash, staged)
+        return staged
+
+    def has(self, hashes: Sequence[str]) -> list[bool]:
+        """Which of `hashes` are staged."""
+        with self._mutex:
+            return [page_hash in self._frame_of for page_hash in hashes]
 
     def release(self, staged: Staged) -> None:
         """Unpin what `stage` pinned. The objects stay staged until their frames are needed."""
@@ -73,6 +86,34 @@ class StagedObjects:
                 self._free.append(self._frame_of.pop(page_hash))
 
     def _stage_batch(self, hashes: Sequence[str], payloads: Payloads, staged: Staged) -> None:
+        with self._mutex:
+            wanted = self._claim_missing(hashes, staged)
+        if not wanted:
+            return
+        items = [self.frames.objects(self._kind, h, frame) for h, frame in wanted]
+        try:  # without the mutex: a store that is slow holds up nobody else
+            outcomes = iter(payloads.read([item for objects in items for item in objects]))
+        except BaseException:
+            with self._mutex:
+                self._free.extend(frame for _, frame in wanted)
+            raise
+        with self._mutex:
+            for (page_hash, frame), objects in zip(wanted, items, strict=True):
+                found = {next(outcomes) for _ in objects}
+                if found != {Outcome.OK}:
+                    is_corrupt = Outcome.CORRUPT in found
+                    (staged.corrupt if is_corrupt else staged.missing).append(page_hash)
+                    self._free.append(frame)
+                    continue
+                if page_hash in self._frame_of:  # another stager was faster
+                    self._free.append(frame)
+                else:
+                    self._frame_of[page_hash] = frame
+                self._pin(page_hash, staged)
+                staged.bytes_read += self.frames.frame_bytes
+
+    def _claim_missing(self, hashes: Sequence[str], staged: Staged) -> list[tuple[str, int]]:
+        """Pin what is staged; the others, each with a frame to read it into."""
         wanted: list[tuple[str, int]] = []
         for page_hash in hashes:
             if page_hash in self._frame_of:
@@ -82,23 +123,7 @@ class StagedObjects:
                 staged.unstaged.append(page_hash)
             else:
                 wanted.append((page_hash, frame))
-        if not wanted:
-            return
-        items = [self.frames.objects(self._kind, h, frame) for h, frame in wanted]
-        try:
-            outcomes = iter(payloads.read([item for objects in items for item in objects]))
-        except BaseException:
-            self._free.extend(frame for _, frame in wanted)
-            raise
-        for (page_hash, frame), objects in zip(wanted, items, strict=True):
-            found = {next(outcomes) for _ in objects}
-            if found == {Outcome.OK}:
-                self._frame_of[page_hash] = frame
-                self._pin(page_hash, staged)
-                staged.bytes_read += self.frames.frame_bytes
-                continue
-            (staged.corrupt if Outcome.CORRUPT in found else staged.missing).append(page_hash)
-            self._free.append(frame)
+        return wanted
 
     def _pin(self, page_hash: str, staged: Staged) -> None:
         if page_hash not in staged.frames:

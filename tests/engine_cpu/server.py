@@ -48,6 +48,13 @@ Answer = dict[str, Any]
 class Server:
     def __init__(self, port: int) -> None:
         self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """`kill -9` it and all its processes."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def generate(self, prompts: list[list[int]], new_tokens: int, top: int = 5) -> list[Answer]:
         """Greedy answers, with log-probabilities of the chosen and the `top` best tokens."""
@@ -109,6 +116,7 @@ def running(model: Path, log: Path, *more: str, tokenizer: bool = False) -> Iter
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    server.process = process
     try:
         deadline = time.monotonic() + START_SECONDS
         while not server.healthy():

@@ -58,13 +58,16 @@ class Answer:
     top: list[float]
 
 
-async def ask(engine: Engine, prompt: Sequence[int], new_tokens: int = NEW_TOKENS) -> Answer:
+async def ask(
+    engine: Engine, prompt: Sequence[int], new_tokens: int = NEW_TOKENS, *, restore: bool = True
+) -> Answer:
     """Raises LoadFailed."""
     ids: list[int] = []
     top: list[float] = []
     last = None
     sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
-    async for chunk in engine.client.generate(prompt, sampling, salt=SALT, top_logprobs=1):
+    stream = engine.client.generate(prompt, sampling, salt=SALT, top_logprobs=1, restore=restore)
+    async for chunk in stream:
         ids += chunk.new_ids
         top += [place.logprob for place in chunk.logprobs]
         last = chunk

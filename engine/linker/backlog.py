@@ -1,0 +1,74 @@
+"""How much may wait to be stored.
+
+A node of the tree is kept from eviction until it is stored, or until that has failed. A store that
+is slow or gone must not fill the device with such nodes: beyond a bound they are not taken. Then
+they stay on the device for as long as there is room, unmarked, and are offered again when their
+session next settles, or at the next insert that passes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from engine.linker.offload import Rows
+from state_store.layout import Kind
+
+_REMEMBERED = 1 << 16  # objects that were turned away
+
+
+class Backlog:
+    """Bounds the offloads that are not decided. `admit`, `pop` and `clear` belong to the
+    scheduler's thread, and go alike on all ranks: what they see is the same on each.
+
+    turned_away: offloads that were not taken
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        """count: offloads; size: bytes of device memory. One offload is always taken."""
+        self._count = count
+        self._size = size
+        self._sizes: deque[int] = deque()
+        self._missed: OrderedDict[tuple[Kind, str], None] = OrderedDict()
+        self._lock = threading.Lock()
+        self.turned_away = 0
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """(offloads, bytes) that are not decided."""
+        sizes = list(self._sizes)
+        return len(sizes), sum(sizes)
+
+    def admit(self, rows: Sequence[Rows], size: int) -> bool:
+        """Whether an offload of `size` bytes may be queued."""
+        count, waiting = self.waiting
+        fits = not count or (count < self._count and waiting + size <= self._size)
+        objects = [(part.kind, page_hash) for part in rows for page_hash in part.hashes]
+        with self._lock:
+            for one in objects:
+                if fits:
+                    self._missed.pop(one, None)
+                else:
+                    self._missed[one] = None
+            while len(self._missed) > _REMEMBERED:
+                self._missed.popitem(last=False)
+        if fits:
+            self._sizes.append(size)
+        else:
+            self.turned_away += 1
+        return fits
+
+    def pop(self) -> None:
+        """The oldest that was taken is decided."""
+        self._sizes.popleft()
+
+    def clear(self) -> None:
+        self._sizes.clear()
+        with self._lock:
+            self._missed.clear()
+
+    def missed(self, kind: Kind, hashes: Sequence[str]) -> int:
+        """How many of `hashes` were turned away when they were last offered."""
+        with self._lock:
+            return sum((kind, page_hash) in self._missed for page_hash in hashes)

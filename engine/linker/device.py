@@ -1,0 +1,145 @@
+"""Where a page chain is on the device, and keeping it there, or not.
+
+The tree's nodes are known by the hashes of their pages. Everything here runs on the scheduler's
+thread, alike on all ranks (`steps.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from engine.linker import offers
+from engine.linker.steps import Work
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """pages: leading pages of the chain on the device; states: counts of leading pages, ascending,
+    at which a Mamba state is there"""
+
+    pages: int
+    states: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Hold:
+    node_id: int
+    lock: Any
+    pages: int
+    until: float  # of `time.monotonic`
+
+
+class Holds:
+    """Page chains that are kept from eviction, by name, each for a time."""
+
+    def __init__(self) -> None:
+        self._holds: dict[str, _Hold] = {}
+
+    def hold(self, tree: Any, name: str, hashes: Sequence[str], seconds: float) -> tuple[int, str]:
+        """Keep what is on the device of `hashes`; how many pages, and why not, else "".
+
+        A hold of the same name ends. All together may keep half of the device's pages and states:
+        what runs needs the rest.
+        """
+        self.let_go(tree, name)
+        path = _path(tree, hashes)
+        if not path:
+            return 0, "nothing of it is on the device"
+        pages = sum(len(node.hash_value) for node, _ in path)
+        kv, states = tree.token_to_kv_pool_allocator, tree.req_to_token_pool.mamba_pool
+        room = kv.size // tree.page_size // 2 - sum(hold.pages for hold in self._holds.values())
+        if pages > room or len(self._holds) >= states.size // 2:
+            return 0, (
+                f"{len(self._holds)} others are held, and {max(room, 0)} pages may be held besides"
+            )
+        node = path[-1][0]
+        lock = tree.inc_lock_ref(node.id).to_dec_params()
+        self._holds[name] = _Hold(node.id, lock, pages, time.monotonic() + seconds)
+        return pages, ""
+
+    def let_go(self, tree: Any, name: str) -> bool:
+        """Whether there was such a hold."""
+        hold = self._holds.pop(name, None)
+        if hold is None:
+            return False
+        tree.dec_lock_ref(hold.node_id, hold.lock)
+        return True
+
+    def left(self, name: str) -> float | None:
+        """Seconds that a hold still lasts; None without one. From any thread."""
+        hold = self._holds.get(name)
+        return None if hold is None else max(0.0, hold.until - time.monotonic())
+
+    def due(self) -> dict[str, Work]:
+        """Ends the holds whose time is over."""
+        now = time.monotonic()
+        over = [name for name, hold in self._holds.items() if hold.until <= now]
+        return {f"over {name}": partial(self.let_go, name=name) for name in over}
+
+    def clear(self) -> None:
+        """The tree has been emptied, its locks with it."""
+        self._holds.clear()
+
+
+def where(tree: Any, hashes: Sequence[str]) -> OnDevice:
+    from sglang.srt.mem_cache.unified_cache.components import ComponentType
+
+    pages, states = 0, []
+    for node, matched in _path(tree, hashes):
+        pages += matched
+        has_state = node.component_data[ComponentType.MAMBA].value is not None
+        if has_state and matched == len(node.hash_value):
+            states.append(pages)
+    return OnDevice(pages, tuple(states))
+
+
+def drop(tree: Any, hashes: Sequence[str]) -> int:
+    """Free what only this chain uses, its end first; pages that were freed.
+
+    Stays: what others continue from, what runs, what is held, what is not yet stored.
+    """
+    core, freed = tree.tree_core, 0
+    tracker = dict.fromkeys(tree.tree_components, 0)
+    for node, matched in reversed(_path(tree, hashes)):
+        if matched < len(node.hash_value) or node.id not in core._node_arena:
+            continue
+        if not core._is_device_leaf(node):
+            break
+        tree._evict_device_leaf(node.id, tracker)
+        freed += matched
+    return freed
+
+
+def offer(tree: Any, hashes: Sequence[str]) -> None:
+    """Offload what of the chain is on the device and neither stored nor about to be."""
+    nodes = [node for node, _ in _path(tree, hashes)]
+    offers.unmark_expired([node for node in nodes if node.external_cache_stored])
+    tree.linker.offload_nodes([node.id for node in nodes])
+
+
+def _path(tree: Any, hashes: Sequence[str]) -> list[tuple[Any, int]]:
+    """Nodes from the root along the chain, each with how many of its pages are the chain's."""
+    path: list[tuple[Any, int]] = []
+    node, at = tree.tree_core.root_node, 0
+    while at < len(hashes):
+        node = next((c for c in node.children.values() if _begins(c, hashes[at])), None)
+        if node is None or node.evicted:
+            break
+        matched = 0
+        for mine, wanted in zip(node.hash_value, hashes[at:], strict=False):
+            if mine != wanted:
+                break
+            matched += 1
+        path.append((node, matched))
+        at += matched
+        if matched < len(node.hash_value):
+            break
+    return path
+
+
+def _begins(node: Any, page_hash: str) -> bool:
+    return bool(node.hash_value) and node.hash_value[0] == page_hash
