@@ -32,7 +32,7 @@ def client_for(address: Address, *, timeout: float) -> Any:
     if address.topology == "cluster":
         members = [ClusterNode(host, port) for host, port in address.nodes]
         return ClusterClient(
-            patience=timeout, login=quietly.login, startup_nodes=members, **arguments
+            patience=timeout, login=quietly.login_to_member, startup_nodes=members, **arguments
         )
     arguments |= {"redis_connect_func": quietly.login}
     if address.topology == "sentinel":
@@ -71,6 +71,27 @@ class QuietLogin:
 
     async def login(self, connection: Any) -> None:
         await connection.on_connect()
+        await self._ask(connection)
+
+    async def login_to_member(self, connection: Any) -> None:
+        """Like `login`, to a server of a cluster.
+
+        Redis 8.2.3 crashes (`getNodeByQuery`) when such a connection reads a slot that moves to
+        another master; Redis 7 and Valkey do not.
+        """
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        try:
+            about = await connection.read_response()
+        except ResponseError as error:
+            self._warn(f"it does not say which server it is: {error}")
+            return
+        if b"valkey_version:" not in about and b"redis_version:8." in about:
+            self._warn("Redis 8 crashes over NO-TOUCH while slots move")
+            return
+        await self._ask(connection)
+
+    async def _ask(self, connection: Any) -> None:
         await connection.send_command("CLIENT", "NO-TOUCH", "ON")
         try:
             await connection.read_response()
