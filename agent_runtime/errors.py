@@ -76,6 +76,11 @@ class HeadMoved(TorporError):
     status = 409
 
 
+class KeptTurnsRefused(TorporError):
+    code = "kept_turns_refused"
+    status = 409
+
+
 class CannotStore(TorporError):
     code = "cannot_store"
     status = 501

@@ -116,6 +116,10 @@ class TurnResult(_Wire):
     bytes_written: int = 0
     """Bytes of the objects that this snapshot holds and its parent does not. Ones that were stored
     already are counted too; states that the engine wrote in between, and that expire, are not."""
+    kept: bool = False
+    """The store is gone: the turn is in the runtime's memory, and is committed when it is back."""
+    caught_up: int = 0
+    """Earlier turns that were kept, and have been committed since the last result."""
     timing: Timing | None = None
 
 
@@ -130,6 +134,8 @@ class SessionView(_Wire):
     labels: dict[str, str]
     forked_from: str | None
     created_at: float
+    kept_turns: int = 0
+    """Turns in this runtime's memory that were answered while the store was gone."""
 
 
 class Whereabouts(_Wire):

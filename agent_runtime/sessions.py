@@ -218,6 +218,7 @@ class Sessions:
             labels=session.labels,
             forked_from=session.body.forked_from,
             created_at=session.body.created_at,
+            kept_turns=self._turns.outage.kept(session.id),
         )
 
     async def _where(self, session_id: str) -> str:

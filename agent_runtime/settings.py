@@ -34,6 +34,12 @@ class RuntimeSettings(BaseModel):
     again. None: as many as have KV of a state's size. Never below the engine's prefill chunk."""
     prefetch_timeout: float = Field(default=60.0, gt=0)
     """Seconds a resume waits for the engine to stage a snapshot before it recomputes."""
+    standing_sessions: int = Field(default=256, gt=0)
+    """Sessions that can go on while the store is gone: the last that were served."""
+    kept_tokens: int = Field(default=1 << 20, gt=0)
+    """Tokens of turns that were answered meanwhile, kept in memory until the store is back."""
+    catch_up_interval: float = Field(default=1.0, gt=0)
+    """Seconds between attempts to commit them."""
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 import uuid
@@ -20,7 +21,15 @@ from tokenizers.decoders import DecodeStream
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
-from agent_runtime.errors import BadRequest, ContextFull, HeadMoved, NoModel
+from agent_runtime.errors import (
+    BadRequest,
+    ContextFull,
+    HeadMoved,
+    KeptTurnsRefused,
+    NoModel,
+    TorporError,
+)
+from agent_runtime.generation import Generation, usage_of, without_eos
 from agent_runtime.histories import Histories, History
 from agent_runtime.models import (
     Timing,
@@ -28,17 +37,17 @@ from agent_runtime.models import (
     TopLogprob,
     TurnRequest,
     TurnResult,
-    Usage,
 )
+from agent_runtime.outage import KeptTurn, Outage, Standing
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.staging import Staging
 from agent_runtime.stateless import Stateless
 from agent_runtime.storable import storable_session
-from engine.client import Chunk, Sampling, TokenLogprobs
-from engine.errors import EngineUnreachable, LoadFailed
+from engine.client import Chunk, Sampling
+from engine.errors import EngineError, EngineUnreachable, LoadFailed
 from engine.pool import Engine, EnginePool, Prefetch
-from state_store.errors import StoreUnavailable
+from state_store.errors import NotFound, StoreError, StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.store import StateStore
 from tools.calls import parse
@@ -54,18 +63,6 @@ class Text:
     """A piece of generated text, as soon as its bytes are whole."""
 
     text: str
-
-
-@dataclass
-class _Generation:
-    """What came out of the engine for one turn."""
-
-    ids: list[int]
-    logprobs: list[TokenLogprobs]
-    cached_tokens: int = 0
-    finish_reason: str = "length"
-    accept_length: float | None = None
-    first_token_at: float | None = None
 
 
 class Turns:
@@ -89,17 +86,44 @@ class Turns:
         self._settings = settings
         self._histories = Histories(store)
         self._staging = Staging(store, timeout=settings.prefetch_timeout)
+        self.outage = Outage(store, settings, self._histories.hold)
+        self._without_store: dict[str, asyncio.Lock] = {}
+        self._catching_up: dict[str, asyncio.Task[None]] = {}
         self._releases: set[asyncio.Task[None]] = set()
         self._owner = f"runtime-{uuid.uuid4().hex[:12]}"
 
     async def run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
         """Yield text as it is generated, then one TurnResult after the commit.
 
+        While the store is gone, a session that this process has just served goes on: see
+        `outage.py`.
+
         Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
-        BadRequest, ContextFull, NoEngine, EngineUnreachable, EngineRefused. After any of them the
-        session's head is what it was.
+        BadRequest, ContextFull, NoEngine, EngineUnreachable, EngineRefused, KeptTurnsRefused. After
+        any of them the session's head is what it was.
         """
+        began = False
+        try:
+            async with contextlib.aclosing(self._run(session_id, request)) as events:
+                async for event in events:
+                    began = True
+                    yield event
+        except StoreUnavailable as error:
+            if began or self.outage.standing(session_id) is None:
+                raise
+            logger.warning("%s goes on without the store: %s", session_id, error)
+            without = self._run_without_store(session_id, request, error)
+            async with contextlib.aclosing(without) as events:
+                async for event in events:
+                    yield event
+
+    async def _run(
+        self, session_id: str, request: TurnRequest
+    ) -> AsyncGenerator[Text | TurnResult]:
         async with self.writing(session_id) as (session, lease):
+            if session_id in self.outage.refused:
+                raise self.outage.refused.pop(session_id)
+            session = await self.outage.catch_up(session, lease)
             if request.expected_head not in (None, session.head or ""):
                 raise HeadMoved(
                     f"head of {session_id} is {session.head or 'empty'}, not "
@@ -115,26 +139,20 @@ class Turns:
             started = time.perf_counter()
             engine = await self._pool.pick(session.body.fingerprint_id)
             history = await self.history(session.head, session, engine)
+            salt = (await self._store.tenant(session.body.tenant)).salt
+            before = Standing(session, salt, engine, history)
             prompt_delta = self._delta(session, history, request)
-            prompt_tokens = len(history.tokens) + len(prompt_delta)
-            limit = engine.record.context_length
-            if limit and prompt_tokens + request.max_tokens > limit:
-                raise ContextFull(
-                    f"{prompt_tokens} prompt tokens + {request.max_tokens} to generate exceed the "
-                    f"engine's context of {limit}; the session is unchanged."
-                )
+            _require_room(history, prompt_delta, request, engine)
             reasons = await self.make_ready(session, history, engine)
-            prompt, hashes = await self._extended(session, history, engine, prompt_delta)
-            await self._renew_shared(session, history, engine, hashes)
-            generation = _Generation([], [])
+            asked = before.after(prompt_delta).history
+            await self._renew_shared(session, history, engine, asked.hashes)
+            generation = Generation([], [])
             async for text in self._generate(
-                session, engine, history, prompt, hashes, request, generation, reasons
+                before, asked.tokens, asked.hashes, request, generation, reasons
             ):
                 yield Text(text)
             generated_at = time.perf_counter()
-            result = await self._commit(
-                session, lease, engine, history, prompt_delta, generation, request, reasons
-            )
+            result = await self._commit(before, lease, prompt_delta, generation, request, reasons)
             timing = Timing(
                 ttft_s=(generation.first_token_at or generated_at) - started,
                 generate_s=generated_at - started,
@@ -191,6 +209,10 @@ class Turns:
         return self._chat_format
 
     async def close(self) -> None:
+        """Turns that wait for the store end here: they lived in this process only."""
+        for task in self._catching_up.values():
+            task.cancel()
+        await asyncio.gather(*self._catching_up.values(), return_exceptions=True)
         await self._staging.close()
 
     async def stage(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
@@ -210,16 +232,6 @@ class Turns:
         self._residency.placed(session.id, boot_id)
         logger.info("staged %d of %d pages of %s", found.pages, pages, session.id)
         return [found.reason] if found.reason else []
-
-    async def _extended(
-        self, session: Session, history: History, engine: Engine, new: Sequence[int]
-    ) -> tuple[array[int], list[str]]:
-        """Tokens and page chain of the history and `new`."""
-        record = engine.record
-        tenant = await self._store.tenant(session.body.tenant)
-        return history.extended(
-            new, page_size=record.page_size, salt=tenant.salt, bigram=record.fingerprint.bigram
-        )
 
     async def _renew_shared(
         self, session: Session, history: History, engine: Engine, hashes: Sequence[str]
@@ -247,13 +259,13 @@ class Turns:
 
     def _delta(self, session: Session, history: History, request: TurnRequest) -> list[int]:
         if request.proceed:
-            if session.head is None or history.tokens[-1] == self._chat.eos_id:
+            if not history.tokens or history.tokens[-1] == self._chat.eos_id:
                 raise BadRequest(
                     f"{session.id} does not end in a prompt or an unfinished answer, so there is "
                     "nothing to proceed with; the session is unchanged. Send a message instead."
                 )
             return []
-        if session.head is None:
+        if not history.tokens:
             return self._chat.opening(
                 request.messages,
                 system=session.body.meta["system"],
@@ -264,16 +276,14 @@ class Turns:
 
     async def _generate(
         self,
-        session: Session,
-        engine: Engine,
-        history: History,
+        standing: Standing,
         prompt: array[int],
         hashes: Sequence[str],
         request: TurnRequest,
-        generation: _Generation,
+        generation: Generation,
         reasons: list[str],
     ) -> AsyncIterator[str]:
-        tenant = await self._store.tenant(session.body.tenant)
+        session, engine, history = standing.session, standing.engine, standing.history
         sampling = Sampling(
             max_new_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -286,7 +296,7 @@ class Turns:
             stream = engine.client.generate(
                 prompt,
                 sampling,
-                salt=tenant.salt,
+                salt=standing.salt,
                 session_id=self._residency.tag(session.id, engine.record.boot_id),
                 top_logprobs=request.top_logprobs,
                 page_hashes=hashes,
@@ -307,9 +317,12 @@ class Turns:
                     raise
                 reasons.append(str(error))
                 self._residency.left(session.id)
-                reasons.extend(await self.make_ready(session, history, engine))
+                try:
+                    reasons.extend(await self.make_ready(session, history, engine))
+                except StoreUnavailable as unavailable:
+                    reasons.append(str(unavailable))
 
-    def _collect(self, generation: _Generation, chunk: Chunk) -> Sequence[int]:
+    def _collect(self, generation: Generation, chunk: Chunk) -> Sequence[int]:
         if chunk.new_ids and generation.first_token_at is None:
             generation.first_token_at = time.perf_counter()
         generation.ids.extend(chunk.new_ids)
@@ -321,24 +334,72 @@ class Turns:
 
     async def _commit(
         self,
-        session: Session,
+        before: Standing,
         lease: Lease,
-        engine: Engine,
-        history: History,
         prompt_delta: list[int],
-        generation: _Generation,
+        generation: Generation,
         request: TurnRequest,
         reasons: list[str],
     ) -> TurnResult:
-        record = engine.record
+        session, engine, record = before.session, before.engine, before.engine.record
         new_ids = [*prompt_delta, *generation.ids]
-        tokens, hashes = await self._extended(session, history, engine, new_ids)
-        usage = _usage(history, prompt_delta, generation, reasons)
+        after = before.after(new_ids)
+        result = self._result(before, prompt_delta, generation, reasons)
+        try:
+            commit, shortfall = await commit_turn(
+                self._store,
+                engine,
+                session,
+                lease,
+                before.history,
+                new_ids,
+                after.history.hashes,
+                prompt_tokens=result.usage.prompt_tokens,
+                durability=request.durability,
+                settle_timeout=self._settings.settle_timeout,
+                boundary_interval=self._settings.boundary_interval,
+            )
+        except StoreUnavailable as error:
+            return self._keep(before, new_ids, result, request, error)
+        snapshot = commit.snapshot
+        history = History(after.history.tokens, after.history.hashes, snapshot.boundary)
+        self._histories.hold(snapshot.id, history)
+        self.outage.remember(
+            dataclasses.replace(
+                before, session=dataclasses.replace(session, head=snapshot.id), history=history
+            )
+        )
+        self._residency.placed(session.id, record.boot_id)
+        written = record.ranks * (
+            len(snapshot.page_chain) * record.kv_object_bytes
+            + len(snapshot.boundaries(record.page_size)) * record.state_object_bytes
+        )
+        self._residency.wrote(session.id, written)
+        return result.model_copy(
+            update={
+                "snapshot": snapshot.id,
+                "boundary": snapshot.boundary,
+                "durable": commit.durability,
+                "not_durable_because": commit.shortfall or shortfall,
+                "bytes_written": written,
+                "caught_up": self.outage.caught_up.pop(session.id, 0),
+            }
+        )
+
+    def _result(
+        self,
+        before: Standing,
+        prompt_delta: list[int],
+        generation: Generation,
+        reasons: list[str],
+    ) -> TurnResult:
+        session, history = before.session, before.history
+        usage = usage_of(history, prompt_delta, generation, reasons)
         message = parse(
-            self._chat.decode(_without_eos(generation.ids, self._chat.eos_id)),
+            self._chat.decode(without_eos(generation.ids, self._chat.eos_id)),
             cut_off=generation.finish_reason == "length",
         )
-        result = TurnResult(
+        return TurnResult(
             session_id=session.id,
             parent=session.head,
             text=message.text,
@@ -357,58 +418,81 @@ class Turns:
                 for position in generation.logprobs
             ],
         )
-        try:
-            commit, shortfall = await commit_turn(
-                self._store,
-                engine,
-                session,
-                lease,
-                history,
-                new_ids,
-                hashes,
-                prompt_tokens=usage.prompt_tokens,
-                durability=request.durability,
-                settle_timeout=self._settings.settle_timeout,
-                boundary_interval=self._settings.boundary_interval,
-            )
-        except StoreUnavailable as error:
-            logger.error("turn of %s is not committed: %s", session.id, error)
-            return result.model_copy(update={"not_durable_because": str(error)})
-        snapshot = commit.snapshot
-        self._histories.hold(snapshot.id, History(tokens, hashes, snapshot.boundary))
-        self._residency.placed(session.id, record.boot_id)
-        written = record.ranks * (
-            len(snapshot.page_chain) * record.kv_object_bytes
-            + len(snapshot.boundaries(record.page_size)) * record.state_object_bytes
+
+    def _keep(
+        self,
+        before: Standing,
+        new_ids: list[int],
+        result: TurnResult,
+        request: TurnRequest,
+        error: StoreUnavailable,
+    ) -> TurnResult:
+        """Keep a turn that cannot be committed now, and commit it when the store is back."""
+        session_id = before.session.id
+        if not self.outage.has_room(len(new_ids)):
+            logger.error("turn of %s is lost: %s", session_id, error)
+            why = f"lost: no memory is left to keep it until the store is back ({error})"
+            return result.model_copy(update={"not_durable_because": why})
+        turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability)
+        self.outage.keep(before, turn)
+        logger.error("turn of %s is kept in memory: %s", session_id, error)
+        if session_id not in self._catching_up:
+            task = asyncio.create_task(self._catch_up(session_id))
+            self._catching_up[session_id] = task
+            task.add_done_callback(lambda _: self._catching_up.pop(session_id, None))
+        why = f"not committed: kept in memory until the store is back ({error})"
+        return result.model_copy(update={"kept": True, "not_durable_because": why})
+
+    async def _catch_up(self, session_id: str) -> None:
+        while self.outage.kept(session_id):
+            await asyncio.sleep(self._settings.catch_up_interval)
+            try:
+                async with self.writing(session_id) as (session, lease):
+                    await self.outage.catch_up(session, lease)
+            except KeptTurnsRefused as error:
+                self.outage.refused[session_id] = error  # the next turn ends with it
+                logger.error("%s", error)
+            except NotFound as error:
+                self.outage.drop(session_id)
+                logger.error("kept turns of %s are dropped: %s", session_id, error)
+            except (StoreError, TorporError, EngineError) as error:
+                logger.warning("kept turns of %s are not committed: %s", session_id, error)
+
+    async def _run_without_store(
+        self, session_id: str, request: TurnRequest, why: StoreUnavailable
+    ) -> AsyncGenerator[Text | TurnResult]:
+        """On the engine and the history that are known here. One turn at a time."""
+        async with self._without_store.setdefault(session_id, asyncio.Lock()):
+            before = self.outage.standing(session_id)
+            if before is None:  # refused meanwhile
+                raise why
+            session, history = before.session, before.history
+            if request.expected_head not in (None, session.head or ""):
+                raise HeadMoved(
+                    f"head of {session_id} is {session.head or 'empty'}, not "
+                    f"{request.expected_head or 'empty'}; nothing was generated."
+                )
+            prompt_delta = self._delta(session, history, request)
+            _require_room(history, prompt_delta, request, before.engine)
+            if not self.outage.has_room(len(prompt_delta) + request.max_tokens):
+                raise why
+            generation, reasons = Generation([], []), list[str]()
+            asked = before.after(prompt_delta).history
+            async for text in self._generate(
+                before, asked.tokens, asked.hashes, request, generation, reasons
+            ):
+                yield Text(text)
+            result = self._result(before, prompt_delta, generation, reasons)
+            yield self._keep(before, [*prompt_delta, *generation.ids], result, request, why)
+
+
+def _require_room(
+    history: History, prompt_delta: list[int], request: TurnRequest, engine: Engine
+) -> None:
+    prompt_tokens = len(history.tokens) + len(prompt_delta)
+    limit = engine.record.context_length
+    if limit and prompt_tokens + request.max_tokens > limit:
+        raise ContextFull(
+            f"{prompt_tokens} prompt tokens + {request.max_tokens} to generate exceed the "
+            f"engine's context of {limit}; the session is unchanged."
         )
-        self._residency.wrote(session.id, written)
-        return result.model_copy(
-            update={
-                "snapshot": snapshot.id,
-                "boundary": snapshot.boundary,
-                "durable": commit.durability,
-                "not_durable_because": commit.shortfall or shortfall,
-                "bytes_written": written,
-            }
-        )
-
-
-def _usage(
-    history: History, prompt_delta: list[int], generation: _Generation, reasons: list[str]
-) -> Usage:
-    reused = generation.cached_tokens
-    recomputed = max(0, len(history.tokens) - reused)
-    if reused < history.boundary and not reasons:
-        reasons = ["the engine no longer held the head's boundary (evicted or flushed)"]
-    return Usage(
-        prompt_tokens=len(history.tokens) + len(prompt_delta),
-        completion_tokens=len(generation.ids),
-        reused_tokens=reused,
-        recomputed_tokens=recomputed,
-        boundary_tokens=history.boundary,
-        recompute_reason="; ".join(reasons) or ("past the last boundary" if recomputed else None),
-    )
-
-
-def _without_eos(ids: list[int], eos_id: int) -> list[int]:
-    return ids[:-1] if ids and ids[-1] == eos_id else ids

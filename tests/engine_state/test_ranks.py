@@ -1,5 +1,7 @@
 """What ranks find out from each other, in real processes over gloo."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import distributed, multiprocessing
@@ -8,6 +10,7 @@ from engine.errors import UnsupportedLayout
 from engine.linker.failures import FailedLoads
 from engine.linker.layouts import require_alike
 from engine.linker.ranks import Ranks
+from engine.linker.steps import Steps
 
 COUNT = 3
 
@@ -29,16 +32,31 @@ def in_ranks(folder, work):
 def decide(ranks):
     missed = [ranks.index == place for place in range(COUNT + 1)]
     failed = FailedLoads(ranks)
-    landed = [failed.agree(None)]
-    reasons = [failed.reason]
-    error = ValueError(f"page {ranks.index}") if ranks.index != 1 else None
-    landed.append(failed.agree(error))
+    rids = ["one", "two", "three"]
+    nothing = failed.agree(rids, {})
+    mine = {} if ranks.index == 1 else {"two": f"page {ranks.index}"}
+    if ranks.index == 2:
+        mine["three"] = "late"
+    some = failed.agree(rids, mine)
     return {
         "any": ranks.any(missed),
         "each": ranks.each({"rank": ranks.index}),
-        "landed": landed,
-        "reasons": [*reasons, failed.reason],
+        "failed": [nothing, some],
+        "reasons": failed.reasons,
     }
+
+
+def walk(ranks):
+    """At which of five steps something ran that each rank wants from a step of its own on."""
+    ran, step = [], 0
+
+    def due():
+        return {"it": lambda _: ran.append(step)} if step >= ranks.index and not ran else {}
+
+    steps = Steps(ranks, due)
+    for step in range(5):  # noqa: B007 - `due` reads it
+        steps.run(None)
+    return ran
 
 
 def test_all_ranks_come_to_the_same_decisions(tmp_path):
@@ -46,8 +64,33 @@ def test_all_ranks_come_to_the_same_decisions(tmp_path):
     assert answers[0] == answers[1] == answers[2]
     assert answers[0]["any"] == [True, True, True, False]
     assert answers[0]["each"] == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
-    assert answers[0]["landed"] == [True, False]
-    assert answers[0]["reasons"] == [None, "rank 0: page 0; rank 2: page 2"]
+    assert answers[0]["failed"] == [[], ["two", "three"]]
+    assert answers[0]["reasons"] == {
+        "two": "rank 0: page 0; rank 2: page 2",
+        "three": "rank 2: late",
+    }
+
+
+def test_what_changes_the_device_is_done_by_all_ranks_in_the_same_step(tmp_path):
+    assert in_ranks(tmp_path, walk) == [[2]] * COUNT
+
+
+def test_a_thread_hears_what_became_of_the_work_it_asked_for():
+    steps = Steps(Ranks(), dict)
+
+    def fail(tree):
+        raise LookupError(tree)
+
+    with ThreadPoolExecutor() as threads:
+        fine = threads.submit(steps.ask, "a", lambda tree: tree + 1, timeout=60)
+        wrong = threads.submit(steps.ask, "b", fail, timeout=60)
+        while not (fine.done() and wrong.done()):
+            steps.run(41)
+        assert fine.result() == 42
+        assert isinstance(wrong.exception(), LookupError)
+    with pytest.raises(TimeoutError):
+        steps.ask("never", fail, timeout=0.01)
+    steps.run(None)  # it is no longer waiting
 
 
 def test_one_rank_decides_by_itself():
@@ -55,9 +98,9 @@ def test_one_rank_decides_by_itself():
     assert alone.any([True, False]) == [True, False]
     assert alone.each("value") == ["value"]
     failed = FailedLoads(alone)
-    assert failed.agree(None)
-    assert not failed.agree(OSError("gone"))
-    assert failed.reason == "rank 0: gone"
+    assert failed.agree(["a", "b"], {}) == []
+    assert failed.agree(["a", "b"], {"b": "gone"}) == ["b"]
+    assert failed.reasons == {"b": "rank 0: gone"}
 
 
 def test_ranks_that_store_other_formats_are_refused_by_name():
