@@ -61,7 +61,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
         async with await StateStore.connect(
             settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
         ) as store:
-            pool, residency = EnginePool(store), Residency()
+            pool, residency = EnginePool(store, router=settings.router), Residency()
             app.state.store, app.state.pool = store, pool
             stateless = Stateless(store, backend, only=chat is None)
             app.state.turns = Turns(store, pool, chat, residency, settings, stateless)

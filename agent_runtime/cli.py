@@ -19,6 +19,7 @@ from agent_runtime import (
     bench_command,
     demo,
     doctor_command,
+    engine_command,
     plan_command,
     profiles_command,
     server,
@@ -45,6 +46,7 @@ from engine.profiles import PROFILES, profile_named
 from state_store.errors import StoreError
 from tools.errors import ToolsError
 
+_WATCH = 0.5  # seconds between looks at whether the engine still runs
 _console = Console(stderr=True, highlight=False)
 
 
@@ -83,7 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     engine_up.add_argument("--host", default="127.0.0.1")
     engine_up.add_argument("--port", type=int, default=30000, help="of the engine's HTTP server")
     engine_up.add_argument("--engine-id", default="engine", help="unique per store")
+    engine_up.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=engine_command.DRAIN_TIMEOUT,
+        help="seconds that running turns get after SIGTERM",
+    )
     engine_up.set_defaults(run=_engine_up)
+    engine_command.add_drain_to(engine_commands)
 
     serve = commands.add_parser("serve", help="a runtime, for a store and engines that run already")
     serve.add_argument("--redis", required=True, metavar="URL")
@@ -100,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         metavar="TOKENS",
         help="between states kept inside long prompts; default: see docs/engine.md",
+    )
+    serve.add_argument(
+        "--router", metavar="URL", default=None, help="a router in front of the engines"
     )
     serve.set_defaults(run=_serve)
 
@@ -168,10 +180,26 @@ def _engine_up(arguments: argparse.Namespace) -> int:
         with engine:
             _wait(engine)
             _console.print(f"engine {options.engine_id} serves at {engine.url}, store {url}")
+            with _terminate_noted() as terminated:
+                while engine.is_alive() and not terminated.is_set():
+                    terminated.wait(_WATCH)
+            if engine.is_alive():
+                _drain(url, options.engine_id, arguments.drain_timeout)
+                return 0
             assert engine.process is not None
-            code = engine.process.wait()
+            code = engine.process.returncode
         print(f"torpor: the engine ended with {code} (log: {options.log_file})", file=sys.stderr)
     return 1
+
+
+def _drain(url: str, engine_id: str, timeout: float) -> None:
+    """Before the engine is stopped, come what may; another SIGTERM or a Ctrl-C cuts it short."""
+    _console.print(f"engine {engine_id} finishes its turns, for up to {timeout:g} s")
+    try:
+        outcome = asyncio.run(engine_command.drained(url, engine_id, timeout=timeout))
+        _console.print(engine_command.told(engine_id, outcome))
+    except (EngineError, StoreError) as error:
+        print(f"torpor: {error}", file=sys.stderr)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -184,6 +212,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         model_dir=arguments.model,
         backend=backend,
         boundary_interval=arguments.boundary_interval,
+        router=arguments.router,
     )
     asyncio.run(server.serve(settings, host=arguments.host, port=arguments.port))
     return 0
@@ -224,6 +253,17 @@ def _wait(engine: EngineProcess) -> None:
         engine.wait_until_serving(
             waiting=lambda seconds: status.update(f"starting the engine, {seconds:.0f} s")
         )
+
+
+@contextlib.contextmanager
+def _terminate_noted() -> Iterator[threading.Event]:
+    """In the block, SIGTERM sets the event and does nothing else."""
+    noted = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

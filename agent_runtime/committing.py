@@ -40,25 +40,27 @@ async def commit_turn(
     boundary_interval: see `RuntimeSettings`.
 
     Token ids are the source of truth: a turn whose state did not reach the store is still
-    committed, at its parent's boundary. What is past the boundary is computed again on resume.
+    committed, at the last boundary that did. What is past it is computed again on resume.
     Raises StoreUnavailable, LeaseLost, HeadMoved, NotFound: then nothing was committed, or, after
     StoreUnavailable, perhaps.
     """
     record = engine.record
     base = history.boundary // record.page_size
-    states: tuple[int, ...] = ()
+    places = {
+        "prompt_pages": prompt_tokens // record.page_size - base,
+        "interval_pages": interval_of(record, boundary_interval) // record.page_size,
+    }
     shortfall = None
     try:
         settled = await engine.settle(hashes[base:], timeout=settle_timeout)
-        states = kept(
-            settled.states,
-            prompt_pages=prompt_tokens // record.page_size - base,
-            interval_pages=interval_of(record, boundary_interval) // record.page_size,
-        )
+        states = kept(settled.states, **places)
         if settled.reason is not None:
             shortfall = f"state stored in part only: {settled.reason}"
     except EngineUnreachable as error:
-        shortfall = f"state not stored: {error}"
+        # What it stored before it ended is as good as any; nothing more will come.
+        shortfall = f"only what the engine had stored before it was gone is kept: {error}"
+        stored = await store.stored_boundaries(record.fingerprint, record.ranks, hashes[base:])
+        states = kept(stored, **places)
     for checkpoints in (states, ()):
         end = base + (checkpoints[-1] if checkpoints else 0)
         draft = SnapshotDraft(
@@ -72,7 +74,7 @@ async def commit_turn(
             fingerprint_id=record.fingerprint.id,
             ranks=record.ranks,
             checkpoints=checkpoints[:-1],
-            meta={"prompt_tokens": prompt_tokens},
+            meta={"prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
         )
         try:
             return await store.commit(draft, lease=lease, durability=durability), shortfall

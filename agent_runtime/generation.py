@@ -1,30 +1,58 @@
-"""What came out of an engine for one turn, and what of the prompt it had to compute."""
+"""What came out of the engines for one turn, and what of the prompt it had to compute."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from agent_runtime.histories import History
 from agent_runtime.models import Usage
+from agent_runtime.placing import Placement
 from engine.client import TokenLogprobs
+from engine.pool import Engine
 
 
 @dataclass
 class Generation:
-    """What came out of the engine for one turn."""
+    """What came out of the engines for one turn.
 
-    ids: list[int]
-    logprobs: list[TokenLogprobs]
+    placement:   where it was begun, and after a failure where it goes on
+    reasons:     why that engine computes again what was known
+    failed_over: what made it change engines
+    """
+
+    placement: Placement
+    reasons: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     cached_tokens: int = 0
     finish_reason: str = "length"
     accept_length: float | None = None
     first_token_at: float | None = None
+    failed_over: list[str] = field(default_factory=list)
+
+    @property
+    def engine(self) -> Engine:
+        return self.placement.engine
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """The block's turn counts as one of the engine's, which placing looks at."""
+        self.engine.turns += 1
+        try:
+            yield
+        finally:
+            self.engine.turns -= 1
+
+    def move(self, placement: Placement) -> None:
+        self.engine.turns -= 1
+        self.placement = placement
+        self.engine.turns += 1
 
 
-def usage_of(
-    history: History, prompt_delta: list[int], generation: Generation, reasons: list[str]
-) -> Usage:
-    reused = generation.cached_tokens
+def usage_of(history: History, prompt_delta: list[int], generation: Generation) -> Usage:
+    reused, reasons = generation.cached_tokens, generation.reasons
     recomputed = max(0, len(history.tokens) - reused)
     if reused < history.boundary and not reasons:
         reasons = ["the engine no longer held the head's boundary (evicted or flushed)"]

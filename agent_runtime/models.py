@@ -99,6 +99,12 @@ class TurnResult(_Wire):
 
     session_id: str
     parent: str | None
+    engine: str | None = None
+    """Id of the engine that ended it."""
+    engine_because: str | None = None
+    """Why that one was chosen."""
+    failed_over: str | None = None
+    """Which engines failed in this turn, when and why; the named one went on from there."""
     text: str
     tool_calls: list[ToolCall]
     problems: list[str]

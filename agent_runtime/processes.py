@@ -60,6 +60,7 @@ class RuntimeProcess:
         port: int,
         log_file: Path,
         backend: BackendSettings | None = None,
+        router: str | None = None,
     ) -> None:
         """Raises EngineStartFailed when the port is taken."""
         require_free_port("127.0.0.1", port)
@@ -70,6 +71,7 @@ class RuntimeProcess:
             *(() if model is None else ("--model", str(model))),
             *(() if archive is None else ("--archive", archive)),
             *(() if backend is None else backend_options.command_line(backend)),
+            *(() if router is None else ("--router", router)),
         ]  # fmt: skip
         self._log_file = log_file
         self.process: subprocess.Popen[bytes] | None = None

@@ -36,6 +36,10 @@ class Residency:
         place = self._places.get(session_id)
         return place is not None and place.boot_id == boot_id
 
+    def count(self, boot_id: str) -> int:
+        """Sessions whose head that engine start holds."""
+        return sum(place.boot_id == boot_id for place in self._places.values())
+
     def placed(self, session_id: str, boot_id: str) -> None:
         if not self.on_device(session_id, boot_id):
             self._places[session_id] = Place(boot_id, f"{session_id}.{next(self._serial)}")

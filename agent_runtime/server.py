@@ -38,6 +38,7 @@ async def serve(
         settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
     ):
         pass  # a clear error now, before uvicorn reports a failed start in its own way
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per look at an engine
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     server = _Server(
         uvicorn.Config(

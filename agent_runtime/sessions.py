@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from agent_runtime.errors import NothingReused
@@ -24,6 +25,7 @@ from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns
 from agent_runtime.whereabouts import whereabouts
+from engine.errors import EngineUnreachable
 from engine.pool import EnginePool
 from state_store.errors import ServersChanged
 from state_store.store import Session, Snapshot, StateStore
@@ -118,7 +120,8 @@ class Sessions:
         place = self._residency.place(session_id)
         engine = None if place is None else await self._pool.with_boot(place.boot_id)
         if place is not None and engine is not None:
-            await engine.client.release(place.tag)
+            with contextlib.suppress(EngineUnreachable):
+                await engine.client.release(place.tag)
         self._residency.left(session_id)
 
     async def resume(self, session_id: str, request: ResumeRequest) -> Resumed:
@@ -131,7 +134,7 @@ class Sessions:
         session = await storable_session(self._store, session_id)
         if await self._turns.stateless.holds(session):
             return await self._turns.stateless.resume(session, request)
-        engine = await self._pool.pick(session.body.fingerprint_id)
+        engine = (await self._turns.placing.place(session)).engine
         history = await self._turns.history(session.head, session, engine)
         self._residency.left(session_id)
         self._residency.take_written(session_id)

@@ -24,6 +24,8 @@ class RuntimeSettings(BaseModel):
     of the backend are served."""
     backend: BackendSettings | None = None
     """An OpenAI-compatible endpoint that answers sessions without state."""
+    router: str | None = None
+    """URL of a router in front of the engines: it chooses the engine of a turn, not the runtime."""
     tenant: str = "default"
     lease_ttl: float = Field(default=30.0, gt=0)
     """Seconds after which another runtime may take over a session whose runtime died."""

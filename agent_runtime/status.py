@@ -19,6 +19,7 @@ _STATUS: dict[type[Exception], int] = {
     engine.NoEngine: 503,
     engine.EngineUnreachable: 503,
     engine.LoadFailed: 503,
+    engine.EngineBusy: 503,
     engine.EngineRefused: 502,
     engine.BackendUnauthorized: 502,
     engine.BackendBusy: 503,

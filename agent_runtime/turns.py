@@ -1,8 +1,10 @@
 """A turn: append messages, generate, commit one snapshot.
 
-lease ── history ── delta ── ready? ── generate ── settle ── commit
-                              │  prefetch if the engine may not hold the head
-                              └─ what cannot be restored is recomputed, and the answer says so
+lease ── place ── history ── delta ── ready? ── generate ── settle ── commit
+                                       │          └─ if the engine dies, another goes on
+                                       │  prefetch if the engine may not hold the head
+                                       └─ what cannot be restored is recomputed, and the answer
+                                          says so
 """
 
 from __future__ import annotations
@@ -13,12 +15,10 @@ import dataclasses
 import logging
 import time
 import uuid
-from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from tokenizers.decoders import DecodeStream
-
+from agent_runtime.attempt import Attempts
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import (
@@ -39,13 +39,13 @@ from agent_runtime.models import (
     TurnResult,
 )
 from agent_runtime.outage import KeptTurn, Outage, Standing
+from agent_runtime.placing import Placement, Placing
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.staging import Staging
 from agent_runtime.stateless import Stateless
 from agent_runtime.storable import storable_session
-from engine.client import Chunk, Sampling
-from engine.errors import EngineError, EngineUnreachable, LoadFailed
+from engine.errors import EngineError, EngineUnreachable
 from engine.pool import Engine, EnginePool, Prefetch
 from state_store.errors import NotFound, StoreError, StoreUnavailable
 from state_store.records import Lease, Session
@@ -54,8 +54,6 @@ from tools.calls import parse
 from tools.define import ToolSpec
 
 logger = logging.getLogger(__name__)
-
-_ATTEMPTS = 3  # to generate, when stored state cannot be loaded
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ class Turns:
         """chat: None if only sessions without state are served"""
         self.stateless = stateless
         self._store = store
+        self.placing = Placing(store, pool, residency)
         self._pool = pool
         self._chat_format = chat
         self._residency = residency
@@ -137,22 +136,24 @@ class Turns:
                         yield event if isinstance(event, TurnResult) else Text(event)
                 return
             started = time.perf_counter()
-            engine = await self._pool.pick(session.body.fingerprint_id)
-            history = await self.history(session.head, session, engine)
-            salt = (await self._store.tenant(session.body.tenant)).salt
-            before = Standing(session, salt, engine, history)
-            prompt_delta = self._delta(session, history, request)
-            _require_room(history, prompt_delta, request, engine)
-            reasons = await self.make_ready(session, history, engine)
-            asked = before.after(prompt_delta).history
-            await self._renew_shared(session, history, engine, asked.hashes)
-            generation = Generation([], [])
-            async for text in self._generate(
-                before, asked.tokens, asked.hashes, request, generation, reasons
-            ):
-                yield Text(text)
-            generated_at = time.perf_counter()
-            result = await self._commit(before, lease, prompt_delta, generation, request, reasons)
+            generation = Generation(await self.placing.place(session))
+            with generation.counted():
+                engine = generation.engine
+                history = await self.history(session.head, session, engine)
+                salt = (await self._store.tenant(session.body.tenant)).salt
+                before = Standing(session, salt, engine, history)
+                prompt_delta = self._delta(session, history, request)
+                _require_room(history, prompt_delta, request, engine)
+                generation.reasons += await self.make_ready(session, history, engine)
+                asked = before.after(prompt_delta).history
+                await self._renew_shared(session, history, engine, asked.hashes)
+                pieces = self._generate(before, asked, request, generation)
+                async with contextlib.aclosing(pieces):
+                    async for text in pieces:
+                        yield text
+                generated_at = time.perf_counter()
+                before = dataclasses.replace(before, engine=generation.engine)
+                result = await self._commit(before, lease, prompt_delta, generation, request)
             timing = Timing(
                 ttft_s=(generation.first_token_at or generated_at) - started,
                 generate_s=generated_at - started,
@@ -222,9 +223,11 @@ class Turns:
     async def make_ready(self, session: Session, history: History, engine: Engine) -> list[str]:
         """Have the engine stage the head unless it holds it; reasons why not all of it can be."""
         boot_id = engine.record.boot_id
-        if not history.boundary or self._residency.on_device(session.id, boot_id):
-            return []
         pages = history.boundary // engine.record.page_size
+        if pages and self._pool.router is not None:
+            await self._announce(history.hashes[:pages], session, engine)
+        if not pages or self._residency.on_device(session.id, boot_id):
+            return []
         try:
             found = await self.stage(session.id, history.hashes[:pages], engine)
         except EngineUnreachable as error:
@@ -232,6 +235,15 @@ class Turns:
         self._residency.placed(session.id, boot_id)
         logger.info("staged %d of %d pages of %s", found.pages, pages, session.id)
         return [found.reason] if found.reason else []
+
+    async def _announce(self, hashes: Sequence[str], session: Session, placed: Engine) -> None:
+        """To the engines that a router may choose instead of the one where it is staged."""
+        for engine in await self._pool.usable(session.body.fingerprint_id):
+            if engine is not placed:
+                try:
+                    await engine.announce(hashes, timeout=self._settings.prefetch_timeout)
+                except EngineUnreachable as error:
+                    logger.warning("%s is not announced: %s", session.id, error)
 
     async def _renew_shared(
         self, session: Session, history: History, engine: Engine, hashes: Sequence[str]
@@ -275,62 +287,25 @@ class Turns:
         return self._chat.delta(request.messages, ended=ended)
 
     async def _generate(
-        self,
-        standing: Standing,
-        prompt: array[int],
-        hashes: Sequence[str],
-        request: TurnRequest,
-        generation: Generation,
-        reasons: list[str],
-    ) -> AsyncIterator[str]:
-        session, engine, history = standing.session, standing.engine, standing.history
-        sampling = Sampling(
-            max_new_tokens=request.max_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            stop_token_ids=(self._chat.eos_id,),
-        )
-        decoder = DecodeStream(skip_special_tokens=False)
-        for attempt in range(1, _ATTEMPTS + 1):
-            stream = engine.client.generate(
-                prompt,
-                sampling,
-                salt=standing.salt,
-                session_id=self._residency.tag(session.id, engine.record.boot_id),
-                top_logprobs=request.top_logprobs,
-                page_hashes=hashes,
-                page_size=engine.record.page_size,
-                restore=attempt < _ATTEMPTS,
-            )
-            try:
-                async for chunk in stream:
-                    for token in self._collect(generation, chunk):
-                        piece = decoder.step(self._chat.tokenizer, token)
-                        if piece is not None and token != self._chat.eos_id:
-                            yield piece
-                return
-            except LoadFailed as error:
-                # The linker has forgotten what it could not load: a second attempt restores what
-                # is really there and recomputes the rest; the last one loads nothing.
-                if attempt == _ATTEMPTS or generation.ids:
-                    raise
-                reasons.append(str(error))
-                self._residency.left(session.id)
-                try:
-                    reasons.extend(await self.make_ready(session, history, engine))
-                except StoreUnavailable as unavailable:
-                    reasons.append(str(unavailable))
+        self, before: Standing, asked: History, request: TurnRequest, generation: Generation
+    ) -> AsyncGenerator[Text]:
+        """asked: the history with the new prompt."""
 
-    def _collect(self, generation: Generation, chunk: Chunk) -> Sequence[int]:
-        if chunk.new_ids and generation.first_token_at is None:
-            generation.first_token_at = time.perf_counter()
-        generation.ids.extend(chunk.new_ids)
-        generation.logprobs.extend(chunk.logprobs)
-        generation.cached_tokens = chunk.cached_tokens
-        generation.accept_length = chunk.accept_length
-        generation.finish_reason = chunk.finish_reason or generation.finish_reason
-        return chunk.new_ids
+        async def make_ready(engine: Engine) -> list[str]:
+            try:
+                reasons = await self.make_ready(before.session, before.history, engine)
+                await self._renew_shared(before.session, before.history, engine, asked.hashes)
+            except StoreUnavailable as error:
+                return [str(error)]
+            return reasons
+
+        attempts = Attempts(self._pool, self.placing, self._residency, self._chat)
+        pieces = attempts.text(
+            before.session, asked, request, generation, salt=before.salt, make_ready=make_ready
+        )
+        async with contextlib.aclosing(pieces):
+            async for text in pieces:
+                yield Text(text)
 
     async def _commit(
         self,
@@ -339,12 +314,11 @@ class Turns:
         prompt_delta: list[int],
         generation: Generation,
         request: TurnRequest,
-        reasons: list[str],
     ) -> TurnResult:
         session, engine, record = before.session, before.engine, before.engine.record
         new_ids = [*prompt_delta, *generation.ids]
         after = before.after(new_ids)
-        result = self._result(before, prompt_delta, generation, reasons)
+        result = self._result(before, prompt_delta, generation)
         try:
             commit, shortfall = await commit_turn(
                 self._store,
@@ -391,10 +365,9 @@ class Turns:
         before: Standing,
         prompt_delta: list[int],
         generation: Generation,
-        reasons: list[str],
     ) -> TurnResult:
         session, history = before.session, before.history
-        usage = usage_of(history, prompt_delta, generation, reasons)
+        usage = usage_of(history, prompt_delta, generation)
         message = parse(
             self._chat.decode(without_eos(generation.ids, self._chat.eos_id)),
             cut_off=generation.finish_reason == "length",
@@ -402,6 +375,9 @@ class Turns:
         return TurnResult(
             session_id=session.id,
             parent=session.head,
+            engine=before.engine.record.engine_id,
+            engine_because=generation.placement.why,
+            failed_over="; ".join(generation.failed_over) or None,
             text=message.text,
             tool_calls=list(message.calls),
             problems=list(message.problems),
@@ -476,13 +452,16 @@ class Turns:
             _require_room(history, prompt_delta, request, before.engine)
             if not self.outage.has_room(len(prompt_delta) + request.max_tokens):
                 raise why
-            generation, reasons = Generation([], []), list[str]()
+            why_there = "it holds the session, and nothing is known of others without the store"
+            generation = Generation(Placement(before.engine, why_there))
             asked = before.after(prompt_delta).history
-            async for text in self._generate(
-                before, asked.tokens, asked.hashes, request, generation, reasons
-            ):
-                yield Text(text)
-            result = self._result(before, prompt_delta, generation, reasons)
+            with generation.counted():
+                pieces = self._generate(before, asked, request, generation)
+                async with contextlib.aclosing(pieces):
+                    async for text in pieces:
+                        yield text
+            before = dataclasses.replace(before, engine=generation.engine)
+            result = self._result(before, prompt_delta, generation)
             yield self._keep(before, [*prompt_delta, *generation.ids], result, request, why)
 
 

@@ -13,7 +13,7 @@ import secrets
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ import httpx
 from engine.errors import EngineRefused, EngineUnreachable, LoadFailed
 from engine.linker.config import RECOMPUTE
 from engine.prompts import GONE, PATH, Head, Name
+from engine.routing import BOOT_ID, ROUTING_KEY, carried
 
 _NAMES = 1024  # prefixes that a client believes its engine remembers
+_NOT_HERE = (502, 503, 504)  # an engine that is full or about to end; a router without engines
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Load:
+    """What an engine is busy with, all its data-parallel ranks together. `tokens`: held in KV."""
+
+    running: int
+    waiting: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Chunk:
     """What one event of the stream brought.
 
@@ -60,6 +71,7 @@ class Chunk:
     finish_reason: `stop`, `length`, or None while the stream goes on
     accept_length: mean tokens committed per verify step (MTP), None without speculation
     logprobs:      per new id: [logprob, id] of the chosen token and its alternatives
+    boot_id:       of the engine that answers; None if it does not run our plugin
     """
 
     new_ids: tuple[int, ...]
@@ -67,6 +79,7 @@ class Chunk:
     finish_reason: str | None
     accept_length: float | None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    boot_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,10 @@ class TokenLogprobs:
 class EngineClient:
     """One engine. Raises EngineUnreachable, EngineRefused or LoadFailed; nothing else."""
 
-    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 600.0, routed: bool = False) -> None:
+        """routed: the URL is a router's, with engines behind it: see `engine/routing.py`."""
         self.url = url
+        self._routed = routed
         self._remembered: OrderedDict[str, int] = OrderedDict()
         self._http = httpx.AsyncClient(
             base_url=url, timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False
@@ -91,12 +106,28 @@ class EngineClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def healthy(self) -> bool:
+    async def load(self, *, timeout: float) -> Load | None:
+        """Its load; None when it is there but does not answer within `timeout` s.
+
+        From SGLang's `/v1/loads`, which asks no scheduler: unlike `/health` it costs no token.
+        Raises EngineUnreachable when nobody listens.
+        """
         try:
-            response = await self._http.get("/health", timeout=5.0)
-        except httpx.HTTPError:
-            return False
-        return response.status_code == 200
+            response = await self._http.get(
+                "/v1/loads", params={"include": "core"}, timeout=timeout
+            )
+        except httpx.TimeoutException:
+            return None
+        except httpx.HTTPError as error:
+            raise EngineUnreachable(f"engine {self.url} does not answer: {error}") from error
+        if response.status_code != 200:
+            return None
+        ranks = response.json()["loads"]
+        return Load(
+            running=sum(rank["num_running_reqs"] for rank in ranks),
+            waiting=sum(rank["num_waiting_reqs"] for rank in ranks),
+            tokens=sum(rank["num_used_tokens"] for rank in ranks),
+        )
 
     async def generate(
         self,
@@ -105,15 +136,17 @@ class EngineClient:
         *,
         salt: str,
         session_id: str | None = None,
+        routing_key: str | None = None,
         top_logprobs: int = 0,
         page_hashes: Sequence[str] = (),
         page_size: int = 1,
         restore: bool = True,
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk]:
         """Stream a continuation of exactly `input_ids`.
 
         salt: the tenant's cache salt, part of every page's identity.
         session_id: tags the device's cache entries, see `release`.
+        routing_key: what a router with policy `manual` keeps on one engine.
         page_hashes: names of the prompt's whole pages of `page_size` tokens, if known: the engine
         remembers the ids by them, and those that it remembers are not sent again.
         restore: False to compute what is not on the device, even if it could be loaded.
@@ -129,9 +162,13 @@ class EngineClient:
             prefix=self._known(page_hashes, page_size),
             remember=_name(page_hashes, page_size),
         )
-        seen = 0
+        seen, finished = 0, False
         try:
-            async with self._opened(head, ids) as response:
+            async with (
+                self._opened_by_router(head, ids, routing_key)
+                if self._routed
+                else self._opened(head, ids)
+            ) as response:
                 if response.status_code != 200:
                     raise _refusal(response.status_code, await response.aread())
                 if head.remember is not None:
@@ -144,12 +181,14 @@ class EngineClient:
                         raise _refusal(event["error"].get("code", 500), line.encode())
                     chunk = _chunk(event, seen)
                     seen += len(chunk.new_ids)
+                    finished = chunk.finish_reason is not None
                     yield chunk
         except httpx.HTTPError as error:
             raise EngineUnreachable(
-                f"engine {self.url} broke off: {error or type(error).__name__}. The session is "
-                "unchanged; start the engine again or add another, then repeat the turn."
+                f"engine {self.url} broke off: {error or type(error).__name__}."
             ) from error
+        if not finished:
+            raise EngineUnreachable(f"engine {self.url} ended its answer in the middle.")
 
     @contextlib.asynccontextmanager
     async def _opened(self, head: Head, ids: array[int]) -> AsyncIterator[httpx.Response]:
@@ -163,6 +202,21 @@ class EngineClient:
             self._remembered.clear()
             head = head.model_copy(update={"prefix": None})
         async with self._http.stream("POST", PATH, content=_body(head, ids)) as response:
+            yield response
+
+    @contextlib.asynccontextmanager
+    async def _opened_by_router(
+        self, head: Head, ids: array[int], routing_key: str | None
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer to a prompt sent whole, by SGLang's own door, the only one a router knows."""
+        body = head.model_dump(exclude={"prefix", "remember", "cache_salt", "session_id"})
+        body |= {
+            "input_ids": ids.tolist(),
+            "stream": True,
+            "extra_key": carried(head.cache_salt, head.session_id),
+        }
+        headers = {} if routing_key is None else {ROUTING_KEY: routing_key}
+        async with self._http.stream("POST", "/generate", json=body, headers=headers) as response:
             yield response
 
     def _known(self, page_hashes: Sequence[str], page_size: int) -> Name | None:
@@ -234,13 +288,16 @@ def _chunk(event: dict[str, Any], seen: int) -> Chunk:
         finish_reason=None if finish is None else finish["type"],
         accept_length=meta.get("spec_accept_length"),
         logprobs=logprobs,
+        boot_id=meta.get(BOOT_ID),
     )
 
 
-def _refusal(status: int, body: bytes) -> EngineRefused | LoadFailed:
+def _refusal(status: int, body: bytes) -> EngineRefused | EngineUnreachable | LoadFailed:
     text = body.decode("utf-8", "replace")
     if "External KV cache load failed" in text:
         reason = re.search(r"External KV cache load failed: ([^\"\\]+)", text)
         why = f": {reason[1]}" if reason else ""
         return LoadFailed(f"the engine could not load stored state for this request{why}")
+    if status in _NOT_HERE:
+        return EngineUnreachable(f"it has no room or no engine behind it: {status} {text[:500]}")
     return EngineRefused(f"the engine refused the request with status {status}: {text[:500]}")

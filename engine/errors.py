@@ -8,6 +8,7 @@ EngineError
 ├── BackendMalformed   a backend does not speak the protocol
 ├── BackendKeyMissing  the environment variable of a backend's key is not set
 ├── LoadFailed         stored state could not be loaded for a request; nothing was generated
+├── EngineBusy         it still runs requests after the time it was given
 ├── NoEngine           no live engine fits the session
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
 ├── UnsupportedLayout  the engine's ranks are arranged as snapshots do not support
@@ -51,6 +52,10 @@ class BackendKeyMissing(EngineError):
 
 
 class LoadFailed(EngineError):
+    pass
+
+
+class EngineBusy(EngineError):
     pass
 
 

@@ -2,22 +2,37 @@
 
 Engines announce themselves in the store with a heartbeat. Payload never passes through here:
 `prefetch` and `settle` are commands to the linker in the engine's scheduler processes.
+
+    heartbeat in the store?  fits the session?  draining?  put aside?  answers on its port?
+            no ─ gone            no ─ not it     yes ─ no     yes ─ last     no ─ put aside
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.client import EngineClient
+from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
-from state_store.errors import EngineSilent
+from state_store.errors import EngineSilent, StoreUnavailable
 from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
+
+PUT_ASIDE = 10.0  # seconds that an engine which failed gets no turn while another can take it
+_LOOK = 2.0  # seconds that an engine gets to answer a look
+_FRESH = 1.0  # seconds that a look at an engine is good for
+_WATCH = 1.0  # seconds between looks at an engine that something is waiting for
+
+_T = TypeVar("_T")
 
 
 class EngineRecord(BaseModel):
@@ -36,6 +51,8 @@ class EngineRecord(BaseModel):
     context_length: int
     prefill_chunk: int
     """Most prompt tokens computed at once. A state is left at each chunk's end."""
+    draining: bool = False
+    """It takes no new turns: somebody is about to end it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,11 @@ class Engine:
     def __init__(self, record: EngineRecord, store: StateStore) -> None:
         self.record = record
         self.client = EngineClient(record.url)
+        self.load: Load | None = None
+        """At the last look; None when it did not say."""
+        self.turns = 0
+        """Turns of this runtime that it is running."""
+        self._looked_at = float("-inf")
         self._store = store
 
     async def prefetch(self, hashes: Sequence[str], *, timeout: float) -> Prefetch:
@@ -111,6 +133,11 @@ class Engine:
             bytes_read=sum(reply["bytes_read"] for reply in replies),
             reason="; ".join(reasons) or None,
         )
+
+    async def announce(self, hashes: Sequence[str], *, timeout: float) -> None:
+        """Let it know of the page chain `hashes` and the state at its end, in case a router sends
+        the session there. Nothing is read until then."""
+        await self._command("announce", {"hashes": list(hashes)}, timeout)
 
     async def renew(self, hashes: Sequence[str], *, timeout: float) -> int:
         """Keep the stored objects of `hashes` alive; how many had expired and must be stored anew.
@@ -173,6 +200,44 @@ class Engine:
         """A command that all ranks run in the same step of the scheduler."""
         return await self._command(name, {**payload, "step": secrets.token_hex(8)}, timeout)
 
+    async def drain(self, *, draining: bool, timeout: float = 10.0) -> None:
+        """Tell runtimes through its record to give it no more turns, or to give it turns again."""
+        await self._command("drain", {"draining": draining}, timeout)
+
+    async def look(self) -> None:
+        """See whether it answers, and its load. Raises EngineUnreachable when nobody listens."""
+        if time.monotonic() - self._looked_at > _FRESH:
+            self.load = await self.client.load(timeout=_LOOK)
+            self._looked_at = time.monotonic()
+
+    async def is_gone(self) -> bool:
+        """Whether its process has ended, or hangs: no answer, and no heartbeat either."""
+        try:
+            if await self.client.load(timeout=_LOOK) is not None:
+                return False
+        except EngineUnreachable:
+            return True
+        try:
+            records = await self._store.engines()
+        except StoreUnavailable:
+            return False  # nothing can be said of its heartbeat
+        return all(record["boot_id"] != self.record.boot_id for record in records)
+
+    async def while_alive(self, wanted: Coroutine[Any, Any, _T]) -> _T:
+        """What `wanted`, which waits for this engine, gives; EngineUnreachable once it is gone."""
+        waiting = asyncio.ensure_future(wanted)
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_WATCH))[0]:
+                if await self.is_gone():
+                    raise EngineUnreachable(
+                        f"engine {self.record.engine_id} ended or hangs: it neither answers nor "
+                        "gives a sign of life."
+                    )
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
     async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Counters of each rank's linker."""
         return await self._command("status", {}, timeout)
@@ -182,8 +247,10 @@ class Engine:
     ) -> list[dict[str, Any]]:
         record = self.record
         try:
-            return await self._store.send_command(
-                record.engine_id, record.ranks, name, dict(payload), timeout=timeout
+            return await self.while_alive(
+                self._store.send_command(
+                    record.engine_id, record.ranks, name, dict(payload), timeout=timeout
+                )
             )
         except EngineSilent as error:
             raise EngineUnreachable(
@@ -192,27 +259,68 @@ class Engine:
 
 
 class EnginePool:
-    """Finds a live engine. Holds one client per engine start (boot)."""
+    """Finds live engines. Holds one client per engine start (boot)."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, store: StateStore, *, router: str | None = None) -> None:
+        """router: URL of a router in front of all engines, which decides which one generates."""
+        self.router = None if router is None else EngineClient(router, routed=True)
         self._store = store
         self._engines: dict[str, Engine] = {}
+        self._aside: dict[str, float] = {}
 
     async def pick(self, fingerprint_id: str | None = None) -> Engine:
-        """An engine whose state format is `fingerprint_id` (any, if None).
+        """The first by id of the `usable` engines."""
+        return (await self.usable(fingerprint_id))[0]
 
-        Raises NoEngine when none is registered or none fits, saying which.
+    async def usable(
+        self, fingerprint_id: str | None = None, *, without: Collection[str] = ()
+    ) -> list[Engine]:
+        """Engines that can take a turn, by id, each just looked at.
+
+        fingerprint_id: of the state format that they must have; any, if None
+        without: boot ids of engines that are not wanted
+
+        One that failed lately is among them only if there is no other. Raises NoEngine, saying of
+        each registered one why not.
         """
+        refusals: list[str] = []
+        fitting: list[Engine] = []
+        for record in sorted(await self.records(), key=lambda record: record.engine_id):
+            if record.boot_id in without:
+                refusals.append(f"{record.engine_id} (failed in this turn)")
+            elif fingerprint_id not in (None, record.fingerprint.id):
+                refusals.append(f"{record.engine_id} (fingerprint {record.fingerprint.id})")
+            elif record.draining:
+                refusals.append(f"{record.engine_id} (draining)")
+            else:
+                fitting.append(self._engine(record))
+        aside = [engine for engine in fitting if self._is_aside(engine)]
+        for engines in ([engine for engine in fitting if engine not in aside], aside):
+            answers = await asyncio.gather(*(self._answers(engine) for engine in engines))
+            if answering := [engine for engine, yes in zip(engines, answers, strict=True) if yes]:
+                return answering
+            refusals += [f"{engine.record.engine_id} (does not answer)" for engine in engines]
+        raise NoEngine(
+            f"no engine with fingerprint {fingerprint_id or 'any'} can take a turn; registered: "
+            f"{', '.join(refusals) or 'none'}. The session is kept. Start an engine with the same "
+            "model and settings: torpor engine up."
+        )
+
+    def put_aside(self, engine: Engine, why: str) -> None:
+        """Prefer others for a while: it has failed."""
+        logger.warning(
+            "engine %s is put aside for %g s: %s", engine.record.engine_id, PUT_ASIDE, why
+        )
+        self._aside[engine.record.boot_id] = time.monotonic() + PUT_ASIDE
+
+    async def named(self, engine_id: str) -> Engine:
+        """The engine of that id. Raises NoEngine."""
         records = await self.records()
-        fitting = [r for r in records if fingerprint_id in (None, r.fingerprint.id)]
-        if not fitting:
-            found = ", ".join(f"{r.engine_id} ({r.fingerprint.id})" for r in records) or "none"
-            raise NoEngine(
-                f"no live engine with fingerprint {fingerprint_id or 'any'}; registered: {found}. "
-                "The session is kept. Start an engine with the same model and settings: "
-                "torpor engine up."
-            )
-        return self._engine(sorted(fitting, key=lambda r: r.engine_id)[0])
+        for record in records:
+            if record.engine_id == engine_id:
+                return self._engine(record)
+        found = ", ".join(sorted(record.engine_id for record in records)) or "none"
+        raise NoEngine(f"no live engine {engine_id}; registered: {found}.")
 
     async def with_boot(self, boot_id: str) -> Engine | None:
         """The engine of that start, if it still lives."""
@@ -233,12 +341,26 @@ class EnginePool:
     async def close(self) -> None:
         for engine in self._engines.values():
             await engine.client.close()
+        if self.router is not None:
+            await self.router.close()
 
     def _engine(self, record: EngineRecord) -> Engine:
         known = self._engines.get(record.boot_id)
         if known is None:
             known = self._engines[record.boot_id] = Engine(record, self._store)
+        known.record = record  # an engine may begin to drain
         return known
+
+    def _is_aside(self, engine: Engine) -> bool:
+        return self._aside.get(engine.record.boot_id, 0.0) > time.monotonic()
+
+    async def _answers(self, engine: Engine) -> bool:
+        try:
+            await engine.look()
+        except EngineUnreachable as error:
+            self.put_aside(engine, str(error))
+            return False
+        return True
 
 
 def _settled(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> Settled:

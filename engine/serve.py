@@ -36,7 +36,11 @@ def main(arguments: list[str]) -> None:
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
 
+    from engine.linker import loads, routed
+    from engine.patch import require
+
     load_plugins()
+    require((*routed.PATCHES, *loads.PATCHES))
     if imports.wanted():
         _require_patches()
     from sglang.srt.entrypoints.http_server import app

@@ -19,7 +19,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from state_store.address import Address
 from state_store.connection import Control
-from state_store.errors import EngineSilent
+from state_store.errors import EngineSilent, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +149,14 @@ class Heartbeat(_Thread):
         self._engine_id = engine_id
         self._record = msgpack.packb(dict(record))
         self._ttl = ttl
+        self._is_new = False
+        self._changed = threading.Condition()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stop.set()
+            self._changed.notify_all()
+        super().stop()
 
     def _withdraw(self) -> None:
         try:
@@ -156,11 +164,28 @@ class Heartbeat(_Thread):
         except _FAILED as error:
             logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
 
+    def publish(self, record: Mapping[str, Any]) -> None:
+        """From now on this record; returns when it is in the store.
+
+        Raises StoreUnavailable when it is not after 5 s: then it will be later.
+        """
+        with self._changed:
+            self._record, self._is_new = msgpack.packb(dict(record)), True
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not self._is_new, timeout=_POLL * 5):
+                raise StoreUnavailable(f"the record of {self._engine_id} is not published yet.")
+
     def _step(self) -> None:
         key = _engine_key(self._prefix, self._engine_id)
-        self._client.set(key, self._record, px=int(self._ttl * 1000))
+        with self._changed:
+            record = self._record
+        self._client.set(key, record, px=int(self._ttl * 1000))
         self._client.sadd(f"{self._prefix}:engines", self._engine_id)
-        self._stop.wait(self._ttl / 3)
+        with self._changed:
+            if record is self._record:
+                self._is_new = False
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._is_new or self._stop.is_set(), self._ttl / 3)
 
 
 class CommandListener(_Thread):

@@ -10,7 +10,8 @@ import msgpack
 
 from state_store.connection import Control
 from state_store.errors import CorruptObject, NotFound
-from state_store.layout import LineageKeys, ObjectNames, lineage_of
+from state_store.fingerprint import Fingerprint
+from state_store.layout import KINDS, LineageKeys, ObjectNames, ObjectRef, lineage_of, parts_of
 from state_store.layout import snapshot_id as id_of
 from state_store.lineages import Lineage, Lineages, Seals, tokens_digest
 from state_store.records import Snapshot
@@ -143,6 +144,27 @@ class Snapshots:
         ]
         async with self._control.guard() as client:
             return bool(await client.exists(*keys) == len(keys))
+
+    async def stored_boundaries(
+        self, fingerprint: Fingerprint, ranks: int, page_hashes: Sequence[str]
+    ) -> tuple[int, ...]:
+        """See `StateStore.stored_boundaries`."""
+        names = [ObjectNames(self._prefix, fingerprint.id, rank) for rank in range(ranks)]
+        sizes = {"kv": fingerprint.kv_payload_bytes, "state": fingerprint.state_payload_bytes}
+        found: dict[str, list[bool]] = {}
+        async with self._control.guard() as client:
+            for kind in KINDS:
+                parts = range(parts_of(sizes[kind]))
+                pipeline = client.pipeline(transaction=False)  # in a cluster they are in many slots
+                for page_hash in page_hashes:
+                    for part in parts:
+                        for name in names:
+                            pipeline.exists(name.key(ObjectRef(kind, page_hash, part)))
+                answers = iter(await pipeline.execute() if page_hashes else [])
+                each = len(parts) * ranks
+                found[kind] = [sum(next(answers) for _ in range(each)) == each for _ in page_hashes]
+        whole = found["kv"].index(False) if False in found["kv"] else len(page_hashes)
+        return tuple(count + 1 for count in range(whole) if found["state"][count])
 
 
 def identity_of(snapshot: Snapshot, token_log: bytes, seals: Seals | None) -> str:

@@ -372,6 +372,13 @@ class StateStore(Tenancy, Moving):
         """
         return await self._snapshots.boundary_is_stored(snapshot_id)
 
+    async def stored_boundaries(
+        self, fingerprint: Fingerprint, ranks: int, page_hashes: Sequence[str]
+    ) -> tuple[int, ...]:
+        """After which counts of leading pages, ascending, a session could be resumed: all pages up
+        to there and the state at their end are in Redis, on every rank. A quick look, as above."""
+        return await self._snapshots.stored_boundaries(fingerprint, ranks, page_hashes)
+
     async def check_integrity(self, *, repair: bool = False) -> Report:
         """Walk everything and prove counts, reachability, pins and checksums, of what is archived
         too if the archive is open here; see `Report`.

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RECOMPUTE = "recompute-"
 """How the id of a request begins that is to be computed, whatever could be restored."""
+HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
 
 
 class LinkerConfig(BaseModel):

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.linker import device
 from engine.linker.backlog import Backlog
-from engine.linker.config import LinkerConfig
+from engine.linker.config import HEARTBEAT_TTL, LinkerConfig
 from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
@@ -29,7 +29,6 @@ from state_store.registry import CommandListener, Heartbeat
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
 STEP_TIMEOUT = 10.0  # seconds; a step of a long prefill chunk takes a while
 SETTLE_TIMEOUT = 15.0  # seconds a settle waits here; its caller waits longer
 
@@ -79,12 +78,14 @@ class Control:
                 "let_go": self.let_go,
                 "drop": self.drop,
                 "status": self.status,
+                "announce": self.announce,
+                "drain": self.drain,
             },
             prefix=config.prefix,
         )
         self._heartbeat = None
         if rank == 0:
-            record = {
+            self._record = {
                 "engine_id": config.engine_id,
                 "boot_id": config.boot_id,
                 "url": f"http://{server_args.host}:{server_args.port}",
@@ -97,7 +98,7 @@ class Control:
                 "prefill_chunk": int(server_args.chunked_prefill_size),
             }
             self._heartbeat = Heartbeat(
-                config.url, config.engine_id, record, ttl=HEARTBEAT_TTL, prefix=config.prefix
+                config.url, config.engine_id, self._record, ttl=HEARTBEAT_TTL, prefix=config.prefix
             )
 
     def start(self) -> None:
@@ -134,6 +135,14 @@ class Control:
             "bytes_read": state.bytes_read + kv.bytes_read,
             "reason": _why_not(state, "state", 0) or _why_not(kv, "KV pages", len(hashes) - pages),
         }
+
+    def announce(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Know of a snapshot without reading it: if its session comes here, the load reads it."""
+        asked: dict[Kind, list[str]] = {"state": payload["hashes"][-1:], "kv": payload["hashes"]}
+        for kind, hashes in asked.items():
+            exists = self._all_parts(kind, hashes, self._payloads.exists)
+            self._index.add(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
+        return {}
 
     def renew(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Keep alive what a turn is about to build on, and forget what has expired meanwhile."""
@@ -193,6 +202,12 @@ class Control:
         """Free the device of what only this chain uses."""
         work = partial(device.drop, hashes=payload["hashes"])
         return {"pages": self._at_next_step(payload, work)}
+
+    def drain(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Say in the engine's record, at once, that it takes no more turns, or that it does."""
+        if self._heartbeat is not None:
+            self._heartbeat.publish(self._record | {"draining": payload["draining"]})
+        return {}
 
     def status(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Counters since this process started, and what waits now."""

@@ -1,8 +1,15 @@
-"""Every change we make to SGLang for the linker, on a GPU or a CPU."""
+"""Every change we make to SGLang on a GPU or a CPU: for the linker, and for routers and load."""
 
 from __future__ import annotations
 
-from engine.linker import branches, failures, offers, steps
+from engine.linker import branches, failures, loads, offers, routed, steps
 from engine.patch import Patch
 
-ALL: tuple[Patch, ...] = (*offers.PATCHES, *branches.PATCHES, *failures.PATCHES, *steps.PATCHES)
+ALL: tuple[Patch, ...] = (
+    *offers.PATCHES,
+    *branches.PATCHES,
+    *failures.PATCHES,
+    *steps.PATCHES,
+    *routed.PATCHES,
+    *loads.PATCHES,
+)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import redis
-from writer import FINGERPRINT, PAGE, TENANT, Writer, objects_of
+from writer import FINGERPRINT, PAGE, RANKS, TENANT, Writer, objects_of
 
 from state_store.errors import (
     HeadMoved,
@@ -96,6 +96,24 @@ async def test_the_boundary_is_stored_until_a_rank_loses_its_state(writer, raw):
     assert await writer.store.boundary_is_stored(head.id)
     raw.delete(writer.names()[1].key(ObjectRef("state", head.boundary_hash)))
     assert not await writer.store.boundary_is_stored(head.id)
+
+
+async def test_a_session_can_be_resumed_up_to_what_every_rank_stored(writer, raw):
+    session = await writer.session()
+    draft = replace(await writer.draft(session.id, range(4 * PAGE)), checkpoints=(1, 2))
+    writer.put(draft)
+
+    async def boundaries():
+        return await writer.store.stored_boundaries(FINGERPRINT, RANKS, draft.page_hashes)
+
+    assert await boundaries() == (1, 2, 4)
+    raw.delete(writer.names()[1].key(ObjectRef("state", draft.page_hashes[0])))
+    assert await boundaries() == (2, 4)
+    raw.delete(writer.names()[0].key(ObjectRef("kv", draft.page_hashes[2])))
+    assert await boundaries() == (2,)
+    raw.delete(writer.names()[1].key(ObjectRef("kv", draft.page_hashes[0])))
+    assert await boundaries() == ()
+    assert await writer.store.stored_boundaries(FINGERPRINT, RANKS, []) == ()
 
 
 async def test_only_one_writer_holds_a_session(writer):

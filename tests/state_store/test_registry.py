@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from state_store.errors import EngineSilent
+from state_store.errors import EngineSilent, StoreUnavailable
 from state_store.registry import CommandListener, Heartbeat
 from state_store.store import StateStore
 
@@ -60,6 +60,26 @@ async def test_an_engine_is_listed_while_it_beats_and_withdrawn_when_it_stops(st
     assert await store.engines() == []
     await asyncio.sleep(0.2)
     assert await store.engines() == []
+
+
+async def test_what_an_engine_publishes_is_seen_at_once_and_stays(server, store, prefix):
+    beating = Heartbeat(server.url, "e", {"draining": False}, ttl=30, prefix=prefix)
+    beating.start()
+    await until(store.engines)
+    await asyncio.to_thread(beating.publish, {"draining": True})  # the next beat is in 10 s
+    assert await store.engines() == [{"draining": True}]
+    beating.stop()
+    assert await store.engines() == []
+
+
+async def test_publishing_without_a_store_is_an_error(own_server, prefix, caplog):
+    caplog.set_level(logging.CRITICAL)
+    beating = Heartbeat(own_server.url, "e", {"draining": False}, ttl=0.3, prefix=prefix)
+    beating.start()
+    own_server.kill()
+    with pytest.raises(StoreUnavailable, match="not published yet"):
+        await asyncio.to_thread(beating.publish, {"draining": True})
+    beating.stop()
 
 
 async def test_an_engine_that_died_expires_and_is_forgotten(store, raw, prefix):

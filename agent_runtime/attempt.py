@@ -1,0 +1,199 @@
+"""Generating a turn's tokens, on another engine if one dies in the middle.
+
+    engine a   prompt ──► t1 t2 t3 ✕
+    engine b   prompt + t1 t2 t3 ──► t4 t5 …      the client sees each token once
+
+What has been given to the client is never taken back: the next engine continues from there. Greedy
+it gives the tokens that the first would have given; sampled it draws others, as likely as those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from array import array
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+from tokenizers.decoders import DecodeStream
+
+from agent_runtime.chat import ChatFormat
+from agent_runtime.generation import Generation
+from agent_runtime.histories import History
+from agent_runtime.models import TurnRequest
+from agent_runtime.placing import Placement, Placing
+from agent_runtime.residency import Residency
+from engine.client import Chunk, Sampling
+from engine.errors import EngineUnreachable, LoadFailed, NoEngine
+from engine.pool import Engine, EnginePool
+from state_store.errors import StoreUnavailable
+from state_store.records import Session
+
+_LOADS = 2  # attempts at an engine that may load stored state; one more computes everything
+MakeReady = Callable[[Engine], Awaitable[list[str]]]
+"""Has an engine stage what a turn builds on; why not all of that can be restored."""
+
+
+class Attempts:
+    """Generates, wherever that works."""
+
+    def __init__(
+        self, pool: EnginePool, placing: Placing, residency: Residency, chat: ChatFormat
+    ) -> None:
+        self._pool = pool
+        self._placing = placing
+        self._residency = residency
+        self._chat = chat
+
+    async def text(
+        self,
+        session: Session,
+        asked: History,
+        request: TurnRequest,
+        generation: Generation,
+        *,
+        salt: str,
+        make_ready: MakeReady,
+    ) -> AsyncGenerator[str]:
+        """Yield text as its bytes are whole; everything else goes into `generation`.
+
+        asked: the prompt, all of it.
+
+        Raises EngineUnreachable when engines failed and no other can take over, LoadFailed when one
+        failed to load stored state that it was told not to load, EngineRefused.
+        """
+        decoder = DecodeStream(skip_special_tokens=False)
+        tried: set[str] = set()
+        loads = 0
+        while not self._is_complete(generation, request):
+            stream = self._stream(
+                session,
+                asked,
+                request,
+                generation,
+                salt,
+                restore=loads < _LOADS,
+            )
+            try:
+                async with contextlib.aclosing(self._watched(generation, stream)) as chunks:
+                    async for chunk in chunks:
+                        await self._see_who_serves(session, generation, chunk)
+                        for token in _collect(generation, chunk):
+                            piece = decoder.step(self._chat.tokenizer, token)
+                            if piece is not None and token != self._chat.eos_id:
+                                yield piece
+                return
+            except LoadFailed as error:
+                # The linker has forgotten what it could not load: a second attempt restores what
+                # is really there and recomputes the rest; the last one loads nothing.
+                if loads == _LOADS:
+                    raise
+                loads += 1
+                self._residency.left(session.id)
+                generation.reasons += [str(error), *await make_ready(generation.engine)]
+            except EngineUnreachable as error:
+                tried.add(generation.engine.record.boot_id)
+                if self._is_complete(generation, request):
+                    return
+                await self._move(session, generation, tried, error)
+                generation.reasons[:] = await make_ready(generation.engine)
+                loads = 0
+
+    def _is_complete(self, generation: Generation, request: TurnRequest) -> bool:
+        """Whether the last token that an engine gave before it died was the last one anyway."""
+        if generation.ids and generation.ids[-1] == self._chat.eos_id:
+            generation.finish_reason = "stop"
+            return True
+        return len(generation.ids) >= request.max_tokens
+
+    def _stream(
+        self,
+        session: Session,
+        asked: History,
+        request: TurnRequest,
+        generation: Generation,
+        salt: str,
+        *,
+        restore: bool,
+    ) -> AsyncGenerator[Chunk]:
+        engine = generation.engine
+        client = self._pool.router or engine.client
+        sampling = Sampling(
+            max_new_tokens=request.max_tokens - len(generation.ids),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stop_token_ids=(self._chat.eos_id,),
+        )
+        return client.generate(
+            asked.tokens + array("I", generation.ids),
+            sampling,
+            salt=salt,
+            session_id=self._residency.tag(session.id, engine.record.boot_id),
+            routing_key=session.id,
+            top_logprobs=request.top_logprobs,
+            page_hashes=asked.hashes,
+            page_size=engine.record.page_size,
+            restore=restore,
+        )
+
+    async def _watched(
+        self, generation: Generation, chunks: AsyncGenerator[Chunk]
+    ) -> AsyncGenerator[Chunk]:
+        """The chunks; EngineUnreachable once the engine is gone, even if the connection stays."""
+
+        async def following() -> Chunk | None:
+            return await anext(chunks, None)
+
+        async with contextlib.aclosing(chunks):
+            if self._pool.router is not None:  # who serves is not known before the first chunk
+                if (chunk := await following()) is None:
+                    return
+                yield chunk
+            while (chunk := await generation.engine.while_alive(following())) is not None:
+                yield chunk
+
+    async def _see_who_serves(self, session: Session, generation: Generation, chunk: Chunk) -> None:
+        """Behind a router another engine may have been chosen than ours."""
+        boot_id = chunk.boot_id
+        if boot_id is None or boot_id == generation.engine.record.boot_id:
+            return
+        try:
+            engine = await self._pool.with_boot(boot_id)
+        except StoreUnavailable:
+            return  # then the commit does not ask either
+        if engine is not None:
+            generation.move(Placement(engine, "the router chose it"))
+            self._residency.placed(session.id, boot_id)
+
+    async def _move(
+        self,
+        session: Session,
+        generation: Generation,
+        tried: set[str],
+        error: EngineUnreachable,
+    ) -> None:
+        """Place the rest of the turn elsewhere. Raises EngineUnreachable if nowhere can."""
+        failed = generation.engine
+        self._pool.put_aside(failed, str(error))
+        self._residency.left(session.id)
+        try:
+            generation.move(await self._placing.place(session, without=tried))
+        except (NoEngine, StoreUnavailable) as none:
+            raise EngineUnreachable(
+                f"{error} The session is unchanged. No other engine takes over: {none}"
+            ) from error
+        generation.failed_over.append(
+            f"engine {failed.record.engine_id} failed after {len(generation.ids)} tokens "
+            f"({error.__cause__ or error}); {generation.engine.record.engine_id} went on from there"
+        )
+
+
+def _collect(generation: Generation, chunk: Chunk) -> Sequence[int]:
+    if chunk.new_ids and generation.first_token_at is None:
+        generation.first_token_at = time.perf_counter()
+    generation.ids.extend(chunk.new_ids)
+    generation.logprobs.extend(chunk.logprobs)
+    generation.cached_tokens = chunk.cached_tokens
+    generation.accept_length = chunk.accept_length
+    generation.finish_reason = chunk.finish_reason or generation.finish_reason
+    return chunk.new_ids

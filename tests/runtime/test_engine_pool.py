@@ -1,0 +1,367 @@
+"""Two engines over one store: who takes a turn, and what happens when one dies or is to be ended.
+
+The first engine and the runtime are the whole folder's; the second is this module's. Starting one
+is what takes time here, so only the last two tests kill engines.
+"""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent_runtime.committing import commit_turn
+from agent_runtime.demo.script import SYSTEM
+from agent_runtime.histories import EMPTY, Histories
+from agent_runtime.processes import RuntimeProcess
+from agent_runtime.sdk import ApiError, Torpor
+from engine.drain import drain
+from engine.errors import EngineBusy, EngineUnreachable
+from engine.launch import EngineOptions, EngineProcess, free_port
+from engine.pool import EnginePool
+
+from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, say
+
+# The model does not know where this ends: it repeats digits for long.
+LONG = (
+    'Repeat "warranty license closed license given harbour closed harbour given closed harbour '
+    'closed 8979498491767153415225537531914839174624".'
+)
+LONG_ANSWER = 100
+LONG_PROMPT = "Read this:\n" + "word " * 8000
+
+
+@pytest.fixture(scope="module")
+def second(stage):
+    """An engine like the stage's, on the same store."""
+    log_file = Path(stage.layout.data) / "second.log"
+    process = EngineProcess(
+        EngineOptions(
+            profile=stage.profile,
+            redis_url=stage.store.url,
+            log_file=log_file,
+            model=stage.model,
+            port=free_port(),
+            engine_id="second",
+        )
+    )
+    with process:
+        process.wait_until_serving()
+        yield process
+
+
+@pytest.fixture
+def engines(stage, second):
+    """Both, by id."""
+    return {"engine": stage.engine, "second": second}
+
+
+@pytest.fixture
+async def pool(store):
+    pool = EnginePool(store)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def new_session(request, engines, torpor, registry):
+    made = []
+
+    async def new():
+        system = f"{SYSTEM} {request.node.name} {len(made)}"  # no other test's, and no chance
+        made.append(await torpor.create(system=system, tools=registry.specs()))
+        return made[-1]
+
+    yield new
+    for session in made:
+        await torpor.delete(session.id)
+
+
+@pytest.fixture
+def router(engines, tmp_path):
+    """URL of a real router that sends each request to another engine than the last one."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "sglang_router.launch_router",
+        "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port()),
+        "--policy", "round_robin", "--health-check-endpoint", "/model_info",
+        "--worker-urls", *(engine.url for engine in engines.values()),
+    ]  # fmt: skip
+    with (tmp_path / "router.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+async def routed(stage, router, tmp_path):
+    """A runtime whose turns go through the router."""
+    runtime = RuntimeProcess(
+        redis_url=stage.store.url,
+        archive=None,
+        model=stage.model,
+        port=free_port(),
+        log_file=tmp_path / "runtime.log",
+        router=router,
+    )
+    with runtime:
+        await until_both_serve(router)
+        async with Torpor(runtime.url) as client:
+            yield client
+
+
+async def until_both_serve(router_url):
+    async with httpx.AsyncClient(base_url=router_url, trust_env=False) as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                workers = (await client.get("/workers")).json()["workers"]
+                if sum(worker["is_healthy"] for worker in workers) == 2:
+                    return
+            await asyncio.sleep(0.2)
+
+
+def ids(turns):
+    return [turn.token_ids for turn in turns]
+
+
+def other_of(name):
+    return {"engine": "second", "second": "engine"}[name]
+
+
+async def test_new_sessions_are_spread_and_stay_where_they_are(torpor, new_session):
+    sessions = [await new_session() for _ in range(2)]
+    homes = []
+    for session in sessions:
+        (turn,) = await say(torpor, session.id, HISTORY[0])
+        assert "least loaded of 2" in turn.engine_because
+        homes.append(turn.engine)
+    assert set(homes) == {"engine", "second"}
+    for session, home in zip(sessions, homes, strict=True):
+        for turn in await say(torpor, session.id, *QUESTIONS[:2]):
+            assert turn.engine == home
+            assert turn.engine_because == "it holds the session's head"
+            assert turn.failed_over is None
+
+
+async def test_a_fork_goes_where_its_parent_is(torpor, new_session):
+    for session in [await new_session(), await new_session()]:
+        (turn,) = await say(torpor, session.id, HISTORY[0])
+        fork = await torpor.fork(session.id)
+        (in_fork,) = await say(torpor, fork.id, QUESTIONS[0])
+        await torpor.delete(fork.id)
+        assert in_fork.engine == turn.engine
+        assert in_fork.engine_because.startswith("it holds")
+        assert in_fork.usage.recomputed_tokens <= PAGE
+
+
+async def test_an_engine_that_is_draining_gives_its_sessions_to_another(
+    torpor, store, pool, new_session
+):
+    session = await new_session()
+    home = (await say(torpor, session.id, *HISTORY))[-1].engine
+    control = await asked_in_fork(torpor, session.id)
+    assert {turn.engine for turn in control} == {home}
+
+    engine = await pool.named(home)
+    drained = await drain(store, engine, timeout=60)
+    assert (drained.durable, drained.shortfall) == ("fsync", None)
+    elsewhere = await asked_in_fork(torpor, session.id)
+    assert {turn.engine for turn in elsewhere} == {other_of(home)}
+    assert ids(elsewhere) == ids(control)
+    assert elsewhere[0].usage.recomputed_tokens <= PAGE
+
+    both = [engine, await pool.named(other_of(home))]
+    await both[1].drain(draining=True)
+    with pytest.raises(ApiError, match=r"engine \(draining\), second \(draining\)") as refused:
+        await torpor.turn(session.id, QUESTIONS[0])
+    assert refused.value.code == "no_engine"
+    for engine in both:
+        await engine.drain(draining=False)
+    await say(torpor, session.id, QUESTIONS[0])
+
+
+async def test_behind_a_router_every_engine_goes_on_with_every_session(routed, torpor, new_session):
+    session = await new_session()
+    control = await say(torpor, session.id, *HISTORY, *QUESTIONS)
+    same = await routed.fork(session.id, tokens=0)
+    turns = await say(routed, same.id, *HISTORY, *QUESTIONS)
+    assert ids(turns) == ids(control)
+    assert {turn.engine for turn in turns} == {"engine", "second"}
+    moves = list(pairwise(turns))
+    assert all(one.engine != other.engine for one, other in moves)
+    assert all(other.usage.recomputed_tokens <= PAGE for _, other in moves)
+    assert "router" in " ".join(turn.engine_because for turn in turns)
+    assert all(turn.not_durable_because is None for turn in turns)
+    await routed.delete(same.id)
+
+
+async def test_draining_waits_for_running_turns(torpor, store, pool, new_session):
+    session = await new_session()
+    home = (await say(torpor, session.id, HISTORY[0]))[0].engine
+    engine = await pool.named(home)
+    turn = asyncio.create_task(torpor.turn(session.id, LONG_PROMPT))
+    await until_running(engine, turn)
+    with pytest.raises(EngineBusy, match="takes no new turns"):
+        await drain(store, engine, timeout=0)
+    drained = await drain(store, engine, timeout=120)
+    assert drained.shortfall is None
+    result = await turn
+    assert (result.engine, result.failed_over, result.not_durable_because) == (home, None, None)
+    await engine.drain(draining=False)
+
+
+async def test_the_drain_command_drains_and_undoes_it(stage, torpor, new_session):
+    session = await new_session()
+    home = (await say(torpor, session.id, HISTORY[0]))[0].engine
+    said = await command("engine", "drain", home, "--redis", stage.store.url)
+    assert f"engine {home} is empty" in said
+    assert "(fsync)" in said
+    (elsewhere,) = await say(torpor, session.id, QUESTIONS[0])
+    assert elsewhere.engine == other_of(home)
+    await command("engine", "drain", home, "--redis", stage.store.url, "--undo")
+    back = await new_session()
+    await command("engine", "drain", other_of(home), "--redis", stage.store.url)
+    assert (await say(torpor, back.id, HISTORY[0]))[0].engine == home
+    await command("engine", "drain", other_of(home), "--redis", stage.store.url, "--undo")
+
+
+async def test_a_turn_whose_engine_is_killed_in_the_middle_is_ended_by_another(
+    engines, torpor, store, pool, new_session
+):
+    session = await new_session()
+    before = (await say(torpor, session.id, *HISTORY))[-1]
+    home = before.engine
+    whole = await torpor.fork(session.id)
+    (control,) = await say(torpor, whole.id, LONG, max_tokens=LONG_ANSWER)
+    await torpor.delete(whole.id)
+    assert control.engine == home
+    assert len(control.token_ids) > LONG_ANSWER / 2
+    dead = await pool.named(home)
+
+    *texts, result = await killed_at_the_first_text(
+        torpor, session.id, engines[home], top_logprobs=3
+    )
+    assert f"engine {home} failed after" in result.failed_over
+    assert result.engine == other_of(home)
+    assert result.token_ids == control.token_ids
+    assert len(result.logprobs) == len(result.token_ids)
+    assert "".join(texts) == result.text == control.text
+    assert result.not_durable_because is None
+    assert result.usage.recomputed_tokens <= PAGE
+    # Its heartbeat still says that it lives: the next turn sees for itself that it does not.
+    (turn,) = await say(torpor, session.id, QUESTIONS[0])
+    assert (turn.engine, turn.failed_over) == (other_of(home), None)
+
+    # The same engine, had it died just before a commit: what it had stored is not waited for, and
+    # not lost.
+    with pytest.raises(EngineUnreachable, match="ended or hangs"):
+        await dead.settle([], timeout=600)
+    commit, shortfall = await committed_anew(torpor, store, dead, before)
+    assert "stored before it was gone" in shortfall
+    assert commit.snapshot.boundary == before.boundary > 0
+    assert (await store.check_integrity()).problems == []
+
+
+async def test_without_any_engine_a_session_is_kept_for_the_next_one(
+    stage, second, pool, torpor, new_session, tmp_path
+):
+    session = await new_session()
+    turn = (await say(torpor, session.id, *HISTORY))[-1]
+    control = await asked_in_fork(torpor, session.id)
+    alive = [engine for engine in (stage.engine, second) if engine.is_alive()]
+    with pytest.raises(ApiError, match="No other engine takes over") as failed:
+        await killed_at_the_first_text(torpor, session.id, *alive)
+    assert failed.value.code == "engine_unreachable"
+    assert (await torpor.get(session.id)).head == turn.snapshot
+    with pytest.raises(ApiError) as failed:
+        await torpor.turn(session.id, QUESTIONS[0])
+    assert failed.value.code == "no_engine"
+
+    third = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent_runtime.cli", "engine", "up", "--engine-id", "third",
+        "--redis", stage.store.url, "--data", str(tmp_path), "--port", str(free_port()),
+        "--model", str(stage.model),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async for line in third.stderr:
+        if b"serves at" in line:
+            break
+    again = await asked_in_fork(torpor, session.id)
+    assert ids(again) == ids(control)
+    assert again[0].usage.recomputed_tokens <= PAGE
+
+    # SIGTERM lets a running turn end, then ends the engine.
+    running = asyncio.create_task(torpor.turn(session.id, LONG_PROMPT))
+    await until_running(await pool.named("third"), running)
+    third.terminate()
+    result = await running
+    assert (result.engine, result.failed_over, result.not_durable_because) == ("third", None, None)
+    _, said = await third.communicate()
+    assert third.returncode == 0
+    assert b"engine third is empty" in said
+
+    stage.engine.start()  # for the folder's other tests
+    stage.engine.wait_until_serving()
+
+
+async def until_running(engine, turn):
+    while not turn.done():
+        load = await engine.client.load(timeout=60)
+        if load is not None and load.running + load.waiting:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"the turn was over too soon: {await turn}")
+
+
+async def killed_at_the_first_text(torpor, session_id, *engines, **options):
+    """What comes of a long turn during which these engines are killed."""
+    events = []
+    async for event in torpor.stream(session_id, LONG, max_tokens=LONG_ANSWER, **options):
+        if not events:
+            await asyncio.gather(*(asyncio.to_thread(engine.kill) for engine in engines))
+        events.append(event)
+    return events
+
+
+async def committed_anew(torpor, store, engine, turn):
+    """`turn`'s whole history, committed as one turn of a new session that `engine` ran."""
+    head = await store.snapshot(turn.snapshot)
+    tenant = await store.tenant("default")
+    history = await Histories(store).of(
+        head.id, page_size=PAGE, salt=tenant.salt, bigram=engine.record.fingerprint.bigram
+    )
+    empty = await torpor.fork(turn.session_id, tokens=0)
+    lease = await store.acquire(empty.id, ttl=30, owner="test")
+    committed = await commit_turn(
+        store,
+        engine,
+        await store.session(empty.id),
+        lease,
+        EMPTY,
+        list(history.tokens),
+        history.hashes,
+        prompt_tokens=0,
+        durability="memory",
+        settle_timeout=600,
+        boundary_interval=None,
+    )
+    await store.release(lease)
+    assert await store.tokens(committed[0].snapshot.id) == history.tokens
+    await torpor.delete(empty.id)
+    return committed
+
+
+async def command(*arguments):
+    """What a `torpor` command that succeeds prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent_runtime.cli", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    return said.decode()
