@@ -10,8 +10,8 @@ end
 local parent, size, count = unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count'))
 redis.call('DEL', KEYS[1], KEYS[2])
 if size then
-  redis.call('HINCRBY', KEYS[5], 'bytes', -size)
-  redis.call('HINCRBY', KEYS[5], 'tokens', -count)
+  redis.call('HINCRBY', KEYS[5], 'bytes', 0 - size) -- and not -size: Redis 7.0 refuses a -0
+  redis.call('HINCRBY', KEYS[5], 'tokens', 0 - count)
   redis.call('HINCRBY', KEYS[5], 'version', 1)
 end
 if parent and parent ~= '' and redis.call('HINCRBY', KEYS[3], parent, -1) < 1 then

@@ -23,6 +23,7 @@ from state_store.layout import lineage_of
 from state_store.objects import ObjectClient
 from state_store.routing import key_slot
 from state_store.store import StateStore
+from state_store.vault import Vault
 
 PATIENCE = 30.0  # seconds; a failover takes a few
 REFUSALS = (LeaseHeld, LeaseLost, HeadMoved, NotFound, ObjectsMissing, StoreUnavailable)
@@ -37,7 +38,7 @@ def brief_waits(monkeypatch):
 @contextlib.asynccontextmanager
 async def writer_of(url, prefix, *, timeout=PATIENCE):
     client = ObjectClient(url, timeout=timeout)
-    async with StateStore(Control(url, timeout=timeout), prefix) as store:
+    async with StateStore(Control(url, timeout=timeout), prefix, Vault()) as store:
         yield Writer(store, client, prefix)
     client.close()
 
