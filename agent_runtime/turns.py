@@ -46,7 +46,7 @@ from agent_runtime.staging import Staging
 from agent_runtime.stateless import Stateless
 from agent_runtime.storable import storable_session
 from engine.errors import EngineError, EngineUnreachable
-from engine.pool import Engine, EnginePool, Prefetch
+from engine.pool import Engine, EnginePool, EngineRecord, Prefetch
 from state_store.errors import NotFound, StoreError, StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.store import StateStore
@@ -318,7 +318,7 @@ class Turns:
         session, engine, record = before.session, before.engine, before.engine.record
         new_ids = [*prompt_delta, *generation.ids]
         after = before.after(new_ids)
-        result = self._result(before, prompt_delta, generation)
+        result = self._result(before, prompt_delta, generation, request)
         try:
             commit, shortfall = await commit_turn(
                 self._store,
@@ -365,8 +365,9 @@ class Turns:
         before: Standing,
         prompt_delta: list[int],
         generation: Generation,
+        request: TurnRequest,
     ) -> TurnResult:
-        session, history = before.session, before.history
+        session, history, record = before.session, before.history, before.engine.record
         usage = usage_of(history, prompt_delta, generation)
         message = parse(
             self._chat.decode(without_eos(generation.ids, self._chat.eos_id)),
@@ -375,12 +376,12 @@ class Turns:
         return TurnResult(
             session_id=session.id,
             parent=session.head,
-            engine=before.engine.record.engine_id,
+            engine=record.engine_id,
             engine_because=generation.placement.why,
             failed_over="; ".join(generation.failed_over) or None,
             text=message.text,
             tool_calls=list(message.calls),
-            problems=list(message.problems),
+            problems=[*message.problems, *_unsampled(request, record)],
             finish_reason=generation.finish_reason,
             token_ids=generation.ids,
             usage=usage,
@@ -461,7 +462,7 @@ class Turns:
                     async for text in pieces:
                         yield text
             before = dataclasses.replace(before, engine=generation.engine)
-            result = self._result(before, prompt_delta, generation)
+            result = self._result(before, prompt_delta, generation, request)
             yield self._keep(before, [*prompt_delta, *generation.ids], result, request, why)
 
 
@@ -475,3 +476,12 @@ def _require_room(
             f"{prompt_tokens} prompt tokens + {request.max_tokens} to generate exceed the "
             f"engine's context of {limit}; the session is unchanged."
         )
+
+
+def _unsampled(request: TurnRequest, record: EngineRecord) -> list[str]:
+    if not request.temperature or not record.greedy_only:
+        return []
+    return [
+        "only the first token was sampled: this engine verifies drafts greedily, as SGLang does on "
+        "a CPU. Start it with --no-mtp to sample."
+    ]

@@ -96,6 +96,9 @@ class Control:
                 "state_object_bytes": staged["state"].frames.frame_bytes,
                 "context_length": int(server_args.context_length or 0),
                 "prefill_chunk": int(server_args.chunked_prefill_size),
+                # `speculative/eagle_utils.py:_verify_uses_greedy`
+                "greedy_only": bool(server_args.speculative_algorithm)
+                and server_args.device == "cpu",
             }
             self._heartbeat = Heartbeat(
                 config.url, config.engine_id, self._record, ttl=HEARTBEAT_TTL, prefix=config.prefix

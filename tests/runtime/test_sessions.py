@@ -258,6 +258,13 @@ async def test_a_session_that_engines_cannot_store_is_refused_before_they_see_it
         await store.delete_tenant(name)
 
 
+async def test_sampling_that_the_engine_does_not_do_is_told(torpor, session):
+    greedy = await torpor.turn(session.id, "Tick.", max_tokens=4)
+    assert greedy.problems == []
+    hot = await torpor.turn(session.id, "Tick.", max_tokens=4, temperature=1.5)
+    assert "only the first token was sampled" in hot.problems[-1]
+
+
 async def test_a_role_that_cannot_be_appended_is_refused(torpor, session):
     with pytest.raises(ApiError) as refused:
         await torpor.turn(session.id, [Message(role="system", content="x")])
