@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from array import array
 from collections.abc import Sequence
@@ -9,12 +10,14 @@ from collections.abc import Sequence
 from agent_runtime.boundaries import interval_of, kept
 from agent_runtime.histories import History
 from engine.errors import EngineUnreachable
-from engine.pool import Engine
+from engine.pool import Engine, Settled
 from state_store.errors import ObjectsMissing
 from state_store.records import Commit, Lease, Session, SnapshotDraft
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
+
+_PAUSES = (0.01, 0.03, 0.1)  # seconds
 
 
 async def commit_turn(
@@ -52,7 +55,8 @@ async def commit_turn(
     }
     shortfall = None
     try:
-        settled = await engine.settle(hashes[base:], timeout=settle_timeout)
+        own = (len(history.tokens) + len(new_ids) - 1) // record.page_size - base
+        settled = await _settled(engine, hashes[base:], own, settle_timeout)
         states = kept(settled.states, **places)
         if settled.reason is not None:
             shortfall = f"state stored in part only: {settled.reason}"
@@ -82,3 +86,20 @@ async def commit_turn(
             shortfall = f"state not stored: {error}"
             logger.error("%s: %s", session.id, shortfall)
     raise AssertionError("a commit without pages has no objects that could be missing")
+
+
+async def _settled(
+    engine: Engine, hashes: Sequence[str], own_pages: int, settle_timeout: float
+) -> Settled:
+    """What the engine has stored of the turn, whose last whole page is the `own_pages`-th.
+
+    An answer's last token may be here before the engine has begun to store the state at its end:
+    without that one it is asked again, a few times.
+    """
+    for pause in (*_PAUSES, None):
+        settled = await engine.settle(hashes, timeout=settle_timeout)
+        complete = own_pages < 1 or own_pages in settled.states
+        if complete or settled.reason is not None or pause is None:
+            break
+        await asyncio.sleep(pause)
+    return settled
