@@ -28,21 +28,16 @@ def main(arguments: list[str]) -> None:
         arguments: SGLang's command line, without the program name.
 
     Raises:
-        SystemExit: bad arguments, ranks arranged as snapshots do not support, or a CPU patch that
-            did not take effect.
+        SystemExit: bad arguments, ranks arranged as snapshots do not support, or a patch that did
+            not take effect.
     """
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
 
-    from engine.linker import loads, routed
-    from engine.patch import require
-
     load_plugins()
-    require((*routed.PATCHES, *loads.PATCHES))
-    if imports.wanted():
-        _require_patches()
+    _require_patches()
     from sglang.srt.entrypoints.http_server import app
 
     prompts.add_to(app)
@@ -59,13 +54,17 @@ def main(arguments: list[str]) -> None:
 
 def _require_patches() -> None:
     """A plugin that was never run cannot complain (one that failed has ended the process)."""
-    from engine.cpu.patches import PatchError, verify_patches
+    from engine.cpu.patches import verify_patches
+    from engine.linker import loads, routed
+    from engine.patch import PatchError, require
 
     try:
-        verify_patches()
+        require((*routed.PATCHES, *loads.PATCHES))
+        if imports.wanted():
+            verify_patches()
     except PatchError as error:
         raise SystemExit(
-            "torpor: SGLang did not run the plugin 'torpor', so it cannot serve on a CPU. "
+            "torpor: SGLang did not run the plugin 'torpor', so it cannot serve sessions. "
             "Is this package installed, and does SGLANG_PLUGINS, if set, name it?"
         ) from error
 
