@@ -53,20 +53,22 @@ async def commit_turn(
         "prompt_pages": prompt_tokens // record.page_size - base,
         "interval_pages": interval_of(record, boundary_interval) // record.page_size,
     }
+    own = (len(history.tokens) + len(new_ids) - 1) // record.page_size - base
     shortfall = None
-    try:
-        own = (len(history.tokens) + len(new_ids) - 1) // record.page_size - base
-        settled = await _settled(engine, hashes[base:], own, settle_timeout)
-        states = kept(settled.states, **places)
-        if settled.reason is not None:
-            shortfall = f"state stored in part only: {settled.reason}"
-    except EngineUnreachable as error:
-        # What it stored before it ended is as good as any; nothing more will come.
-        shortfall = f"only what the engine had stored before it was gone is kept: {error}"
-        stored = await store.stored_boundaries(record.fingerprint, record.ranks, hashes[base:])
-        states = kept(stored, **places)
-    for checkpoints in (states, ()):
-        end = base + (checkpoints[-1] if checkpoints else 0)
+    for attempt in (_settled, _stored_again, None):
+        states: tuple[int, ...] = ()
+        try:
+            if attempt is not None:
+                settled = await attempt(engine, hashes, base, own, settle_timeout)
+                states = kept(settled.states, **places)
+                why = settled.reason
+                shortfall = None if why is None else f"state stored in part only: {why}"
+        except EngineUnreachable as error:
+            # What it stored before it ended is as good as any; nothing more will come.
+            shortfall = f"only what the engine had stored before it was gone is kept: {error}"
+            stored = await store.stored_boundaries(record.fingerprint, record.ranks, hashes[base:])
+            states = kept(stored, **places)
+        end = base + (states[-1] if states else 0)
         draft = SnapshotDraft(
             session_id=session.id,
             parent=session.head,
@@ -77,29 +79,38 @@ async def commit_turn(
             page_hashes=tuple(hashes[base:end]),
             fingerprint_id=record.fingerprint.id,
             ranks=record.ranks,
-            checkpoints=checkpoints[:-1],
+            checkpoints=states[:-1],
             meta={"prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
         )
         try:
             return await store.commit(draft, lease=lease, durability=durability), shortfall
         except ObjectsMissing as error:
             shortfall = f"state not stored: {error}"
-            logger.error("%s: %s", session.id, shortfall)
+            logger.warning("%s: %s", session.id, shortfall)
     raise AssertionError("a commit without pages has no objects that could be missing")
 
 
 async def _settled(
-    engine: Engine, hashes: Sequence[str], own_pages: int, settle_timeout: float
+    engine: Engine, hashes: Sequence[str], base: int, own_pages: int, timeout: float
 ) -> Settled:
-    """What the engine has stored of the turn, whose last whole page is the `own_pages`-th.
+    """What the engine has stored of the turn, which has `own_pages` whole pages after `base`.
 
     An answer's last token may be here before the engine has begun to store the state at its end:
     without that one it is asked again, a few times.
     """
-    for pause in (*_PAUSES, None):
-        settled = await engine.settle(hashes, timeout=settle_timeout)
-        complete = own_pages < 1 or own_pages in settled.states
-        if complete or settled.reason is not None or pause is None:
-            break
+    for pause in _PAUSES:
+        settled = await engine.settle(hashes[base:], timeout=timeout)
+        if own_pages < 1 or own_pages in settled.states or settled.reason is not None:
+            return settled
         await asyncio.sleep(pause)
-    return settled
+    return await _stored_again(engine, hashes, base, own_pages, timeout)
+
+
+async def _stored_again(
+    engine: Engine, hashes: Sequence[str], base: int, own_pages: int, timeout: float
+) -> Settled:
+    """What the engine has stored of it once it was told what has expired, and has stored that
+    again: of pages that the device shares with a session that was deleted."""
+    await engine.renew(hashes[base:], timeout=timeout)
+    await engine.persist(hashes, timeout=timeout)  # a chain is found on the device from its root
+    return await engine.settle(hashes[base:], timeout=timeout)

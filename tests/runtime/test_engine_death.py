@@ -50,6 +50,11 @@ class _Settling:
             raise self._answer
         return self._answer
 
+    persist = settle
+
+    async def renew(self, hashes, *, timeout):
+        return 0
+
 
 @pytest.mark.parametrize(
     ("answer", "why"),
