@@ -134,7 +134,7 @@ async def test_a_page_that_one_rank_cannot_load_is_recomputed_by_all_and_said(
 ):
     prompt, answer, hashes = session
     await engine.client.flush()
-    assert (await make_ready(engine, prompt[: len(hashes) * PAGE_SIZE])).reason is None
+    await engine.announce(hashes, timeout=SECONDS)  # nothing is staged: the load reads the store
     where = key_of("kv", hashes[-1], rank)
     if "1 missing" in damage:
         assert redis_client.delete(where) == 1
@@ -152,7 +152,7 @@ async def test_a_page_that_one_rank_cannot_load_is_recomputed_by_all_and_said(
 async def test_when_one_rank_loses_the_store_all_recompute_and_say_so(engine, session, proxy):
     prompt, answer, hashes = session
     await engine.client.flush()
-    assert (await make_ready(engine, prompt[: len(hashes) * PAGE_SIZE])).reason is None
+    await engine.announce(hashes, timeout=SECONDS)  # nothing is staged: the load reads the store
     proxy.lost = 1
     try:
         with pytest.raises(LoadFailed, match="rank 1: "):
