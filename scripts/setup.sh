@@ -17,6 +17,8 @@ command -v ninja >/dev/null || missing+=(ninja-build)
 [ -e /usr/include/openssl/sha.h ] || missing+=(libssl-dev)
 # Tests run the store on Redis 7 too, whose program is in this package without the service.
 command -v redis-check-rdb >/dev/null || missing+=(redis-tools)
+# Tools that run code do so in its sandbox.
+command -v bwrap >/dev/null || missing+=(bubblewrap)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||
