@@ -58,6 +58,14 @@ class _Kept:
     base: Standing  # what the first of the turns was said on
     turns: list[KeptTurn] = field(default_factory=list)
 
+    @property
+    def standing(self) -> Standing:
+        """The session after all of the turns."""
+        standing = self.base
+        for turn in self.turns:
+            standing = standing.after(turn.new_ids)
+        return standing
+
 
 class Outage:
     """What this process knows of sessions without the store, and what it keeps for it.
@@ -115,6 +123,10 @@ class Outage:
     def keep(self, before: Standing, turn: KeptTurn) -> None:
         """before: the session when the turn began"""
         session_id = before.session.id
+        now = self._standing.get(session_id)
+        if now is not None and now.history.tokens == before.history.tokens:
+            # What had been kept before may have been committed while this turn ran.
+            before = dataclasses.replace(now, engine=before.engine)
         self._kept.setdefault(session_id, _Kept(before)).turns.append(turn)
         self._standing[session_id] = before.after(turn.new_ids)
 
@@ -152,7 +164,7 @@ class Outage:
             kept.base = dataclasses.replace(base, session=session, history=history)
             del kept.turns[0]
             self.caught_up[session.id] = self.caught_up.get(session.id, 0) + 1
-            self._standing[session.id] = kept.base
+            self._standing[session.id] = kept.standing
         self._kept.pop(session.id, None)
         return session
 

@@ -92,12 +92,14 @@ class Sessions:
         """Make the head durable, then give the engine's memory back.
 
         Every turn has already stored what it added, so this writes no payload: it confirms, and
-        reports what the turns since the last suspend stored. Raises DurabilityNotReached, and
-        the session stays resident then; ServersChanged if turns since the last suspend may be
-        lost: the next suspend speaks of the head that is there now.
+        reports what the turns since the last suspend stored. Turns that were kept while the store
+        was gone are committed first. Raises DurabilityNotReached, and the session stays resident
+        then; ServersChanged if turns since the last suspend may be lost: the next suspend speaks of
+        the head that is there now; KeptTurnsRefused.
         """
         started = time.perf_counter()
-        async with self._turns.writing(session_id) as (session, _):
+        async with self._turns.writing(session_id) as (session, lease):
+            session = await self._turns.outage.catch_up(session, lease)
             try:
                 reached = await self._store.confirm(
                     request.durability, since=self._residency.servers(session_id)

@@ -4,14 +4,8 @@ import asyncio
 
 import pytest
 
-from agent_runtime.committing import commit_turn
-from agent_runtime.errors import KeptTurnsRefused
-from agent_runtime.histories import EMPTY
-from agent_runtime.outage import KeptTurn, Outage, Standing
 from agent_runtime.sdk import ApiError
-from agent_runtime.settings import RuntimeSettings
 from engine.client import EngineClient
-from engine.pool import EnginePool, Settled
 
 from .talk import HISTORY, QUESTIONS, asked_in_fork, say
 
@@ -66,70 +60,3 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     assert again.usage.reused_tokens >= view.boundary > history[-1].boundary
     await torpor.delete(fork.id)
     await torpor.delete(stranger.id)
-
-
-class _Settling:
-    """An engine that has stored nothing."""
-
-    def __init__(self, record):
-        self.record = record
-
-    async def settle(self, hashes, *, timeout):
-        return Settled((), None)
-
-
-@pytest.fixture
-async def kept(stage, store, torpor, session):
-    """An outage with one turn kept on an empty session, and what commits a turn on that."""
-    pool = EnginePool(store)
-    engine = _Settling((await pool.pick()).record)
-    await pool.close()
-    settings = RuntimeSettings(redis_url=stage.store.url, model_dir=stage.model)
-    outage = Outage(store, settings, lambda *_: None)
-    standing = Standing(await store.session(session.id), "salt", engine, EMPTY)
-    outage.keep(standing, KeptTurn([5, 6, 7], 2, "memory"))
-    lease = await store.acquire(session.id, ttl=30, owner="test")
-
-    async def commit(ids):
-        commit, _ = await commit_turn(
-            store,
-            engine,
-            await store.session(session.id),
-            lease,
-            EMPTY,
-            ids,
-            [],
-            prompt_tokens=2,
-            durability="memory",
-            settle_timeout=1,
-            boundary_interval=None,
-        )
-        return commit.snapshot.id
-
-    yield outage, lease, commit
-    await store.release(lease)
-
-
-async def test_kept_turns_are_refused_when_another_writer_has_moved_the_head(kept, store, session):
-    outage, lease, commit = kept
-    moved = await commit([5, 6, 8])
-    with pytest.raises(KeptTurnsRefused, match="not committed, and are dropped"):
-        await outage.catch_up(await store.session(session.id), lease)
-    assert (await store.session(session.id)).head == moved
-    assert outage.kept(session.id) == 0
-    assert outage.standing(session.id) is None
-
-
-async def test_a_turn_whose_commit_happened_unheard_is_not_committed_twice(kept, store, session):
-    outage, lease, commit = kept
-    head = await commit([5, 6, 7])
-    caught_up = await outage.catch_up(await store.session(session.id), lease)
-    assert caught_up.head == head
-    assert outage.kept(session.id) == 0
-    assert list(outage.standing(session.id).history.tokens) == [5, 6, 7]
-
-
-async def test_no_more_is_kept_than_there_is_room_for(kept):
-    outage, _, _ = kept
-    assert outage.has_room((1 << 20) - 3)
-    assert not outage.has_room((1 << 20) - 2)

@@ -1,0 +1,166 @@
+"""What becomes of turns that were answered while the store was gone, when it is back."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from agent_runtime.committing import commit_turn
+from agent_runtime.errors import KeptTurnsRefused
+from agent_runtime.histories import EMPTY
+from agent_runtime.models import SuspendRequest
+from agent_runtime.outage import KeptTurn, Standing
+from agent_runtime.residency import Residency
+from agent_runtime.sessions import Sessions
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.stateless import Stateless
+from agent_runtime.turns import Turns
+from engine.pool import EnginePool, Settled
+from state_store.embedded import EmbeddedServer
+from state_store.encodings import Segment
+from state_store.errors import StoreUnavailable
+from state_store.fingerprint import Fingerprint
+from state_store.store import StateStore
+
+FINGERPRINT = Fingerprint(
+    weights="w", architecture="a", tokenizer="t", kv_dtype="bfloat16", conv_dtype="bfloat16",
+    ssm_dtype="float32", page_size=4, kv_payload_bytes=8, state_payload_bytes=8,
+    kv_segments=(Segment("bfloat16", 8),), state_segments=(Segment("float32", 8),), tp_size=1,
+    draft="none", bigram=False, engine="e",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(server):
+    async with await StateStore.connect(server.url) as opened:
+        yield opened
+
+
+class _Settling:
+    """An engine that has stored nothing.
+
+    answers: how many it still gives before the store is gone again; None for any number
+    """
+
+    record = SimpleNamespace(
+        engine_id="engine", boot_id="boot", page_size=4, fingerprint=FINGERPRINT, ranks=1,
+        state_object_bytes=8, kv_object_bytes=8, prefill_chunk=4,
+    )  # fmt: skip
+
+    def __init__(self):
+        self.answers = None
+
+    async def settle(self, hashes, *, timeout):
+        if self.answers == 0:
+            raise StoreUnavailable("gone again")
+        if self.answers is not None:
+            self.answers -= 1
+        return Settled((), None)
+
+    async def renew(self, hashes, *, timeout):
+        return 0
+
+    async def persist(self, hashes, *, timeout):
+        return Settled((), None)
+
+
+@pytest.fixture
+async def kept(server, store):
+    """An outage with one turn kept on an empty session, and what commits a turn on that."""
+    engine = _Settling()
+    session = await store.create_session(tenant="default", fingerprint=FINGERPRINT)
+    pool, residency = EnginePool(store), Residency()
+    settings = RuntimeSettings(redis_url=server.url, model_dir="unused")
+    turns = Turns(store, pool, None, residency, settings, Stateless(store, None, only=False))
+    outage = turns.outage
+    outage.keep(Standing(session, "salt", engine, EMPTY), KeptTurn([5, 6, 7], 2, "memory"))
+    sessions = Sessions(store, pool, turns, residency, settings)
+    lease = await store.acquire(session.id, ttl=30, owner="test")
+
+    async def commit(ids):
+        commit, _ = await commit_turn(
+            store,
+            engine,
+            await store.session(session.id),
+            lease,
+            EMPTY,
+            ids,
+            [],
+            prompt_tokens=2,
+            durability="memory",
+            settle_timeout=1,
+            boundary_interval=None,
+        )
+        return commit.snapshot.id
+
+    yield SimpleNamespace(
+        session=session, outage=outage, engine=engine, lease=lease, commit=commit, sessions=sessions
+    )
+    await store.release(lease)
+    await turns.close()
+    await pool.close()
+
+
+async def test_kept_turns_are_refused_when_another_writer_has_moved_the_head(kept, store):
+    session_id, outage = kept.session.id, kept.outage
+    moved = await kept.commit([5, 6, 8])
+    with pytest.raises(KeptTurnsRefused, match="not committed, and are dropped"):
+        await outage.catch_up(await store.session(session_id), kept.lease)
+    assert (await store.session(session_id)).head == moved
+    assert outage.kept(session_id) == 0
+    assert outage.standing(session_id) is None
+
+
+async def test_a_turn_whose_commit_happened_unheard_is_not_committed_twice(kept, store):
+    session_id, outage = kept.session.id, kept.outage
+    head = await kept.commit([5, 6, 7])
+    caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
+    assert caught_up.head == head
+    assert outage.kept(session_id) == 0
+    assert list(outage.standing(session_id).history.tokens) == [5, 6, 7]
+
+
+async def test_no_more_is_kept_than_there_is_room_for(kept):
+    assert kept.outage.has_room((1 << 20) - 3)
+    assert not kept.outage.has_room((1 << 20) - 2)
+
+
+async def test_what_is_still_kept_stays_said_when_the_store_goes_again_in_between(kept, store):
+    session_id, outage = kept.session.id, kept.outage
+    outage.keep(outage.standing(session_id), KeptTurn([8, 9], 4, "memory"))
+    kept.engine.answers = 1
+    with pytest.raises(StoreUnavailable):
+        await outage.catch_up(await store.session(session_id), kept.lease)
+    assert outage.kept(session_id) == 1
+    standing = outage.standing(session_id)
+    assert list(standing.history.tokens) == [5, 6, 7, 8, 9]
+
+    # A turn that is said on that is committed after what it was said on.
+    outage.keep(standing, KeptTurn([10], 5, "memory"))
+    kept.engine.answers = None
+    caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
+    assert list(await store.tokens(caught_up.head)) == [5, 6, 7, 8, 9, 10]
+    assert list(outage.standing(session_id).history.tokens) == [5, 6, 7, 8, 9, 10]
+
+
+async def test_a_turn_that_began_before_the_others_were_committed_is_committed_after_them(
+    kept, store
+):
+    session_id, outage = kept.session.id, kept.outage
+    began_on = outage.standing(session_id)
+    await outage.catch_up(await store.session(session_id), kept.lease)
+    outage.keep(began_on, KeptTurn([8, 9], 4, "memory"))
+    caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
+    assert list(await store.tokens(caught_up.head)) == [5, 6, 7, 8, 9]
+
+
+async def test_a_session_is_suspended_with_what_was_kept_of_it(kept, store):
+    await store.release(kept.lease)
+    suspended = await kept.sessions.suspend(kept.session.id, SuspendRequest(durability="memory"))
+    assert kept.outage.kept(kept.session.id) == 0
+    assert list(await store.tokens(suspended.head)) == [5, 6, 7]
