@@ -1,47 +1,30 @@
-"""The HTTP service: sessions and streamed turns.
+"""The HTTP service. Its routes are in the modules `*_routes.py`.
 
-Errors are problem details (RFC 9457) with a stable `code`. A turn streams server-sent events:
-`text` pieces as they are generated, then one `result` (a TurnResult), or one `error`.
+Errors are problem details (RFC 9457) with a stable `code`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel
+from fastapi.responses import JSONResponse
 
+from agent_runtime import session_routes, turn_routes
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.errors import TorporError
-from agent_runtime.models import (
-    ConversationRequest,
-    CreateSession,
-    Forked,
-    ForkRequest,
-    Problem,
-    Resumed,
-    ResumeRequest,
-    SessionView,
-    SnapshotView,
-    Suspended,
-    SuspendRequest,
-    TurnRequest,
-    TurnResult,
-    Whereabouts,
-)
+from agent_runtime.models import Problem
 from agent_runtime.residency import Residency
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.status import problem_of
-from agent_runtime.turns import Text, Turns
+from agent_runtime.turns import Turns
 from engine.backends.chat import Backend
 from engine.errors import EngineError
 from engine.pool import EnginePool
@@ -83,7 +66,17 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     for error_type in (TorporError, EngineError, StoreError):
         app.add_exception_handler(error_type, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    _routes(app, settings)
+    for routes in (session_routes, turn_routes):
+        app.include_router(routes.router)
+
+    @app.get("/health")
+    async def health() -> dict[str, object]:
+        records = await app.state.pool.records()
+        served = records or settings.model_dir is None
+        status = "ok" if served else "no engine"
+        model = None if settings.backend is None else settings.backend.model
+        return {"status": status, "engines": len(records), "backend": model}
+
     return app
 
 
@@ -93,94 +86,6 @@ async def _recover(store: StateStore, older_than: float) -> None:
         logger.info("recovered: %s", recovered)
     except StoreError as error:
         logger.error("recovery is left to the next start of a runtime: %s", error)
-
-
-def _routes(app: FastAPI, settings: RuntimeSettings) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, object]:
-        records = await app.state.pool.records()
-        served = records or settings.model_dir is None
-        backend = None if settings.backend is None else settings.backend.model
-        status = "ok" if served else "no engine"
-        return {"status": status, "engines": len(records), "backend": backend}
-
-    @app.post("/v1/sessions", status_code=201)
-    async def create(request: CreateSession) -> SessionView:
-        return await _sessions(app).create(request)
-
-    @app.get("/v1/sessions")
-    async def list_sessions() -> list[SessionView]:
-        return await _sessions(app).all()
-
-    @app.get("/v1/sessions/{session_id}")
-    async def get(session_id: str) -> SessionView:
-        return await _sessions(app).get(session_id)
-
-    @app.get("/v1/sessions/{session_id}/snapshots")
-    async def snapshots(session_id: str) -> list[SnapshotView]:
-        return await _sessions(app).snapshots(session_id)
-
-    @app.get("/v1/sessions/{session_id}/residency")
-    async def residency(session_id: str) -> Whereabouts:
-        return await _sessions(app).whereabouts(session_id)
-
-    @app.post("/v1/sessions/{session_id}/suspend")
-    async def suspend(session_id: str, request: SuspendRequest) -> Suspended:
-        return await _sessions(app).suspend(session_id, request)
-
-    @app.post("/v1/sessions/{session_id}/resume")
-    async def resume(session_id: str, request: ResumeRequest) -> Resumed:
-        return await _sessions(app).resume(session_id, request)
-
-    @app.post("/v1/sessions/{session_id}/fork", status_code=201)
-    async def fork(session_id: str, request: ForkRequest) -> Forked:
-        return await _sessions(app).fork(session_id, request)
-
-    @app.delete("/v1/sessions/{session_id}", status_code=204)
-    async def delete(session_id: str) -> Response:
-        await _sessions(app).delete(session_id)
-        return Response(status_code=204)
-
-    @app.post("/v1/sessions/{session_id}/turns")
-    async def turn(session_id: str, request: TurnRequest) -> StreamingResponse:
-        return await _streamed(app.state.turns.run(session_id, request))
-
-    @app.post("/v1/conversations")
-    async def converse(request: ConversationRequest) -> StreamingResponse:
-        return await _streamed(app.state.conversations.run(request))
-
-
-def _sessions(app: FastAPI) -> Sessions:
-    sessions: Sessions = app.state.sessions
-    return sessions
-
-
-async def _streamed(events: AsyncGenerator[Text | TurnResult]) -> StreamingResponse:
-    first = await anext(events)  # errors before the first token get their own status
-    return StreamingResponse(_stream(first, events), media_type="text/event-stream")
-
-
-async def _stream(
-    first: Text | TurnResult, rest: AsyncGenerator[Text | TurnResult]
-) -> AsyncIterator[str]:
-    try:
-        # Closed even if the client goes away, so that the lease is given back at once.
-        async with contextlib.aclosing(rest):
-            yield _event(first)
-            async for event in rest:
-                yield _event(event)
-    except (TorporError, EngineError, StoreError) as error:
-        yield _sse("error", problem_of(error))
-
-
-def _event(event: Text | TurnResult) -> str:
-    if isinstance(event, Text):
-        return f"event: text\ndata: {json.dumps({'text': event.text})}\n\n"
-    return _sse("result", event)
-
-
-def _sse(name: str, body: BaseModel) -> str:
-    return f"event: {name}\ndata: {body.model_dump_json()}\n\n"
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -20,10 +20,11 @@ import msgpack
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
+from agent_runtime.events import TurnEvent
 from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest, TurnResult
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns import Text, Turns
+from agent_runtime.turns import Turns
 from engine.errors import NoEngine
 from engine.pool import EnginePool
 from state_store.errors import LeaseHeld, NotFound
@@ -55,7 +56,7 @@ class Conversations:
         self._turns = turns
         self._settings = settings
 
-    async def run(self, request: ConversationRequest) -> AsyncGenerator[Text | TurnResult]:
+    async def run(self, request: ConversationRequest) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation: text as it is generated, then one TurnResult.
 
         Raises BadRequest for one that is none, and what `Turns.run` raises.
@@ -86,7 +87,7 @@ class Conversations:
         system: str | None,
         said: Sequence[Message],
         request: ConversationRequest,
-    ) -> AsyncGenerator[Text | TurnResult]:
+    ) -> AsyncGenerator[TurnEvent]:
         """In the session that ends with what is known, in a fork of it, or in a new session."""
         if known is not None:
             turn = _turn(request, said[known.messages :], head=known.snapshot)
@@ -103,7 +104,7 @@ class Conversations:
         async for event in self._run(created.id, _turn(request, said, head=None)):
             yield event
 
-    async def _run(self, session_id: str, turn: TurnRequest) -> AsyncGenerator[Text | TurnResult]:
+    async def _run(self, session_id: str, turn: TurnRequest) -> AsyncGenerator[TurnEvent]:
         async with contextlib.aclosing(self._turns.run(session_id, turn)) as events:
             async for event in events:
                 yield event

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
+from agent_runtime.events import EVENTS, TurnEvent
 from agent_runtime.models import (
     ConversationRequest,
     CreateSession,
@@ -107,8 +108,8 @@ class Torpor:
 
     async def stream(
         self, session_id: str, messages: str | Sequence[Message], **options: Any
-    ) -> AsyncGenerator[str | TurnResult]:
-        """Run a turn: text pieces as they come, then the TurnResult.
+    ) -> AsyncGenerator[TurnEvent]:
+        """Run a turn: events as they come (`Text` pieces), then the TurnResult.
 
         messages: a user message's text, or messages; none with `proceed=True`.
         options: fields of TurnRequest.
@@ -129,9 +130,9 @@ class Torpor:
 
     async def converse_stream(
         self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
-    ) -> AsyncGenerator[str | TurnResult]:
+    ) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
-        text pieces as they come, then the TurnResult. options: fields of TurnRequest."""
+        events as they come, then the TurnResult. options: fields of TurnRequest."""
         request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
         async with contextlib.aclosing(self._streamed("/v1/conversations", request)) as events:
             async for event in events:
@@ -179,7 +180,7 @@ class Torpor:
         answer: dict[str, Any] = await self._call("GET", "/health")
         return answer
 
-    async def _streamed(self, path: str, request: BaseModel) -> AsyncGenerator[str | TurnResult]:
+    async def _streamed(self, path: str, request: BaseModel) -> AsyncGenerator[TurnEvent]:
         try:
             async with self._http.stream(
                 "POST", path, json=request.model_dump(mode="json")
@@ -188,12 +189,9 @@ class Torpor:
                     await response.aread()
                     raise _api_error(response)
                 async for name, data in _events(response):
-                    if name == "text":
-                        yield str(data["text"])
-                    elif name == "result":
-                        yield TurnResult.model_validate(data)
-                    else:
+                    if name == "error":
                         raise ApiError(Problem.model_validate(data))
+                    yield EVENTS[name].model_validate(data)
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 
@@ -207,7 +205,7 @@ class Torpor:
         return response.json() if response.content else None
 
 
-async def _last(events: AsyncGenerator[str | TurnResult]) -> TurnResult:
+async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, TurnResult):

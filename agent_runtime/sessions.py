@@ -144,7 +144,7 @@ class Sessions:
         pages = history.boundary // page_size
         restorable, bytes_read, reason = 0, 0, None
         if pages:
-            found = await self._turns.stage(session_id, history.hashes[:pages], engine)
+            found = await self._turns.readiness.stage(session_id, history.hashes[:pages], engine)
             restorable = history.boundary if found.state and found.pages == pages else 0
             bytes_read, reason = found.bytes_read, found.reason
             if restorable:

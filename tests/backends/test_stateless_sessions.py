@@ -90,7 +90,7 @@ def scripted_turn(endpoint):
 async def test_text_is_streamed(torpor, session):
     *pieces, result = [event async for event in torpor.stream(session.id, REMEMBER)]
     assert isinstance(result, TurnResult)
-    assert "".join(pieces).strip() == result.text
+    assert "".join(piece.text for piece in pieces).strip() == result.text
     assert len(pieces) > 1
 
 

@@ -250,7 +250,7 @@ async def test_a_turn_whose_engine_is_killed_in_the_middle_is_ended_by_another(
     assert result.engine == other_of(home)
     assert result.token_ids == control.token_ids
     assert len(result.logprobs) == len(result.token_ids)
-    assert "".join(texts) == result.text == control.text
+    assert "".join(text.text for text in texts) == result.text == control.text
     assert result.not_durable_because is None
     assert result.usage.recomputed_tokens <= PAGE
     # Its heartbeat still says that it lives: the next turn sees for itself that it does not.

@@ -28,7 +28,7 @@ async def test_a_turn_streams_text_then_its_result(torpor, session):
     async for event in torpor.stream(session.id, HISTORY[0], max_tokens=32):
         (results if isinstance(event, TurnResult) else pieces).append(event)
     (result,) = results
-    assert "".join(pieces).strip() == result.text
+    assert "".join(piece.text for piece in pieces).strip() == result.text
     assert result.snapshot == (await torpor.get(session.id)).head
     assert result.durable == "memory"
     assert result.usage.completion_tokens == len(result.token_ids) > 0

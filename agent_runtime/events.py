@@ -1,0 +1,39 @@
+"""What a turn tells while it runs: one class per event, and its name on the wire.
+
+Another kind of event is a class and a line in `EVENTS`: the service encodes it, and the client
+library decodes it.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from agent_runtime.models import TurnResult
+
+
+class Text(BaseModel):
+    """A piece of generated text, as soon as its bytes are whole."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str
+
+
+TurnEvent = Text | TurnResult
+"""What a turn yields: its last event is the TurnResult."""
+
+EVENTS: dict[str, type[TurnEvent]] = {
+    "text": Text,
+    "result": TurnResult,
+}
+_NAMES = {kind: name for name, kind in EVENTS.items()}
+
+
+def encoded(event: TurnEvent) -> str:
+    """The event as a server-sent one."""
+    return sent(_NAMES[type(event)], event)
+
+
+def sent(name: str, body: BaseModel) -> str:
+    """A server-sent event."""
+    return f"event: {name}\ndata: {body.model_dump_json()}\n\n"

@@ -1,0 +1,71 @@
+"""Keeping turns that the store cannot take, until it is back. See `outage.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agent_runtime.errors import KeptTurnsRefused, TorporError
+from agent_runtime.models import TurnRequest, TurnResult
+from agent_runtime.outage import KeptTurn, Outage, Standing
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.writing import Writers
+from engine.errors import EngineError
+from state_store.errors import NotFound, StoreError, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Keeping:
+    """Tries again in the background, a task per session that has kept turns."""
+
+    def __init__(self, outage: Outage, writers: Writers, settings: RuntimeSettings) -> None:
+        self._outage = outage
+        self._writers = writers
+        self._settings = settings
+        self._catching_up: dict[str, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Turns that wait for the store end here: they lived in this process only."""
+        for task in self._catching_up.values():
+            task.cancel()
+        await asyncio.gather(*self._catching_up.values(), return_exceptions=True)
+
+    def keep(
+        self,
+        before: Standing,
+        new_ids: list[int],
+        result: TurnResult,
+        request: TurnRequest,
+        error: StoreUnavailable,
+    ) -> TurnResult:
+        """Keep a turn that cannot be committed now, and commit it when the store is back."""
+        session_id = before.session.id
+        if not self._outage.has_room(len(new_ids)):
+            logger.error("turn of %s is lost: %s", session_id, error)
+            why = f"lost: no memory is left to keep it until the store is back ({error})"
+            return result.model_copy(update={"not_durable_because": why})
+        turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability)
+        self._outage.keep(before, turn)
+        logger.error("turn of %s is kept in memory: %s", session_id, error)
+        if session_id not in self._catching_up:
+            task = asyncio.create_task(self._catch_up(session_id))
+            self._catching_up[session_id] = task
+            task.add_done_callback(lambda _: self._catching_up.pop(session_id, None))
+        why = f"not committed: kept in memory until the store is back ({error})"
+        return result.model_copy(update={"kept": True, "not_durable_because": why})
+
+    async def _catch_up(self, session_id: str) -> None:
+        while self._outage.kept(session_id):
+            await asyncio.sleep(self._settings.catch_up_interval)
+            try:
+                async with self._writers.writing(session_id) as (session, lease):
+                    await self._outage.catch_up(session, lease)
+            except KeptTurnsRefused as error:
+                self._outage.refused[session_id] = error  # the next turn ends with it
+                logger.error("%s", error)
+            except NotFound as error:
+                self._outage.drop(session_id)
+                logger.error("kept turns of %s are dropped: %s", session_id, error)
+            except (StoreError, TorporError, EngineError) as error:
+                logger.warning("kept turns of %s are not committed: %s", session_id, error)

@@ -1,0 +1,57 @@
+"""The answer to a turn."""
+
+from __future__ import annotations
+
+from agent_runtime.chat import ChatFormat
+from agent_runtime.generation import Generation, usage_of, without_eos
+from agent_runtime.models import TokenLogprob, TopLogprob, TurnRequest, TurnResult
+from agent_runtime.outage import Standing
+from engine.pool import EngineRecord
+from tools.calls import parse
+
+
+def result_of(
+    chat: ChatFormat,
+    before: Standing,
+    prompt_delta: list[int],
+    generation: Generation,
+    request: TurnRequest,
+) -> TurnResult:
+    """Of a turn that is generated, and not committed. before: the session when it began."""
+    session, history, record = before.session, before.history, before.engine.record
+    usage = usage_of(history, prompt_delta, generation)
+    message = parse(
+        chat.decode(without_eos(generation.ids, chat.eos_id)),
+        cut_off=generation.finish_reason == "length",
+    )
+    return TurnResult(
+        session_id=session.id,
+        parent=session.head,
+        engine=record.engine_id,
+        engine_because=generation.placement.why,
+        failed_over="; ".join(generation.failed_over) or None,
+        text=message.text,
+        tool_calls=list(message.calls),
+        problems=[*message.problems, *_unsampled(request, record)],
+        finish_reason=generation.finish_reason,
+        token_ids=generation.ids,
+        usage=usage,
+        mtp_accept_length=generation.accept_length,
+        logprobs=[
+            TokenLogprob(
+                token=position.token,
+                logprob=position.logprob,
+                top=[TopLogprob(token=t, logprob=value) for t, value in position.top],
+            )
+            for position in generation.logprobs
+        ],
+    )
+
+
+def _unsampled(request: TurnRequest, record: EngineRecord) -> list[str]:
+    if not request.temperature or not record.greedy_only:
+        return []
+    return [
+        "only the first token was sampled: this engine verifies drafts greedily, as SGLang does on "
+        "a CPU. Start it with --no-mtp to sample."
+    ]

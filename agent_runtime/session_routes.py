@@ -1,0 +1,77 @@
+"""Routes of sessions: create, look at, suspend, resume, fork, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from agent_runtime.models import (
+    CreateSession,
+    Forked,
+    ForkRequest,
+    Resumed,
+    ResumeRequest,
+    SessionView,
+    SnapshotView,
+    Suspended,
+    SuspendRequest,
+    Whereabouts,
+)
+from agent_runtime.sessions import Sessions
+
+router = APIRouter(prefix="/v1/sessions")
+
+
+def _sessions(request: Request) -> Sessions:
+    sessions: Sessions = request.app.state.sessions
+    return sessions
+
+
+Asked = Annotated[Sessions, Depends(_sessions)]
+
+
+@router.post("", status_code=201)
+async def create(sessions: Asked, request: CreateSession) -> SessionView:
+    return await sessions.create(request)
+
+
+@router.get("")
+async def list_sessions(sessions: Asked) -> list[SessionView]:
+    return await sessions.all()
+
+
+@router.get("/{session_id}")
+async def get(sessions: Asked, session_id: str) -> SessionView:
+    return await sessions.get(session_id)
+
+
+@router.get("/{session_id}/snapshots")
+async def snapshots(sessions: Asked, session_id: str) -> list[SnapshotView]:
+    return await sessions.snapshots(session_id)
+
+
+@router.get("/{session_id}/residency")
+async def residency(sessions: Asked, session_id: str) -> Whereabouts:
+    return await sessions.whereabouts(session_id)
+
+
+@router.post("/{session_id}/suspend")
+async def suspend(sessions: Asked, session_id: str, request: SuspendRequest) -> Suspended:
+    return await sessions.suspend(session_id, request)
+
+
+@router.post("/{session_id}/resume")
+async def resume(sessions: Asked, session_id: str, request: ResumeRequest) -> Resumed:
+    return await sessions.resume(session_id, request)
+
+
+@router.post("/{session_id}/fork", status_code=201)
+async def fork(sessions: Asked, session_id: str, request: ForkRequest) -> Forked:
+    return await sessions.fork(session_id, request)
+
+
+@router.delete("/{session_id}", status_code=204)
+async def delete(sessions: Asked, session_id: str) -> Response:
+    await sessions.delete(session_id)
+    return Response(status_code=204)
