@@ -6,6 +6,7 @@
     <prefix>:{thread:<id>}:values    hash: namespace, channel, version -> value, or its chunks
     <prefix>:{thread:<id>}:items     hash: digest -> list item, or chunk of digests of items
     <prefix>:{thread:<id>}:written   set of the places that have pending writes
+    <prefix>:{thread:<id>}:renewed   there for half a life after all pending writes were renewed
     <prefix>:{thread:<id>}:puts      counts checkpoints put, so that a sweep sees a new one
     <prefix>:{thread:<id>}:writes:<place>   hash: task, index -> pending write
     <prefix>:threads                 set of thread ids
@@ -90,11 +91,14 @@ class ThreadKeys:
     def written(self) -> str:
         return self._key("written")
 
+    @property
+    def renewed(self) -> str:
+        return self._key("renewed")
+
     def writes(self, place: Place) -> str:
         return self._key(f"writes:{place.field}")
 
     @property
     def fixed(self) -> list[str]:
-        """All but the writes."""
-        hashes = [self.rows, self.runs, self.values, self.items]
-        return [*hashes, self.order, self.written, self.puts]
+        """All but those about writes."""
+        return [self.rows, self.runs, self.values, self.items, self.order, self.puts]

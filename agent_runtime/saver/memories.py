@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
@@ -36,6 +37,7 @@ from agent_runtime.errors import AsyncOnly, NoSemanticSearch
 from agent_runtime.saver.connected import Connected
 from state_store.connection import Control
 
+_WRITE = Path(__file__).with_name("lua") / "write.lua"
 _BATCH = 500  # items read together
 _APART, _LEVEL = "\0", "."
 
@@ -65,13 +67,15 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Entry:
-    """created, updated: seconds since 1970; ttl: minutes; expires: seconds since 1970"""
+    """created, updated: seconds since 1970; ttl: minutes; expires: seconds since 1970; stored: what
+    it was read as, empty for a new one"""
 
     value: dict[str, Any]
     created: float
     updated: float
     ttl: float | None
     expires: float | None
+    stored: bytes = b""
 
     @classmethod
     def new(cls, value: Mapping[str, Any], ttl: float | None, created: float | None) -> _Entry:
@@ -132,18 +136,15 @@ class TorporStore(Connected, BaseStore):
         return Item(**_item(place, found[place]))
 
     async def _write(self, op: PutOp) -> None:
-        place, root = _Place(op.namespace, op.key), op.namespace[0]
+        place = _Place(op.namespace, op.key)
+        if op.value is None:
+            await self._replace(place, None)
+            return
+        before = await self._entries(op.namespace[0], [place])
+        created = before[place].created if place in before else None
         async with self._control.guard() as client:
-            if op.value is None:
-                await client.zrem(self._order(root), place.field)
-                await client.hdel(self._items(root), place.field)
-                return
-            before = await self._entries(root, [place])
-            created = before[place].created if place in before else None
-            entry = _Entry.new(op.value, op.ttl, created)
-            await client.sadd(f"{self._prefix}:memories", root)
-            await client.hset(self._items(root), place.field, self._pack(entry))
-            await client.zadd(self._order(root), {place.field: 0})
+            await client.sadd(self._roots, op.namespace[0])
+        await self._replace(place, _Entry.new(op.value, op.ttl, created))
 
     async def _search(self, op: SearchOp) -> list[SearchItem]:
         if op.query:
@@ -202,17 +203,28 @@ class TorporStore(Connected, BaseStore):
                 continue
             entry = self._unpack(packed)
             if entry.dead:
-                await self._write(PutOp(place.namespace, place.key, None))
+                await self._replace(place, None, read=entry)
             else:
                 found[place] = entry
         return found
 
     async def _refresh(self, found: Mapping[_Place, _Entry], wanted: bool) -> None:
-        async with self._control.guard() as client:
-            for place, entry in found.items():
-                if wanted and entry.ttl is not None:
-                    items = self._items(place.namespace[0])
-                    await client.hset(items, place.field, self._pack(entry.refreshed()))
+        for place, entry in found.items():
+            if wanted and entry.ttl is not None:
+                await self._replace(place, entry.refreshed(), read=entry)
+
+    async def _replace(
+        self, place: _Place, entry: _Entry | None, *, read: _Entry | None = None
+    ) -> None:
+        """read: what must still be there for it to be replaced; None for anything"""
+        root = place.namespace[0]
+        await self._control.run(
+            _WRITE,
+            [self._items(root), self._order(root)],
+            place.field,
+            b"" if read is None else read.stored,
+            b"" if entry is None else self._pack(entry),
+        )
 
     @property
     def _roots(self) -> str:
@@ -231,7 +243,7 @@ class TorporStore(Connected, BaseStore):
 
     def _unpack(self, packed: bytes) -> _Entry:
         value, *times = msgpack.unpackb(packed)
-        return _Entry(self._serde.loads_typed(tuple(value)), *times)
+        return replace(_Entry(self._serde.loads_typed(tuple(value)), *times), stored=packed)
 
 
 def _item(place: _Place, entry: _Entry) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class Thread:
                 *known,
             )
             if not missing:
+                await self._keep_writes()
                 return
             for digest in missing:
                 sent[digest] = chunks.get(digest) or items[digest]
@@ -111,9 +112,12 @@ class Thread:
                 put = pipeline.hsetnx if index >= 0 else pipeline.hset
                 put(key, write_field(task_id, index), entry)
             if self.ttl is not None:
-                for one in (key, *self.keys.fixed):
+                for one in (key, self.keys.written):
+                    pipeline.pexpire(one, self._milliseconds_of_writes)
+                for one in self.keys.fixed:
                     pipeline.pexpire(one, self._milliseconds)
             await pipeline.execute()
+        await self._keep_writes()
 
     async def drop(self, places: Iterable[Place]) -> None:
         """Remove checkpoints, with their pending writes."""
@@ -156,7 +160,7 @@ class Thread:
             written = [Place.parse(raw) for raw in await client.smembers(self.keys.written)]
         await self.drop({*written, *await self.places()})
         async with self.control.guard() as client:
-            await client.delete(*self.keys.fixed)
+            await client.delete(*self.keys.fixed, self.keys.written, self.keys.renewed)
 
     async def copy_to(self, target: Thread) -> None:
         """Copy everything, what others build on first."""
@@ -177,8 +181,10 @@ class Thread:
                 await client.zadd(target.keys.order, dict.fromkeys((p.field for p in batch), 0))
             await client.incr(target.keys.puts)
             if target.ttl is not None:
-                for key in (*target.keys.fixed, *map(target.keys.writes, written)):
+                for key in target.keys.fixed:
                     await client.pexpire(key, target._milliseconds)
+                for key in (target.keys.written, *map(target.keys.writes, written)):
+                    await client.pexpire(key, target._milliseconds_of_writes)
 
     # ---- reading ------------------------------------------------------------
 
@@ -295,6 +301,26 @@ class Thread:
     @property
     def _milliseconds(self) -> int:
         return 0 if self.ttl is None else int(self.ttl * 1000)
+
+    @property
+    def _milliseconds_of_writes(self) -> int:
+        """They outlive the thread by as long as `_keep_writes` may be late."""
+        return self._milliseconds * 3 // 2
+
+    async def _keep_writes(self) -> None:
+        """Have the writes of earlier checkpoints, which later ones may be rebuilt from, live on
+        with the thread: all of them, but not at every step."""
+        if self.ttl is None:
+            return
+        async with self.control.guard() as client:
+            if await client.exists(self.keys.renewed):
+                return
+            pipeline = client.pipeline(transaction=False)
+            pipeline.pexpire(self.keys.written, self._milliseconds_of_writes)
+            for raw in await client.smembers(self.keys.written):
+                pipeline.pexpire(self.keys.writes(Place.parse(raw)), self._milliseconds_of_writes)
+            pipeline.set(self.keys.renewed, b"", px=max(1, self._milliseconds // 2))
+            await pipeline.execute()
 
     def _config(self, place: Place) -> Any:
         return {

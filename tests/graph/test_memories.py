@@ -4,12 +4,14 @@ import secrets
 import time
 
 import pytest
+import redis
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.base import InvalidNamespaceError, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
 from agent_runtime.errors import AsyncOnly, NoSemanticSearch
 from agent_runtime.saver import TorporStore
+from agent_runtime.saver.memories import _Entry
 from state_store.embedded import EmbeddedServer
 
 
@@ -125,3 +127,35 @@ async def test_a_graph_reaches_its_memory(memories):
     graph.add_edge("remember", END)
     await graph.compile(store=memories).ainvoke({"text": "hello"})
     assert (await memories.aget(("facts",), "last")).value == {"said": "hello"}
+
+
+class _Overtaken(TorporStore):
+    """One that another writer is faster than, whenever it has read something."""
+
+    async def _entries(self, root, places):
+        found = await super()._entries(root, places)
+        async with await TorporStore.connect(self._control.url, prefix=self._prefix) as other:
+            await other.aput(("a",), "k", {"n": 2}, ttl=60)
+        return found
+
+
+async def test_reading_an_item_takes_nothing_back_that_was_written_meanwhile(server, memories):
+    await memories.aput(("a",), "k", {"n": 1}, ttl=60)
+    async with await _Overtaken.connect(server.url, prefix=memories._prefix) as overtaken:
+        assert (await overtaken.aget(("a",), "k", refresh_ttl=True)).value == {"n": 1}
+    assert (await memories.aget(("a",), "k")).value == {"n": 2}
+
+
+async def test_an_expired_item_that_is_written_anew_is_not_removed(server, memories):
+    class Overtaken(TorporStore):
+        def _unpack(self, packed):
+            with redis.Redis.from_url(server.url) as client:
+                client.hset(self._items("a"), b"a\0k", self._pack(fresh))
+            return super()._unpack(packed)
+
+    fresh = _Entry.new({"n": 2}, None, None)
+    await memories.aput(("a",), "k", {"n": 1}, ttl=1e-6)
+    async with await Overtaken.connect(server.url, prefix=memories._prefix) as overtaken:
+        assert await overtaken.aget(("a",), "k") is None
+    assert (await memories.aget(("a",), "k")).value == {"n": 2}
+    assert len(await memories.asearch(("a",))) == 1
