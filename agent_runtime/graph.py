@@ -24,8 +24,8 @@ from agent_runtime.errors import BadVerdict
 from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError
 from tools.calls import ToolCall
-from tools.define import Outcome
 from tools.registry import Registry
+from tools.results import Ending, ToolResult
 
 
 class Step(BaseModel):
@@ -106,9 +106,10 @@ def build_agent(
         assert turn is not None, "the tools node only follows a model turn"
         allowed = _verdicts(turn.tool_calls, ask_first)
 
-        async def outcome(call: ToolCall, may: bool) -> Outcome:
+        async def outcome(call: ToolCall, may: bool) -> ToolResult:
             if not may:
-                return Outcome(f"A person has refused this call of {call.name}.", error=True)
+                why = f"A person has refused this call of {call.name}."
+                return ToolResult.failed(why, Ending.REFUSED)
             return await registry.call(call.name, call.arguments)
 
         outcomes = await asyncio.gather(*map(outcome, turn.tool_calls, allowed))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from tools.define import define
+from tools.effects import Effect
 from tools.errors import ToolFailed
 
 _MOST_CHARS = 200
@@ -98,4 +99,4 @@ def _text(value: Number) -> str:
     return str(value) if isinstance(value, int) else f"{value:.15g}"
 
 
-calculator = define(calculate, name="calculator", timeout=5.0)
+calculator = define(calculate, name="calculator", effect=Effect.PURE, timeout=5.0)

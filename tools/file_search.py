@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.define import Tool, define
+from tools.effects import Effect
 from tools.errors import FolderMissing, ToolFailed
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def file_search(root: Path, *, max_bytes: int = 4 * 2**20, seconds: float = 20.0
         """
         return folder.find(pattern).text()
 
-    return define(find, name="file_search", timeout=seconds + 5.0)
+    return define(find, name="file_search", effect=Effect.PURE, timeout=seconds + 5.0)
 
 
 @dataclass(frozen=True)

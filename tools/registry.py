@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tools.define import Outcome, Tool, ToolSpec
 from tools.errors import BadDefinition
+from tools.results import Ending, ToolResult
+from tools.tool import Tool, ToolSpec
 
 
 class Registry:
@@ -23,10 +25,21 @@ class Registry:
         """What to declare to the model."""
         return tuple(tool.spec for tool in self._tools.values())
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
-        """Run a tool. Whatever goes wrong is an Outcome with `error`, for the model to read."""
+    def get(self, name: str) -> Tool | None:
+        return self._tools.get(name)
+
+    def unknown(self, name: str) -> ToolResult:
+        """Tells the model that it has no such tool, and which ones it has."""
+        near = difflib.get_close_matches(name, self._tools, n=1)
+        did_you = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(self._tools) or "none"
+        why = f"there is no tool named {name}; the tools are: {known}{did_you}"
+        return ToolResult.failed(why, Ending.REFUSED)
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Make one attempt of one call. Whatever goes wrong is a result, for the model to read.
+
+        An `Executor` runs calls with everything that their tools declare.
+        """
         tool = self._tools.get(name)
-        if tool is None:
-            known = ", ".join(self._tools) or "none"
-            return Outcome(f"there is no tool named {name}; the tools are: {known}", error=True)
-        return await tool.call(arguments)
+        return self.unknown(name) if tool is None else await tool.call(arguments)

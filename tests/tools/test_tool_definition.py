@@ -1,13 +1,17 @@
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
 
-from tools.define import define
+from tools.context import Context, Progress
+from tools.define import ToolSpec, define, define_by_schema
+from tools.effects import Effect
 from tools.errors import BadDefinition, ToolFailed
 from tools.registry import Registry
+from tools.results import Ending
 
 
 class Place(BaseModel):
@@ -76,15 +80,20 @@ async def test_typed_values_are_taken_as_they_are_and_defaults_hold():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({}, "- place: missing"),
+        ({}, "- place: missing; expected object with city"),
+        ({"place": "null", "quiet": "perhaps"}, "- quiet: Input should be a valid boolean"),
         ({"place": "Rome"}, "- place: Input should be a valid dictionary"),
         ({"place": '{"town": "Rome"}'}, "- place.city: missing"),
-        ({"place": '{"city": "Rome"}', "nights": "31"}, "less than or equal to 30, got '31'"),
+        (
+            {"place": '{"city": "Rome"}', "nights": "31"},
+            "less than or equal to 30, got 31; expected integer from 1 to 30",
+        ),
         ({"place": '{"city": "Rome"}', "nights": "many"}, "valid integer"),
         ({"place": '{"city": "Rome"}', "meals": '["tea"]'}, "- meals.0: Input should be 'break"),
         (
             {"place": '{"city": "Rome"}', "night": "2"},
-            "- night: no such parameter; the parameters are: place, nights, meals, quiet, copy",
+            "- night: no such parameter; the parameters are: place, nights, meals, quiet, copy; "
+            "did you mean nights?",
         ),
     ],
 )
@@ -93,6 +102,13 @@ async def test_wrong_arguments_are_explained_and_nothing_runs(arguments, line):
     assert outcome.error
     assert outcome.text.startswith("book was not run, its arguments are wrong:\n")
     assert line in outcome.text
+
+
+async def test_everything_that_is_wrong_is_told_at_once():
+    outcome = await define(book).call({"nights": "0", "night": "1", "quiet": "?"})
+    assert outcome.ending is Ending.REFUSED
+    named = [line.split(":")[0] for line in outcome.text.splitlines()[1:]]
+    assert named == ["- place", "- nights", "- quiet", "- night"]
 
 
 async def test_async_functions_are_awaited():
@@ -137,7 +153,9 @@ async def test_a_long_result_is_cut_and_says_so():
 
     tool = define(shout, max_chars=10)
     assert (await tool.call({"times": "10"})).text == "A" * 10
-    assert (await tool.call({"times": "25"})).text == "A" * 10 + "\n[cut: 10 of 25 characters]"
+    assert (await tool.call({"times": "25"})).text == (
+        "AAAAAAA\n[left out: characters 8 to 22 of 25. Call shout again and ask for less.]\nAAA"
+    )
 
 
 async def test_what_a_tool_says_about_its_failure_reaches_the_model():
@@ -178,11 +196,18 @@ def variadic(*a: int) -> None:
     """Does."""
 
 
+def generator() -> Iterator[int]:
+    """Does."""
+    yield 1
+
+
 def unschematic(a: threading.Event) -> None:
     """Does."""
 
 
-@pytest.mark.parametrize("function", [undocumented, unannotated, positional, variadic, unschematic])
+@pytest.mark.parametrize(
+    "function", [undocumented, unannotated, positional, variadic, generator, unschematic]
+)
 def test_a_function_a_model_could_not_call_is_refused(function):
     with pytest.raises(BadDefinition, match=function.__name__):
         define(function)
@@ -192,7 +217,9 @@ async def test_an_unknown_tool_is_answered_with_the_known_ones():
     registry = Registry([define(book), define(positional_ok, name="other")])
     outcome = await registry.call("boook", {})
     assert outcome.error
-    assert outcome.text == "there is no tool named boook; the tools are: book, other"
+    assert outcome.text == (
+        "there is no tool named boook; the tools are: book, other; did you mean book?"
+    )
 
 
 def positional_ok(a: int) -> int:
@@ -209,3 +236,112 @@ async def test_a_registry_calls_its_tools_by_name():
 def test_two_tools_cannot_share_a_name():
     with pytest.raises(BadDefinition, match="book"):
         Registry([define(book), define(positional_ok, name="book")])
+
+
+async def test_a_tool_reports_its_progress_from_a_thread_and_from_the_loop():
+    def in_thread(context: Context) -> str:
+        """Does."""
+        for step in range(3):
+            context.report(f"step {step}", step, 3)
+        return "done"
+
+    async def in_loop(context: Context) -> str:
+        """Does."""
+        context.report("half")
+        return "done"
+
+    async def pieces() -> AsyncIterator[Any]:
+        """Does."""
+        yield "one"
+        yield Progress("half")
+        yield {"two": 2}
+
+    for function, reports, text in (
+        (in_thread, [Progress(f"step {step}", step, 3) for step in range(3)], "done"),
+        (in_loop, [Progress("half")], "done"),
+        (pieces, [Progress("half")], 'one\n{"two":2}'),
+    ):
+        heard = []
+        tool = define(function)
+        assert tool.spec.parameters["properties"] == {}
+        result = await tool.call({}, Context(on_progress=heard.append))
+        assert (result.text, heard) == (text, reports)
+
+
+async def test_threads_that_were_given_up_keep_no_other_call_from_running():
+    released = threading.Event()
+
+    def block() -> str:
+        """Blocks."""
+        released.wait(30)
+        return "done"
+
+    stuck = define(block, timeout=0.01)
+    ended = await asyncio.gather(*(stuck.call({}) for _ in range(50)))
+    assert {result.ending for result in ended} == {Ending.TIMED_OUT}
+    assert (await define(positional_ok).call({"a": 1})).text == "1"
+    released.set()
+
+
+@pytest.mark.parametrize("raised", [SystemExit(2), asyncio.CancelledError()])
+async def test_a_tool_cannot_end_the_agent_that_calls_it(raised):
+    def leave() -> str:
+        """Leaves."""
+        raise raised
+
+    async def leave_loop() -> str:
+        """Leaves."""
+        raise asyncio.CancelledError
+
+    assert (await define(leave).call({})).ending is Ending.BROKEN
+    assert (await define(leave_loop).call({})).ending is Ending.BROKEN
+
+
+async def test_what_json_cannot_say_is_no_result():
+    def give() -> Any:
+        """Gives."""
+        return threading.Event()
+
+    result = await define(give).call({})
+    assert result.ending is Ending.BROKEN
+    assert "Unable to serialize unknown type" in result.text
+
+
+def test_an_effectful_tool_cannot_be_repeated():
+    with pytest.raises(BadDefinition, match="never repeated"):
+        define(book, attempts=2)
+    assert define(book, attempts=2, effect=Effect.PURE).attempts == 2
+
+
+def remote(schema: dict[str, Any]):
+    async def echo(arguments: dict[str, Any], context: Context) -> Any:
+        return arguments
+
+    return define_by_schema(ToolSpec(name="echo", description="Echoes.", parameters=schema), echo)
+
+
+REMOTE = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 1}, "of": {"$ref": "#/definitions/kind"}},
+    "required": ["n", "of"],
+    "additionalProperties": False,
+    "definitions": {"kind": {"enum": ["a", "b"]}},
+}
+
+
+async def test_a_tool_that_others_describe_is_checked_by_its_schema():
+    tool = remote(REMOTE)
+    assert tool.spec.parameters == REMOTE
+    assert (await tool.call({"n": "2", "of": "a"})).text == '{"n":2,"of":"a"}'
+    refused = await tool.call({"n": "0", "off": "a"})
+    assert refused.text.splitlines()[1:] == [
+        '- of: missing; expected one of "a", "b"',
+        "- off: no such parameter; the parameters are: n, of; did you mean of?",
+        "- n: 0 is less than the minimum of 1; expected integer of at least 1",
+    ]
+
+
+@pytest.mark.parametrize("schema", [{"type": "array"}, {"type": "object", "required": 3}])
+def test_a_schema_that_no_arguments_could_fit_is_refused(schema):
+    with pytest.raises(BadDefinition, match="echo"):
+        remote(schema)

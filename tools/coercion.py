@@ -1,0 +1,131 @@
+"""Reads a string as what a JSON schema asks for: XML calls hold nothing but strings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.protocols import Validator
+from referencing import Registry
+
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+
+
+def typed(
+    arguments: Mapping[str, Any], schema: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The arguments with strings read as what `schema` (of type object) says of each; notes.
+
+    A string stays one where the schema allows that. Where nothing fits, the value that explains
+    best what is wrong is kept: nothing is dropped. A schema that cannot be used leaves strings as
+    they are, and is noted.
+    """
+    properties = schema.get("properties", {})
+    read: dict[str, Any] = {}
+    notes = []
+    for name, value in arguments.items():
+        if isinstance(value, str) and isinstance(properties.get(name), Mapping):
+            try:
+                validator = offline_validator(schema).evolve(schema=properties[name])
+                value, note = _read(value, validator)
+            except Exception as error:  # references, patterns: a schema may be wrong in many ways
+                note = f"its schema cannot be used: {error}"
+            notes += [f"{name}: {note}"] if note else []
+        read[name] = value
+    return read, notes
+
+
+def offline_validator(schema: Mapping[str, Any]) -> Validator:
+    """For a schema that may come from anywhere: it is never followed to the network."""
+    return Draft202012Validator(schema, registry=Registry())
+
+
+def _read(value: str, validator: Validator) -> tuple[Any, str]:
+    """`null` is null wherever that is allowed, as in SGLang's parsers; any other text that a schema
+    takes as a string and as something else is a string. And what was ambiguous, if anything."""
+    meant = _as_json(value)
+    as_json = not isinstance(meant, _Nothing) and validator.is_valid(meant)
+    if validator.is_valid(value):
+        if not as_json or isinstance(meant, str):
+            return value, ""
+        if meant is None:
+            return None, f"{value} is taken as no value, and not as text"
+        return value, f"{_short(value)} is taken as text, and not as {_kind(meant)}"
+    if as_json:
+        return meant, ""
+    if isinstance(meant, _Nothing | str) or _takes_text(validator, value):
+        return value, ""
+    return meant, ""
+
+
+def expected(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+    """What a schema asks for, in a few words."""
+    while "$ref" in schema:
+        name = str(schema["$ref"]).rpartition("/")[2]
+        schema = (root.get("$defs") or root.get("definitions") or {}).get(name, {})
+    if "enum" in schema:
+        return "one of " + ", ".join(json.dumps(one) for one in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    for several in ("anyOf", "oneOf"):
+        if several in schema:
+            return " or ".join(dict.fromkeys(expected(one, root) for one in schema[several]))
+    kind = schema.get("type", "any value")
+    if isinstance(kind, list):
+        return " or ".join(kind)
+    if kind == "array" and isinstance(schema.get("items"), Mapping) and schema["items"]:
+        return f"array of {expected(schema['items'], root)}"
+    if kind == "object" and schema.get("required"):
+        return f"object with {', '.join(schema['required'])}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{kind} from {low:g} to {high:g}"
+    if low is not None:
+        return f"{kind} of at least {low:g}"
+    return f"{kind} of at most {high:g}" if high is not None else str(kind)
+
+
+class _Nothing:
+    """No JSON value."""
+
+
+def _as_json(value: str) -> Any:
+    text = value.strip()
+    try:
+        return json.loads(_PYTHON.get(text, text), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return _Nothing()
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"JSON has no {name}")
+
+
+def _takes_text(validator: Validator, value: str) -> bool:
+    """Whether some string would do, so that this one is only a wrong string."""
+    return not _wrong_type(list(validator.iter_errors(value)))
+
+
+def _wrong_type(errors: list[ValidationError]) -> bool:
+    for error in errors:
+        if error.validator == "type" and not error.path:
+            return True
+        if error.validator in ("anyOf", "oneOf") and error.context:
+            branches: dict[Any, list[ValidationError]] = {}
+            for one in error.context:
+                branches.setdefault(one.schema_path[0], []).append(one)
+            if all(_wrong_type(branch) for branch in branches.values()):
+                return True
+    return False
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "a boolean", int: "a number", float: "a number", list: "an array"}
+    return kinds.get(type(value), "an object")
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 40 else f"{value[:40]}…"
