@@ -10,9 +10,11 @@ What is not known is rendered as the checkpoint's template shows it, in a sessio
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
@@ -27,8 +29,10 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
 from engine.errors import NoEngine
 from engine.pool import EnginePool
-from state_store.errors import LeaseHeld, NotFound
+from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
 from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
 
 
 class _Known(NamedTuple):
@@ -55,11 +59,13 @@ class Conversations:
         self._sessions = sessions
         self._turns = turns
         self._settings = settings
+        self._deletions: set[asyncio.Task[None]] = set()
 
     async def run(self, request: ConversationRequest) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation: text as it is generated, then one TurnResult.
 
-        Raises BadRequest for one that is none, and what `Turns.run` raises.
+        Raises BadRequest for one that is none, and what `Turns.run` raises; a session or branch
+        that was made for the answer is deleted then.
         """
         system, said = _split(request.messages)
         if not said or said[-1].role == "assistant":
@@ -93,16 +99,34 @@ class Conversations:
             turn = _turn(request, said[known.messages :], head=known.snapshot)
             # All of these are raised before the first token.
             with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
-                async for event in self._run(known.session_id, turn):
-                    yield event
+                async with contextlib.aclosing(self._run(known.session_id, turn)) as events:
+                    async for event in events:
+                        yield event
                 return
-            branch = await self._store.fork(known.session_id, snapshot_id=known.snapshot)
-            async for event in self._run(branch.id, turn):
-                yield event
-            return
-        created = await self._sessions.create(CreateSession(system=system, tools=request.tools))
-        async for event in self._run(created.id, _turn(request, said, head=None)):
-            yield event
+            made = (await self._store.fork(known.session_id, snapshot_id=known.snapshot)).id
+        else:
+            turn = _turn(request, said, head=None)
+            created = CreateSession(system=system, tools=request.tools)
+            made = (await self._sessions.create(created)).id
+        ended = False
+        try:
+            async with contextlib.aclosing(self._run(made, turn)) as events:
+                async for event in events:
+                    ended = isinstance(event, TurnResult)
+                    yield event
+        finally:
+            if not ended:  # nobody could find it again
+                # Not awaited in here alone: see `Writers.writing`.
+                deleting = asyncio.create_task(self._delete(made))
+                self._deletions.add(deleting)
+                deleting.add_done_callback(self._deletions.discard)
+                await asyncio.shield(deleting)
+
+    async def _delete(self, session_id: str) -> None:
+        try:
+            await self._sessions.delete(session_id)
+        except StoreError as error:
+            logger.warning("%s is left over: %s", session_id, error)
 
     async def _run(self, session_id: str, turn: TurnRequest) -> AsyncGenerator[TurnEvent]:
         async with contextlib.aclosing(self._turns.run(session_id, turn)) as events:
@@ -137,7 +161,12 @@ class Conversations:
     async def _note(self, digest: str, result: TurnResult) -> None:
         note = msgpack.packb([result.session_id, result.snapshot])
         ttl = self._settings.conversation_ttl
-        await self._store.notes.put(self._settings.tenant, _name(digest), note, ttl=ttl)
+        try:
+            await self._store.notes.put(self._settings.tenant, _name(digest), note, ttl=ttl)
+        except (
+            StoreUnavailable
+        ) as error:  # the answer is committed; it is read anew when it is said
+            logger.warning("%s is not found by what was said: %s", result.session_id, error)
 
 
 def _turn(

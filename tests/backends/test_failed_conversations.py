@@ -1,0 +1,110 @@
+"""A conversation whose answer fails leaves no session behind."""
+
+import contextlib
+import secrets
+
+import pytest
+
+from agent_runtime.chat import Message
+from agent_runtime.conversations import Conversations
+from agent_runtime.events import Text
+from agent_runtime.models import ConversationRequest, TurnResult
+from agent_runtime.residency import Residency
+from agent_runtime.sessions import Sessions
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.stateless import Stateless
+from agent_runtime.turns import Turns
+from engine.backends.chat import Backend
+from engine.backends.settings import BackendSettings
+from engine.errors import EngineError
+from engine.pool import EnginePool
+from state_store.embedded import EmbeddedServer
+from state_store.errors import StoreUnavailable
+from state_store.store import StateStore
+from tests.backends.endpoint import DONE, USAGE, Endpoint, Scripted, event
+
+HELLO = Scripted(event({"content": "Hello."}, finish_reason="stop") + USAGE + DONE)
+BAD = Scripted("no", status=400)
+ASKED = [Message(role="user", content="Hi")]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(server):
+    async with await StateStore.connect(server.url, prefix=f"t{secrets.token_hex(4)}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def scripted():
+    endpoint = Endpoint()
+    yield endpoint.scripted, endpoint.url
+    endpoint.close()
+
+
+@pytest.fixture
+async def converse(server, store, scripted):
+    """Yields the events of one more answer."""
+    answers, url = scripted
+    backend = Backend(BackendSettings(url=url, model="m"))
+    settings = RuntimeSettings(redis_url=server.url, backend=backend.settings)
+    pool, residency = EnginePool(store), Residency()
+    turns = Turns(store, pool, None, residency, settings, Stateless(store, backend, only=True))
+    sessions = Sessions(store, pool, turns, residency, settings)
+    conversations = Conversations(store, pool, sessions, turns, settings)
+
+    def converse(said, answer):
+        answers.append(answer)
+        return conversations.run(ConversationRequest(messages=said))
+
+    yield converse
+    await turns.close()
+    await pool.close()
+    await backend.close()
+
+
+async def result_of(events):
+    (result,) = [event async for event in events if isinstance(event, TurnResult)]
+    return result
+
+
+async def test_a_new_session_goes_when_its_first_answer_fails(converse, store):
+    with pytest.raises(EngineError):
+        await result_of(converse(ASKED, BAD))
+    assert await store.sessions("default") == []
+
+
+async def test_a_branch_goes_when_its_answer_fails_and_the_session_stays(converse, store):
+    first = await result_of(converse(ASKED, HELLO))
+    answer = Message(role="assistant", content=first.text)
+    more = [*ASKED, answer, Message(role="user", content="More")]
+    moved = await result_of(converse(more, HELLO))
+    with pytest.raises(EngineError):
+        await result_of(converse([*more[:2], Message(role="user", content="Other")], BAD))
+    (left,) = await store.sessions("default")
+    assert (left.id, left.head) == (first.session_id, moved.snapshot)
+
+    with pytest.raises(EngineError):  # nor does the session go with an answer of its own
+        said = [*more, answer, Message(role="user", content="Again")]
+        await result_of(converse(said, BAD))
+    assert [one.head for one in await store.sessions("default")] == [moved.snapshot]
+
+
+async def test_a_new_session_goes_when_nobody_listens_to_its_first_answer(converse, store):
+    async with contextlib.aclosing(converse(ASKED, HELLO)) as events:
+        assert isinstance(await anext(events), Text)
+    assert await store.sessions("default") == []
+
+
+async def test_an_answer_is_given_although_it_cannot_be_noted(converse, store, monkeypatch):
+    async def gone(*_, **__):
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(store.notes, "put", gone)
+    result = await result_of(converse(ASKED, HELLO))
+    assert (await store.session(result.session_id)).head == result.snapshot
