@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from tokenizers.decoders import DecodeStream
 
 from agent_runtime.chat import ChatFormat
+from agent_runtime.constraints import structural_tag
 from agent_runtime.generation import Generation
 from agent_runtime.histories import History
 from agent_runtime.models import TurnRequest
@@ -59,8 +60,11 @@ class Attempts:
         asked: the prompt, all of it.
 
         Raises EngineUnreachable when engines failed and no other can take over, LoadFailed when one
-        failed to load stored state that it was told not to load, EngineRefused.
+        failed to load stored state that it was told not to load, EngineRefused, and
+        UnknownTool.
         """
+        declared = session.body.meta["tools"]
+        held_to = structural_tag(request, declared, thinking=self._chat.opens_thinking)
         decoder = DecodeStream(skip_special_tokens=False)
         tried: set[str] = set()
         loads = 0
@@ -71,6 +75,7 @@ class Attempts:
                 request,
                 generation,
                 salt,
+                held_to=held_to,
                 restore=loads < _LOADS,
             )
             try:
@@ -94,6 +99,11 @@ class Attempts:
                 tried.add(generation.engine.record.boot_id)
                 if self._is_complete(generation, request):
                     return
+                if held_to is not None and generation.ids:
+                    raise EngineUnreachable(
+                        f"{error} The session is unchanged. No other engine takes over in the "
+                        "middle of an answer that is held to a grammar; repeat the turn."
+                    ) from error
                 await self._move(session, generation, tried, error)
                 generation.reasons[:] = await make_ready(generation.engine)
                 loads = 0
@@ -113,6 +123,7 @@ class Attempts:
         generation: Generation,
         salt: str,
         *,
+        held_to: str | None,
         restore: bool,
     ) -> AsyncGenerator[Chunk]:
         engine = generation.engine
@@ -123,6 +134,7 @@ class Attempts:
             top_p=request.top_p,
             seed=request.seed,
             stop_token_ids=(self._chat.eos_id,),
+            structural_tag=held_to,
         )
         return client.generate(
             asked.tokens + array("I", generation.ids),

@@ -72,6 +72,9 @@ class ChatFormat:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         self._template = environment.from_string(template)
+        prompt = self._render([{"role": "user", "content": "u"}], (), prompt=True)
+        self.opens_thinking: bool = prompt.rstrip().endswith("<think>")
+        """Whether an answer begins inside the model's thinking."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text. Control tokens are what the template wrote, never what a message

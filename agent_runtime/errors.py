@@ -5,6 +5,7 @@ TorporError
 │   ├── TemplateRewrites  the new messages do not append to what the state holds
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── AsyncOnly         a saver's or store's synchronous method
+│   ├── UnknownTool       a call is required of a tool that the session does not have
 │   ├── BadVerdict        a person's answer does not fit what was asked
 │   ├── NoSemanticSearch  a memory is searched by meaning
 │   └── NeedsState        what a backend that keeps no state cannot do
@@ -47,6 +48,10 @@ class ContextFull(BadRequest):
 
 class AsyncOnly(BadRequest, NotImplementedError):
     code = "async_only"
+
+
+class UnknownTool(BadRequest):
+    code = "unknown_tool"
 
 
 class BadVerdict(BadRequest):

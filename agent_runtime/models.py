@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent_runtime.chat import Message
+from agent_runtime.constraints import Constraints
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 
@@ -24,7 +25,7 @@ class CreateSession(_Wire):
     else in this runtime."""
 
 
-class TurnRequest(_Wire):
+class TurnRequest(_Wire, Constraints):
     """`temperature` 0 is greedy. `top_logprobs` > 0 returns that many alternatives per token."""
 
     messages: list[Message] = []
@@ -46,6 +47,10 @@ class TurnRequest(_Wire):
     def _says_something(self) -> Self:
         if bool(self.messages) is self.proceed:
             raise ValueError("a turn takes messages, or none and proceed=true")
+        if self.proceed and not self.is_free:
+            raise ValueError(
+                "what is gone on with cannot be held to anything: its beginning is not"
+            )
         return self
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from agent_runtime.chat import Message
+from agent_runtime.constraints import protocol_fields
 from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReused
 from agent_runtime.message_log import WireMessage, messages_of, words_of
 from agent_runtime.models import (
@@ -130,6 +131,7 @@ class Stateless:
         events = backend.complete(
             [*history, *new],
             tools=[{"type": "function", "function": tool} for tool in session.body.meta["tools"]],
+            held_to=protocol_fields(request, session.body.meta["tools"]),
             sampling=Sampling(
                 max_new_tokens=request.max_tokens,
                 temperature=request.temperature,
@@ -235,6 +237,11 @@ def _require_possible(session: Session, request: TurnRequest) -> None:
         raise NeedsState(
             f"log-probabilities name token ids, and a backend deals in text: {kept} Ask without "
             "top_logprobs."
+        )
+    if request.regex is not None or request.ebnf is not None:
+        raise NeedsState(
+            f"the protocol of backends has schemas, and no patterns and grammars: {kept} Ask with "
+            "json_schema."
         )
 
 

@@ -21,6 +21,7 @@ _STATUS: dict[type[Exception], int] = {
     engine.LoadFailed: 503,
     engine.EngineBusy: 503,
     engine.EngineRefused: 502,
+    engine.GrammarRefused: 400,
     engine.BackendUnauthorized: 502,
     engine.BackendBusy: 503,
     engine.BackendMalformed: 502,

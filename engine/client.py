@@ -19,18 +19,22 @@ from typing import Any
 
 import httpx
 
-from engine.errors import EngineRefused, EngineUnreachable, LoadFailed
+from engine.errors import EngineRefused, EngineUnreachable, GrammarRefused, LoadFailed
 from engine.linker.config import RECOMPUTE
 from engine.prompts import GONE, PATH, Head, Name
 from engine.routing import BOOT_ID, ROUTING_KEY, carried
 
 _NAMES = 1024  # prefixes that a client believes its engine remembers
+_GRAMMAR = re.compile(r"((?:Failed to compile|Grammar).*? grammar.*?)(?:\\n|\"|$)")
 _NOT_HERE = (502, 503, 504)  # an engine that is full or about to end; a router without engines
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Decoding choices of one turn. `temperature` 0 is greedy."""
+    """Decoding choices of one turn. `temperature` 0 is greedy.
+
+    structural_tag: what the text must be, as xgrammar writes that in JSON; see `constraints.py`
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -38,6 +42,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    structural_tag: str | None = None
 
     def as_params(self) -> dict[str, Any]:
         params: dict[str, Any] = {
@@ -50,6 +55,8 @@ class Sampling:
             params["stop_token_ids"] = list(self.stop_token_ids)
         if self.seed is not None:
             params["sampling_seed"] = self.seed
+        if self.structural_tag is not None:
+            params["structural_tag"] = self.structural_tag
         return params
 
 
@@ -298,6 +305,11 @@ def _refusal(status: int, body: bytes) -> EngineRefused | EngineUnreachable | Lo
         reason = re.search(r"External KV cache load failed: ([^\"\\]+)", text)
         why = f": {reason[1]}" if reason else ""
         return LoadFailed(f"the engine could not load stored state for this request{why}")
+    if "grammar" in text and (found := _GRAMMAR.search(text)):
+        return GrammarRefused(
+            f"the engine cannot hold the answer to what it was to be: {found[1]} The session is "
+            "unchanged."
+        )
     if status in _NOT_HERE:
         return EngineUnreachable(f"it has no room or no engine behind it: {status} {text[:500]}")
     return EngineRefused(f"the engine refused the request with status {status}: {text[:500]}")

@@ -3,6 +3,7 @@
 EngineError
 ├── EngineUnreachable  no answer: not started, dead, or cut off in the middle
 ├── EngineRefused      the engine answered a request with an error
+│   ├── GrammarRefused  an answer cannot be held to the schema, pattern or grammar that was given
 │   ├── BackendUnauthorized  a backend does not accept the key
 │   └── BackendBusy    a backend wants to be asked later
 ├── BackendMalformed   a backend does not speak the protocol
@@ -28,6 +29,10 @@ class EngineUnreachable(EngineError):
 
 
 class EngineRefused(EngineError):
+    pass
+
+
+class GrammarRefused(EngineRefused):
     pass
 
 

@@ -90,10 +90,12 @@ class Backend:
         *,
         tools: Sequence[Mapping[str, Any]],
         sampling: Sampling,
+        held_to: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Piece | Answer]:
         """Stream the answer to a whole conversation: pieces, then one Answer.
 
         messages, tools: as the protocol has them
+        held_to: fields of the protocol that say what the answer must be
         """
         body: dict[str, Any] = {
             "model": self.settings.model,
@@ -108,6 +110,7 @@ class Backend:
             body["tools"] = list(tools)
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        body |= held_to or {}
         collected = _Collected()
         url = f"{self.settings.url}/chat/completions"
         try:

@@ -1,7 +1,9 @@
-"""Every change we make to SGLang on a GPU or a CPU: for the linker, and for routers and load."""
+"""Every change we make to SGLang on a GPU or a CPU: for the linker, for routers and load, and
+for grammars."""
 
 from __future__ import annotations
 
+from engine import grammars
 from engine.linker import branches, failures, loads, offers, routed, steps
 from engine.patch import Patch
 
@@ -12,4 +14,5 @@ ALL: tuple[Patch, ...] = (
     *steps.PATCHES,
     *routed.PATCHES,
     *loads.PATCHES,
+    *grammars.PATCHES,
 )

@@ -21,7 +21,7 @@ from .test_patches import python
 RECORDED = tomllib.loads((Path(__file__).parent / "upstream.toml").read_text())
 SYMBOLS = {
     symbol: fingerprint
-    for group in ("replaced", "mirrored", "callers", "linker")
+    for group in ("replaced", "mirrored", "callers", "linker", "grammars")
     for symbol, fingerprint in RECORDED[group].items()
 }
 

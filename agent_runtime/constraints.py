@@ -1,0 +1,181 @@
+"""What an answer must be: calls of tools, JSON of a schema, a pattern. As a structural tag.
+
+A structural tag is how xgrammar, which holds the engine to it, writes what a text may be. SGLang
+passes it on as it is. Thinking that the prompt has opened stays free: what is asked for begins
+behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from agent_runtime.errors import UnknownTool
+from tools.define import ToolSpec
+
+_Format = dict[str, Any]
+# Between the parts of JSON and around parameters. Without a limit a small model that is held to a
+# grammar goes on with blanks, which any JSON allows, until its tokens are used up.
+_MOST_BLANKS = 1
+_CALL_OPENERS = ["<tool_call>", "<function="]
+
+
+class NamedTool(BaseModel):
+    """`tool_choice` of one tool."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+
+
+class Constraints(BaseModel):
+    """What an answer is held to, token by token. At most one of `json_schema`, `regex`, `ebnf`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tool_choice: Literal["auto", "none", "required"] | NamedTool = "auto"
+    """`none`: no tool is called. `required`, or a name: the answer is calls and nothing else, with
+    arguments that fit the tools' schemas."""
+    parallel_tool_calls: bool = True
+    """Whether a required answer may be more than one call."""
+    json_schema: dict[str, Any] | None = None
+    """The answer is JSON of this schema. With tools and `auto`, or calls."""
+    regex: str | None = None
+    """The answer matches the whole of this pattern."""
+    ebnf: str | None = None
+    """The answer is a `root` of this grammar, in xgrammar's notation."""
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        given = [one for one in (self.json_schema, self.regex, self.ebnf) if one is not None]
+        if len(given) > 1:
+            raise ValueError("an answer is held to a schema, a pattern or a grammar, not to two")
+        if given and self.tool_choice not in ("auto", "none"):
+            raise ValueError("an answer that must be calls cannot be anything else as well")
+        return self
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is asked of the answer."""
+        asked = (self.json_schema, self.regex, self.ebnf)
+        return self.tool_choice == "auto" and all(one is None for one in asked)
+
+
+def structural_tag(
+    asked: Constraints, declared: Sequence[Mapping[str, Any]], *, thinking: bool
+) -> str | None:
+    """What the engine is to hold an answer to, None if to nothing.
+
+    declared: the session's tools, as `ToolSpec` has them
+    thinking: whether the prompt ends inside the model's thinking
+
+    Raises UnknownTool.
+    """
+    tools = [ToolSpec.model_validate(tool) for tool in declared]
+    form = _form(asked, tools)
+    if form is None:
+        return None
+    if thinking:
+        form = _sequence(_until("</think>"), _optional("\n\n"), form)
+    return json.dumps({"type": "structural_tag", "format": form})
+
+
+def protocol_fields(asked: Constraints, declared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same for an endpoint of OpenAI's protocol, which has neither patterns nor grammars.
+
+    Raises UnknownTool.
+    """
+    fields: dict[str, Any] = {}
+    if asked.tool_choice != "auto":
+        tools = [ToolSpec.model_validate(tool) for tool in declared]
+        chosen = asked.tool_choice
+        if chosen != "none":
+            _callable(asked, tools)
+        fields["tool_choice"] = (
+            {"type": "function", "function": {"name": chosen.name}}
+            if isinstance(chosen, NamedTool)
+            else chosen
+        )
+    if not asked.parallel_tool_calls:
+        fields["parallel_tool_calls"] = False
+    if asked.json_schema is not None:
+        schema = {"name": "answer", "schema": asked.json_schema, "strict": True}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return fields
+
+
+def _form(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format | None:
+    content = _content(asked)
+    if asked.tool_choice == "auto":
+        if content is None or not tools:
+            return content
+        return {"type": "or", "elements": [content, _calls(asked, tools)]}
+    if asked.tool_choice == "none":
+        return content or {"type": "any_text", "excludes": _CALL_OPENERS}
+    return _calls(asked, _callable(asked, tools))
+
+
+def _callable(asked: Constraints, tools: Sequence[ToolSpec]) -> list[ToolSpec]:
+    """Those of which one must be called."""
+    named = asked.tool_choice
+    chosen = [tool for tool in tools if not isinstance(named, NamedTool) or tool.name == named.name]
+    if not chosen:
+        what = f"a call of {named.name}" if isinstance(named, NamedTool) else "a tool call"
+        known = ", ".join(tool.name for tool in tools) or "none"
+        raise UnknownTool(
+            f"{what} is required, and the session's tools are: {known}. The session is unchanged."
+        )
+    return chosen
+
+
+def _content(asked: Constraints) -> _Format | None:
+    if asked.json_schema is not None:
+        return {
+            "type": "json_schema",
+            "json_schema": asked.json_schema,
+            "max_whitespace_cnt": _MOST_BLANKS,
+        }
+    if asked.regex is not None:
+        return {"type": "regex", "pattern": asked.regex}
+    return None if asked.ebnf is None else {"type": "grammar", "grammar": asked.ebnf}
+
+
+def _calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
+    """Calls as `tools/calls.py` reads them, and with the line ends that templates give them."""
+    calls = {
+        "type": "tags_with_separator",
+        "tags": [_call(tool) for tool in tools],
+        "separator": "\n",
+        "at_least_one": True,
+        "stop_after_first": not asked.parallel_tool_calls,
+    }
+    return _sequence(_optional("\n"), calls, _optional("\n"))
+
+
+def _call(tool: ToolSpec) -> _Format:
+    return {
+        "type": "tag",
+        "begin": f"<tool_call>\n<function={tool.name}>\n",
+        "content": {
+            "type": "json_schema",
+            "json_schema": tool.parameters,
+            "style": "qwen_xml",
+            "max_whitespace_cnt": _MOST_BLANKS,
+        },
+        "end": ["</function>\n</tool_call>", "\n</function>\n</tool_call>"],
+    }
+
+
+def _until(end: str) -> _Format:
+    return {"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": end}
+
+
+def _optional(text: str) -> _Format:
+    return {"type": "optional", "content": {"type": "const_string", "value": text}}
+
+
+def _sequence(*elements: _Format) -> _Format:
+    return {"type": "sequence", "elements": list(elements)}

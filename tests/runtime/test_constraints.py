@@ -1,0 +1,215 @@
+"""Answers that must be something: the engine is held to it token by token, with MTP too."""
+
+import json
+import re
+
+import pytest
+from pydantic import ValidationError
+from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo
+
+from agent_runtime.chat import ChatFormat, Message
+from agent_runtime.constraints import Constraints, NamedTool, structural_tag
+from agent_runtime.demo.script import SYSTEM
+from agent_runtime.models import TurnRequest
+from agent_runtime.sdk import ApiError
+from engine.profiles import PROFILES
+from tools.define import ToolSpec
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer"}, "colour": {"enum": ["red", "blue"]}},
+    "required": ["x", "colour"],
+}
+TOOLS = [
+    {
+        "name": "move",
+        "description": "Move.",
+        "parameters": {
+            "type": "object",
+            "properties": {"to": {"type": "integer"}, "how": {"type": "string"}},
+            "required": ["to"],
+        },
+    },
+    {"name": "stop", "description": "Stop.", "parameters": {"type": "object", "properties": {}}},
+]
+MOVE = (
+    "<tool_call>\n<function=move>\n<parameter=to>\n7\n</parameter>\n"
+    "<parameter=how>\nfast, <b>now</b>\n</parameter>\n</function>\n</tool_call>"
+)
+STOP = "<tool_call>\n<function=stop>\n</function>\n</tool_call>"
+REQUIRED = {"tool_choice": "required"}
+ONE_CALL = {"tool_choice": "required", "parallel_tool_calls": False}
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return ChatFormat(PROFILES["demo"].model)
+
+
+@pytest.fixture(scope="module")
+def grammars(chat):
+    """xgrammar, as the engine uses it, with the demo model's tokens."""
+    tokenizer = chat.tokenizer
+    vocabulary = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    metadata = TokenizerInfo._detect_metadata_from_hf(tokenizer.to_str())
+    return GrammarCompiler(
+        TokenizerInfo(
+            vocabulary,
+            vocab_type=metadata["vocab_type"],
+            add_prefix_space=metadata["add_prefix_space"],
+            stop_token_ids=[chat.eos_id],
+        )
+    )
+
+
+@pytest.fixture
+def fits(chat, grammars):
+    """Whether a text is one that an answer may be, from its first token to its end."""
+
+    def fits(text, *, thinking=False, tools=TOOLS, **asked):
+        tag = structural_tag(Constraints(**asked), tools, thinking=thinking)
+        matcher = GrammarMatcher(grammars.compile_structural_tag(tag))
+        return all(map(matcher.accept_token, [*chat.encode(text), chat.eos_id]))
+
+    return fits
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "may"),
+    [
+        (REQUIRED, MOVE, True),
+        (REQUIRED, f"\n{MOVE}\n", True),  # as templates write it
+        (REQUIRED, f"{MOVE}\n{STOP}\n", True),
+        (ONE_CALL, f"{MOVE}\n{STOP}", False),
+        (REQUIRED, MOVE.replace("7", "seven"), False),
+        (REQUIRED, MOVE.replace("=to", "=from"), False),
+        (REQUIRED, f"I do. {MOVE}", False),
+        (REQUIRED, "Moved.", False),
+        ({"tool_choice": {"name": "stop"}}, STOP, True),
+        ({"tool_choice": {"name": "stop"}}, MOVE, False),
+        ({"tool_choice": "none"}, "7 < 9, and that is all.", True),
+        ({"tool_choice": "none"}, f"Well. {STOP}", False),
+        ({"json_schema": POINT}, '{"x": 1, "colour": "red"}', True),
+        ({"json_schema": POINT}, '{"x": 1, "colour": "green"}', False),
+        ({"json_schema": POINT}, STOP, True),
+        ({"json_schema": POINT, "tool_choice": "none"}, STOP, False),
+        ({"regex": "ba+"}, "baa", True),
+        ({"regex": "ba+"}, "baab", False),
+        ({"ebnf": 'root ::= "a" | "b" root', "tool_choice": "none"}, "bba", True),
+        ({"ebnf": 'root ::= "a" | "b" root', "tool_choice": "none"}, "bb", False),
+    ],
+)
+def test_an_answer_is_what_was_asked_for(fits, asked, text, may):
+    assert fits(text, **asked) is may
+
+
+def test_thinking_that_is_open_stays_free(fits):
+    answer = '{"x": 1, "colour": "red"}'
+    assert fits(f"Hm <b>.</think>\n\n{answer}", thinking=True, json_schema=POINT)
+    assert not fits(f"Hm.</think>\n\nSo {answer}", thinking=True, json_schema=POINT)
+    assert not fits(f"Hm.</think>{answer}", json_schema=POINT)
+
+
+def test_nothing_is_asked_of_an_answer_by_itself():
+    assert structural_tag(Constraints(), TOOLS, thinking=True) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"regex": "a", "json_schema": POINT},
+        {"regex": "a", "tool_choice": "required"},
+        {"proceed": True, "messages": [], "regex": "a"},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(asked):
+    with pytest.raises(ValidationError):
+        TurnRequest(**{"messages": [Message(role="user", content="Hi.")], **asked})
+
+
+async def test_the_engine_answers_with_json_of_a_schema(torpor, session):
+    for temperature in (0, 1):
+        turn = await torpor.turn(
+            session.id, "Hello.", json_schema=POINT, tool_choice="none", temperature=temperature
+        )
+        said = json.loads(turn.text)
+        assert isinstance(said["x"], int)
+        assert said["colour"] in ("red", "blue")
+
+
+async def test_the_engine_calls_a_tool_where_the_model_would_not(torpor, session):
+    assert not (await torpor.turn(session.id, "Thanks.")).tool_calls
+    turn = await torpor.turn(session.id, "Thanks.", tool_choice="required", max_tokens=256)
+    assert turn.finish_reason == "stop"
+    assert turn.tool_calls
+    assert not turn.problems
+
+
+async def test_the_engine_calls_the_tool_that_is_named(torpor, session):
+    question = "What is 318 + 264?"
+    free = await torpor.turn(session.id, question)
+    fork = await torpor.fork(session.id, tokens=0)
+    named = await torpor.turn(fork.id, question, tool_choice=NamedTool(name="file_search"))
+    assert [call.name for call in free.tool_calls] == ["calculator"]
+    assert {call.name for call in named.tool_calls} == {"file_search"}
+    await torpor.delete(fork.id)
+
+
+async def test_a_call_that_the_model_would_make_stays_the_same(torpor, session):
+    question = "What is 318 + 264?"
+    free = await torpor.turn(session.id, question)
+    fork = await torpor.fork(session.id, tokens=0)
+    held = await torpor.turn(fork.id, question, tool_choice="required", parallel_tool_calls=False)
+    assert held.token_ids == free.token_ids
+    assert held.mtp_accept_length > 1
+    await torpor.delete(fork.id)
+
+
+async def test_no_tool_is_called_where_none_may_be(torpor, session):
+    turn = await torpor.turn(session.id, "What is 318 + 264?", tool_choice="none")
+    assert not turn.tool_calls
+    assert "<tool_call>" not in turn.text
+
+
+async def test_a_pattern_holds_beside_a_session_that_is_free(torpor, session):
+    pattern = "(yes|no), [0-9]{2}"
+    turn = await torpor.turn(session.id, "Hello.", regex=pattern, tool_choice="none")
+    assert re.fullmatch(pattern, turn.text)
+    assert (await torpor.turn(session.id, "Thanks.")).text == "You are welcome."
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"json_schema": {"type": "nonsense"}}, "grammar_refused"),
+        ({"json_schema": {"type": "array", "uniqueItems": True}}, "grammar_refused"),
+        ({"ebnf": "root ::= ("}, "grammar_refused"),
+        ({"regex": "("}, "grammar_refused"),
+        ({"tool_choice": NamedTool(name="fly")}, "unknown_tool"),
+    ],
+)
+async def test_what_cannot_be_held_to_is_refused_by_name(torpor, session, asked, code):
+    with pytest.raises(ApiError) as refused:
+        await torpor.turn(session.id, "Hello.", **asked)
+    assert (refused.value.code, refused.value.status) == (code, 400)
+    assert "unchanged" in str(refused.value)
+    assert (await torpor.get(session.id)).head is None
+
+
+async def test_a_call_is_required_only_of_who_has_tools(torpor):
+    bare = await torpor.create(system=SYSTEM)
+    with pytest.raises(ApiError, match="tools are: none"):
+        await torpor.turn(bare.id, "Hello.", tool_choice="required")
+    await torpor.delete(bare.id)
+
+
+async def test_what_a_tool_asks_of_its_arguments_cannot_be_left_out(torpor):
+    tool = ToolSpec(
+        name="pick",
+        description="Pick.",
+        parameters={"type": "object", "properties": {"n": {"type": "integer", "multipleOf": 3}}},
+    )
+    picking = await torpor.create(system=SYSTEM, tools=[tool])
+    with pytest.raises(ApiError, match="multipleOf"):
+        await torpor.turn(picking.id, "Hello.", tool_choice="required")
+    await torpor.delete(picking.id)
