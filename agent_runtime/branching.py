@@ -157,18 +157,21 @@ async def _widest(
         result = await torpor.turn(fork, messages, **{"seed": seed + number, **options})
         return Branch(fork, result, await score(result))
 
-    grown = await asyncio.gather(
-        *(grow(place, p * width + w) for p, place in enumerate(places) for w in range(width)),
-        return_exceptions=True,
-    )
-    branches = [branch for branch in grown if isinstance(branch, Branch)]
-    best = sorted(branches, key=lambda branch: -branch.score)[:keep]
-    await _delete(torpor, set(made) - {branch.session_id for branch in best})
-    errors = [error for error in grown if isinstance(error, BaseException)]
-    for error in errors:
-        if not best or not isinstance(error, Exception):
-            raise error
-        logger.warning("a branch of %s failed: %s", places[0][0], error)
+    best: list[Branch] = []
+    try:
+        grown = await asyncio.gather(
+            *(grow(place, p * width + w) for p, place in enumerate(places) for w in range(width)),
+            return_exceptions=True,
+        )
+        errors = [error for error in grown if isinstance(error, BaseException)]
+        branches = [branch for branch in grown if isinstance(branch, Branch)]
+        for error in errors:
+            if not branches or not isinstance(error, Exception):
+                raise error
+            logger.warning("a branch of %s failed: %s", places[0][0], error)
+        best = sorted(branches, key=lambda branch: -branch.score)[:keep]
+    finally:  # also when it is cancelled
+        await _delete(torpor, set(made) - {branch.session_id for branch in best})
     return best
 
 

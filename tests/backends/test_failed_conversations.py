@@ -89,8 +89,8 @@ async def test_a_branch_goes_when_its_answer_fails_and_the_session_stays(convers
     (left,) = await store.sessions("default")
     assert (left.id, left.head) == (first.session_id, moved.snapshot)
 
+    said = [*more, answer, Message(role="user", content="Again")]
     with pytest.raises(EngineError):  # nor does the session go with an answer of its own
-        said = [*more, answer, Message(role="user", content="Again")]
         await result_of(converse(said, BAD))
     assert [one.head for one in await store.sessions("default")] == [moved.snapshot]
 
