@@ -14,10 +14,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from agent_runtime import session_routes, turn_routes
+from agent_runtime import holding_routes, session_routes, turn_routes
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.errors import TorporError
+from agent_runtime.holding import Holding
 from agent_runtime.models import Problem
 from agent_runtime.residency import Residency
 from agent_runtime.sessions import Sessions
@@ -49,6 +50,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             stateless = Stateless(store, backend, only=chat is None)
             app.state.turns = Turns(store, pool, chat, residency, settings, stateless)
             app.state.sessions = Sessions(store, pool, app.state.turns, residency, settings)
+            app.state.holding = Holding(store, pool, app.state.turns, residency)
             app.state.conversations = Conversations(
                 store, pool, app.state.sessions, app.state.turns, settings
             )
@@ -66,7 +68,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     for error_type in (TorporError, EngineError, StoreError):
         app.add_exception_handler(error_type, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    for routes in (session_routes, turn_routes):
+    for routes in (session_routes, holding_routes, turn_routes):
         app.include_router(routes.router)
 
     @app.get("/health")

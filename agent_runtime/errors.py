@@ -15,6 +15,7 @@ TorporError
 ├── CannotStore           engines cannot store the session in the form that it asks for
 ├── NoBackend             no backend here answers this session, which has no state
 ├── NoModel               no tokenizer here for this session, whose history is token ids
+├── NotHeld               nothing of the session could be kept on a device
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
 └── SetupError            a process could not be started: model files, port, Redis URL
@@ -99,6 +100,11 @@ class NoBackend(TorporError):
 class NoModel(TorporError):
     code = "no_model"
     status = 503
+
+
+class NotHeld(TorporError):
+    code = "not_held"
+    status = 409
 
 
 class NothingReused(TorporError):

@@ -205,6 +205,53 @@ class Suspended(_Wire):
     seconds: float
 
 
+class PersistRequest(_Wire):
+    durability: str = "fsync"
+    """`memory`, `fsync` or `replicated:n`: what must be confirmed before the answer."""
+
+
+class Persisted(_Wire):
+    """reason: why not all that the device holds of the head is stored, None if it is"""
+
+    session_id: str
+    head: str | None
+    durable: str
+    reason: str | None
+    seconds: float
+
+
+class HoldRequest(_Wire):
+    seconds: float = Field(default=600.0, gt=0, le=86400)
+
+
+class Held(_Wire):
+    """held_tokens: of the head's, that the engine keeps on its device for `seconds`"""
+
+    session_id: str
+    head: str | None
+    engine: str
+    held_tokens: int
+    seconds: float
+
+
+class Released(_Wire):
+    """was_held: whether there was a hold, on the engine that was asked"""
+
+    session_id: str
+    engine: str
+    was_held: bool
+
+
+class Dropped(_Wire):
+    """freed_tokens: whose pages and states were freed; others go on from the rest, or it is not
+    stored"""
+
+    session_id: str
+    head: str | None
+    engine: str
+    freed_tokens: int
+
+
 class ResumeRequest(_Wire):
     strict: bool = False
     """Refuse (NothingReused) instead of leaving everything to be recomputed."""

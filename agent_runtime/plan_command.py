@@ -95,8 +95,7 @@ def _lines(made: Plan) -> Iterator[str]:
         f"{question.context} tokens, MTP {'on' if question.mtp and made.has_mtp else 'off'}"
     )
     yield ""
-    groups = f" (attention in {engines.attn_dp} groups)" if engines.attn_dp > 1 else ""
-    yield f"engines        {engines.count} of {engines.tp} x {question.gpu}{groups}"
+    yield f"engines        {engines.count} of {engines.tp} x {question.gpu}"
     yield (
         f"per GPU        {_gib(engines.memory_per_gpu)}: weights "
         f"{_gib(engines.weights_per_gpu)}, KV and states {_gib(engines.pools_per_gpu)}"

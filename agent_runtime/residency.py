@@ -21,9 +21,13 @@ class Place:
 
 
 class Residency:
-    """Session id -> the engine start (boot) whose device or staging holds its head."""
+    """Session id -> the engine start (boot) whose device or staging holds its head.
+
+    held: sessions that this process had an engine keep from eviction
+    """
 
     def __init__(self) -> None:
+        self.held: set[str] = set()
         self._places: dict[str, Place] = {}
         self._written: dict[str, int] = {}
         self._servers: dict[str, Servers] = {}

@@ -25,9 +25,15 @@ from agent_runtime.events import EVENTS, TurnEvent
 from agent_runtime.models import (
     ConversationRequest,
     CreateSession,
+    Dropped,
     Forked,
     ForkRequest,
+    Held,
+    HoldRequest,
+    Persisted,
+    PersistRequest,
     Problem,
+    Released,
     Resumed,
     ResumeRequest,
     SessionView,
@@ -156,6 +162,30 @@ class Torpor:
         return Resumed.model_validate(
             await self._call("POST", f"/v1/sessions/{session_id}/resume", body)
         )
+
+    async def persist(self, session_id: str, *, durability: str = "fsync") -> Persisted:
+        """Make the head durable at `durability`, and leave it where it is."""
+        body = PersistRequest(durability=durability).model_dump()
+        return Persisted.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/persist", body)
+        )
+
+    async def hold(self, session_id: str, *, seconds: float = 600.0) -> Held:
+        """Keep the head on the engine's device for so long, whatever else needs the room."""
+        body = HoldRequest(seconds=seconds).model_dump()
+        return Held.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/hold", body)
+        )
+
+    async def release(self, session_id: str) -> Released:
+        """End a hold."""
+        return Released.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/release")
+        )
+
+    async def drop(self, session_id: str) -> Dropped:
+        """Free the engine's device of what only this session's head uses."""
+        return Dropped.model_validate(await self._call("POST", f"/v1/sessions/{session_id}/drop"))
 
     async def fork(
         self,

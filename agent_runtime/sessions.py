@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 from agent_runtime.errors import NothingReused
 from agent_runtime.forks import fork_at
+from agent_runtime.holding import confirmed, give_up
 from agent_runtime.models import (
     CreateSession,
     Forked,
@@ -25,9 +25,7 @@ from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns
 from agent_runtime.whereabouts import whereabouts
-from engine.errors import EngineUnreachable
 from engine.pool import EnginePool
-from state_store.errors import ServersChanged
 from state_store.store import Session, Snapshot, StateStore
 
 
@@ -93,22 +91,14 @@ class Sessions:
 
         Every turn has already stored what it added, so this writes no payload: it confirms, and
         reports what the turns since the last suspend stored. Turns that were kept while the store
-        was gone are committed first. Raises DurabilityNotReached, and the session stays resident
-        then; ServersChanged if turns since the last suspend may be lost: the next suspend speaks of
-        the head that is there now; KeptTurnsRefused.
+        was gone are committed first. Raises KeptTurnsRefused and what `confirmed` raises, and the
+        session stays resident then.
         """
         started = time.perf_counter()
         async with self._turns.writing(session_id) as (session, lease):
             session = await self._turns.outage.catch_up(session, lease)
-            try:
-                reached = await self._store.confirm(
-                    request.durability, since=self._residency.servers(session_id)
-                )
-            except ServersChanged:
-                self._residency.forget_servers(session_id)
-                raise
-            self._residency.forget_servers(session_id)
-            await self._release(session_id)
+            reached = await confirmed(self._store, self._residency, session_id, request.durability)
+            await give_up(self._pool, self._residency, session_id)
         return Suspended(
             session_id=session_id,
             head=session.head,
@@ -116,15 +106,6 @@ class Sessions:
             bytes_written=self._residency.take_written(session_id),
             seconds=time.perf_counter() - started,
         )
-
-    async def _release(self, session_id: str) -> None:
-        """Let the engine that holds the session reuse its memory; one that is gone has already."""
-        place = self._residency.place(session_id)
-        engine = None if place is None else await self._pool.with_boot(place.boot_id)
-        if place is not None and engine is not None:
-            with contextlib.suppress(EngineUnreachable):
-                await engine.client.release(place.tag)
-        self._residency.left(session_id)
 
     async def resume(self, session_id: str, request: ResumeRequest) -> Resumed:
         """Have an engine stage the head, so that the next turn starts where it ended.
@@ -191,7 +172,7 @@ class Sessions:
         """Drop the session; what no other session reaches is freed in the background."""
         await self._store.delete_session(session_id)
         self._residency.forget_servers(session_id)
-        await self._release(session_id)
+        await give_up(self._pool, self._residency, session_id)
 
     async def _snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
         fingerprint = await self._store.fingerprint(snapshot.fingerprint_id)

@@ -23,7 +23,7 @@ async def whereabouts(
         return found
     found = found.model_copy(update={"residency": await store.residency(session_id)})
     try:
-        engine = await _engine_of(session, pool, residency)
+        engine = await engine_of(session, pool, residency)
     except NoEngine as error:
         return found.model_copy(update={"reason": str(error)})
     history = await turns.history(session.head, session, engine)
@@ -45,7 +45,7 @@ async def whereabouts(
     )
 
 
-async def _engine_of(session: Session, pool: EnginePool, residency: Residency) -> Engine:
+async def engine_of(session: Session, pool: EnginePool, residency: Residency) -> Engine:
     """The engine that this runtime believes to hold it, or the one that would get it."""
     place = residency.place(session.id)
     engine = None if place is None else await pool.with_boot(place.boot_id)

@@ -16,7 +16,8 @@ _REFUSED = {
     "pp_size": "pipeline stages hold different layers, and do not agree on what can be restored",
     "dp_size": "replicas behind one address cannot be told which of them is to be made ready",
     "attn_dp_size": (
-        "attention groups behind one address cannot be told which of them is to be made ready"
+        "attention groups behind one address cannot be told which of them is to be made ready, and "
+        "SGLang 0.5.23 ends when one of Nemotron-H has nothing to do while another computes"
     ),
     "attn_cp_size": "a page's tokens are divided over ranks",
     "dcp_size": "a page's tokens are divided over ranks",

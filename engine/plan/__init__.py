@@ -83,7 +83,6 @@ class Engines:
 
     count: int
     tp: int
-    attn_dp: int
     memory_per_gpu: int
     weights_total: int
     weights_per_gpu: int
@@ -176,7 +175,7 @@ def plan(question: Question) -> Plan:
             f"{model.name} goes up to {model.longest_context} tokens, not {question.context}."
         )
     engines, group = _best_engines(question, model)
-    layout = Layout(engines.tp, engines.attn_dp)
+    layout = Layout(engines.tp)
     model = model.divided(question.gpu, layout, mtp=question.mtp)
     rank = rank_size(model.architecture, model.dtypes, layout, mtp=question.mtp)
     once = rank_size(model.architecture, model.dtypes, Layout(), mtp=question.mtp)
@@ -197,7 +196,7 @@ def plan(question: Question) -> Plan:
         engines=engines,
         model_bytes=_session(question, once, ranks=1),
         rank_bytes=_session(question, rank, ranks=1),
-        stored_bytes=_session(question, rank, ranks=layout.attn_tp),
+        stored_bytes=_session(question, rank, ranks=layout.tp),
         page_tokens=model.page,
         page_bytes_per_rank=model.page * rank.per_token,
         state_bytes=once.state,
@@ -282,33 +281,29 @@ def _engines(question: Question, model: Model, tp: int) -> tuple[Engines, Device
             f"{_longest(group, rank, model, drafts)}"
         )
     count = question.gpus // tp
-    groups = count * layout.attn_dp
     return (
         Engines(
             count=count,
             tp=tp,
-            attn_dp=layout.attn_dp,
             memory_per_gpu=memory,
             weights_total=total,
             weights_per_gpu=per_gpu,
             pools_per_gpu=group.for_pools,
-            kv_copies=max(1, layout.attn_tp // model.architecture.attention.kv_heads),
-            running=group.running * groups,
-            resident=group.resident * groups,
+            kv_copies=max(1, layout.tp // model.architecture.attention.kv_heads),
+            running=group.running * count,
+            resident=group.resident * count,
         ),
         group,
     )
 
 
 def _layout(model: Model, tp: int) -> Layout:
-    """The fewest attention groups with which SGLang can divide the model over `tp` GPUs."""
-    reason = None
-    for groups in _divisors(tp):
-        layout = Layout(tp, groups)
-        reason = why_not(model.architecture, layout)
-        if reason is None:
-            return layout
-    raise ImpossiblePlan(f"{model.name} cannot be divided over {tp} GPUs: {reason}")
+    """Raises ImpossiblePlan if SGLang cannot divide the model over `tp` GPUs."""
+    layout = Layout(tp)
+    reason = why_not(model.architecture, layout)
+    if reason is not None:
+        raise ImpossiblePlan(f"{model.name} cannot be divided over {tp} GPUs: {reason}")
+    return layout
 
 
 def _longest(group: DeviceFit, rank: StateSize, model: Model, drafts: int) -> str:
@@ -366,7 +361,7 @@ def _session(question: Question, size: StateSize, *, ranks: int) -> SessionBytes
 
 def _one(question: Question, model: Model, rank: StateSize, layout: Layout) -> Stored:
     """What one session takes that shares nothing."""
-    ranks = layout.attn_tp
+    ranks = layout.tp
     return (
         stored.kv(rank, ranks, question.context, model.page)
         + stored.states(rank, ranks, question.states)
@@ -375,12 +370,12 @@ def _one(question: Question, model: Model, rank: StateSize, layout: Layout) -> S
 
 
 def _turn(question: Question, model: Model, rank: StateSize, layout: Layout) -> Stored:
-    ranks = layout.attn_tp
+    ranks = layout.tp
     return stored.kv(rank, ranks, question.turn_tokens, model.page) + stored.states(rank, ranks, 2)
 
 
 def _redis(question: Question, model: Model, rank: StateSize, layout: Layout) -> Sharing:
-    ranks, sessions = layout.attn_tp, question.sessions
+    ranks, sessions = layout.tp, question.sessions
     one = _one(question, model, rank, layout)
     shared = question.shared_tokens // model.page * model.page
     own = (
@@ -402,7 +397,7 @@ def _redis(question: Question, model: Model, rank: StateSize, layout: Layout) ->
 def _times(
     question: Question, model: Model, rank: StateSize, layout: Layout, turn: Stored
 ) -> Times:
-    ranks = layout.attn_tp
+    ranks = layout.tp
     store, rate = question.store_bandwidth, question.prefill_rate
     read = stored.kv(rank, ranks, question.context, model.page) + stored.states(rank, ranks, 1)
     on_rank = rank.per_token * question.context + rank.state
@@ -424,8 +419,8 @@ def _times(
 def _launch(
     question: Question, model: Model, engines: Engines, group: DeviceFit
 ) -> tuple[str, ...]:
-    per_engine = group.running * engines.attn_dp
-    variant = model.variant(question.gpu, Layout(engines.tp, engines.attn_dp))
+    per_engine = group.running
+    variant = model.variant(question.gpu, Layout(engines.tp))
     words = ["torpor", "engine", "up", "--profile"]
     nearest = variant or model.nearest(question.gpu)
     words.append(model.profile if nearest is None else nearest.full_name)
@@ -444,8 +439,6 @@ def _launch(
         words += ["--mamba-ssm-dtype", question.ssm_dtype]
     if variant is None:
         words += ["--tp-size", str(engines.tp), "--page-size", str(model.page)]
-        if engines.attn_dp > 1:
-            words += ["--attn-dp-size", str(engines.attn_dp)]
     if nearest is None or nearest.gpu != question.gpu:
         for flag, value in gpu_types()[question.gpu].arguments.items():
             words += [f"--{flag}", str(value)]

@@ -69,9 +69,7 @@ class Model:
     def variant(self, gpu: str, layout: Layout) -> Profile | None:
         """The profile's variant for this precision and layout, if it has one."""
         for profile in self.variants:
-            attn_dp = profile.arguments.get("attn-dp-size", 1)
-            found = (profile.precision, profile.gpu, profile.gpus, attn_dp)
-            if found == (self.precision, gpu, layout.tp, layout.attn_dp):
+            if (profile.precision, profile.gpu, profile.gpus) == (self.precision, gpu, layout.tp):
                 return profile
         return None
 

@@ -33,15 +33,11 @@ _BYTES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """tp: GPUs of one engine; attn_dp: data-parallel groups of its attention and Mamba layers."""
+    """tp: GPUs of one engine, over which attention and Mamba heads and experts are divided. SGLang
+    can also run attention in data-parallel groups; sessions cannot be stored then (see
+    `engine/linker/layouts.py`)."""
 
     tp: int = 1
-    attn_dp: int = 1
-
-    @property
-    def attn_tp(self) -> int:
-        """Ranks that share one session's state."""
-        return self.tp // self.attn_dp
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def rank_size(
     reason = why_not(architecture, layout)
     if reason is not None:
         raise ImpossiblePlan(reason)
-    ranks = layout.attn_tp
+    ranks = layout.tp
     recurrence, attention = architecture.recurrence, architecture.attention
     groups = recurrence.groups if recurrence.groups % ranks == 0 else ranks
     columns = recurrence.inner + 2 * groups * recurrence.state_size
@@ -108,10 +104,8 @@ def rank_size(
 
 def why_not(architecture: Architecture, layout: Layout) -> str | None:
     """Why SGLang cannot divide the model like this, or None if it can."""
-    ranks = layout.attn_tp
+    ranks = layout.tp
     recurrence, attention = architecture.recurrence, architecture.attention
-    if layout.tp % layout.attn_dp:
-        return f"{layout.attn_dp} attention groups do not divide {layout.tp} GPUs."
     if recurrence.heads % ranks:
         return f"{recurrence.heads} recurrent heads do not divide by {ranks}."
     if recurrence.groups % ranks and recurrence.groups != 1:

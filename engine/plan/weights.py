@@ -47,11 +47,11 @@ def weight_files(folder: Path) -> int:
 def _parts(
     architecture: Architecture, blocks: Blocks, weights: Weights, layout: Layout, *, mtp: bool
 ) -> Iterator[_Part]:
-    everywhere, tp, attn_tp = 1, layout.tp, layout.attn_tp
+    everywhere, tp = 1, layout.tp
     default = weights.default
     hidden, experts = blocks.hidden, blocks.experts
 
-    yield _Part(blocks.vocabulary * hidden, attn_tp, default)  # embedding
+    yield _Part(blocks.vocabulary * hidden, tp, default)  # embedding
     if not blocks.tied:
         yield _Part(blocks.vocabulary * hidden, tp, default)
 
@@ -61,10 +61,10 @@ def _parts(
     mamba += recurrence.inner * hidden
     before = blocks.mamba_before_attention
     usual = weights.mamba or default
-    yield _Part((recurrence.layers - before) * mamba, attn_tp, usual)
-    yield _Part(before * mamba, attn_tp, weights.mamba_before_attention or usual)
+    yield _Part((recurrence.layers - before) * mamba, tp, usual)
+    yield _Part(before * mamba, tp, weights.mamba_before_attention or usual)
     small = columns * (recurrence.conv_kernel + 1) + 3 * recurrence.heads + recurrence.inner
-    yield _Part(recurrence.layers * small, attn_tp, default)
+    yield _Part(recurrence.layers * small, tp, default)
 
     yield from _attention(architecture, architecture.attention.layers, hidden, layout, default)
     yield from _moe(blocks, experts.layers, tp, weights)
@@ -77,7 +77,7 @@ def _parts(
         plain = Weights(default=default)
         yield from _attention(architecture, draft, hidden, layout, default)
         yield from _moe(blocks, draft, tp, plain)
-        yield _Part(draft * 2 * hidden * hidden, attn_tp, default)  # eh_proj
+        yield _Part(draft * 2 * hidden * hidden, tp, default)  # eh_proj
         yield _Part(draft * 5 * hidden, everywhere, default)  # norms
 
 
@@ -86,10 +86,10 @@ def _attention(
 ) -> Iterator[_Part]:
     attention = architecture.attention
     yield _Part(
-        layers * 2 * hidden * attention.query_heads * attention.head_dim, layout.attn_tp, default
+        layers * 2 * hidden * attention.query_heads * attention.head_dim, layout.tp, default
     )
     kv = layers * 2 * hidden * attention.kv_heads * attention.head_dim
-    yield _Part(kv, min(layout.attn_tp, attention.kv_heads), default)
+    yield _Part(kv, min(layout.tp, attention.kv_heads), default)
 
 
 def _moe(blocks: Blocks, layers: int, tp: int, weights: Weights) -> Iterator[_Part]:

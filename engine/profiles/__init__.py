@@ -59,7 +59,6 @@ class Profile:
     weights: Weights
     gpu: str
     gpus: int
-    nodes: int
     native_context: int
     longest_context: int
     model: Path | None = None
@@ -151,8 +150,6 @@ def _profile(name: str, file: ProfileFile, variant: Variant) -> Profile:
         layout["tp-size"] = count
         if variant.ep > 1:
             layout["ep-size"] = variant.ep
-        if variant.attn_dp > 1:
-            layout["attn-dp-size"] = variant.attn_dp
     return Profile(
         name=name,
         variant=variant.name,
@@ -170,7 +167,6 @@ def _profile(name: str, file: ProfileFile, variant: Variant) -> Profile:
         weights=precision.weights,
         gpu=gpu,
         gpus=count,
-        nodes=variant.nodes,
         native_context=file.context.native,
         longest_context=file.context.longest,
         model=file.model,

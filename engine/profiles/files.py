@@ -57,8 +57,6 @@ class Variant(_Table):
     gpus: str
     """`4xH100`: that many are the tensor-parallel size."""
     ep: int = Field(default=1, ge=1)
-    attn_dp: int = Field(default=1, ge=1)
-    nodes: int = Field(default=1, ge=1)
     arguments: dict[str, Value] = Field(default_factory=dict)
 
     @property
@@ -74,8 +72,6 @@ class Variant(_Table):
         parts = [self.precision, self.gpus]
         if self.ep > 1:
             parts.append(f"ep{self.ep}")
-        if self.attn_dp > 1:
-            parts.append(f"dp{self.attn_dp}")
         return "-".join(parts)
 
     @property
@@ -90,8 +86,6 @@ class Variant(_Table):
             raise ValueError(f"gpus is {self.gpus!r}; write for example '4xH100'")
         if self.ep not in (1, self.count):
             raise ValueError(f"ep is {self.ep}; this MoE takes 1 or the number of GPUs")
-        if self.count % self.attn_dp or self.count % self.nodes:
-            raise ValueError("attn_dp and nodes must divide the number of GPUs")
         return self
 
 

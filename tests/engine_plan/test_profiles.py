@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from engine.errors import EngineStartFailed
+from engine.errors import EngineStartFailed, UnsupportedLayout
+from engine.linker.layouts import require_restorable
 from engine.profiles import PROFILES, architecture_file, gpu_types, profile_named, variants_of
 from engine.profiles.files import ProfileFile, parsed
 
@@ -75,6 +77,17 @@ def test_sglang_accepts_the_command_line_and_reads_it_as_meant(sglang, profile, 
     assert read["mamba_radix_cache_strategy"] == "extra_buffer"
     speculates = "speculative_algorithm" in read
     assert speculates == (profile.mtp and kind != "no mtp")
+
+
+@every_variant
+def test_sessions_can_be_stored_in_the_layout(sglang, profile):
+    require_restorable(SimpleNamespace(**sglang[profile.full_name, "mtp"]["arguments"]))
+
+
+def test_a_layout_whose_sessions_cannot_be_stored_is_refused():
+    (verdict,) = put_before_sglang([["--model-path", "DIR", "--tp-size=4", "--attn-dp-size=2"]])
+    with pytest.raises(UnsupportedLayout, match="--attn-dp-size 2"):
+        require_restorable(SimpleNamespace(**verdict["arguments"]))
 
 
 @every_variant
