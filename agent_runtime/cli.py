@@ -23,6 +23,7 @@ from agent_runtime import (
     plan_command,
     profiles_command,
     server,
+    simulate_command,
     store_command,
 )
 from agent_runtime.errors import SetupError, TorporError
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     store_command.add_to(commands)
     doctor_command.add_to(commands, DATA)
     bench_command.add_to(commands)
+    simulate_command.add_to(commands)
     return parser
 
 

@@ -23,11 +23,11 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("plan", help="what fits, what it costs and how fast it resumes")
     parser.add_argument("--model", required=True, help="a profile, or a checkpoint directory")
     parser.add_argument(
-        "--gpus", required=True, type=_gpus, metavar="NxTYPE", help="such as 8xH100"
+        "--gpus", required=True, type=read_gpus, metavar="NxTYPE", help="such as 8xH100"
     )
     parser.add_argument("--sessions", required=True, type=int, help="that exist, awake or not")
     parser.add_argument(
-        "--context", required=True, type=_tokens, metavar="TOKENS", help="of each, such as 256K"
+        "--context", required=True, type=read_tokens, metavar="TOKENS", help="of each, such as 256K"
     )
     parser.add_argument("--quantization", help="of the weights: bf16, fp8 or nvfp4")
     parser.add_argument("--kv-dtype", help="instead of the profile's: bfloat16, fp8_e4m3")
@@ -38,9 +38,11 @@ def add_to(commands: Any) -> None:
         "--states", type=int, default=2, help="recurrent states kept per session (default: 2)"
     )
     parser.add_argument(
-        "--shared", type=_tokens, default=0, metavar="TOKENS", help="all sessions begin with"
+        "--shared", type=read_tokens, default=0, metavar="TOKENS", help="all sessions begin with"
     )
-    parser.add_argument("--turn", type=_tokens, default=1000, metavar="TOKENS", help="new per turn")
+    parser.add_argument(
+        "--turn", type=read_tokens, default=1000, metavar="TOKENS", help="new per turn"
+    )
     parser.add_argument("--turns-per-second", type=float, default=1.0, help="of all sessions")
     parser.add_argument(
         "--store-bandwidth", type=float, default=1.25, metavar="GB/s", help="default: 1.25"
@@ -165,14 +167,14 @@ def _gib(size: int) -> str:
     return f"{size / _GIB:.1f} GiB"
 
 
-def _gpus(text: str) -> tuple[int, str]:
+def read_gpus(text: str) -> tuple[int, str]:
     match = _GPUS.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not such as 8xH100")
     return int(match[1] or 1), match[2]
 
 
-def _tokens(text: str) -> int:
+def read_tokens(text: str) -> int:
     """`1000`, `256K` (x 1024) or `1M` (x 1024 x 1024)."""
     match = re.fullmatch(r"(\d+)([KM]?)", text.strip().upper())
     if match is None:

@@ -5,9 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from engine.backends.settings import BackendSettings
+
+
+class SchedulingSettings(BaseModel):
+    """How one runtime shares an engine's slots: see `scheduling/`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy: str = ToolTime.name
+    """Who leaves the device first: `lru`, `tool_time` or `flops_per_byte`."""
+    queue_limit: int = Field(default=1024, gt=0)
+    """Turns that may wait for an engine; one more is answered with 429."""
+    tenant_queue_limit: int = Field(default=512, gt=0)
+    """Of one tenant."""
+    quantum: int = Field(default=4096, gt=0)
+    """Tokens that a tenant may spend each time its queue is looked at."""
+    prefetch: bool = True
+    """Whether sessions are staged before their tools' results are expected."""
+    load_bandwidth: float = Field(default=1.25e9, gt=0)
+    """Bytes per second between the store and an engine, as the policy assumes it."""
+
+    @field_validator("policy")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in POLICIES:
+            raise ValueError(f"no policy {name!r}; choose from {', '.join(POLICIES)}")
+        return name
+
+    def make_policy(self) -> Policy:
+        return POLICIES[self.policy]()
 
 
 class RuntimeSettings(BaseModel):
@@ -42,6 +72,7 @@ class RuntimeSettings(BaseModel):
     """Tokens of turns that were answered meanwhile, kept in memory until the store is back."""
     catch_up_interval: float = Field(default=1.0, gt=0)
     """Seconds between attempts to commit them."""
+    scheduling: SchedulingSettings = SchedulingSettings()
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""
 

@@ -46,11 +46,13 @@ class Experts:
     """A NemotronH mixture of experts: two matrices per expert, routed ones in the latent width.
 
     layers: how many layers are of this kind
+    active: routed experts that a token goes through
     latent: width that routed experts work in, None if it is the hidden size
     """
 
     layers: int
     count: int
+    active: int
     inner: int
     shared_inner: int
     latent: int | None
@@ -130,6 +132,7 @@ def _nemotron_h(config: Mapping[str, Any]) -> Architecture:
     experts = Experts(
         layers=moe,
         count=config["n_routed_experts"] if moe else 0,
+        active=config["num_experts_per_tok"] if moe else 0,
         inner=config["moe_intermediate_size"] if moe else 0,
         shared_inner=(
             config["moe_shared_expert_intermediate_size"] * (config.get("n_shared_experts") or 0)
