@@ -61,6 +61,8 @@ _STATUS: dict[type[Exception], int] = {
     store.EngineSilent: 503,
     tools.ToolsError: 500,
     tools.BadDefinition: 400,
+    tools.LedgerHeld: 409,
+    tools.LedgerDamaged: 500,
 }
 
 

@@ -15,7 +15,7 @@ from tools.arguments import ModelArguments, SchemaArguments
 from tools.coercion import offline_validator
 from tools.context import Context
 from tools.docstrings import describe
-from tools.effects import Effect
+from tools.effects import Effect, Scope
 from tools.errors import BadDefinition
 from tools.tool import Tool, ToolSpec, running
 
@@ -29,6 +29,8 @@ def define(
     *,
     name: str | None = None,
     effect: Effect = Effect.EFFECTFUL,
+    scope: Scope = Scope.WORLD,
+    dry_runs: bool = False,
     timeout: float = 30.0,
     max_chars: int = 20_000,
     rest: str = "",
@@ -52,6 +54,8 @@ def define(
         arguments,
         running(function, context_name),
         effect=effect,
+        scope=scope,
+        dry_runs=dry_runs,
         timeout=timeout,
         max_chars=max_chars,
         rest=rest,

@@ -77,6 +77,11 @@ class Ending(StrEnum):
     TIMED_OUT = "timed_out"
     UNKNOWN = "unknown"
 
+    @property
+    def leaves_doubt(self) -> bool:
+        """Whether the tool may have done what it was asked, or a part of it, all the same."""
+        return self in (Ending.BROKEN, Ending.TIMED_OUT, Ending.UNKNOWN)
+
 
 class ToolResult(BaseModel):
     """parts: what the tool gave, in its order; for every ending but `done`, what was wrong and
@@ -129,7 +134,8 @@ class ToolResult(BaseModel):
     def cut(self, most: int, rest: str) -> ToolResult:
         """At most `most` characters of text and JSON, from the beginning and the end; files stay.
 
-        rest: how the model gets what is left out, a sentence
+        rest: how the model gets what is left out, a sentence; `{start}` in it becomes the number
+              of the first character that is missing, from 1
         """
         shown = [part for part in self.parts if not isinstance(part, FilePart)]
         text = "\n".join(part.text for part in shown)
@@ -156,6 +162,7 @@ def cut_text(text: str, most: int, rest: str) -> str:
     first, last = len(head) + 1, len(text) - len(tail)
     lines = (text.count("\n", 0, end - 1) + 1 for end in (first, last))
     where = ", lines {:,} to {:,}".format(*lines) if "\n" in text else ""
+    rest = rest.replace("{start}", str(first))
     note = f"[left out: characters {first:,} to {last:,} of {len(text):,}{where}. {rest}]"
     return "\n".join((head.removesuffix("\n"), note, tail)).removesuffix("\n")
 

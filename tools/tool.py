@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tools.arguments import Arguments, Checked
 from tools.context import Context, Progress
-from tools.effects import Effect
+from tools.effects import Effect, Scope
 from tools.errors import BadDefinition, ToolFailed
 from tools.results import Ending, ToolResult
 
@@ -42,7 +42,9 @@ class Tool:
     effect:    what a call does to the world
     timeout:   seconds one attempt may take
     max_chars: a longer result is cut to so many characters, in the middle
-    rest:      tells the model how to get what was cut, a sentence
+    rest:      tells the model how to get what was cut, see `ToolResult.cut`
+    scope:     what that effect touches
+    dry_runs:  that it does nothing if `Context.dry_run`, and says what it would do
     attempts:  how often a call is made that breaks or takes too long; more than one only if its
                effect allows it, else BadDefinition
     at_once:   how many calls may run at the same time in one Executor; None for any number
@@ -52,6 +54,8 @@ class Tool:
     arguments: Arguments
     run: Run
     effect: Effect = Effect.EFFECTFUL
+    scope: Scope = Scope.WORLD
+    dry_runs: bool = False
     timeout: float = 30.0
     max_chars: int = 20_000
     rest: str = ""
@@ -78,7 +82,7 @@ class Tool:
         if checked.given is None:
             return self.refusal(checked)
         result = await self.attempt(checked.given, context or Context())
-        return result.noted(*checked.notes)
+        return self.cut(result).noted(*checked.notes)
 
     def check(self, arguments: Mapping[str, Any]) -> Checked:
         return self.arguments.check(arguments)
@@ -89,7 +93,7 @@ class Tool:
         return ToolResult.failed("\n".join(lines), Ending.REFUSED).noted(*checked.notes)
 
     async def attempt(self, given: dict[str, Any], context: Context) -> ToolResult:
-        """Run it once with checked arguments. Raises nothing but cancellation.
+        """Run it once with checked arguments; all of its result. Raises nothing but cancellation.
 
         A sync function runs in a thread of its own; after the timeout it is abandoned, not stopped.
         """
@@ -112,7 +116,12 @@ class Tool:
                 logger.exception("tool %s failed", name)
                 why = f"{name} failed: {type(error).__name__}: {error}"
                 result = ToolResult.failed(why, Ending.BROKEN)
-        return result.cut(self.max_chars, self.rest or f"Call {name} again and ask for less.")
+        return result
+
+    def cut(self, result: ToolResult) -> ToolResult:
+        """As much of a result as the model may have."""
+        rest = self.rest or f"Call {self.spec.name} again and ask for less."
+        return result.cut(self.max_chars, rest)
 
 
 def running(function: Callable[..., Any], context_name: str | None = None) -> Run:

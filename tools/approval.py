@@ -1,0 +1,66 @@
+"""Which calls may run, which a person is asked about, and which never run."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from tools.errors import BadDefinition
+
+
+class Verdict(StrEnum):
+    ALLOW = "allow"
+    ASK = "ask"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """tool:  name, or a pattern of names with `*`
+    where: regular expressions by argument; each must match the whole value (as text, or as JSON if
+           it is none). An argument that is not given matches nothing
+    why:   told to the person who is asked, and to the model that is refused
+    Raises BadDefinition for a wrong regular expression.
+    """
+
+    tool: str
+    verdict: Verdict
+    where: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        for name, pattern in self.where.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise BadDefinition(f"rule of {self.tool}: {name}: {error}") from error
+
+    def matches(self, tool: str, arguments: Mapping[str, Any]) -> bool:
+        return fnmatch.fnmatchcase(tool, self.tool) and all(
+            name in arguments and re.fullmatch(pattern, _text(arguments[name]), re.DOTALL)
+            for name, pattern in self.where.items()
+        )
+
+
+class Approval:
+    """The first rule that matches a call decides; a call that none matches may run.
+
+    To ask about everything else, end with `Rule("*", Verdict.ASK)`.
+    """
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self._rules = tuple(rules)
+
+    def rule(self, tool: str, arguments: Mapping[str, Any]) -> Rule:
+        """arguments: checked, so that they are read as the tool reads them"""
+        found = (rule for rule in self._rules if rule.matches(tool, arguments))
+        return next(found, Rule("*", Verdict.ALLOW))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
