@@ -23,6 +23,7 @@ from agent_runtime.histories import History
 from agent_runtime.models import TurnRequest
 from agent_runtime.placing import Placement, Placing
 from agent_runtime.residency import Residency
+from agent_runtime.stopping import StopWatch
 from engine.client import Chunk, Sampling
 from engine.errors import EngineUnreachable, LoadFailed, NoEngine
 from engine.pool import Engine, EnginePool
@@ -66,6 +67,7 @@ class Attempts:
         declared = session.body.meta["tools"]
         held_to = structural_tag(request, declared, thinking=self._chat.opens_thinking)
         decoder = DecodeStream(skip_special_tokens=False)
+        watch = StopWatch(request.stop)
         tried: set[str] = set()
         loads = 0
         while not self._is_complete(generation, request):
@@ -82,11 +84,16 @@ class Attempts:
                 async with contextlib.aclosing(self._watched(generation, stream)) as chunks:
                     async for chunk in chunks:
                         await self._see_who_serves(session, generation, chunk)
-                        for token in _collect(generation, chunk):
+                        for place, token in _collect(generation, chunk):
                             piece = decoder.step(self._chat.tokenizer, token)
-                            if piece is not None and token != self._chat.eos_id:
-                                yield piece
-                return
+                            if piece is None or token == self._chat.eos_id:
+                                continue
+                            if certain := watch.feed(piece):
+                                yield certain
+                            if watch.found is not None:  # leaving aborts it on the engine
+                                generation.end_after(place + 1, stopped_by=watch.found)
+                                return
+                break
             except LoadFailed as error:
                 # The linker has forgotten what it could not load: a second attempt restores what
                 # is really there and recomputes the rest; the last one loads nothing.
@@ -98,7 +105,7 @@ class Attempts:
             except EngineUnreachable as error:
                 tried.add(generation.engine.record.boot_id)
                 if self._is_complete(generation, request):
-                    return
+                    break
                 if held_to is not None and generation.ids:
                     raise EngineUnreachable(
                         f"{error} The session is unchanged. No other engine takes over in the "
@@ -107,6 +114,8 @@ class Attempts:
                 await self._move(session, generation, tried, error)
                 generation.reasons[:] = await make_ready(generation.engine)
                 loads = 0
+        if rest := watch.finish():
+            yield rest
 
     def _is_complete(self, generation: Generation, request: TurnRequest) -> bool:
         """Whether the last token that an engine gave before it died was the last one anyway."""
@@ -200,12 +209,14 @@ class Attempts:
         )
 
 
-def _collect(generation: Generation, chunk: Chunk) -> Sequence[int]:
+def _collect(generation: Generation, chunk: Chunk) -> Sequence[tuple[int, int]]:
+    """The chunk's tokens with their places in the answer."""
     if chunk.new_ids and generation.first_token_at is None:
         generation.first_token_at = time.perf_counter()
+    places = range(len(generation.ids), len(generation.ids) + len(chunk.new_ids))
     generation.ids.extend(chunk.new_ids)
     generation.logprobs.extend(chunk.logprobs)
     generation.cached_tokens = chunk.cached_tokens
     generation.accept_length = chunk.accept_length
     generation.finish_reason = chunk.finish_reason or generation.finish_reason
-    return chunk.new_ids
+    return list(zip(places, chunk.new_ids, strict=True))

@@ -20,6 +20,7 @@ class Generation:
     placement:   where it was begun, and after a failure where it goes on
     reasons:     why that engine computes again what was known
     failed_over: what made it change engines
+    stopped_by:  the text that the client wanted it to end at
     """
 
     placement: Placement
@@ -28,6 +29,7 @@ class Generation:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     cached_tokens: int = 0
     finish_reason: str = "length"
+    stopped_by: str | None = None
     accept_length: float | None = None
     first_token_at: float | None = None
     failed_over: list[str] = field(default_factory=list)
@@ -44,6 +46,12 @@ class Generation:
             yield
         finally:
             self.engine.turns -= 1
+
+    def end_after(self, tokens: int, *, stopped_by: str) -> None:
+        """Forget what came after so many tokens: the last one completes that text."""
+        del self.ids[tokens:]
+        del self.logprobs[tokens:]
+        self.finish_reason, self.stopped_by = "stop", stopped_by
 
     def move(self, placement: Placement) -> None:
         self.engine.turns -= 1

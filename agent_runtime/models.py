@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,6 +36,8 @@ class TurnRequest(_Wire, Constraints):
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default=[], max_length=16)
+    """Texts at which the answer ends; it is given without them."""
     top_logprobs: int = Field(default=0, ge=0, le=20)
     durability: str = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
@@ -114,6 +116,8 @@ class TurnResult(_Wire):
     tool_calls: list[ToolCall]
     problems: list[str]
     finish_reason: str
+    stopped_by: str | None = None
+    """The text of `stop` that ended it; `token_ids`, and the history, have it."""
     token_ids: list[int]
     usage: Usage
     mtp_accept_length: float | None

@@ -6,6 +6,7 @@ from agent_runtime.chat import ChatFormat
 from agent_runtime.generation import Generation, usage_of, without_eos
 from agent_runtime.models import TokenLogprob, TopLogprob, TurnRequest, TurnResult
 from agent_runtime.outage import Standing
+from agent_runtime.stopping import text_before
 from engine.pool import EngineRecord
 from tools.calls import parse
 
@@ -20,9 +21,10 @@ def result_of(
     """Of a turn that is generated, and not committed. before: the session when it began."""
     session, history, record = before.session, before.history, before.engine.record
     usage = usage_of(history, prompt_delta, generation)
+    text = chat.decode(without_eos(generation.ids, chat.eos_id))
     message = parse(
-        chat.decode(without_eos(generation.ids, chat.eos_id)),
-        cut_off=generation.finish_reason == "length",
+        text_before(text, generation.stopped_by),
+        cut_off=generation.finish_reason == "length" or generation.stopped_by is not None,
     )
     return TurnResult(
         session_id=session.id,
@@ -34,6 +36,7 @@ def result_of(
         tool_calls=list(message.calls),
         problems=[*message.problems, *_unsampled(request, record)],
         finish_reason=generation.finish_reason,
+        stopped_by=generation.stopped_by,
         token_ids=generation.ids,
         usage=usage,
         mtp_accept_length=generation.accept_length,

@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from agent_runtime.chat import Message
 from agent_runtime.constraints import protocol_fields
@@ -131,7 +132,7 @@ class Stateless:
         events = backend.complete(
             [*history, *new],
             tools=[{"type": "function", "function": tool} for tool in session.body.meta["tools"]],
-            held_to=protocol_fields(request, session.body.meta["tools"]),
+            held_to=_fields(request, session),
             sampling=Sampling(
                 max_new_tokens=request.max_tokens,
                 temperature=request.temperature,
@@ -243,6 +244,11 @@ def _require_possible(session: Session, request: TurnRequest) -> None:
             f"the protocol of backends has schemas, and no patterns and grammars: {kept} Ask with "
             "json_schema."
         )
+
+
+def _fields(request: TurnRequest, session: Session) -> dict[str, Any]:
+    stop = {"stop": list(request.stop)} if request.stop else {}
+    return protocol_fields(request, session.body.meta["tools"]) | stop
 
 
 def _opening(session: Session) -> list[WireMessage]:

@@ -56,3 +56,8 @@ async def test_what_the_protocol_cannot_say_is_refused(torpor, session, asked, c
         await torpor.turn(session.id, "Hello.", **asked)
     assert refused.value.code == code
     assert (await torpor.get(session.id)).head is None
+
+
+async def test_an_endpoint_ends_its_answer_at_a_text(torpor, session):
+    turn = await torpor.turn(session.id, "Thanks.", stop=["are"])
+    assert turn.text == "You"
