@@ -24,7 +24,8 @@ _IDLE_LOOKS = 3  # looks in a row that must find nothing running: a turn may be 
 @dataclass(frozen=True)
 class Drained:
     """waited: seconds; durable: the level that what it stored has reached; shortfall: why that is
-    not `fsync`, or why not everything was stored, None if all is well."""
+    not `fsync`, or that it was still writing, None if all is well. What could not be written before
+    does not count: no snapshot names it."""
 
     waited: float
     durable: str

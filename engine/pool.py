@@ -50,9 +50,9 @@ class EngineRecord(BaseModel):
     state_object_bytes: int
     context_length: int
     prefill_chunk: int
+    """Most prompt tokens computed at once. A state is left at each chunk's end."""
     greedy_only: bool
     """SGLang verifies drafts greedily on a CPU: of an answer only the first token is sampled."""
-    """Most prompt tokens computed at once. A state is left at each chunk's end."""
     draining: bool = False
     """It takes no new turns: somebody is about to end it."""
 

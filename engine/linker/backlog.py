@@ -8,14 +8,12 @@ session next settles, or at the next insert that passes.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 
-from engine.linker.offload import Rows
+from engine.linker.index import ObjectSet
+from engine.linker.offload import REMEMBERED, Rows
 from state_store.layout import Kind
-
-_REMEMBERED = 1 << 16  # objects that were turned away
 
 
 class Backlog:
@@ -30,8 +28,7 @@ class Backlog:
         self._count = count
         self._size = size
         self._sizes: deque[int] = deque()
-        self._missed: OrderedDict[tuple[Kind, str], None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._missed = ObjectSet(REMEMBERED)
         self.turned_away = 0
 
     @property
@@ -44,15 +41,8 @@ class Backlog:
         """Whether an offload of `size` bytes may be queued."""
         count, waiting = self.waiting
         fits = not count or (count < self._count and waiting + size <= self._size)
-        objects = [(part.kind, page_hash) for part in rows for page_hash in part.hashes]
-        with self._lock:
-            for one in objects:
-                if fits:
-                    self._missed.pop(one, None)
-                else:
-                    self._missed[one] = None
-            while len(self._missed) > _REMEMBERED:
-                self._missed.popitem(last=False)
+        for part in rows:
+            (self._missed.remove if fits else self._missed.add)(part.kind, part.hashes)
         if fits:
             self._sizes.append(size)
         else:
@@ -65,10 +55,8 @@ class Backlog:
 
     def clear(self) -> None:
         self._sizes.clear()
-        with self._lock:
-            self._missed.clear()
+        self._missed.clear()
 
     def missed(self, kind: Kind, hashes: Sequence[str]) -> int:
         """How many of `hashes` were turned away when they were last offered."""
-        with self._lock:
-            return sum((kind, page_hash) in self._missed for page_hash in hashes)
+        return sum(self._missed.has(kind, hashes))

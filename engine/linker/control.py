@@ -19,7 +19,6 @@ from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
 from engine.linker.offload import Offloader
-from engine.linker.pools import DevicePools
 from engine.linker.staging import Staged, StagedObjects
 from engine.linker.steps import Steps, Work
 from state_store.fingerprint import Fingerprint
@@ -44,7 +43,7 @@ class Control:
         *,
         rank: int,
         rank_count: int,
-        described: DevicePools,
+        page_size: int,
         staged: Mapping[Kind, StagedObjects],
         index: StoredIndex,
         offloader: Offloader,
@@ -91,7 +90,7 @@ class Control:
                 "url": f"http://{server_args.host}:{server_args.port}",
                 "fingerprint": fingerprint.model_dump(mode="json"),
                 "ranks": rank_count,
-                "page_size": described.page_size,
+                "page_size": page_size,
                 "kv_object_bytes": staged["kv"].frames.frame_bytes,
                 "state_object_bytes": staged["state"].frames.frame_bytes,
                 "context_length": int(server_args.context_length or 0),
@@ -118,33 +117,30 @@ class Control:
     def prefetch(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Stage a snapshot's page chain and the state at its end.
 
-        The state first: without it no page is of use. Pages beyond the staging memory are only
-        checked to exist; their load then reads from the store.
+        The state first: without it no page is of use. What finds no room in the staging memory is
+        only checked to exist; its load then reads from the store.
         """
         hashes: list[str] = payload["hashes"]
         state = self._stage("state", hashes[-1:])
         kv = self._stage("kv", hashes)
-        unstaged = kv.unstaged
-        exists = self._all_parts("kv", unstaged, self._payloads.exists)
-        self._index.add("kv", [h for h, found in zip(unstaged, exists, strict=True) if found])
-        self._index.forget(
-            "kv", [h for h, found in zip(unstaged, exists, strict=True) if not found]
-        )
+        self._look_for("state", state.unstaged)
+        self._look_for("kv", kv.unstaged)
+        restorable = all(self._index.has("state", hashes[-1:]))
         known = self._index.has("kv", hashes)
         pages = known.index(False) if False in known else len(known)
         return {
             "pages": pages,
-            "state": len(state.frames) == 1,
+            "state": restorable,
             "bytes_read": state.bytes_read + kv.bytes_read,
-            "reason": _why_not(state, "state", 0) or _why_not(kv, "KV pages", len(hashes) - pages),
+            "reason": _why_not(state, "state", int(not restorable))
+            or _why_not(kv, "KV pages", len(hashes) - pages),
         }
 
     def announce(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Know of a snapshot without reading it: if its session comes here, the load reads it."""
         asked: dict[Kind, list[str]] = {"state": payload["hashes"][-1:], "kv": payload["hashes"]}
         for kind, hashes in asked.items():
-            exists = self._all_parts(kind, hashes, self._payloads.exists)
-            self._index.add(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
+            self._look_for(kind, hashes)
         return {}
 
     def renew(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +237,11 @@ class Control:
         parts = range(parts_of(self._staged[kind].frames.layout.payload_bytes))
         answers = iter(ask([ObjectRef(kind, h, part) for h in hashes for part in parts]))
         return [sum(next(answers) for _ in parts) == len(parts) for _ in hashes]
+
+    def _look_for(self, kind: Kind, hashes: list[str]) -> None:
+        exists = self._all_parts(kind, hashes, self._payloads.exists)
+        self._index.add(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
+        self._index.forget(kind, [h for h, found in zip(hashes, exists, strict=True) if not found])
 
     def _stage(self, kind: Kind, hashes: list[str]) -> Staged:
         objects = self._staged[kind]

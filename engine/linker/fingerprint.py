@@ -9,7 +9,8 @@ from typing import Any
 
 import sglang
 
-from engine.linker.pools import DevicePools, ObjectLayout
+from engine.linker.pools import DevicePools
+from engine.linker.segments import ObjectLayout
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
 

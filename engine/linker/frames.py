@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.linker.pools import ObjectLayout
+from engine.linker.segments import ObjectLayout
 from state_store.codec import HEADER_BYTES, Frame
 from state_store.layout import PART_BYTES, Kind, ObjectRef, parts_of
 

@@ -10,56 +10,80 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from state_store.layout import Kind
 
 
-class StoredIndex:
-    """Thread-safe set of (kind, page hash), bounded, least recently used forgotten first."""
+class ObjectSet:
+    """Thread-safe set of (kind, page hash), bounded, the one added longest ago forgotten first."""
 
-    def __init__(self, capacity: int = 1 << 20) -> None:
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._known: OrderedDict[tuple[Kind, str], None] = OrderedDict()
-        self._corrupt: set[tuple[Kind, str]] = set()
-        self.has_forgotten = False
-        """Whether anything that was known to be stored has turned out to be gone."""
+        self._members: OrderedDict[tuple[Kind, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
     def add(self, kind: Kind, hashes: Iterable[str]) -> None:
         with self._lock:
             for page_hash in hashes:
-                self._known[kind, page_hash] = None
-                self._corrupt.discard((kind, page_hash))
-                self._known.move_to_end((kind, page_hash))
-            while len(self._known) > self._capacity:
-                self._known.popitem(last=False)
+                self._members[kind, page_hash] = None
+                self._members.move_to_end((kind, page_hash))
+            while len(self._members) > self._capacity:
+                self._members.popitem(last=False)
 
-    def forget(self, kind: Kind, hashes: Iterable[str]) -> None:
+    def remove(self, kind: Kind, hashes: Iterable[str]) -> bool:
+        """Whether any of them was there."""
+        there = False
         with self._lock:
             for page_hash in hashes:
-                if (kind, page_hash) in self._known:
-                    del self._known[kind, page_hash]
-                    self.has_forgotten = True
-
-    def condemn(self, kind: Kind, hashes: Iterable[str]) -> None:
-        """Remember that these were found corrupt: the next offload overwrites them."""
-        with self._lock:
-            for page_hash in hashes:
-                self._known.pop((kind, page_hash), None)
-                self._corrupt.add((kind, page_hash))
-
-    def is_corrupt(self, kind: Kind, page_hash: str) -> bool:
-        return (kind, page_hash) in self._corrupt
+                if (kind, page_hash) in self._members:
+                    del self._members[kind, page_hash]
+                    there = True
+        return there
 
     def clear(self) -> None:
-        """Forget all but what is corrupt."""
         with self._lock:
-            self._known.clear()
+            self._members.clear()
 
     def has(self, kind: Kind, hashes: Sequence[str]) -> list[bool]:
         with self._lock:
-            return [(kind, page_hash) in self._known for page_hash in hashes]
+            return [(kind, page_hash) in self._members for page_hash in hashes]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+class StoredIndex:
+    """What is known to be in the store, and what of it is corrupt. Thread-safe."""
+
+    def __init__(self, capacity: int = 1 << 20) -> None:
+        self._known = ObjectSet(capacity)
+        self._corrupt = ObjectSet(capacity)
+        self.has_forgotten = False
+        """Whether anything that was known to be stored has turned out to be gone."""
+
+    def add(self, kind: Kind, hashes: Collection[str]) -> None:
+        self._known.add(kind, hashes)
+        self._corrupt.remove(kind, hashes)
+
+    def forget(self, kind: Kind, hashes: Iterable[str]) -> None:
+        if self._known.remove(kind, hashes):
+            self.has_forgotten = True
+
+    def condemn(self, kind: Kind, hashes: Collection[str]) -> None:
+        """Remember that these were found corrupt: the next offload overwrites them."""
+        self._known.remove(kind, hashes)
+        self._corrupt.add(kind, hashes)
+
+    def is_corrupt(self, kind: Kind, page_hash: str) -> bool:
+        return self._corrupt.has(kind, [page_hash])[0]
+
+    def clear(self) -> None:
+        """Forget all but what is corrupt."""
+        self._known.clear()
+
+    def has(self, kind: Kind, hashes: Sequence[str]) -> list[bool]:
+        return self._known.has(kind, hashes)
 
     def __len__(self) -> int:
         return len(self._known)

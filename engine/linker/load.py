@@ -215,15 +215,21 @@ class Loader:
     def _stage(self, part: Rows, load: Load) -> Staged:
         """Stage all of `part`, forgetting what turned out not to be there.
 
-        Raises LoadFailed, also when the load's deadline passes first; StoreError.
+        Waits while others take up the room. Raises LoadFailed, also when the load's deadline passes
+        first; StoreError.
         """
         objects = self._staged[part.kind]
-        staged = objects.pin(part.hashes)
-        if staged is None:
-            staged = self._read(part, load)
-        if len(staged.frames) == len(set(part.hashes)):
-            return staged
-        objects.release(staged)
+        while True:
+            staged = objects.pin(part.hashes)
+            if staged is None:
+                staged = self._read(part, load)
+            if len(staged.frames) == len(set(part.hashes)):
+                return staged
+            objects.release(staged)
+            if staged.missing or staged.corrupt:
+                break
+            if not objects.wait_for_room(part.hashes, self._left(load)):
+                break
         self._index.forget(part.kind, staged.missing)
         self._index.condemn(part.kind, staged.corrupt)
         raise LoadFailed(
@@ -234,9 +240,8 @@ class Loader:
     def _read(self, part: Rows, load: Load) -> Staged:
         objects = self._staged[part.kind]
         reading = self._reader.submit(objects.stage, part.hashes, self._payloads)
-        left = load.queued_at + self._deadline - time.monotonic()
         try:
-            return reading.result(max(left, 0.0))
+            return reading.result(self._left(load))
         except TimeoutError:
             self.late += 1
         except StoreError:
@@ -247,6 +252,10 @@ class Loader:
             f"{part.kind} objects: {len(part.hashes)} were not read within the load deadline of "
             f"{self._deadline:g} s"
         )
+
+    def _left(self, load: Load) -> float:
+        """Seconds until the load's deadline."""
+        return max(0.0, load.queued_at + self._deadline - time.monotonic())
 
     def _give_up(self, reading: Future[Staged], objects: StagedObjects) -> None:
         def unpin(done: Future[Staged]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.linker.frames import Frames
-from engine.linker.index import StoredIndex
+from engine.linker.index import ObjectSet, StoredIndex
 from state_store.codec import Frame
 from state_store.errors import StoreError
 from state_store.layout import Kind, ObjectRef
@@ -26,6 +26,7 @@ from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
+REMEMBERED = 1 << 16  # objects of which it is known that they are not stored
 _PAUSE = 1.0  # seconds after a write that failed in which no other is tried
 
 
@@ -56,7 +57,10 @@ class Offloader:
         payloads: Payloads,
         *,
         ttl: int,
+        remembered: int = REMEMBERED,
     ) -> None:
+        """ttl: seconds that an object lives unless a commit pins it; remembered: most objects that
+        `failed` knows of"""
         self._frames = frames
         self._index = index
         self._payloads = payloads
@@ -65,7 +69,7 @@ class Offloader:
         self._results: deque[bool] = deque()
         self._changed = threading.Condition()
         self._queued = self._done = 0
-        self._failed: set[tuple[Kind, str]] = set()
+        self._failed = ObjectSet(remembered)
         self._pause_until = 0.0
         self.objects_written = self.bytes_written = self.failures = 0
         self._thread = threading.Thread(target=self._run, name="torpor-offload", daemon=True)
@@ -85,8 +89,7 @@ class Offloader:
 
     def failed(self, kind: Kind, hashes: Sequence[str]) -> int:
         """How many of `hashes` could not be written when they were last tried."""
-        with self._changed:
-            return sum((kind, page_hash) in self._failed for page_hash in hashes)
+        return sum(self._failed.has(kind, hashes))
 
     def num_results(self) -> int:
         return len(self._results)
@@ -115,11 +118,9 @@ class Offloader:
             if offload is None:
                 return
             stored = self._store(offload)
-            objects = {
-                (part.kind, page_hash) for part in offload.parts for page_hash in part.hashes
-            }
+            for part in offload.parts:
+                (self._failed.remove if stored else self._failed.add)(part.kind, part.hashes)
             with self._changed:
-                self._failed = self._failed - objects if stored else self._failed | objects
                 self._results.append(stored)
                 self._done += 1
                 self._changed.notify_all()

@@ -40,6 +40,7 @@ class StagedObjects:
         self._free = list(range(len(frames)))
         self._pins: Counter[str] = Counter()
         self._mutex = threading.Lock()
+        self._room = threading.Condition(self._mutex)
 
     def stage(self, hashes: Sequence[str], payloads: Payloads) -> Staged:
         """Stage and pin as many of `hashes`, in order, as frames allow; the rest is `unstaged`.
@@ -78,6 +79,18 @@ class StagedObjects:
                 self._pins[page_hash] -= 1
                 if self._pins[page_hash] <= 0:
                     del self._pins[page_hash]
+            self._room.notify_all()
+
+    def wait_for_room(self, hashes: Sequence[str], timeout: float) -> bool:
+        """Wait until others have let go of enough frames for `hashes`, if they fit at all; False
+        after `timeout` s."""
+
+        def fits() -> bool:
+            wanted = sum(page_hash not in self._pins for page_hash in hashes)
+            return wanted <= len(self._free) + len(self._frame_of) - len(self._pins)
+
+        with self._mutex:
+            return self._room.wait_for(fits, timeout)
 
     def discard_all(self) -> None:
         """Forget every object that is not pinned."""
@@ -96,6 +109,7 @@ class StagedObjects:
         except BaseException:
             with self._mutex:
                 self._free.extend(frame for _, frame in wanted)
+                self._room.notify_all()
             raise
         with self._mutex:
             for (page_hash, frame), objects in zip(wanted, items, strict=True):
@@ -111,6 +125,7 @@ class StagedObjects:
                     self._frame_of[page_hash] = frame
                 self._pin(page_hash, staged)
                 staged.bytes_read += self.frames.frame_bytes
+            self._room.notify_all()
 
     def _claim_missing(self, hashes: Sequence[str], staged: Staged) -> list[tuple[str, int]]:
         """Pin what is staged; the others, each with a frame to read it into."""
