@@ -63,6 +63,13 @@ _STATUS: dict[type[Exception], int] = {
     tools.BadDefinition: 400,
     tools.LedgerHeld: 409,
     tools.LedgerDamaged: 500,
+    tools.BadLimits: 400,
+    tools.SandboxUnavailable: 503,
+    tools.SnapshotMissing: 404,
+    tools.WorkspaceExists: 409,
+    tools.OutsideWorkspace: 400,
+    tools.TooDeep: 413,
+    tools.WorkspaceFull: 413,
 }
 
 

@@ -19,6 +19,10 @@ command -v ninja >/dev/null || missing+=(ninja-build)
 command -v redis-check-rdb >/dev/null || missing+=(redis-tools)
 # Tools that run code do so in its sandbox.
 command -v bwrap >/dev/null || missing+=(bubblewrap)
+"$python" -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("seccomp"))' ||
+    missing+=(libseccomp2)
+# Tests fork workspaces on a file system that shares blocks.
+[ -e /usr/sbin/mkfs.xfs ] || missing+=(xfsprogs)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||

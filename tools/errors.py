@@ -1,11 +1,18 @@
 """Everything that `tools` raises.
 
 ToolsError
-├── BadDefinition   a function cannot become a tool, or two tools share a name: fix the code
-├── FolderMissing   the folder that a tool should work in is not there: name another
-├── LedgerHeld      another process has the ledger's file open
-├── LedgerDamaged   a ledger's file cannot be read whole: what it names may have happened
-└── ToolFailed      raised inside a tool; its message is the result that the model reads
+├── BadDefinition        a function cannot become a tool, or two tools share a name: fix the code
+├── BadLimits            a limit makes no sense: correct it
+├── FolderMissing        the folder that a tool should work in is not there: name another
+├── LedgerHeld           another process has the ledger's file open
+├── LedgerDamaged        a ledger's file cannot be read whole: what it names may have happened
+├── SandboxUnavailable   no sandbox can be made on this machine: the message says what to change
+├── SnapshotMissing      no workspace snapshot has this id: it was forgotten, or is elsewhere
+├── WorkspaceExists      a workspace has this name: choose another, or delete it
+└── ToolFailed           raised inside a tool; its message is the result that the model reads
+    ├── OutsideWorkspace a path leads out of the workspace
+    ├── TooDeep          folders are nested too deep to be kept
+    └── WorkspaceFull    files are over the limits of a workspace
 """
 
 
@@ -31,3 +38,31 @@ class LedgerDamaged(ToolsError):
 
 class ToolFailed(ToolsError):
     """A tool could not do what it was asked. The message tells the model what to do instead."""
+
+
+class BadLimits(ToolsError):
+    """Limits that nothing could run under."""
+
+
+class SandboxUnavailable(ToolsError):
+    """Nothing was run, because it could not be isolated. There is no way around it."""
+
+
+class SnapshotMissing(ToolsError):
+    """A snapshot of a workspace, or one of the files it names, is not there."""
+
+
+class WorkspaceExists(ToolsError):
+    """The name of a new workspace is taken."""
+
+
+class OutsideWorkspace(ToolFailed):
+    """A path is absolute, climbs with `..`, or goes through a link."""
+
+
+class TooDeep(ToolFailed):
+    """Folders are nested deeper than a workspace may be."""
+
+
+class WorkspaceFull(ToolFailed):
+    """More bytes or files than a workspace may hold."""

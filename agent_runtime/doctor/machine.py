@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from agent_runtime.doctor.findings import Finding, fail, ok, warn
+from tools.sandbox import Support, check
 
 _GIB = 1 << 30
 _OLDEST_PYTHON = (3, 11)
@@ -31,6 +32,7 @@ def examine(data: Path) -> Iterator[Finding]:
     yield memory(psutil.virtual_memory().available, psutil.virtual_memory().total)
     yield disk(data)
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+    yield sandbox(check())
 
 
 def python() -> Finding:
@@ -138,6 +140,18 @@ def open_files(soft: int, hard: int) -> Finding:
     if soft < _FEW_FILES:
         return warn("open files", found, why=why, fix=fix)
     return ok("open files", found)
+
+
+def sandbox(support: Support) -> Finding:
+    """Whether code of a model can be isolated here, found out by doing it."""
+    if support.available:
+        return ok("sandbox", support.found)
+    return warn(
+        "sandbox",
+        support.found,
+        why="the tools that run code refuse to, all else works",
+        fix=f"a machine needs: {'; '.join(support.needs)}",
+    )
 
 
 def _header(

@@ -11,6 +11,7 @@ import pytest
 from agent_runtime.cli import main
 from agent_runtime.doctor import Level, installation, machine
 from engine.self_check import SGLANG, Change, EngineCheck, check
+from tools import sandbox
 
 REPOSITORY = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -49,6 +50,15 @@ def test_a_machine_without_headers(tmp_path, monkeypatch):
     found = {finding.subject: finding for finding in machine.compilers()}
     assert found["OpenSSL headers"].level is Level.FAIL
     assert "libssl-dev" in found["OpenSSL headers"].fix
+
+
+def test_a_machine_where_code_cannot_be_isolated(tmp_path, monkeypatch):
+    assert machine.sandbox(sandbox.check()).level is Level.OK
+    monkeypatch.setenv("PATH", str(tmp_path))
+    finding = machine.sandbox(sandbox.check())
+    assert finding.level is Level.WARN
+    assert "apt-get install bubblewrap" in finding.found
+    assert "Linux 5.14" in finding.fix
 
 
 def test_a_gpu_that_torch_cannot_use(tmp_path, monkeypatch):

@@ -1,0 +1,101 @@
+"""File contents by their hash, shared by all snapshots; copied as the file system best can."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.errors import SnapshotMissing
+
+_FICLONE = 0x40049409  # ioctl: make this file share the blocks of that one
+_CHUNK = 2**20
+# What a file system answers that can't: not supported, other device, not such a pair of files.
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A folder with one read-only file for each content, below the first two digits of its hash.
+
+    making: a folder beside it for what is not complete yet
+    """
+
+    root: Path
+    making: Path
+
+    def keep(self, source: int) -> str:
+        """Keep what the open file `source` holds; its hash. A later change of it changes nothing.
+
+        What is hashed is our copy, so the file may change meanwhile.
+        """
+        number, name = tempfile.mkstemp(dir=self.making)
+        try:
+            with os.fdopen(number, "r+b") as copy:
+                clone(source, copy.fileno())
+                copy.seek(0)
+                digest = hashlib.file_digest(copy, "sha256").hexdigest()
+                os.fchmod(copy.fileno(), 0o400)
+                os.fsync(copy.fileno())
+            place = self._place(digest)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Path(name).replace(place)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return digest
+
+    def put(self, digest: str, target: int) -> None:
+        """Write a content to the open file `target`. Raises SnapshotMissing if it isn't kept."""
+        try:
+            source = os.open(self._place(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise SnapshotMissing(
+                f"the content {digest[:12]}… of a workspace snapshot is not in {self.root}; "
+                "was it forgotten? Nothing was changed."
+            ) from error
+        try:
+            clone(source, target)
+        finally:
+            os.close(source)
+
+    def size(self, digest: str) -> int:
+        """In bytes."""
+        return self._place(digest).stat().st_size
+
+    def all(self) -> Iterator[str]:
+        """The hashes of all that is kept."""
+        for place in self.root.glob("??/*"):
+            yield place.parent.name + place.name
+
+    def drop(self, digest: str) -> int:
+        """Forget a content; the bytes it had."""
+        size = self.size(digest)
+        self._place(digest).unlink()
+        return size
+
+    def _place(self, digest: str) -> Path:
+        return self.root / digest[:2] / digest[2:]
+
+
+def clone(source: int, target: int) -> bool:
+    """Make the empty open file `target` hold what `source` holds.
+
+    True: they share blocks until one changes (XFS, btrfs, bcachefs); False: it was copied.
+    """
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    else:
+        return True
+    offset = 0
+    while count := os.sendfile(target, source, offset, _CHUNK):
+        offset += count
+    return False

@@ -1,0 +1,253 @@
+"""The workspaces of one runtime: made, committed, forked and deleted with their sessions."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.errors import FolderMissing, SnapshotMissing, ToolFailed, WorkspaceExists, WorkspaceFull
+from tools.workspaces.contents import Contents
+from tools.workspaces.manifest import File, Folder, Link, Manifest
+from tools.workspaces.owner import give
+from tools.workspaces.tree import Entry, Tree, Usage
+
+__all__ = ["Usage", "Workspaces"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Workspaces:
+    """All below `root`: files in `live/NAME/`, `snapshots/ID.json` naming what is in `contents/`.
+
+    most_bytes, most_files: what a workspace may hold to be kept in a snapshot
+    Snapshots share the contents they have in common. Where the file system can, files are shared
+    with workspaces too until one changes; elsewhere they are copied, never hard-linked. Any number
+    of processes may use the same `root`.
+    """
+
+    root: Path
+    most_bytes: int = 256 * 2**20
+    most_files: int = 20_000
+
+    def create(self, name: str) -> Path:
+        """An empty workspace. Raises WorkspaceExists, ValueError for a name that is no file name.
+
+        name: letters, digits, `.`, `_` and `-`, such as a session's id
+        """
+        path = self._live(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise WorkspaceExists(
+                f"a workspace is named {name} already; nothing was changed."
+            ) from error
+        _give_path(path)
+        return path
+
+    def path(self, name: str) -> Path:
+        """Where a workspace is. Raises FolderMissing if there is none."""
+        path = self._live(name)
+        if not path.is_dir():
+            raise FolderMissing(f"there is no workspace named {name}; make one with create().")
+        return path
+
+    def snapshot(self, name: str) -> Manifest:
+        """Keep all files as they are now. The same files make the same manifest and id.
+
+        Devices, pipes and sockets are left out: they hold nothing. Files that a running command
+        changes meanwhile are kept as they were at some moment each; end it first.
+        Raises WorkspaceFull, ToolFailed for what cannot be read; then nothing new is named.
+        """
+        tree = Tree(self.path(name))
+        usage = tree.usage(most_files=self.most_files)
+        if usage.bytes > self.most_bytes or usage.files > self.most_files:
+            raise WorkspaceFull(
+                f"workspace {name} holds {usage.bytes} bytes in {usage.files} files or more, the "
+                f"limits are {self.most_bytes} and {self.most_files}; it was not kept. Delete files"
+            )
+        with self._locked(shared=True):
+            kept = [self._keep(entry) for entry in tree.walk()]
+            entries = sorted((one for one in kept if one), key=lambda entry: entry.path)
+            manifest = Manifest(entries=tuple(entries))
+            place = self._manifest(manifest.id)
+            with tempfile.NamedTemporaryFile("w", dir=self.root / "making", delete=False) as file:
+                file.write(manifest.model_dump_json())
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).replace(place)
+        return manifest
+
+    def manifest(self, snapshot: str) -> Manifest:
+        """What a snapshot names. Raises SnapshotMissing if it is unknown or was changed."""
+        if not _ID.fullmatch(snapshot):
+            raise SnapshotMissing(f"{snapshot!r} is not the id of a workspace snapshot.")
+        try:
+            text = self._manifest(snapshot).read_text()
+        except FileNotFoundError as error:
+            raise SnapshotMissing(
+                f"there is no workspace snapshot {snapshot[:12]}… in {self.root}."
+            ) from error
+        manifest = Manifest.model_validate_json(text)
+        if manifest.id != snapshot:
+            raise SnapshotMissing(f"the manifest of {snapshot[:12]}… was changed; it isn't used.")
+        return manifest
+
+    def fork(self, snapshot: str, name: str) -> Path:
+        """A new workspace with the files of a snapshot. Raises as create() and manifest() do.
+
+        If it fails half-way, or the process ends, there is no workspace of that name.
+        """
+        manifest = self.manifest(snapshot)
+        with self._making() as fresh:
+            for entry in manifest.entries:  # by path, so folders come before what is in them
+                self._put(fresh, entry)
+            return self._finish(fresh, name)
+
+    def delete(self, name: str) -> None:
+        """Delete a workspace; its snapshots stay. Nothing happens if there is none."""
+        _remove(self._live(name))
+
+    def names(self) -> list[str]:
+        """Of all workspaces, sorted."""
+        live = self.root / "live"
+        return sorted(path.name for path in live.iterdir()) if live.is_dir() else []
+
+    def forget(self, snapshot: str) -> None:
+        """Drop a snapshot; collect() frees what it alone had. Nothing happens if it is unknown."""
+        if _ID.fullmatch(snapshot):
+            self._manifest(snapshot).unlink(missing_ok=True)
+
+    def collect(self) -> int:
+        """Delete contents that no snapshot names, and what was left half-made; the bytes freed."""
+        with self._locked(shared=False):
+            for leftover in (self.root / "making").iterdir():
+                _remove(leftover)
+            named = {
+                entry.sha256
+                for place in (self.root / "snapshots").glob("*.json")
+                for entry in Manifest.model_validate_json(place.read_text()).entries
+                if isinstance(entry, File)
+            }
+            contents = self._contents()
+            return sum(contents.drop(one) for one in list(contents.all()) if one not in named)
+
+    def _live(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} can't name a workspace: use letters, digits, . _ and -")
+        return self.root / "live" / name
+
+    def _manifest(self, snapshot: str) -> Path:
+        return self.root / "snapshots" / f"{snapshot}.json"
+
+    def _contents(self) -> Contents:
+        return Contents(self.root / "contents", self.root / "making")
+
+    @contextmanager
+    def _locked(self, *, shared: bool) -> Iterator[None]:
+        """Nothing is collected while something is kept or put back, whichever process does it."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in ("live", "making", "snapshots", "contents"):
+            (self.root / folder).mkdir(exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _making(self) -> Iterator[Path]:
+        """A folder for a new workspace, removed unless it was finished."""
+        with self._locked(shared=True):
+            fresh = Path(tempfile.mkdtemp(dir=self.root / "making"))
+            try:
+                yield fresh
+            finally:
+                _remove(fresh)
+
+    def _finish(self, fresh: Path, name: str) -> Path:
+        path = self._live(name)
+        _give_path(fresh)
+        try:
+            path.mkdir()
+        except FileExistsError as error:
+            raise WorkspaceExists(
+                f"a workspace is named {name} already; nothing was changed."
+            ) from error
+        return fresh.rename(path)  # over the empty folder that keeps the name for us
+
+    def _keep(self, entry: Entry) -> File | Folder | Link | None:
+        if entry.is_folder():
+            return Folder(path=_named(entry.path))
+        if entry.is_link():
+            target = os.readlink(entry.name, dir_fd=entry.folder)
+            return Link(path=_named(entry.path), target=_named(target))
+        if not entry.is_file():
+            return None
+        try:
+            source = entry.open()
+        except OSError as error:
+            raise ToolFailed(f"{entry.path} can't be read: {error.strerror}") from error
+        try:
+            now = os.fstat(source)
+            if not stat.S_ISREG(now.st_mode):
+                raise ToolFailed(f"{entry.path} became something else while it was kept")
+            digest = self._contents().keep(source)
+        finally:
+            os.close(source)
+        return File(
+            path=_named(entry.path),
+            size=self._contents().size(digest),
+            sha256=digest,
+            executable=bool(now.st_mode & 0o100),
+        )
+
+    def _put(self, root: Path, entry: File | Folder | Link) -> None:
+        with Tree(root).parent(entry.path) as (folder, name):
+            match entry:
+                case Folder():
+                    os.mkdir(name, 0o755, dir_fd=folder)
+                    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+                    give(made)
+                    os.close(made)
+                case Link():
+                    os.symlink(entry.target, name, dir_fd=folder)
+                case File():
+                    mode = 0o755 if entry.executable else 0o644
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    made = os.open(name, flags, mode, dir_fd=folder)
+                    try:
+                        self._contents().put(entry.sha256, made)
+                        give(made)
+                    finally:
+                        os.close(made)
+
+
+def _named(path: str) -> str:
+    """A path as text. Raises ToolFailed for names that are not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ToolFailed(f"the name {path!r} is not UTF-8; rename the file") from error
+    return path
+
+
+def _remove(path: Path) -> None:
+    """Folders may be nested deeper than shutil.rmtree can go."""
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
+
+
+def _give_path(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        give(number)
+    finally:
+        os.close(number)
