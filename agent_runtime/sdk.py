@@ -68,7 +68,10 @@ class Torpor:
 
     def __init__(self, url: str, *, timeout: float = 600.0) -> None:
         self._http = httpx.AsyncClient(
-            base_url=url, timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False
+            base_url=url,
+            timeout=httpx.Timeout(timeout, connect=5.0),
+            limits=httpx.Limits(max_connections=None),  # any number of turns may run at a time
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Self:

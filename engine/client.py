@@ -26,6 +26,7 @@ from engine.routing import BOOT_ID, ROUTING_KEY, carried
 
 _NAMES = 1024  # prefixes that a client believes its engine remembers
 _GRAMMAR = re.compile(r"((?:Failed to compile|Grammar).*? grammar.*?)(?:\\n|\"|$)")
+EVERY_TURN = httpx.Limits(max_connections=None)  # the engine queues, and is looked at meanwhile
 _NOT_HERE = (502, 503, 504)  # an engine that is full or about to end; a router without engines
 
 
@@ -107,7 +108,10 @@ class EngineClient:
         self._routed = routed
         self._remembered: OrderedDict[str, int] = OrderedDict()
         self._http = httpx.AsyncClient(
-            base_url=url, timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False
+            base_url=url,
+            timeout=httpx.Timeout(timeout, connect=5.0),
+            limits=EVERY_TURN,
+            trust_env=False,
         )
 
     async def close(self) -> None:

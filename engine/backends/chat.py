@@ -17,7 +17,7 @@ import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from engine.backends.settings import BackendSettings
-from engine.client import Sampling
+from engine.client import EVERY_TURN, Sampling
 from engine.errors import (
     BackendBusy,
     BackendMalformed,
@@ -78,6 +78,7 @@ class Backend:
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(settings.timeout, connect=5.0),
+            limits=EVERY_TURN,
             trust_env=not settings.is_local,  # a proxy leads to a hosted one, not to this machine
         )
 
