@@ -8,6 +8,8 @@ every Mamba buffer (kind `state`), in transfer-layer order:
     kv object    = [ layer 3: K page | V page ][ layer 3 draft: K page | V page ][ layer 8: ... ]
     state object = [ layer 0: SSM slot | conv slot ][ layer 2: SSM slot | conv slot ] ...
 
+Of latent attention (MLA) a layer's page is one buffer: compressed KV and rotary key, per token.
+
 Upstream: `sglang/srt/mem_cache/hybrid_cache/linker_pool_assembler.py`. Its own assembler takes
 a Mamba model only with a plain MLA pool and no packed draft KV, so the group is built here.
 """
@@ -48,7 +50,7 @@ class DevicePools:
 
 
 def describe_pools(params: Any) -> DevicePools:
-    """Build the pool group of a Mamba + GQA/MHA hybrid, with its draft (MTP) KV.
+    """Build the pool group of a Mamba + GQA/MHA/MLA hybrid, with its draft (MTP) KV.
 
     params: SGLang's `CacheInitParams`.
     Raises UnsupportedModel when the engine holds another kind of pool.
@@ -59,7 +61,7 @@ def describe_pools(params: Any) -> DevicePools:
     page_size = params.page_size
     try:
         entries = [
-            assembler._mha_device_pool_entry(
+            _attention_entry(
                 PoolName.KV,
                 pool,
                 _stage_local_layer_mapping(
@@ -73,12 +75,11 @@ def describe_pools(params: Any) -> DevicePools:
             # The draft reads its KV after the batch's loads finish, so its layers may ride on any
             # transfer layer; it shares the target's token slots.
             entries.append(
-                assembler._mha_device_pool_entry(
+                _attention_entry(
                     PoolName.DRAFT,
                     draft,
                     {layer: layer for layer in range(draft.layer_num)},
                     page_size,
-                    indices_from_pool=PoolName.KV,
                 )
             )
     except ValueError as error:  # scaled KV, int8 states, states of other kinds
@@ -109,9 +110,10 @@ def _full_attention_pool(kvcache: Any) -> Any:
         inner = f" over {type(pool).__name__}" if pool is not None else ""
         raise UnsupportedModel(
             f"the engine's KV pool is {type(kvcache).__name__}{inner}; snapshots need a Mamba "
-            "hybrid with GQA or MHA attention over whole contexts and KV in 16, 32 or unscaled 8 "
-            "bits (HybridLinearKVPool over MHATokenToKVPool). Models with sliding windows, latent "
-            "(MLA) or no Mamba state are served by SGLang without this linker."
+            "hybrid with GQA, MHA or MLA attention over whole contexts and KV in 16, 32 or "
+            "unscaled 8 bits (HybridLinearKVPool over MHATokenToKVPool or MLATokenToKVPool). "
+            "Models with sliding windows, sparse attention or no Mamba state are served by SGLang "
+            "without this linker."
         )
     return pool
 
@@ -136,10 +138,33 @@ def _draft_pool(params: Any) -> Any | None:
 
 
 def _is_plain(pool: Any) -> bool:
-    """Its subclasses add scales to the buffers, or lay them out otherwise."""
+    """Subclasses of these add scales or indices to the buffers, or lay them out otherwise."""
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+
+    return type(pool) is MHATokenToKVPool or (
+        type(pool) is MLATokenToKVPool and pool.kv_scale_buffer is None and not pool.use_dsa
+    )
+
+
+def _attention_entry(
+    name: PoolName, pool: Any, layer_mapping: dict[int, int], page_size: int
+) -> Any:
+    """SGLang's view of a plain KV pool, whose pages are addressed by the model's token slots."""
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
-    return type(pool) is MHATokenToKVPool
+    if isinstance(pool, MHATokenToKVPool):
+        return assembler._mha_device_pool_entry(
+            name, pool, layer_mapping, page_size, indices_from_pool=PoolName.KV
+        )
+    return assembler.DevicePoolEntry(
+        name=name,
+        indices_from_pool=PoolName.KV,
+        device_pool=pool,
+        components=[pool.kv_buffer],
+        layer_mapping=layer_mapping,
+        page_size=page_size,
+        rows_are_pages=False,
+    )
 
 
 def _layout(entries: Sequence[Any]) -> ObjectLayout:

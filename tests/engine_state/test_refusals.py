@@ -100,6 +100,11 @@ def pools():
             **shared, **heads,
         )
 
+        class Sparse(pools.MLATokenToKVPool):
+            pass  # as the pool of DSA, which adds indices
+
+        sparse = Sparse(size=128, kv_lora_rank=16, qk_rope_head_dim=8, layer_num=2, **shared)
+
         class Scaled(pools.MHATokenToKVPool):
             pass  # as the FP4 and MXFP8 pools, whose buffers a CPU cannot make
 
@@ -121,12 +126,14 @@ def pools():
             "no Mamba": verdict(_full_attention_pool, mha()),
             "latent": verdict(_full_attention_pool, latent),
             "latent in a hybrid": verdict(_full_attention_pool, hybrid(latent)),
+            "sparse in a hybrid": verdict(_full_attention_pool, hybrid(sparse)),
             "sliding windows": verdict(_full_attention_pool, windows),
             "scaled": verdict(_full_attention_pool, hybrid(mha(Scaled))),
             "one draft": verdict(_draft_pool, drafting(mha())),
             "no draft": verdict(_draft_pool, drafting()),
             "two drafts": verdict(_draft_pool, drafting(mha(), mha())),
             "latent draft": verdict(_draft_pool, drafting(latent)),
+            "sparse draft": verdict(_draft_pool, drafting(sparse)),
             "draft with states": verdict(_draft_pool, drafting(mha(), mamba=(object(),))),
             "other draft pages": verdict(_draft_pool, drafting(mha(), page_size=128)),
         }))
@@ -136,7 +143,9 @@ def pools():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("pool", ["grouped", "one draft", "no draft"])
+@pytest.mark.parametrize(
+    "pool", ["grouped", "latent in a hybrid", "one draft", "latent draft", "no draft"]
+)
 def test_pools_that_snapshots_hold_are_served(pools, pool):
     assert pools[pool] is None
 
@@ -146,11 +155,11 @@ def test_pools_that_snapshots_hold_are_served(pools, pool):
     [
         ("no Mamba", "MHATokenToKVPool;"),
         ("latent", "MLATokenToKVPool;"),
-        ("latent in a hybrid", "HybridLinearKVPool over MLATokenToKVPool;"),
+        ("sparse in a hybrid", "HybridLinearKVPool over Sparse;"),
         ("sliding windows", "SWAKVPool over MHATokenToKVPool;"),
         ("scaled", "HybridLinearKVPool over Scaled;"),
         ("two drafts", "2 KV pools"),
-        ("latent draft", "1 KV pools (MLATokenToKVPool)"),
+        ("sparse draft", "1 KV pools (Sparse)"),
         ("draft with states", "1 Mamba pools"),
         ("other draft pages", "64 tokens in the draft's KV pool and 128"),
     ],
