@@ -4,6 +4,8 @@ import secrets
 
 import pytest
 import redis
+from author import Author
+from sealing import opened
 from writer import Writer
 
 from state_store.embedded import EmbeddedServer
@@ -53,3 +55,26 @@ async def store(server, prefix):
 @pytest.fixture
 def writer(store, objects, prefix):
     return Writer(store, objects, prefix)
+
+
+@pytest.fixture
+async def author(server, objects, prefix):
+    """Writes for two encrypted tenants, ann and ben."""
+    async with await opened(server, prefix) as store:
+        await store.create_tenant("ann", encrypted=True)
+        await store.create_tenant("ben", encrypted=True)
+        yield Author(store, objects, prefix)
+
+
+@pytest.fixture
+async def locked(server, prefix, author):
+    """A store in a process without the master key."""
+    async with await opened(server, prefix, None) as store:
+        yield store
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Two objects in a batch, so that pinning and unpinning take several round trips."""
+    monkeypatch.setattr("state_store.commit._BATCH", 2)
+    monkeypatch.setattr("state_store.garbage._BATCH", 2)

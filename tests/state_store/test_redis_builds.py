@@ -6,13 +6,15 @@ import pytest
 import test_commit
 import test_crashes
 import test_fork
+import test_meetings
 from servers import REDIS_7, REDIS_8, Server
-from test_crashes import small_batches  # noqa: F401 - a fixture that its tests need
+
+pytestmark = pytest.mark.usefixtures("small_batches")
 
 _CRASHES = (
     test_crashes.test_a_commit_that_dies_anywhere_leaves_the_old_head_or_the_new_one,
     test_crashes.test_a_delete_that_dies_anywhere_is_finished_or_has_not_happened,
-    test_crashes.test_recovery_during_a_commit_ends_it_cleanly,
+    test_meetings.test_recovery_during_a_commit_ends_it_cleanly,
 )
 for _module in (test_commit, test_fork):
     globals().update({n: test for n, test in vars(_module).items() if n.startswith("test_")})

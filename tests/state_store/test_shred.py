@@ -14,6 +14,7 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sealing import VAULT, on_disk
 
 from state_store.cipher import decrypt_frame, encrypt_frame, open_value, seal_value
 from state_store.codec import HEADER_BYTES, Frame, check, seal
@@ -21,10 +22,9 @@ from state_store.errors import CorruptObject, StoreRefused
 from state_store.layout import ObjectNames, ObjectRef
 from state_store.object_keys import ObjectKeys
 from state_store.objects import ObjectClient
-from state_store.vault import MasterKey, Vault, new_lineage_seed
+from state_store.vault import new_lineage_seed
 
 FINGERPRINT = "ab" * 16
-VAULT = Vault([MasterKey(bytes(range(32)))])
 WRAPPED = VAULT.new_tenant_key("ann")
 TENANT_KEY = VAULT.open(WRAPPED, "ann")
 TTL = 600
@@ -249,16 +249,6 @@ def test_the_servers_log_keeps_a_deleted_seed_until_it_is_rewritten(own_server, 
             time.sleep(0.05)
         assert seed not in on_disk(own_server)
     client.close()
-
-
-def on_disk(server) -> bytes:
-    content = b""
-    for path in server.data_dir.rglob("*"):
-        try:
-            content += path.read_bytes() if path.is_file() else b""
-        except FileNotFoundError:  # a file of the log that a rewrite has just removed
-            continue
-    return content
 
 
 def test_a_damaged_seed_is_reported_and_opens_nothing(rank, raw, caplog):
