@@ -1,6 +1,6 @@
 """The HTTP service. Its routes are in the modules `*_routes.py`.
 
-Errors are problem details (RFC 9457) with a stable `code`.
+What every request passes through, whatever it asks for, is in `service/`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,22 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
 from agent_runtime import holding_routes, session_routes, turn_routes
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
-from agent_runtime.errors import TorporError
 from agent_runtime.holding import Holding
-from agent_runtime.models import Problem
 from agent_runtime.residency import Residency
+from agent_runtime.service import answers, operation_routes
+from agent_runtime.service.bodies import Bodies
+from agent_runtime.service.metrics import Measured, Metrics
+from agent_runtime.service.request_ids import RequestIds
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
-from agent_runtime.status import problem_of
 from agent_runtime.turns import Turns
 from engine.backends.chat import Backend
-from engine.errors import EngineError
 from engine.pool import EnginePool
 from state_store.errors import StoreError
 from state_store.store import StateStore
@@ -65,10 +63,13 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
                 await backend.close()
 
     app = FastAPI(title="Torpor", version="0.1.0", lifespan=lifespan)
-    for error_type in (TorporError, EngineError, StoreError):
-        app.add_exception_handler(error_type, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    for routes in (session_routes, holding_routes, turn_routes):
+    app.state.settings, app.state.metrics = settings, Metrics()
+    answers.add_to(app)
+    # The last is the outermost.
+    app.add_middleware(Bodies, limits=settings.body_limits)
+    app.add_middleware(Measured, metrics=app.state.metrics)
+    app.add_middleware(RequestIds)
+    for routes in (session_routes, holding_routes, turn_routes, operation_routes):
         app.include_router(routes.router)
 
     @app.get("/health")
@@ -88,28 +89,3 @@ async def _recover(store: StateStore, older_than: float) -> None:
         logger.info("recovered: %s", recovered)
     except StoreError as error:
         logger.error("recovery is left to the next start of a runtime: %s", error)
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
-    if problem.status >= 500:
-        logger.error("%s %s: %s", request.method, request.url.path, error)
-    wait = getattr(error, "retry_after", None)
-    return _problem_response(problem, {} if wait is None else {"Retry-After": f"{wait:.0f}"})
-
-
-async def _answer_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return _problem_response(
-        Problem(title="Invalid request", status=422, code="invalid_request", detail=detail)
-    )
-
-
-def _problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(
-        problem.model_dump(),
-        status_code=problem.status,
-        headers=headers,
-        media_type="application/problem+json",
-    )

@@ -114,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--router", metavar="URL", default=None, help="a router in front of the engines"
     )
+    serve.add_argument(
+        "--json-log", action="store_true", help="log lines of JSON, with the ids of requests"
+    )
     serve.set_defaults(run=_serve)
 
     show = commands.add_parser("demo", help="suspend, kill -9, resume and fork a real session")
@@ -216,7 +219,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         boundary_interval=arguments.boundary_interval,
         router=arguments.router,
     )
-    asyncio.run(server.serve(settings, host=arguments.host, port=arguments.port))
+    asyncio.run(
+        server.serve(
+            settings, host=arguments.host, port=arguments.port, json_log=arguments.json_log
+        )
+    )
     return 0
 
 

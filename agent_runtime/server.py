@@ -12,6 +12,7 @@ import uvicorn
 
 from agent_runtime.api import create_app
 from agent_runtime.errors import SetupError
+from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.settings import RuntimeSettings
 from engine.launch import require_free_port
 from state_store.store import StateStore
@@ -26,9 +27,11 @@ async def serve(
     host: str,
     port: int,
     failed: Callable[[], str | None] = lambda: None,
+    json_log: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
+    json_log: log lines of JSON, with the ids of requests
     failed: looked at twice a second; a message from it ends the service with SetupError.
     Raises SetupError, EngineStartFailed when the port is taken, StoreUnavailable when the store
     does not answer.
@@ -39,13 +42,14 @@ async def serve(
     ):
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per look at an engine
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _log_to_stderr(json_log)
     server = _Server(
         uvicorn.Config(
             create_app(settings),
             host=host,
             port=port,
             log_level="warning",
+            log_config=None,
             timeout_graceful_shutdown=_DRAIN,
         )
     )
@@ -64,6 +68,13 @@ async def serve(
         raise SetupError(reason)
     if not server.started:
         raise SetupError(f"the service could not start on {host}:{port}.")
+
+
+def _log_to_stderr(json_log: bool) -> None:
+    line = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if json_log else line)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class _Server(uvicorn.Server):

@@ -57,13 +57,21 @@ async def residency(sessions: Asked, session_id: str) -> Whereabouts:
 
 
 @router.post("/{session_id}/suspend")
-async def suspend(sessions: Asked, session_id: str, request: SuspendRequest) -> Suspended:
-    return await sessions.suspend(session_id, request)
+async def suspend(
+    http: Request, sessions: Asked, session_id: str, request: SuspendRequest
+) -> Suspended:
+    done = await sessions.suspend(session_id, request)
+    http.app.state.metrics.suspended(done)
+    return done
 
 
 @router.post("/{session_id}/resume")
-async def resume(sessions: Asked, session_id: str, request: ResumeRequest) -> Resumed:
-    return await sessions.resume(session_id, request)
+async def resume(
+    http: Request, sessions: Asked, session_id: str, request: ResumeRequest
+) -> Resumed:
+    done = await sessions.resume(session_id, request)
+    http.app.state.metrics.resumed(done)
+    return done
 
 
 @router.post("/{session_id}/fork", status_code=201)

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
+from agent_runtime.service.bodies import BodyLimits
 from engine.backends.settings import BackendSettings
 
 
@@ -72,6 +73,8 @@ class RuntimeSettings(BaseModel):
     """Tokens of turns that were answered meanwhile, kept in memory until the store is back."""
     catch_up_interval: float = Field(default=1.0, gt=0)
     """Seconds between attempts to commit them."""
+    body_limits: BodyLimits = BodyLimits()
+    """What one request may bring."""
     scheduling: SchedulingSettings = SchedulingSettings()
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""

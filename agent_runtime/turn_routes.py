@@ -14,7 +14,8 @@ from fastapi.responses import StreamingResponse
 from agent_runtime.conversations import Conversations
 from agent_runtime.errors import TorporError
 from agent_runtime.events import TurnEvent, encoded, sent
-from agent_runtime.models import ConversationRequest, TurnRequest
+from agent_runtime.models import ConversationRequest, TurnRequest, TurnResult
+from agent_runtime.service.metrics import Metrics
 from agent_runtime.status import problem_of
 from agent_runtime.turns import Turns
 from engine.errors import EngineError
@@ -26,18 +27,29 @@ router = APIRouter(prefix="/v1")
 @router.post("/sessions/{session_id}/turns")
 async def turn(http: Request, session_id: str, request: TurnRequest) -> StreamingResponse:
     turns: Turns = http.app.state.turns
-    return await _streamed(turns.run(session_id, request))
+    return await _streamed(http, turns.run(session_id, request))
 
 
 @router.post("/conversations")
 async def converse(http: Request, request: ConversationRequest) -> StreamingResponse:
     conversations: Conversations = http.app.state.conversations
-    return await _streamed(conversations.run(request))
+    return await _streamed(http, conversations.run(request))
 
 
-async def _streamed(events: AsyncGenerator[TurnEvent]) -> StreamingResponse:
-    first = await anext(events)  # errors before the first token get their own status
-    return StreamingResponse(_stream(first, events), media_type="text/event-stream")
+async def _streamed(http: Request, events: AsyncGenerator[TurnEvent]) -> StreamingResponse:
+    counted = _counted(http.app.state.metrics, events)
+    first = await anext(counted)  # errors before the first token get their own status
+    return StreamingResponse(_stream(first, counted), media_type="text/event-stream")
+
+
+async def _counted(
+    metrics: Metrics, events: AsyncGenerator[TurnEvent]
+) -> AsyncGenerator[TurnEvent]:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, TurnResult):
+                metrics.turn(event)
+            yield event
 
 
 async def _stream(first: TurnEvent, rest: AsyncGenerator[TurnEvent]) -> AsyncIterator[str]:

@@ -1,0 +1,81 @@
+"""What went wrong, as problem details (RFC 9457) with a stable `code`, for every kind of error."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from agent_runtime.errors import TorporError
+from agent_runtime.models import Problem
+from agent_runtime.service.request_ids import current_request_id
+from agent_runtime.status import problem_of
+from engine.errors import EngineError
+from state_store.errors import StoreError
+from tools.errors import ToolsError
+
+logger = logging.getLogger(__name__)
+
+# What Starlette itself refuses, by status.
+_CODES = {400: "malformed_body", 404: "no_such_path", 405: "method_not_allowed"}
+
+
+def add_to(app: FastAPI) -> None:
+    """Have `app` answer errors so."""
+    for error_type in (TorporError, EngineError, StoreError, ToolsError):
+        app.add_exception_handler(error_type, _answer_ours)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_refused)
+    app.add_exception_handler(Exception, _answer_unforeseen)
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(
+        problem.model_dump(),
+        status_code=problem.status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+async def _answer_ours(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status >= 500:
+        logger.error("%s %s: %s", request.method, request.url.path, error)
+    wait = getattr(error, "retry_after", None)
+    return problem_response(problem, {} if wait is None else {"Retry-After": f"{wait:.0f}"})
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return problem_response(
+        Problem(title="Invalid request", status=422, code="invalid_request", detail=detail)
+    )
+
+
+async def _answer_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "refused")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    problem = Problem(title=error.detail, status=error.status_code, code=code, detail=detail)
+    return problem_response(problem, dict(error.headers or {}))
+
+
+async def _answer_unforeseen(request: Request, error: Exception) -> Response:
+    """The error itself is in the log: it may name what is not the client's to know."""
+    request_id = current_request_id()
+    return problem_response(
+        Problem(
+            title="Internal error",
+            status=500,
+            code="internal",
+            detail="the service failed in a way that it does not foresee; sessions are as their "
+            "last commit left them. The log of the service has the error under this request's id.",
+        ),
+        # Answered outside of all middleware.
+        {} if request_id is None else {"X-Request-Id": request_id},
+    )

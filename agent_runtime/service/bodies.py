@@ -1,0 +1,147 @@
+"""Limits of what a request brings: its type, its size, how long it takes, and how deep it nests.
+
+They are looked at before a route, and before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent_runtime.models import Problem
+from agent_runtime.service.answers import problem_response
+
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+class BodyLimits(BaseModel):
+    """What one request may bring."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int = Field(default=64 << 20, gt=0)
+    """A million tokens of text are about 4 MiB; an import may be far larger and is not JSON."""
+    depth: int = Field(default=64, gt=0)
+    """Lists and objects within each other."""
+    seconds: float = Field(default=60.0, gt=0)
+    """Without another piece of the body."""
+
+
+class Bodies:
+    """ASGI middleware: a JSON body is read whole, looked at, and handed on.
+
+    Other types pass as they come if `streamed` has their path's ending; else they are refused.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: BodyLimits, *, streamed: tuple[str, ...] = ("/import",)
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._streamed = streamed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].endswith(self._streamed):
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if length == b"0" and b"transfer-encoding" not in headers:
+            await self._app(scope, receive, send)
+            return
+        problem = self._of_headers(headers, length)
+        body = b""
+        if problem is None:
+            try:
+                body = await self._read(receive)
+            except _Disconnected:
+                return
+            except TimeoutError:
+                problem = _problem(
+                    408, "body_timeout", f"no more of the body came in {self._limits.seconds:g} s"
+                )
+        problem = problem or self._of_body(body)
+        if problem is not None:
+            await problem_response(problem, {"Connection": "close"})(scope, receive, send)
+            return
+        await self._app(scope, _handing(body, receive), send)
+
+    def _of_headers(self, headers: dict[bytes, bytes], length: bytes) -> Problem | None:
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json" and not kind.endswith(b"+json"):
+            named = kind.decode("latin-1") or "nothing"
+            return _problem(
+                415, "unsupported_media_type", f"the body is {named}, not application/json"
+            )
+        if int(length) > self._limits.bytes:
+            return self._too_large()
+        return None
+
+    async def _read(self, receive: Receive) -> bytes:
+        """Up to one piece more than is allowed."""
+        pieces, size = [], 0
+        while True:
+            async with asyncio.timeout(self._limits.seconds):
+                message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self._limits.bytes or not message.get("more_body", False):
+                return b"".join(pieces)
+
+    def _of_body(self, body: bytes) -> Problem | None:
+        if len(body) > self._limits.bytes:
+            return self._too_large()
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            return _problem(400, "malformed_body", f"byte {error.start} of the body is no UTF-8")
+        if body.count(b"[") + body.count(b"{") > self._limits.depth and not self._is_flat(body):
+            return _problem(
+                400, "too_deep", f"the body nests deeper than {self._limits.depth} levels"
+            )
+        return None
+
+    def _is_flat(self, body: bytes) -> bool:
+        depth = 0
+        for found in _STRING_OR_BRACKET.finditer(body):
+            mark = found[0]
+            if mark in b"[{":
+                depth += 1
+                if depth > self._limits.depth:
+                    return False
+            elif mark in b"]}":
+                depth -= 1
+        return True
+
+    def _too_large(self) -> Problem:
+        return _problem(
+            413, "body_too_large", f"the body is larger than {self._limits.bytes} bytes"
+        )
+
+
+class _Disconnected(Exception):
+    pass
+
+
+def _problem(status: int, code: str, what: str) -> Problem:
+    title = code.replace("_", " ").capitalize()
+    return Problem(title=title, status=status, code=code, detail=f"{what}; nothing was done.")
+
+
+def _handing(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the whole body first."""
+    given = False
+
+    async def handing() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return handing

@@ -1,0 +1,52 @@
+"""Routes for who runs the service: is it alive, can it serve, what has it counted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from agent_runtime.service.metrics import Metrics
+from agent_runtime.settings import RuntimeSettings
+from engine.pool import EnginePool
+from state_store.errors import StoreError
+
+router = APIRouter()
+
+
+class Readiness(BaseModel):
+    """`ready`: whether a turn would be served. `reason`: why not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ready: bool
+    engines: int
+    reason: str | None = None
+
+
+@router.get("/ready", responses={503: {"model": Readiness}})
+async def ready(request: Request, response: Response) -> Readiness:
+    """503 while no turn could be served: the store is gone, or there is no engine or backend."""
+    pool: EnginePool = request.app.state.pool
+    settings: RuntimeSettings = request.app.state.settings
+    engines, reason = 0, None
+    try:
+        engines = len(await pool.records())
+        if not engines and settings.backend is None:
+            reason = "no engine is registered in the store"
+    except StoreError as error:
+        reason = str(error)
+    if reason is not None:
+        response.status_code = 503
+    return Readiness(ready=reason is None, engines=engines, reason=reason)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    counted: Metrics = request.app.state.metrics
+    pool: EnginePool = request.app.state.pool
+    try:
+        counted.engines(len(await pool.records()))
+    except StoreError:
+        counted.engines(0)
+    return Response(counted.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
