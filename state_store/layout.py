@@ -196,6 +196,11 @@ class TenantKeys:
         """Hash of how much the tenant may have."""
         return self._key("quota")
 
+    @property
+    def reserved(self) -> str:
+        """Hash of the room in the quota that writers hold, see `state_store/quotas.py`."""
+        return self._key("reserved")
+
     def label(self, name: str, value: str) -> str:
         """Sorted set of the ids that may carry the label, by when they were listed: those that
         do are among them."""

@@ -2,22 +2,34 @@
 
 Each lineage counts its snapshots' bytes and tokens beside them, in the scripts that commit and
 bury. A tenant's slot has a copy of each lineage's totals, with their version, so that a late copy
-never takes the place of a newer one; what a commit may add is checked against the sum of copies.
-Copies are made after the fact: writers that race may go over a quota by what they have under way.
-Nobody is refused for an old copy: before that all of the tenant's copies are made anew.
+never takes the place of a newer one.
+
+    reserve ──────────> add ──────────> mirror
+    room in the         a commit,       the lineage's new totals
+    tenant's slot       elsewhere       take the place of the room
+
+What a commit may add is checked against the sum of copies and of what others hold room for. Nobody
+is refused for an old copy: before that all of the tenant's copies are made anew; nor, for a moment,
+for room that is held: its writer may be done. Room of a writer that died is free after a while.
 """
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from state_store.connection import Control
+from state_store.connection import Call, Control
 from state_store.errors import QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
+_HELD = 120  # seconds; a commit takes a few
+_PATIENCE = 1.0  # seconds to wait for others that hold room
+_POLL = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,14 @@ class Quota:
     bytes: int | None = None
     tokens: int | None = None
     sessions: int | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """In a tenant's quota, held for something that is about to be added."""
+
+    tenant: str
+    id: str
 
 
 class Quotas:
@@ -61,27 +81,50 @@ class Quotas:
             )
         return Quota(*(None if limit is None else int(limit) for limit in limits))
 
-    async def require(
+    async def reserve(
         self, tenant: str, *, bytes: int = 0, tokens: int = 0, sessions: int = 0
-    ) -> bool:
-        """Whether the tenant has a quota at all. Raises QuotaExceeded if it would be exceeded by
-        so much more."""
-        more = (bytes, tokens, sessions)
-        allowed, held = await self._look(tenant)
-        if _excess(allowed, held, more) is not None:
-            await self.refresh(tenant)
-            allowed, held = await self._look(tenant)
-        excess = _excess(allowed, held, more)
-        if excess is not None:
-            what, limit, has, adds = excess
-            raise QuotaExceeded(
-                f"tenant {tenant} may have {limit} {what}, has {has}, and this would add {adds}; "
-                "nothing was committed. Delete or rewind sessions, or raise the quota."
+    ) -> Room | None:
+        """Room for so much more, to be given back by `release`, or by `mirror` when it is counted;
+        None if the tenant has no quota. Raises QuotaExceeded."""
+        room = Room(tenant, secrets.token_hex(8))
+        keys = TenantKeys(self._prefix, tenant)
+        give_up_at = None
+        while True:
+            reply = await self._control.run(
+                "reserve",
+                [keys.quota, keys.usage, keys.sessions, keys.reserved],
+                *(room.id, bytes, tokens, sessions, _HELD),
             )
-        return bool(allowed)
+            if not reply:
+                return None
+            if reply[0]:
+                return room
+            raw, limit, has, more, held = reply[1:]
+            if give_up_at is None:
+                await self.refresh(tenant)
+                give_up_at = time.monotonic() + _PATIENCE
+            elif has + more <= limit and time.monotonic() < give_up_at:
+                await asyncio.sleep(_POLL)
+            else:
+                break
+        what = raw.decode()
+        under_way = f", {held} of them under way" if held else ""
+        raise QuotaExceeded(
+            f"tenant {tenant} may have {limit} {what}, has {has + held}{under_way}, and this would "
+            f"add {more}; nothing was committed. Delete or rewind sessions, or raise the quota."
+        )
 
-    async def mirror(self, tenant: str, lineages: Iterable[str]) -> None:
-        """Copy what lineages have now to where the tenant's quota is checked."""
+    async def release(self, room: Room | None) -> None:
+        """Give room back that was not used, or is counted otherwise."""
+        if room is not None:
+            async with self._control.guard() as client:
+                await client.hdel(TenantKeys(self._prefix, room.tenant).reserved, room.id)
+
+    async def mirror(
+        self, tenant: str, lineages: Iterable[str], *, room: Room | None = None
+    ) -> None:
+        """Copy what lineages have now to where the tenant's quota is checked; room: that was held
+        for what one of them has now."""
         keys = TenantKeys(self._prefix, tenant)
         waiting = iter(lineages)
         while batch := list(islice(waiting, _BATCH)):
@@ -91,12 +134,14 @@ class Quotas:
                     pipeline.hmget(self._of(lineage).usage, "version", "bytes", "tokens")
                     pipeline.exists(self._of(lineage).sessions)
                 replies = await pipeline.execute()
-            calls = []
+            calls: list[Call] = []
+            where = [keys.usage, keys.quota, keys.reserved]
+            used = "" if room is None else room.id
             for lineage, totals, lives in zip(batch, replies[::2], replies[1::2], strict=True):
                 if totals[0] is not None:
-                    calls.append(([keys.usage, keys.quota], [lineage, *totals]))
+                    calls.append((where, [lineage, *totals, used]))
                 elif not lives:
-                    calls.append(([keys.usage, keys.quota], [lineage, "", 0, 0]))
+                    calls.append((where, [lineage, "", 0, 0, used]))
             await self._control.run_many("mirror", calls)
 
     async def refresh(self, tenant: str) -> None:
@@ -114,21 +159,5 @@ class Quotas:
             for key in found:
                 await self.refresh(key.decode().removeprefix(before).removesuffix("}:usage"))
 
-    async def _look(self, tenant: str) -> tuple[list[bytes], list[int]]:
-        keys = TenantKeys(self._prefix, tenant)
-        reply = await self._control.run("quota", [keys.quota, keys.usage, keys.sessions])
-        return reply[:3], reply[3:]
-
     def _of(self, lineage: str) -> LineageKeys:
         return LineageKeys(self._prefix, lineage)
-
-
-def _excess(
-    allowed: list[bytes], held: list[int], more: tuple[int, int, int]
-) -> tuple[str, int, int, int] | None:
-    for what, limit, has, adds in zip(
-        ("bytes", "tokens", "sessions"), allowed, held, more, strict=False
-    ):
-        if limit and adds and has + adds > int(limit):
-            return what, int(limit), has, adds
-    return None

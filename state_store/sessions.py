@@ -240,14 +240,15 @@ class Sessions:
         one was listed.
         """
         body, head = session.body, session.head
-        await self._quotas.require(body.tenant, sessions=1)
         lineage = lineage_of(body.id)
         keys = LineageKeys(self._prefix, lineage)
+        room = await self._quotas.reserve(body.tenant, sessions=1)
         async with self._control.guard() as client:
             await client.sadd(f"{self._prefix}:lineages", lineage)
             await client.zadd(
                 TenantKeys(self._prefix, body.tenant).sessions, {body.id: body.created_at}
             )
+        await self._quotas.release(room)  # what is listed is counted
         await self._uses.note(body.tenant, body.id)
         await self._labels.enlist(body.tenant, body.id, session.labels)
         outcome = await self._control.run(

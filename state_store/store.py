@@ -43,7 +43,7 @@ from state_store.lineages import Lineages
 from state_store.moving import Moving
 from state_store.notes import Notes
 from state_store.portable.export import Exported
-from state_store.quotas import Quotas
+from state_store.quotas import Quotas, Room
 from state_store.records import (
     Commit,
     Lease,
@@ -297,31 +297,37 @@ class StateStore(Tenancy, Moving):
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
         tenant = await self._uses.note_commit(draft.session_id)
-        limited = await self._require_room(tenant, draft, fingerprint)
-        done = await committing.commit(
-            self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability
-        )
-        if limited:
+        room = await self._reserve(tenant, draft, fingerprint)
+        try:
+            done = await committing.commit(
+                self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability
+            )
+        except StoreUnavailable:
+            raise  # it may have been committed: the room is held for a while
+        except BaseException:
+            await self._quotas.release(room)
+            raise
+        if room is not None:
             with contextlib.suppress(StoreUnavailable):  # it is committed; `recover` copies, too
-                await self._quotas.mirror(tenant, [lineage_of(draft.session_id)])
+                await self._quotas.mirror(tenant, [lineage_of(draft.session_id)], room=room)
         return done
 
-    async def _require_room(
+    async def _reserve(
         self, tenant: str, draft: SnapshotDraft, fingerprint: Fingerprint
-    ) -> bool:
-        """Whether the tenant has a quota. Raises QuotaExceeded."""
+    ) -> Room | None:
+        """Room in the tenant's quota; None without a quota. Raises QuotaExceeded."""
         pages = len(draft.page_hashes)
         states = len(draft.checkpoints) + 1 if pages else 0
         size = pages * fingerprint.kv_payload_bytes + states * fingerprint.state_payload_bytes
         try:
-            return await self._quotas.require(
+            return await self._quotas.reserve(
                 tenant, bytes=draft.ranks * size, tokens=len(draft.new_tokens)
             )
         except QuotaExceeded:
             # One that was committed before its reply was lost adds nothing when it is sent again.
             if (await self._sessions.get(draft.session_id)).head == draft.parent:
                 raise
-            return True
+            return None
 
     async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
         """Raises UnknownFingerprint."""

@@ -1,7 +1,10 @@
 -- Write a lineage's totals among its tenant's, unless newer ones are there already.
--- KEYS: usage, quota     ARGV: lineage, version ('' if the lineage is gone), bytes, tokens
+-- KEYS: usage, quota, reserved
+-- ARGV: lineage, version ('' if the lineage is gone), bytes, tokens, id of the room that was held for
+--       what is in them now, or ''
 -- An entry is <version>:<bytes>:<tokens>, or gone:<when> for as long as an old total that somebody
 -- has read may still be on its way.
+redis.call('HDEL', KEYS[3], ARGV[5])
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local gone = entry and string.match(entry, '^gone:(%d+)$')
 if not entry and redis.call('EXISTS', KEYS[2]) == 0 then return 0 end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -98,7 +100,8 @@ async def test_a_late_copy_does_not_take_the_place_of_a_newer_one(store, writer,
     keys = TenantKeys(prefix, TENANT)
 
     async def copy_late():
-        await store._control.run("mirror", [keys.usage, keys.quota], lineage, 1, 10**9, 10**9)
+        where = [keys.usage, keys.quota, keys.reserved]
+        await store._control.run("mirror", where, lineage, 1, 10**9, 10**9, "")
 
     await copy_late()
     assert usage() == newest
@@ -157,3 +160,81 @@ async def test_states_inside_a_turn_count(store, writer):
     await store.set_quota(TENANT, Quota(bytes=room))
     done = await store.commit(draft, lease=lease, durability="memory")
     assert done.snapshot.device_bytes == room
+
+
+async def test_writers_that_race_stay_within_the_quota_together(
+    server, store, writer, raw, prefix, monkeypatch
+):
+    """Another session's turn is committed between any two round trips of a commit."""
+    monkeypatch.setattr("state_store.quotas._PATIENCE", 0.0)
+    await store.set_quota(TENANT, Quota(tokens=4))
+    at, met, outcomes = 0, True, set()
+    while met:
+        at += 1
+        sessions = [await writer.session(), await writer.session()]
+        draft = await writer.draft(sessions[0].id, [1, 2, 3])
+        writer.put(draft)
+        lease = await writer.lease(sessions[0].id)
+        done = []
+
+        async def other(one=sessions[1].id, done=done):
+            with contextlib.suppress(QuotaExceeded):
+                done.append(await writer.turn(one, [7, 8, 9]))
+
+        async with await StateStore.connect(server.url, prefix=prefix) as first:
+            trips = Trips(first)
+            trips.between = (at, other)
+            with contextlib.suppress(QuotaExceeded):
+                done.append(await first.commit(draft, lease=lease, durability="memory"))
+            met = trips.between is None
+        assert len(done) == 1
+        outcomes.add(done[0].snapshot.session_id == sessions[0].id)
+        assert not raw.exists(TenantKeys(prefix, TENANT).reserved)
+        for one in sessions:
+            await store.delete_session(one.id)
+    assert at > 4
+    assert outcomes == {True, False}
+
+
+async def test_sessions_made_at_the_same_time_stay_within_the_quota_together(store, raw, prefix):
+    await store.set_quota(TENANT, Quota(sessions=3))
+
+    async def make():
+        with contextlib.suppress(QuotaExceeded):
+            await store.create_session(tenant=TENANT, fingerprint=FINGERPRINT)
+
+    await asyncio.gather(*(make() for _ in range(12)))
+    assert len(await store.sessions(TENANT)) == 3
+    assert not raw.exists(TenantKeys(prefix, TENANT).reserved)
+
+
+async def test_who_fits_waits_for_what_is_under_way(server, store, writer, prefix):
+    """A turn for which there is room is not refused because another one is just being counted."""
+    await store.set_quota(TENANT, Quota(tokens=6))
+    sessions = [await writer.session(), await writer.session()]
+    await asyncio.gather(*(writer.turn(one.id, [1, 2, 3]) for one in sessions))
+    for _ in range(20):
+        for one in sessions:
+            await writer.rewind(one.id, None)
+        await asyncio.gather(*(writer.turn(one.id, [1, 2, 3]) for one in sessions))
+
+
+async def test_room_of_a_writer_that_died_is_free_after_a_while(server, store, writer, raw, prefix):
+    await store.set_quota(TENANT, Quota(tokens=4))
+    session = await writer.session()
+    draft = await writer.draft(session.id, [1, 2, 3])
+    writer.put(draft)
+    async with await StateStore.connect(server.url, prefix=prefix) as victim:
+        lease = await writer.lease(session.id)
+        Trips(victim).crash_at = ("after", 5)
+        with pytest.raises(StoreError):
+            await victim.commit(draft, lease=lease, durability="memory")
+    reserved = TenantKeys(prefix, TENANT).reserved
+    ((room, entry),) = raw.hgetall(reserved).items()
+    assert 0 < raw.ttl(reserved) <= 120
+    other = await writer.session()
+    with pytest.raises(QuotaExceeded, match="of them under way"):
+        await writer.turn(other.id, [7, 8, 9])
+    raw.hset(reserved, room, b"1" + entry[entry.index(b":") :])  # as if it were long ago
+    await writer.turn(other.id, [7, 8, 9])
+    assert not raw.exists(reserved)
