@@ -10,6 +10,7 @@ ToolsError
 ├── SnapshotMissing      no workspace snapshot has this id: it was forgotten, or is elsewhere
 ├── WorkspaceExists      a workspace has this name: choose another, or delete it
 └── ToolFailed           raised inside a tool; its message is the result that the model reads
+    ├── AddressRefused   a host, an address or a port that may not be connected to
     ├── OutsideWorkspace a path leads out of the workspace
     ├── TooDeep          folders are nested too deep to be kept
     └── WorkspaceFull    files are over the limits of a workspace
@@ -66,3 +67,7 @@ class TooDeep(ToolFailed):
 
 class WorkspaceFull(ToolFailed):
     """More bytes or files than a workspace may hold."""
+
+
+class AddressRefused(ToolFailed):
+    """What a model wants to reach is not allowed, not public, or not there."""

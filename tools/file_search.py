@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import logging
-import os
 import re
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from pathlib import Path
 from tools.define import Tool, define
 from tools.effects import Effect
 from tools.errors import FolderMissing, ToolFailed
+from tools.workspaces import text
+from tools.workspaces.tree import Entry, Tree
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,12 @@ class Found:
         lines += [
             f"{match.file}:{match.line}: {match.text}" for match in self.matches[:_MOST_SHOWN]
         ]
+        return "\n".join([*lines, *self.skipped_text()])
+
+    def skipped_text(self) -> list[str]:
+        """A line, or none if nothing was skipped."""
         reasons = [f"{count} {why}" for why, count in sorted(self.skipped.items()) if why != "link"]
-        if reasons:
-            lines.append(f"skipped: {', '.join(reasons)}")
-        return "\n".join(lines)
+        return [f"skipped: {', '.join(reasons)}"] if reasons else []
 
 
 @dataclass(frozen=True)
@@ -90,68 +93,54 @@ class Folder:
         word = word.strip()
         if not word:
             raise ToolFailed("the pattern is empty; give the word to find")
-        pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+        return self.search(re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE))
+
+    def search(self, pattern: re.Pattern[str], *, below: str = "", names: str = "*") -> Found:
+        """Every line with a match, in the files below a folder whose names are like `names`.
+
+        pattern: one of ours; nothing could stop a slow one of the model's
+        Raises ToolFailed if there is no such folder, or no time.
+        """
         found = Found()
         deadline = time.monotonic() + self.seconds
-        for name, text in self._files(found):
+        for path, content in self._files(below, names, found):
             if time.monotonic() > deadline:
                 raise ToolFailed(
                     f"the folder is too large to search in {self.seconds:g} seconds; do without"
                 )
-            for number, line in enumerate(text.splitlines(), start=1):
+            for number, line in enumerate(content.splitlines(), start=1):
                 if pattern.search(line):
-                    found.matches.append(Match(name, number, _shortened(line.strip())))
+                    found.matches.append(Match(path, number, _shortened(line.strip())))
         if found.skipped:
             logger.info("search in %s skipped %s", self.root, found.skipped)
         return found
 
-    def _files(self, found: Found) -> Iterator[tuple[str, str]]:
+    def _files(self, below: str, names: str, found: Found) -> Iterator[tuple[str, str]]:
         """Yield each file's path and text, empty for one that is skipped, which is counted."""
-        # fwalk hands out open folders: a folder swapped for a link meanwhile changes nothing.
-        for path, folders, files, folder_fd in os.fwalk(self.root):
-            folders.sort()
-            links = sum(_is_link(name, folder_fd) for name in folders)
-            if links:
-                found.skipped["link"] += links
-            below = Path(path).relative_to(self.root)
-            for name in sorted(files):
-                content = self._read(name, folder_fd)
-                if isinstance(content, _Skipped):
-                    found.skipped[content.reason] += 1
-                    yield name, ""
-                else:
-                    yield (below / name).as_posix(), content
 
-    def _read(self, name: str, folder_fd: int) -> str | _Skipped:
-        # O_NONBLOCK: opening a named pipe must not wait for its writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        def skip(reason: str) -> None:
+            found.skipped[reason] += 1
+
+        for entry in Tree(self.root).walk(below, closed=lambda path: skip("unreadable")):
+            if entry.is_folder() or not fnmatch.fnmatch(entry.name, names):
+                continue
+            content = ""
+            if entry.is_link():
+                skip("link")
+            else:
+                try:
+                    content = self._read(entry)
+                except text.NotText as error:
+                    skip(str(error))
+            yield entry.path, content
+
+    def _read(self, entry: Entry) -> str:
         try:
-            fd = os.open(name, flags, dir_fd=folder_fd)
+            opened = entry.open()
         except OSError as error:
-            return _Skipped("link" if error.errno == errno.ELOOP else "unreadable")
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return _Skipped("unreadable")
-            data = file.read(self.max_bytes + 1)
-        if len(data) > self.max_bytes:
-            return _Skipped("too large")
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            return _Skipped("binary")
-        return _Skipped("binary") if "\0" in text else text
-
-
-@dataclass(frozen=True)
-class _Skipped:
-    reason: str
-
-
-def _is_link(name: str, folder_fd: int) -> bool:
-    try:
-        return stat.S_ISLNK(os.lstat(name, dir_fd=folder_fd).st_mode)
-    except FileNotFoundError:  # gone since it was listed
-        return False
+            why = "link" if error.errno == errno.ELOOP else "unreadable"
+            raise text.NotText(why) from error
+        return text.read(opened, self.max_bytes)
 
 
 def _shortened(line: str) -> str:

@@ -32,9 +32,10 @@ class Authority:
         self.certificate.write_bytes(signed)
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key for `name`, reached at 127.0.0.1."""
+        """Certificate and key for `name`, reached by it or at 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
-        places = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        places = x509.SubjectAlternativeName([x509.DNSName(name), here])
         certificate, private = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         certificate.write_bytes(self._signed(_name(name), key, [places]))
         private.write_bytes(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tools.errors import OutsideWorkspace, TooDeep, ToolFailed
+from tools.workspaces.owner import give
 
 _MOST_DEPTH = 64
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -57,13 +58,17 @@ class Usage:
 class Tree:
     root: Path
 
-    def walk(self, below: str = "") -> Iterator[Entry]:
+    def walk(
+        self, below: str = "", *, closed: Callable[[str], None] | None = None
+    ) -> Iterator[Entry]:
         """Every entry: by name, those of a folder before those of its subfolders.
 
-        Raises ToolFailed if `below` or a folder in it cannot be opened, TooDeep below 64 folders.
+        closed: is told the path of a folder that can't be looked into, or is too deep, instead of
+                an error
+        Raises ToolFailed if `below` or a folder in it can't be opened, TooDeep below 64 folders.
         """
         with self.folder(below) as start:
-            yield from _walk(start, "".join(f"{part}/" for part in _parts(below)), 0)
+            yield from _walk(start, "".join(f"{part}/" for part in _parts(below)), 0, closed)
 
     def usage(self, *, most_files: int) -> Usage:
         """What the folder holds; counting stops above `most_files`."""
@@ -167,11 +172,16 @@ def _make(part: str, folder: int, mode: int) -> None:
         os.mkdir(part, mode, dir_fd=folder)
     except FileExistsError:
         return
+    made = os.open(part, _FOLDER, dir_fd=folder)
+    try:
+        give(made)
+    finally:
+        os.close(made)
 
 
-def _walk(folder: int, prefix: str, depth: int) -> Iterator[Entry]:
-    if depth > _MOST_DEPTH:
-        raise TooDeep(f"folders nested more than {_MOST_DEPTH} deep")
+def _walk(
+    folder: int, prefix: str, depth: int, closed: Callable[[str], None] | None
+) -> Iterator[Entry]:
     below = []
     for name in sorted(os.listdir(folder)):
         try:
@@ -183,12 +193,27 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[Entry]:
         yield entry
     for entry in below:
         try:
-            inside = os.open(entry.name, _FOLDER, dir_fd=folder)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):  # gone or swapped
-                continue
-            raise ToolFailed(f"{entry.path} cannot be looked into: {error.strerror}") from error
+            inside = _enter(entry, depth + 1)
+        except ToolFailed:
+            if closed is None:
+                raise
+            closed(entry.path)
+            continue
+        if inside is None:
+            continue
         try:
-            yield from _walk(inside, f"{entry.path}/", depth + 1)
+            yield from _walk(inside, f"{entry.path}/", depth + 1, closed)
         finally:
             os.close(inside)
+
+
+def _enter(entry: Entry, depth: int) -> int | None:
+    """A descriptor of a folder; None if it is gone, or something else by now."""
+    if depth > _MOST_DEPTH:
+        raise TooDeep(f"folders nested more than {_MOST_DEPTH} deep")
+    try:
+        return os.open(entry.name, _FOLDER, dir_fd=entry.folder)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            return None
+        raise ToolFailed(f"{entry.path} can't be looked into: {error.strerror}") from error

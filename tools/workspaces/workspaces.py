@@ -44,16 +44,8 @@ class Workspaces:
 
         name: letters, digits, `.`, `_` and `-`, such as a session's id
         """
-        path = self._live(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.mkdir(mode=0o700)
-        except FileExistsError as error:
-            raise WorkspaceExists(
-                f"a workspace is named {name} already; nothing was changed."
-            ) from error
-        _give_path(path)
-        return path
+        with self._making() as fresh:
+            return self._finish(fresh, name)
 
     def path(self, name: str) -> Path:
         """Where a workspace is. Raises FolderMissing if there is none."""
