@@ -22,6 +22,7 @@ from agent_runtime import (
     engine_command,
     plan_command,
     profiles_command,
+    scheduling_options,
     server,
     simulate_command,
     store_command,
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _engine_options(up)
     up.add_argument("--port", type=int, default=8700, help="of the runtime's HTTP service")
     up.add_argument("--engine-port", type=int, default=None, help="default: a free one")
+    scheduling_options.add_to(up)
     up.set_defaults(run=_up)
 
     engine = commands.add_parser("engine", help="one engine")
@@ -117,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--json-log", action="store_true", help="log lines of JSON, with the ids of requests"
     )
+    scheduling_options.add_to(serve)
     serve.set_defaults(run=_serve)
 
     show = commands.add_parser("demo", help="suspend, kill -9, resume and fork a real session")
@@ -163,7 +166,10 @@ def _up(arguments: argparse.Namespace) -> int:
         with engine:
             _wait(engine)
             settings = RuntimeSettings(
-                redis_url=url, archive_url=arguments.archive, model_dir=model
+                redis_url=url,
+                archive_url=arguments.archive,
+                model_dir=model,
+                scheduling=scheduling_options.settings_of(arguments),
             )
             _console.print(f"torpor is up: http://127.0.0.1:{arguments.port}  (Ctrl-C stops it)")
 
@@ -218,6 +224,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         backend=backend,
         boundary_interval=arguments.boundary_interval,
         router=arguments.router,
+        scheduling=scheduling_options.settings_of(arguments),
     )
     asyncio.run(
         server.serve(

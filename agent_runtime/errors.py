@@ -16,6 +16,7 @@ TorporError
 ├── NoBackend             no backend here answers this session, which has no state
 ├── NoModel               no tokenizer here for this session, whose history is token ids
 ├── NotHeld               nothing of the session could be kept on a device
+├── Overloaded            too many turns wait for the engine already; nothing was generated
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
 └── SetupError            a process could not be started: model files, port, Redis URL
@@ -105,6 +106,17 @@ class NoModel(TorporError):
 class NotHeld(TorporError):
     code = "not_held"
     status = 409
+
+
+class Overloaded(TorporError):
+    """retry_after: seconds after which there may be room."""
+
+    code = "overloaded"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NothingReused(TorporError):

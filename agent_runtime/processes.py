@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +61,9 @@ class RuntimeProcess:
         log_file: Path,
         backend: BackendSettings | None = None,
         router: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
-        """Raises EngineStartFailed when the port is taken."""
+        """options: further ones of the command. Raises EngineStartFailed when the port is taken."""
         require_free_port("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
@@ -72,6 +73,7 @@ class RuntimeProcess:
             *(() if archive is None else ("--archive", archive)),
             *(() if backend is None else backend_options.command_line(backend)),
             *(() if router is None else ("--router", router)),
+            *options,
         ]  # fmt: skip
         self._log_file = log_file
         self.process: subprocess.Popen[bytes] | None = None

@@ -7,6 +7,7 @@ really reused. Lost with the process, which is why any runtime may serve any ses
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from state_store.durability import Servers
@@ -32,6 +33,7 @@ class Residency:
         self._written: dict[str, int] = {}
         self._servers: dict[str, Servers] = {}
         self._serial = itertools.count(1)
+        self._tell: Callable[[str], None] = lambda _: None
 
     def place(self, session_id: str) -> Place | None:
         return self._places.get(session_id)
@@ -55,7 +57,12 @@ class Residency:
             self.placed(fork_id, place.boot_id)
 
     def left(self, session_id: str) -> None:
-        self._places.pop(session_id, None)
+        if self._places.pop(session_id, None) is not None:
+            self._tell(session_id)
+
+    def when_left(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called with each session that is not on a device any more."""
+        self._tell = tell
 
     def tag(self, session_id: str, boot_id: str) -> str:
         """The engine's name for this stay of the session; a new one after each suspend.

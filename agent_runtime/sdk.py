@@ -26,6 +26,7 @@ from agent_runtime.models import (
     ConversationRequest,
     CreateSession,
     Dropped,
+    EngineSlots,
     Forked,
     ForkRequest,
     Held,
@@ -48,11 +49,15 @@ from tools.define import ToolSpec
 
 
 class ApiError(TorporError):
-    """The service answered with a problem document."""
+    """The service answered with a problem document.
 
-    def __init__(self, problem: Problem) -> None:
+    retry_after: seconds after which the service wants to be asked again, None if it did not say
+    """
+
+    def __init__(self, problem: Problem, *, retry_after: float | None = None) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+        self.retry_after = retry_after
         self.code = problem.code
         self.status = problem.status
 
@@ -209,6 +214,11 @@ class Torpor:
     async def delete(self, session_id: str) -> None:
         await self._call("DELETE", f"/v1/sessions/{session_id}")
 
+    async def scheduling(self) -> list[EngineSlots]:
+        """How this runtime shares the slots of each engine that it has given turns to."""
+        rows = await self._call("GET", "/v1/scheduling")
+        return [EngineSlots.model_validate(row) for row in rows]
+
     async def health(self) -> dict[str, Any]:
         answer: dict[str, Any] = await self._call("GET", "/health")
         return answer
@@ -265,7 +275,8 @@ def _api_error(response: httpx.Response) -> ApiError:
             code="unexpected",
             detail=response.text[:500],
         )
-    return ApiError(problem)
+    wait = response.headers.get("Retry-After")
+    return ApiError(problem, retry_after=None if wait is None else float(wait))
 
 
 def _unreachable(url: object, error: Exception) -> ApiUnreachable:

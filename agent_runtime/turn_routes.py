@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from agent_runtime.conversations import Conversations
 from agent_runtime.errors import TorporError
 from agent_runtime.events import TurnEvent, encoded, sent
-from agent_runtime.models import ConversationRequest, TurnRequest, TurnResult
+from agent_runtime.models import ConversationRequest, EngineSlots, TurnRequest, TurnResult
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.status import problem_of
 from agent_runtime.turns import Turns
@@ -34,6 +34,12 @@ async def turn(http: Request, session_id: str, request: TurnRequest) -> Streamin
 async def converse(http: Request, request: ConversationRequest) -> StreamingResponse:
     conversations: Conversations = http.app.state.conversations
     return await _streamed(http, conversations.run(request))
+
+
+@router.get("/scheduling")
+async def scheduling(http: Request) -> list[EngineSlots]:
+    turns: Turns = http.app.state.turns
+    return turns.admission.status()
 
 
 async def _streamed(http: Request, events: AsyncGenerator[TurnEvent]) -> StreamingResponse:

@@ -1,10 +1,11 @@
 """A turn: append messages, generate, commit one snapshot.
 
-lease ── place ── history ── delta ── ready? ── generate ── settle ── commit
-                                       │          └─ if the engine dies, another goes on
-                                       │  prefetch if the engine may not hold the head
-                                       └─ what cannot be restored is recomputed, and the answer
-                                          says so
+lease ── place ── history ── delta ── slot ── ready? ── generate ── settle ── commit
+                                       │       │          └─ if the engine dies, another goes on
+                                       │       │  prefetch if the engine may not hold the head
+                                       │       └─ what cannot be restored is recomputed, and the
+                                       │          answer says so
+                                       └─ waits while others run (`scheduling/`)
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from agent_runtime.prompting import prompt_delta
 from agent_runtime.readiness import Readiness
 from agent_runtime.residency import Residency
 from agent_runtime.results import result_of
+from agent_runtime.scheduling.admission import Admission, Slot
+from agent_runtime.scheduling.tool_times import REPLY
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.writing import Writers
@@ -64,6 +67,7 @@ class Turns:
         self._settings = settings
         self._histories = Histories(store)
         self.readiness = Readiness(store, pool, residency, settings)
+        self.admission = Admission(settings, residency, self._prefetch)
         writers = Writers(store, residency, settings)
         self.writing = writers.writing
         self.outage = Outage(store, settings, self._histories.hold)
@@ -77,8 +81,8 @@ class Turns:
         `outage.py`.
 
         Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
-        BadRequest, ContextFull, NoEngine, EngineUnreachable, EngineRefused, KeptTurnsRefused. After
-        any of them the session's head is what it was.
+        BadRequest, ContextFull, Overloaded, NoEngine, EngineUnreachable, EngineRefused,
+        KeptTurnsRefused. After any of them the session's head is what it was.
         """
         began = False
         try:
@@ -120,20 +124,23 @@ class Turns:
                 salt = (await self._store.tenant(session.body.tenant)).salt
                 before = Standing(session, salt, engine, history)
                 delta = prompt_delta(self._chat, session, history, request, engine)
-                generation.reasons += await self.readiness.make_ready(session, history, engine)
-                asked = before.after(delta).history
-                await self.readiness.renew_shared(session, history, engine, asked.hashes)
-                pieces = self._generate(before, asked, request, generation)
-                async with contextlib.aclosing(pieces):
-                    async for text in pieces:
-                        yield text
-                generated_at = time.perf_counter()
-                before = dataclasses.replace(before, engine=generation.engine)
-                result = await self._commit(before, lease, delta, generation, request)
+                async with self._slot(before, delta, request) as slot:
+                    generation.reasons += await self.readiness.make_ready(session, history, engine)
+                    asked = before.after(delta).history
+                    await self.readiness.renew_shared(session, history, engine, asked.hashes)
+                    pieces = self._generate(before, asked, request, generation)
+                    async with contextlib.aclosing(pieces):
+                        async for text in pieces:
+                            yield text
+                    generated_at = time.perf_counter()
+                    before = dataclasses.replace(before, engine=generation.engine)
+                    result = await self._commit(before, lease, delta, generation, request)
+                    _leave(slot, result)
             timing = Timing(
                 ttft_s=(generation.first_token_at or generated_at) - started,
                 generate_s=generated_at - started,
                 commit_s=time.perf_counter() - generated_at,
+                queued_s=slot.queued,
             )
         # Only now: who has the result may start the next turn, and the lease is free.
         yield result.model_copy(update={"timing": timing})
@@ -160,8 +167,28 @@ class Turns:
 
     async def close(self) -> None:
         """Turns that wait for the store end here: they lived in this process only."""
+        await self.admission.close()
         await self._keeping.close()
         await self.readiness.close()
+
+    def _slot(
+        self, before: Standing, delta: list[int], request: TurnRequest
+    ) -> contextlib.AbstractAsyncContextManager[Slot]:
+        return self.admission.slot(
+            before.session.id,
+            before.session.body.tenant,
+            before.engine,
+            known=len(before.history.tokens),
+            added=len(delta) + request.max_tokens,
+        )
+
+    async def _prefetch(self, session_id: str, engine: Engine) -> None:
+        """Stage a session's head before its turn comes. Raises NotFound, EngineUnreachable."""
+        session = await self._store.session(session_id)
+        history = await self.history(session.head, session, engine)
+        pages = history.boundary // engine.record.page_size
+        if pages:
+            await self.readiness.stage(session_id, history.hashes[:pages], engine)
 
     async def _generate(
         self, before: Standing, asked: History, request: TurnRequest, generation: Generation
@@ -260,10 +287,22 @@ class Turns:
             generation = Generation(Placement(before.engine, why_there))
             asked = before.after(delta).history
             with generation.counted():
-                pieces = self._generate(before, asked, request, generation)
-                async with contextlib.aclosing(pieces):
-                    async for text in pieces:
-                        yield text
-            before = dataclasses.replace(before, engine=generation.engine)
-            result = result_of(self._chat, before, delta, generation, request)
+                async with self._slot(before, delta, request) as slot:
+                    pieces = self._generate(before, asked, request, generation)
+                    async with contextlib.aclosing(pieces):
+                        async for text in pieces:
+                            yield text
+                    before = dataclasses.replace(before, engine=generation.engine)
+                    result = result_of(self._chat, before, delta, generation, request)
+                    _leave(slot, result)
             yield self._keeping.keep(before, [*delta, *generation.ids], result, request, why)
+
+
+def _leave(slot: Slot, result: TurnResult) -> None:
+    """What the scheduler learns from a turn: what the session has, and what it waits for now."""
+    usage = result.usage
+    slot.ended(
+        tokens=usage.prompt_tokens + usage.completion_tokens,
+        tool="+".join(sorted({call.name for call in result.tool_calls})) or REPLY,
+        reprefilled=usage.reused_tokens < usage.boundary_tokens,
+    )

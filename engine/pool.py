@@ -51,6 +51,13 @@ class EngineRecord(BaseModel):
     context_length: int
     prefill_chunk: int
     """Most prompt tokens computed at once. A state is left at each chunk's end."""
+    running_slots: int
+    """Requests that it computes at once."""
+    state_slots: int
+    kv_slots: int
+    """Recurrent states and tokens that its device holds."""
+    staging_bytes: int
+    """Host memory of each rank for pages that are fetched before they are asked for."""
     greedy_only: bool
     """SGLang verifies drafts greedily on a CPU: of an answer only the first token is sampled."""
     draining: bool = False

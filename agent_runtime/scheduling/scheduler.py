@@ -137,10 +137,10 @@ class Scheduler:
         self._leave_slot(session, now)
 
     def left(self, session: str) -> None:
-        """An idle session is not on the device any more, or is deleted."""
-        self._remove_idle(session)
-        self._away.pop(session, None)
-        self._unstage(session)
+        """An idle session is not on the device any more: suspended, moved or deleted."""
+        idle = self._remove_idle(session)
+        if idle is not None:
+            self._remember(idle)
 
     # ---- what is to be done ---------------------------------------------------------
 
@@ -297,13 +297,15 @@ class Scheduler:
         while len(self._away) > self._remembered:
             self._away.popitem(last=False)
 
-    def _remove_idle(self, session: str) -> None:
+    def _remove_idle(self, session: str) -> Idle | None:
         idle = self._idle.pop(session, None)
         if idle is not None:
             self._states -= idle.states
             self._tokens -= idle.tokens
+        return idle
 
     def _stage(self, session: str, size: int) -> None:
+        self._unstage(session)
         self._staged[session] = size
         self._staged_bytes += size
         while self._staged_bytes > self.capacity.staging_bytes:

@@ -19,6 +19,7 @@ from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
 from engine.linker.offload import Offloader
+from engine.linker.pools import DevicePools
 from engine.linker.staging import Staged, StagedObjects
 from engine.linker.steps import Steps, Work
 from state_store.fingerprint import Fingerprint
@@ -43,7 +44,7 @@ class Control:
         *,
         rank: int,
         rank_count: int,
-        page_size: int,
+        described: DevicePools,
         staged: Mapping[Kind, StagedObjects],
         index: StoredIndex,
         offloader: Offloader,
@@ -90,10 +91,14 @@ class Control:
                 "url": f"http://{server_args.host}:{server_args.port}",
                 "fingerprint": fingerprint.model_dump(mode="json"),
                 "ranks": rank_count,
-                "page_size": page_size,
+                "page_size": described.page_size,
                 "kv_object_bytes": staged["kv"].frames.frame_bytes,
                 "state_object_bytes": staged["state"].frames.frame_bytes,
                 "context_length": int(server_args.context_length or 0),
+                "running_slots": described.running_slots,
+                "state_slots": described.state_slots,
+                "kv_slots": described.kv_slots,
+                "staging_bytes": config.kv_staging_bytes,
                 "prefill_chunk": int(server_args.chunked_prefill_size),
                 # `speculative/eagle_utils.py:_verify_uses_greedy`
                 "greedy_only": bool(server_args.speculative_algorithm)

@@ -127,7 +127,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             fingerprint,
             rank=self._ranks.index,
             rank_count=self._ranks.count,
-            page_size=self._page_size,
+            described=self._described,
             staged=self._staged,
             index=self._index,
             offloader=self._offloader,

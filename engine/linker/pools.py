@@ -37,6 +37,7 @@ class DevicePools:
     kv, state:  layouts of the two kinds of stored object
     num_layers: transfer layers that the load counter counts
     page_size:  tokens per page
+    running_slots, state_slots, kv_slots: requests, states and tokens that there is room for
     """
 
     group: Any
@@ -47,6 +48,9 @@ class DevicePools:
     kv_dtype: str
     conv_dtype: str
     ssm_dtype: str
+    running_slots: int
+    state_slots: int
+    kv_slots: int
 
 
 def describe_pools(params: Any) -> DevicePools:
@@ -99,6 +103,9 @@ def describe_pools(params: Any) -> DevicePools:
         kv_dtype=str(pool.dtype).removeprefix("torch."),
         conv_dtype=_dtype(mamba.conv[0]),
         ssm_dtype=_dtype(mamba.temporal),
+        running_slots=int(params.req_to_token_pool.size),
+        state_slots=int(params.req_to_token_pool.mamba_pool.size),
+        kv_slots=int(params.token_to_kv_pool_allocator.size),
     )
 
 
