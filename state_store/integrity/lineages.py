@@ -11,7 +11,7 @@ from state_store.cipher import SEALED_BYTES
 from state_store.errors import CorruptObject, InvalidId
 from state_store.garbage import read_journal
 from state_store.integrity.walk import Lineage, Walk, batches, pairs
-from state_store.layout import LineageKeys
+from state_store.layout import LineageKeys, lineage_of
 from state_store.records import LabelSet, SessionBody, Snapshot
 from state_store.snapshots import identity_of
 
@@ -43,6 +43,7 @@ class Survey:
     strays: list[str]
     logs: list[str]
     wanted: dict[str, int]
+    totals: list[str]
 
 
 async def discover(walk: Walk) -> dict[str, Lineage]:
@@ -79,7 +80,7 @@ async def survey(walk: Walk, lineage: str, found: Lineage, *, mend: bool = False
     sessions = sorted(found.sessions)
     reply = await walk.control.run(
         "survey",
-        [keys.sessions, keys.refs, keys.dead],
+        [keys.sessions, keys.refs, keys.dead, keys.usage],
         "mend" if mend else "look",
         keys.session(""),
         keys.snapshot_prefix,
@@ -88,7 +89,7 @@ async def survey(walk: Walk, lineage: str, found: Lineage, *, mend: bool = False
         *sessions,
         *strays,
     )
-    gaps, heads, snapshots, refs, dead, unlisted, tops, logs, wanted = reply
+    gaps, heads, snapshots, refs, dead, unlisted, tops, logs, wanted, totals = reply
     nodes = {}
     for at in range(0, len(snapshots), 4):
         raw_id, parent, pin, log_bytes = snapshots[at : at + 4]
@@ -103,6 +104,7 @@ async def survey(walk: Walk, lineage: str, found: Lineage, *, mend: bool = False
         strays=[_text(raw) for raw in tops],
         logs=[_text(raw) for raw in logs],
         wanted={_text(one): int(count) for one, count in pairs(wanted)},
+        totals=[_text(total) if isinstance(total, bytes) else str(total) for total in totals],
     )
 
 
@@ -209,6 +211,7 @@ def _check_body(walk: Walk, session_id: str, stored: bytes | None, labels: bytes
 
 
 def _check_counts(walk: Walk, lineage: str, structure: Survey, *, whole: bool) -> None:
+    _check_totals(walk, lineage, structure, whole=whole)
     for one in sorted(structure.wanted.keys() - structure.nodes.keys()):
         walk.found(
             "snapshot-record",
@@ -248,6 +251,22 @@ def _check_counts(walk: Walk, lineage: str, structure: Survey, *, whole: bool) -
                 "references", one, "is being let go, yet referenced", repairable=True,
                 lineage=lineage,
             )  # fmt: skip
+
+
+def _check_totals(walk: Walk, lineage: str, structure: Survey, *, whole: bool) -> None:
+    counted, wanted = structure.totals[:2], structure.totals[2:]
+    if counted != wanted:
+        too_few = any(
+            not text.isdecimal() or int(text) < int(want)
+            for text, want in zip(counted, wanted, strict=True)
+        )
+        walk.found(
+            "totals",
+            LineageKeys(walk.prefix, lineage).usage,
+            "counts {} bytes and {} tokens, its snapshots have {} and {}".format(*structure.totals),
+            repairable=whole or too_few,
+            lineage=lineage,
+        )
 
 
 async def _check_leases(walk: Walk, lineage: str, keys: LineageKeys, found: Lineage) -> None:
@@ -290,10 +309,10 @@ async def _check_snapshots(
         async with walk.control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for one in batch:
-                pipeline.hmget(keys.snapshot(one), "body", "parent", "pin")
+                pipeline.hmget(keys.snapshot(one), "body", "parent", "pin", "bytes", "count")
                 pipeline.get(keys.tokens(one))
             replies = await pipeline.execute()
-        for one, ((body, parent, pin), log) in zip(batch, pairs(replies), strict=True):
+        for one, ((body, parent, pin, *counted), log) in zip(batch, pairs(replies), strict=True):
             if body is None and pin is None and parent is None:
                 continue  # deleted since the survey
             snapshot = _unpacked(walk, one, body, tell=one in live)
@@ -301,7 +320,10 @@ async def _check_snapshots(
                 continue
             totals[one] = snapshot.total_tokens
             genuine = _is_genuine(snapshot, log or b"")
-            _check_fields(walk, keys.lineage, snapshot, parent, pin, genuine=genuine)
+            wanted = _totals(snapshot, log or b"")
+            if counted == [None, None]:  # it was committed before totals were counted
+                counted = wanted
+            _check_fields(walk, snapshot, parent, pin, counted, wanted, genuine=genuine)
             if one in live:
                 readable.append(snapshot)
                 if not genuine:
@@ -374,33 +396,45 @@ def _unpacked(walk: Walk, one: str, body: bytes | None, *, tell: bool) -> Snapsh
     return None
 
 
+def _totals(snapshot: Snapshot, log: bytes) -> list[bytes]:
+    """Bytes and tokens of its own that a snapshot counts for quotas."""
+    tokens = (len(log) - SEALED_BYTES * snapshot.encrypted) // 4
+    return [b"%d" % snapshot.device_bytes, b"%d" % tokens]
+
+
 def _check_fields(
     walk: Walk,
-    lineage: str,
     snapshot: Snapshot,
     parent: bytes | None,
     pin: bytes | None,
+    counted: list[bytes | None],
+    totals: list[bytes],
     *,
     genuine: bool,
 ) -> None:
-    """genuine: what the record says makes up the snapshot's id"""
+    """counted: for quotas, totals: what that should be; genuine: what record and log say makes up
+    the snapshot's id"""
     named = _text(parent) if parent is not None else None
+    same_parent = named == (snapshot.parent or "")
     if pin is None or named is None:
         missing = "pin" if pin is None else "parent"
         message = f"its record lacks the {missing}"
-    elif named != (snapshot.parent or ""):
+    elif not same_parent:
         message = f"its record names two parents, {named or 'none'} and {snapshot.parent}"
+    elif counted != totals and genuine:  # else its log is told of
+        message = "it counts other bytes or tokens for quotas than it has"
     else:
         return
-    if named != (snapshot.parent or "") and not genuine:
+    if not same_parent and not genuine:
         walk.gaps += 1  # who its parent is cannot be told
     walk.found(
         "snapshot-field",
         snapshot.id,
         message,
-        repairable=genuine or named == (snapshot.parent or ""),
-        lineage=lineage,
+        repairable=genuine or same_parent,
+        lineage=lineage_of(snapshot.id),
         parent=snapshot.parent or "",
+        totals=totals if genuine else counted,
     )
 
 

@@ -49,7 +49,7 @@ async def _restore_fields(walk: Walk, problems: Sequence[Problem]) -> None:
     calls = [
         (
             [LineageKeys(walk.prefix, one.detail["lineage"]).snapshot(one.subject)],
-            [one.detail["parent"], garbage.new_pin_id()],
+            [one.detail["parent"], garbage.new_pin_id(), *one.detail["totals"]],
         )
         for one in problems
     ]
@@ -150,7 +150,7 @@ _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
     (("journal",), _drop_entries),
     (("unlisted-lineage",), _relist_lineages),
     (("snapshot-field",), _restore_fields),
-    (("unlisted-session", "references", "stray-snapshot", "stray-log"), _recount),
+    (("unlisted-session", "references", "stray-snapshot", "stray-log", "totals"), _recount),
     (("lease",), _mend_leases),
     (("unpinned",), _pin_again),
     (("object-expires", "seed-expires"), _persist),

@@ -1,11 +1,10 @@
 -- Count what a lineage's heads and its dead reach, as one; and mend the counts if asked.
--- KEYS: sessions, refs, dead
+-- KEYS: sessions, refs, dead, usage
 -- ARGV: 'look' or 'mend', key prefixes of sessions, snapshots and token logs (same slot), how many
 --       of the ids that follow are sessions' that have a record and may be on no list; the others
 --       are snapshots' that have a record or a token log and may be reached by nobody
 -- Returns {gaps, {session id, head or '?'}, {snapshot id, parent or '?', pin or '', bytes of its
 -- token log}, refs, dead, unlisted sessions, snapshots that nobody reaches, token logs of no
--- snapshot, {id, references wanted}}.
 -- A gap is a record that is missing though something names it. What it held cannot be told, so
 -- while there is one nothing is let go.
 local mending = ARGV[1] == 'mend'
@@ -22,6 +21,7 @@ for i = 6, first_snapshot - 1 do
 end
 
 local wanted, waiting, sessions, snapshots, reached = {}, {}, {}, {}, {}
+local bytes, tokens = 0, 0
 local function refer(id)
   wanted[id] = (wanted[id] or 0) + 1
   waiting[#waiting + 1] = id
@@ -31,7 +31,8 @@ local function walk()
     local id = table.remove(waiting)
     if not reached[id] and redis.call('EXISTS', snapshot_at .. id) == 1 then
       reached[id] = true
-      local record = redis.call('HMGET', snapshot_at .. id, 'parent', 'pin')
+      local record = redis.call('HMGET', snapshot_at .. id, 'parent', 'pin', 'bytes', 'count')
+      bytes, tokens = bytes + (tonumber(record[3]) or 0), tokens + (tonumber(record[4]) or 0)
       local parent, size = record[1] or '?', redis.call('STRLEN', tokens_at .. id)
       for _, value in ipairs({id, parent, record[2] or '', size}) do
         snapshots[#snapshots + 1] = value
@@ -82,6 +83,8 @@ for i = first_snapshot, #ARGV do
   end
 end
 local refs = redis.call('HGETALL', KEYS[2])
+local usage = redis.call('HMGET', KEYS[4], 'bytes', 'tokens')
+usage = {usage[1] or '0', usage[2] or '0', bytes, tokens}
 
 if mending then
   local have = {}
@@ -100,5 +103,12 @@ if mending then
     for _, id in ipairs(tops) do redis.call('SADD', KEYS[3], id) end
     for _, id in ipairs(logs) do redis.call('DEL', tokens_at .. id) end
   end
+  local counted = {tonumber(usage[1]) or 0, tonumber(usage[2]) or 0}
+  local whole = {bytes, tokens}
+  if gaps > 0 then whole = {math.max(counted[1], bytes), math.max(counted[2], tokens)} end
+  if usage[1] ~= tostring(whole[1]) or usage[2] ~= tostring(whole[2]) then
+    redis.call('HSET', KEYS[4], 'bytes', whole[1], 'tokens', whole[2])
+    redis.call('HINCRBY', KEYS[4], 'version', 1)
+  end
 end
-return {gaps, sessions, snapshots, refs, dead, unlisted, tops, logs, needed}
+return {gaps, sessions, snapshots, refs, dead, unlisted, tops, logs, needed, usage}

@@ -126,6 +126,21 @@ def swap_a_parent(scene):
     scene.raw.hset(scene.keys.snapshot(scene.head.id), "parent", "")
 
 
+@damage("totals")
+def lose_the_totals(scene):
+    scene.raw.delete(scene.keys.usage)
+
+
+@damage("totals")
+def count_more_tokens_than_there_are(scene):
+    scene.raw.hincrby(scene.keys.usage, "tokens", 7)
+
+
+@damage("totals", "snapshot-field")
+def swap_what_a_snapshot_counts(scene):
+    scene.raw.hset(scene.keys.snapshot(scene.head.id), "bytes", 7)
+
+
 @damage("stray-snapshot", "references")
 def lose_the_way_to_a_snapshot(scene):
     scene.raw.hset(scene.keys.session(scene.session.id), "head", scene.head.parent or "")
@@ -189,7 +204,7 @@ def garble_a_session_record(scene):
     scene.raw.hset(scene.keys.session(scene.session.id), "body", b"\x01?")
 
 
-@damage("snapshot-record", "references", "stray-pin", repairable=False)
+@damage("snapshot-record", "references", "stray-pin", "totals", repairable=False)
 def lose_a_snapshot_record(scene):
     scene.raw.delete(scene.keys.snapshot(scene.head.id))
 
