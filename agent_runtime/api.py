@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from agent_runtime import holding_routes, session_routes, turn_routes
+from agent_runtime.access import key_routes
+from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.holding import Holding
@@ -67,6 +69,9 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     answers.add_to(app)
     # The last is the outermost.
     app.add_middleware(Bodies, limits=settings.body_limits)
+    if settings.require_keys:
+        app.add_middleware(Guard, store=lambda: app.state.store)
+        app.include_router(key_routes.router)
     app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(RequestIds)
     for routes in (session_routes, holding_routes, turn_routes, operation_routes):

@@ -27,6 +27,7 @@ from agent_runtime import (
     simulate_command,
     store_command,
 )
+from agent_runtime.access import keys_command
 from agent_runtime.errors import SetupError, TorporError
 from agent_runtime.processes import Layout
 from agent_runtime.settings import RuntimeSettings
@@ -117,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         "--router", metavar="URL", default=None, help="a router in front of the engines"
     )
     serve.add_argument(
+        "--require-keys",
+        action="store_true",
+        help="every request needs an API key (torpor keys create)",
+    )
+    serve.add_argument(
         "--json-log", action="store_true", help="log lines of JSON, with the ids of requests"
     )
     scheduling_options.add_to(serve)
@@ -135,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor_command.add_to(commands, DATA)
     bench_command.add_to(commands)
     simulate_command.add_to(commands)
+    keys_command.add_to(commands)
     return parser
 
 
@@ -225,6 +232,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         boundary_interval=arguments.boundary_interval,
         router=arguments.router,
         scheduling=scheduling_options.settings_of(arguments),
+        require_keys=arguments.require_keys,
     )
     asyncio.run(
         server.serve(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgpack
 
+from agent_runtime.access.identity import current_tenant
 from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
 from agent_runtime.events import TurnEvent
@@ -136,7 +137,7 @@ class Conversations:
     async def _longest(self, said: Sequence[Message], chain: Sequence[str]) -> _Known | None:
         """The longest part of the conversation that a snapshot holds, all of it before the end."""
         ends = [i for i, message in enumerate(said) if message.role == "assistant"][::-1]
-        tenant = self._settings.tenant
+        tenant = current_tenant(self._settings.tenant)
         notes = await self._store.notes.get(tenant, [_name(chain[i]) for i in ends])
         for end, note in zip(ends, notes, strict=True):
             if note is None:
@@ -162,7 +163,8 @@ class Conversations:
         note = msgpack.packb([result.session_id, result.snapshot])
         ttl = self._settings.conversation_ttl
         try:
-            await self._store.notes.put(self._settings.tenant, _name(digest), note, ttl=ttl)
+            tenant = current_tenant(self._settings.tenant)
+            await self._store.notes.put(tenant, _name(digest), note, ttl=ttl)
         except (
             StoreUnavailable
         ) as error:  # the answer is committed; it is read anew when it is said

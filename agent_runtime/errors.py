@@ -9,6 +9,9 @@ TorporError
 │   ├── BadVerdict        a person's answer does not fit what was asked
 │   ├── NoSemanticSearch  a memory is searched by meaning
 │   └── NeedsState        what a backend that keeps no state cannot do
+├── Unauthorized          no API key, or one that is not valid
+├── Forbidden             the key's role does not allow it
+├── RateLimited           the key has made all the requests that it may for now
 ├── NotFound              no such session or snapshot
 ├── HeadMoved             somebody else moved the session since the caller looked
 ├── CheckpointLost        a graph's checkpoint is not whole any more
@@ -66,6 +69,27 @@ class NoSemanticSearch(BadRequest):
 
 class NeedsState(BadRequest):
     code = "needs_state"
+
+
+class Unauthorized(TorporError):
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(TorporError):
+    code = "forbidden"
+    status = 403
+
+
+class RateLimited(TorporError):
+    """retry_after: seconds"""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class CheckpointLost(TorporError):

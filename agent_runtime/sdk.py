@@ -71,9 +71,10 @@ class ApiUnreachable(TorporError):
 class Torpor:
     """One runtime, by its URL. Use as an async context manager."""
 
-    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
         self._http = httpx.AsyncClient(
             base_url=url,
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(timeout, connect=5.0),
             limits=httpx.Limits(max_connections=None),  # any number of turns may run at a time
             trust_env=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -33,9 +34,10 @@ async def serve(
 
     json_log: log lines of JSON, with the ids of requests
     failed: looked at twice a second; a message from it ends the service with SetupError.
-    Raises SetupError, EngineStartFailed when the port is taken, StoreUnavailable when the store
-    does not answer.
+    Raises SetupError, also for an address that others can reach without keys; EngineStartFailed
+    when the port is taken, StoreUnavailable when the store does not answer.
     """
+    _require_keys_beyond_loopback(settings, host)
     require_free_port(host, port)
     async with await StateStore.connect(
         settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
@@ -68,6 +70,18 @@ async def serve(
         raise SetupError(reason)
     if not server.started:
         raise SetupError(f"the service could not start on {host}:{port}.")
+
+
+def _require_keys_beyond_loopback(settings: RuntimeSettings, host: str) -> None:
+    if settings.require_keys or host == "localhost":
+        return
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    raise SetupError(
+        f"{host} can be reached from other machines, and nobody would be asked for a key. Add "
+        "--require-keys (and make one: torpor keys create), or serve on 127.0.0.1."
+    )
 
 
 def _log_to_stderr(json_log: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import NothingReused
 from agent_runtime.forks import fork_at
 from agent_runtime.holding import confirmed, give_up
@@ -49,13 +50,14 @@ class Sessions:
     async def create(self, request: CreateSession) -> SessionView:
         """A new, empty session in the state format of a live engine. Raises NoEngine,
         CannotStore; NoBackend for one without state."""
-        await require_storable_tenant(self._store, self._settings.tenant)
+        tenant = current_tenant(self._settings.tenant)
+        await require_storable_tenant(self._store, tenant)
         if self._turns.stateless.is_asked_for(request):
             fingerprint = self._turns.stateless.fingerprint()
         else:
             fingerprint = (await self._pool.pick()).record.fingerprint
         session = await self._store.create_session(
-            tenant=self._settings.tenant,
+            tenant=tenant,
             fingerprint=fingerprint,
             labels=request.labels,
             meta={
@@ -73,7 +75,7 @@ class Sessions:
         return await whereabouts(self._store, self._pool, self._turns, self._residency, session_id)
 
     async def all(self) -> list[SessionView]:
-        sessions = await self._store.sessions(self._settings.tenant)
+        sessions = await self._store.sessions(current_tenant(self._settings.tenant))
         return [await self._view(session) for session in sessions]
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:

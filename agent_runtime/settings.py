@@ -58,6 +58,9 @@ class RuntimeSettings(BaseModel):
     router: str | None = None
     """URL of a router in front of the engines: it chooses the engine of a turn, not the runtime."""
     tenant: str = "default"
+    """Whose sessions these are where no keys are asked for."""
+    require_keys: bool = False
+    """Whether every request needs an API key, which says whose sessions it may see."""
     lease_ttl: float = Field(default=30.0, gt=0)
     """Seconds after which another runtime may take over a session whose runtime died."""
     settle_timeout: float = Field(default=20.0, gt=0)

@@ -192,6 +192,15 @@ class TenantKeys:
         return self._key(f"note:{name}")
 
     @property
+    def api_keys(self) -> str:
+        """Hash of the tenant's API keys by id, see `state_store/api_keys.py`."""
+        return self._key("api-keys")
+
+    def spent(self, key_id: str, minute: int) -> str:
+        """How many requests a key has made in that minute since 1970; expires."""
+        return self._key(f"spent:{key_id}:{minute}")
+
+    @property
     def quota(self) -> str:
         """Hash of how much the tenant may have."""
         return self._key("quota")

@@ -149,7 +149,7 @@ class Sessions:
             raise CorruptObject(f"the record of {session_id} lacks its head; it can be deleted.")
         session = Session.unpack(stored, *rest)
         if tenant not in (None, session.body.tenant):
-            raise ForeignTenant(f"no session {session_id} of tenant {tenant}.")
+            raise ForeignTenant(f"no session {session_id}.")  # in the words of one that never was
         return session
 
     async def check_tenant(self, any_id: str, tenant: str | None) -> None:
@@ -168,7 +168,7 @@ class Sessions:
             raise NotFound(f"no {any_id}.")
         owner = SessionBody.unpack(stored).tenant
         if tenant not in (None, owner):
-            raise ForeignTenant(f"no {any_id} of tenant {tenant}.")
+            raise ForeignTenant(f"no {any_id}.")
         return owner
 
     async def of_tenant(self, tenant: str) -> list[Session]:

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from state_store import commit as committing
 from state_store import durability, erasure, garbage, integrity, registry
+from state_store.api_keys import ApiKeys
 from state_store.archiving import Archiving, Collected
 from state_store.connection import Control
 from state_store.durability import Servers
@@ -82,6 +83,7 @@ class StateStore(Tenancy, Moving):
         self._control = control
         self._prefix = prefix
         self.notes = Notes(control, prefix)
+        self.keys = ApiKeys(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)
         self._fingerprints = Fingerprints(control, prefix)

@@ -1,0 +1,128 @@
+"""Looks at every request before a route does: who sends it, and may they?
+
+A tenant's sessions are not there for another: a foreign session's id is answered as one that never
+was, by the same look-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent_runtime.access.identity import serve_as
+from agent_runtime.errors import Forbidden, RateLimited, TorporError, Unauthorized
+from agent_runtime.service.answers import problem_response
+from agent_runtime.service.request_ids import current_request_id
+from agent_runtime.status import problem_of
+from state_store.api_keys import ApiKey
+from state_store.errors import StoreError
+from state_store.store import StateStore
+
+audit = logging.getLogger("torpor.audit")
+"""One line of JSON per request that changes something or is refused."""
+
+_OPEN = {"/health", "/ready"}
+_ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics")
+_OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
+_READING = {"GET", "HEAD", "OPTIONS"}
+_KNOWN_FOR = 5.0  # seconds that a key is believed without asking the store; revoking takes as long
+_KNOWN = 4096
+
+
+class Guard:
+    """ASGI middleware. Needs a key for all but `/health` and `/ready`."""
+
+    def __init__(self, app: ASGIApp, store: Callable[[], StateStore]) -> None:
+        """store: asked for at each request, since it is connected when the service starts"""
+        self._app = app
+        self._store = store
+        self._known: dict[str, tuple[float, ApiKey]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN:
+            await self._app(scope, receive, send)
+            return
+        key: ApiKey | None = None
+        try:
+            key = await self._who(scope)
+            await self._admit(key, scope["method"], scope["path"])
+        except (TorporError, StoreError) as error:
+            problem = problem_of(error)
+            _write(scope, key, problem.status, refused=problem.code)
+            headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+            wait = getattr(error, "retry_after", None)
+            if wait is not None:
+                headers["Retry-After"] = f"{wait:.0f}"
+            await problem_response(problem, headers)(scope, receive, send)
+            return
+        serve_as(key)
+        if scope["method"] in _READING:
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(lambda: _write(scope, key, status))
+            await self._app(scope, receive, noting)
+
+    async def _who(self, scope: Scope) -> ApiKey:
+        """Raises Unauthorized."""
+        headers = dict(scope["headers"])
+        scheme, _, sent = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        text = sent.strip() if scheme.lower() == "bearer" else ""
+        text = text or headers.get(b"x-api-key", b"").decode("latin-1")
+        if not text:
+            raise Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`.")
+        until, known = self._known.get(text, (0.0, None))
+        if known is not None and time.monotonic() < until and not known.is_over(time.time()):
+            return known
+        self._known.pop(text, None)
+        key = await self._store().keys.verified(text)
+        if key is None:
+            raise Unauthorized("the API key is not valid: it is mistyped, revoked or expired.")
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known[text] = (time.monotonic() + _KNOWN_FOR, key)
+        return key
+
+    async def _admit(self, key: ApiKey, method: str, path: str) -> None:
+        """Raises RateLimited, Forbidden, NotFound."""
+        wait = await self._store().keys.spend(key)
+        if wait is not None:
+            raise RateLimited(
+                f"key {key.id} may make {key.per_minute} requests a minute, and has; nothing was "
+                "done.",
+                wait,
+            )
+        if _ADMIN.fullmatch(path) and key.role != "admin":
+            raise Forbidden(f"{path} is for keys of role admin; key {key.id} is of {key.role}.")
+        if key.role == "read" and method not in _READING:
+            raise Forbidden(f"key {key.id} may only read; nothing was done.")
+        session = _OF_SESSION.fullmatch(path)
+        if session is not None:
+            await self._store().session(session[1], tenant=key.tenant)
+
+
+def _write(scope: Scope, key: ApiKey | None, status: int, *, refused: str | None = None) -> None:
+    line = {
+        "request_id": current_request_id(),
+        "tenant": None if key is None else key.tenant,
+        "key": None if key is None else key.id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "refused": refused,
+    }
+    audit.info("%s", json.dumps(line))

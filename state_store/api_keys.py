@@ -1,0 +1,147 @@
+"""API keys: who may use the service as which tenant. Only their digests are stored.
+
+    torpor-TENANT.ID.SECRET
+
+The secret has 256 random bits, so one SHA-256 of it is enough: there is no guessing to slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgpack
+
+from state_store.connection import Control
+from state_store.errors import InvalidTenant, NotFound
+from state_store.layout import TenantKeys
+
+Role = Literal["use", "read", "admin"]
+_SHAPE = re.compile(r"torpor-(?P<tenant>.+)\.(?P<id>[0-9a-f]{12})\.(?P<secret>[0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What is known of a key; its secret is not.
+
+    role:       `read` sees the tenant's sessions, `use` changes them too, `admin` also makes and
+                revokes keys and sees the service's counts
+    name:       what its maker calls it
+    created_at, expires_at: seconds since 1970; None: it does not expire
+    per_minute: requests that it may make in a minute, None: any number
+    """
+
+    tenant: str
+    id: str
+    role: Role
+    name: str
+    created_at: float
+    expires_at: float | None = None
+    per_minute: int | None = None
+
+    def is_over(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+class ApiKeys:
+    """See `StateStore.keys`."""
+
+    def __init__(self, control: Control, prefix: str) -> None:
+        self._control = control
+        self._prefix = prefix
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        role: Role = "use",
+        name: str = "",
+        expires_in: float | None = None,
+        per_minute: int | None = None,
+    ) -> tuple[ApiKey, str]:
+        """A new key, and the text that its owner sends: that is not stored, and cannot be had
+        again. expires_in: seconds. Raises InvalidTenant."""
+        now, secret = time.time(), secrets.token_hex(32)
+        key = ApiKey(
+            tenant,
+            secrets.token_hex(6),
+            role,
+            name,
+            now,
+            None if expires_in is None else now + expires_in,
+            per_minute,
+        )
+        async with self._control.guard() as client:
+            await client.hset(self._all(tenant), key.id, _packed(key, _digest(secret)))
+        return key, f"torpor-{tenant}.{key.id}.{secret}"
+
+    async def of(self, tenant: str) -> list[ApiKey]:
+        """A tenant's keys, oldest first, expired ones too. Raises InvalidTenant."""
+        async with self._control.guard() as client:
+            rows = await client.hgetall(self._all(tenant))
+        keys = [_unpacked(tenant, key_id.decode(), row)[0] for key_id, row in rows.items()]
+        return sorted(keys, key=lambda key: key.created_at)
+
+    async def revoke(self, tenant: str, key_id: str) -> None:
+        """Raises NotFound."""
+        async with self._control.guard() as client:
+            if not await client.hdel(self._all(tenant), key_id):
+                raise NotFound(f"tenant {tenant} has no key {key_id}.")
+
+    async def verified(self, text: str) -> ApiKey | None:
+        """The key that `text` is; None for one that is not (or no longer) valid."""
+        shape = _SHAPE.fullmatch(text)
+        if shape is None:
+            return None
+        tenant, key_id = shape["tenant"], shape["id"]
+        try:
+            name = self._all(tenant)
+        except InvalidTenant:
+            return None
+        async with self._control.guard() as client:
+            row = await client.hget(name, key_id)
+        if row is None:
+            return None
+        key, digest = _unpacked(tenant, key_id, row)
+        if not hmac.compare_digest(digest, _digest(shape["secret"])) or key.is_over(time.time()):
+            return None
+        return key
+
+    async def spend(self, key: ApiKey) -> float | None:
+        """Count one request of a key; if it had made all that it may, the seconds until it may
+        again."""
+        if key.per_minute is None:
+            return None
+        minute, second = divmod(time.time(), 60.0)
+        counter = TenantKeys(self._prefix, key.tenant).spent(key.id, int(minute))
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.incr(counter)
+            pipeline.expire(counter, 120)
+            made, _ = await pipeline.execute()
+        return None if made <= key.per_minute else 60.0 - second
+
+    def _all(self, tenant: str) -> str:
+        return TenantKeys(self._prefix, tenant).api_keys
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _packed(key: ApiKey, digest: bytes) -> bytes:
+    row: bytes = msgpack.packb(
+        [1, digest, key.role, key.name, key.created_at, key.expires_at, key.per_minute]
+    )
+    return row
+
+
+def _unpacked(tenant: str, key_id: str, row: bytes) -> tuple[ApiKey, bytes]:
+    fields: list[Any] = msgpack.unpackb(row)
+    _, digest, role, name, created_at, expires_at, per_minute = fields
+    return ApiKey(tenant, key_id, role, name, created_at, expires_at, per_minute), digest
