@@ -41,6 +41,8 @@ class Constraints(BaseModel):
     arguments that fit the tools' schemas."""
     parallel_tool_calls: bool = True
     """Whether a required answer may be more than one call."""
+    strict_calls: bool = False
+    """Calls that the model makes of itself fit the tools' schemas too."""
     json_schema: dict[str, Any] | None = None
     """The answer is JSON of this schema. With tools and `auto`, or calls."""
     regex: str | None = None
@@ -61,7 +63,8 @@ class Constraints(BaseModel):
     def is_free(self) -> bool:
         """Whether nothing is asked of the answer."""
         asked = (self.json_schema, self.regex, self.ebnf)
-        return self.tool_choice == "auto" and all(one is None for one in asked)
+        free = self.tool_choice == "auto" and not self.strict_calls
+        return free and all(one is None for one in asked)
 
 
 def structural_tag(
@@ -110,7 +113,9 @@ def protocol_fields(asked: Constraints, declared: Sequence[Mapping[str, Any]]) -
 def _form(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format | None:
     content = _content(asked)
     if asked.tool_choice == "auto":
-        if content is None or not tools:
+        if content is None:
+            return _text_and_calls(tools) if tools and asked.strict_calls else None
+        if not tools:
             return content
         return {"type": "or", "elements": [content, _calls(asked, tools)]}
     if asked.tool_choice == "none":
@@ -153,6 +158,15 @@ def _calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
         "stop_after_first": not asked.parallel_tool_calls,
     }
     return _sequence(_optional("\n"), calls, _optional("\n"))
+
+
+def _text_and_calls(tools: Sequence[ToolSpec]) -> _Format:
+    return {
+        "type": "triggered_tags",
+        "triggers": ["<tool_call>"],
+        "tags": [_call(tool) for tool in tools],
+        "excludes": ["<function="],
+    }
 
 
 def _call(tool: ToolSpec) -> _Format:

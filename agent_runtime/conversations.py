@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -32,6 +32,9 @@ from engine.errors import NoEngine
 from engine.pool import EnginePool
 from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
 from state_store.store import StateStore
+from tools.calls import ToolCall
+from tools.coercion import typed
+from tools.define import ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ class Conversations:
             answer = Message(
                 role="assistant", content=result.text, tool_calls=tuple(result.tool_calls)
             )
-            await self._note(_next_hash(chain[-1], answer), result)
+            await self._note(_next_hash(chain[-1], answer, request.tools), result)
         yield result
 
     async def _continued(
@@ -191,14 +194,27 @@ def _hashes(system: str | None, request: ConversationRequest, said: Sequence[Mes
     digest = _digest("", [system, tools])
     chain = []
     for message in said:
-        digest = _next_hash(digest, message)
+        digest = _next_hash(digest, message, request.tools)
         chain.append(digest)
     return chain
 
 
-def _next_hash(before: str, message: Message) -> str:
-    calls = [call.model_dump(mode="json") for call in message.tool_calls]
+def _next_hash(before: str, message: Message, tools: Sequence[ToolSpec]) -> str:
+    calls = [[call.name, _meant(call, tools)] for call in message.tool_calls]
     return _digest(before, [message.role, message.content, calls])
+
+
+def _meant(call: ToolCall, tools: Sequence[ToolSpec]) -> dict[str, Any]:
+    """Arguments as the tool's schema has them, so that a call is known again whether a client sends
+    the strings that the model wrote or the numbers and lists that they stand for."""
+    schema = next((tool.parameters for tool in tools if tool.name == call.name), {})
+    kinds = schema.get("properties", {})
+    written = {
+        name: value
+        for name, value in call.arguments.items()
+        if isinstance(value, str) and kinds.get(name, {}).get("type") != "string"
+    }
+    return {**call.arguments, **typed(written, schema)[0]}
 
 
 def _digest(before: str, content: object) -> str:

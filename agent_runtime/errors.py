@@ -6,6 +6,9 @@ TorporError
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── AsyncOnly         a saver's or store's synchronous method
 │   ├── UnknownTool       a call is required of a tool that the session does not have
+│   ├── ToolsDiffer       a framework declares tools that its session does not have
+│   ├── TextOnly          an image or another content that is no text
+│   ├── WrongMessage      a framework's message that has no place in the conversation
 │   ├── BadVerdict        a person's answer does not fit what was asked
 │   ├── NoSemanticSearch  a memory is searched by meaning
 │   └── NeedsState        what a backend that keeps no state cannot do
@@ -57,6 +60,18 @@ class AsyncOnly(BadRequest, NotImplementedError):
 
 class UnknownTool(BadRequest):
     code = "unknown_tool"
+
+
+class ToolsDiffer(BadRequest):
+    code = "tools_differ"
+
+
+class TextOnly(BadRequest):
+    code = "text_only"
+
+
+class WrongMessage(BadRequest):
+    code = "wrong_message"
 
 
 class BadVerdict(BadRequest):

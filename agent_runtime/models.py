@@ -151,6 +151,8 @@ class SessionView(_Wire):
     labels: dict[str, str]
     forked_from: str | None
     created_at: float
+    tools: list[str] = []
+    """Names of the tools that its model knows."""
     kept_turns: int = 0
     """Turns in this runtime's memory that were answered while the store was gone."""
 

@@ -69,7 +69,10 @@ class ApiUnreachable(TorporError):
 
 
 class Torpor:
-    """One runtime, by its URL. Use as an async context manager."""
+    """One runtime, by its URL. Use as an async context manager.
+
+    Each method has its line in `sdk_sync.py`, for code that does not await.
+    """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
         self._http = httpx.AsyncClient(
@@ -122,7 +125,7 @@ class Torpor:
         return [SnapshotView.model_validate(row) for row in rows]
 
     async def stream(
-        self, session_id: str, messages: str | Sequence[Message], **options: Any
+        self, /, session_id: str, messages: str | Sequence[Message], **options: Any
     ) -> AsyncGenerator[TurnEvent]:
         """Run a turn: events as they come (`Text` pieces), then the TurnResult.
 
@@ -138,13 +141,13 @@ class Torpor:
                 yield event
 
     async def turn(
-        self, session_id: str, messages: str | Sequence[Message], **options: Any
+        self, /, session_id: str, messages: str | Sequence[Message], **options: Any
     ) -> TurnResult:
         """Run a turn to its end. Raises ApiUnreachable if the stream ends without a result."""
         return await _last(self.stream(session_id, messages, **options))
 
     async def converse_stream(
-        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
+        self, /, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
     ) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
         events as they come, then the TurnResult. options: fields of TurnRequest."""
@@ -154,7 +157,7 @@ class Torpor:
                 yield event
 
     async def converse(
-        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
+        self, /, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
     ) -> TurnResult:
         """As `converse_stream`, to its end. Raises ApiUnreachable if it ends without a result."""
         events = self.converse_stream(messages, tools=tools, **options)

@@ -206,6 +206,7 @@ class Sessions:
             labels=session.labels,
             forked_from=session.body.forked_from,
             created_at=session.body.created_at,
+            tools=[tool["name"] for tool in session.body.meta.get("tools", ())],
             kept_turns=self._turns.outage.kept(session.id),
         )
 

@@ -1,3 +1,4 @@
+import httpx
 import pytest
 
 from agent_runtime.demo.script import SYSTEM, make_registry
@@ -41,3 +42,18 @@ async def session(torpor, registry):
     created = await torpor.create(system=SYSTEM, tools=registry.specs())
     yield created
     await torpor.delete(created.id)
+
+
+@pytest.fixture(scope="module")
+def nothing_left(stage):
+    """Deletes at the end what was made by clients that do not know of sessions."""
+    url = f"{stage.runtime.url}/v1/sessions"
+    with httpx.Client(trust_env=False) as http:
+
+        def sessions():
+            return {session["id"] for session in http.get(url).raise_for_status().json()}
+
+        before = sessions()
+        yield
+        for session_id in sessions() - before:
+            http.delete(f"{url}/{session_id}").raise_for_status()

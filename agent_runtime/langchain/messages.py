@@ -1,0 +1,158 @@
+"""Between LangChain's messages and the runtime's."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from agent_runtime.chat import Message
+from agent_runtime.errors import TextOnly, WrongMessage
+from agent_runtime.models import TurnResult
+from tools.calls import ToolCall
+from tools.coercion import typed
+from tools.define import ToolSpec
+
+_NOT_SAID = ("tool_use", "tool_call", "reasoning", "thinking")  # blocks of an answer
+
+
+def spec_of(tool: Any) -> ToolSpec:
+    """A tool in any form that LangChain takes."""
+    function = convert_to_openai_tool(tool)["function"]
+    return ToolSpec(
+        name=function["name"],
+        description=function.get("description", ""),
+        parameters=function.get("parameters") or {"type": "object", "properties": {}},
+    )
+
+
+def said(messages: Sequence[BaseMessage]) -> list[Message]:
+    """What the runtime is to read. System messages at the beginning become one; results of tools
+    come in the order of their calls, which is how the model knows them.
+
+    Raises TextOnly, WrongMessage.
+    """
+    texts = []
+    for message in messages:
+        if not isinstance(message, SystemMessage):
+            break
+        texts.append(_text(message))
+    system = [Message(role="system", content="\n\n".join(texts))] if texts else []
+    return system + [_one(message) for message in _ordered(messages[len(texts) :])]
+
+
+def answer_of(
+    result: TurnResult, text: str, *, tools: Sequence[ToolSpec], model: str
+) -> AIMessageChunk:
+    """The last piece of an answer: `text`, the calls, what it took, and where it is kept."""
+    usage, schemas = result.usage, {tool.name: tool.parameters for tool in tools}
+    kept = result.model_dump(
+        include={
+            "finish_reason", "stopped_by", "snapshot", "parent", "problems",
+            "engine", "failed_over", "durable", "not_durable_because", "mtp_accept_length",
+        }
+    )  # fmt: skip
+    return AIMessageChunk(
+        content=text,
+        tool_call_chunks=[
+            tool_call_chunk(
+                name=call.name,
+                args=json.dumps(_typed(call, schemas), ensure_ascii=False),
+                id=f"call_{uuid.uuid4().hex}",
+                index=number,
+            )
+            for number, call in enumerate(result.tool_calls)
+        ],
+        usage_metadata=UsageMetadata(
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            total_tokens=usage.prompt_tokens + usage.completion_tokens,
+            input_token_details=InputTokenDetails(cache_read=usage.reused_tokens),
+        ),
+        response_metadata={
+            "model_name": model,
+            "session": result.session_id,
+            "reused_tokens": usage.reused_tokens,
+            "recomputed_tokens": usage.recomputed_tokens,
+            "recompute_reason": usage.recompute_reason,
+            **kept,
+        },
+        chunk_position="last",
+    )
+
+
+def _one(message: BaseMessage) -> Message:
+    match message:
+        case HumanMessage():
+            return Message(role="user", content=_text(message))
+        case ToolMessage():
+            return Message(role="tool", content=_text(message))
+        case AIMessage():
+            calls = tuple(
+                ToolCall(name=call["name"], arguments=call["args"]) for call in message.tool_calls
+            )
+            return Message(role="assistant", content=_text(message), tool_calls=calls)
+        case SystemMessage():
+            return Message(role="system", content=_text(message))
+    raise WrongMessage(
+        f"a {type(message).__name__} is nothing that the model can be told; send human, AI, tool "
+        "and system messages. Nothing was generated."
+    )
+
+
+def _text(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    texts = []
+    for block in message.content:
+        if isinstance(block, str):
+            texts.append(block)
+        elif block.get("type") == "text":
+            texts.append(block["text"])
+        elif not (isinstance(message, AIMessage) and block.get("type") in _NOT_SAID):
+            raise TextOnly(
+                f"content of type {block.get('type')!r} cannot be sent: the models read text. "
+                "Nothing was generated."
+            )
+    return "".join(texts)
+
+
+def _ordered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    ordered: list[BaseMessage] = []
+    places: Mapping[str | None, int] = {}
+    results: list[ToolMessage] = []
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            results.append(message)
+            continue
+        ordered += _in_places(results, places)
+        results = []
+        ordered.append(message)
+        calls = message.tool_calls if isinstance(message, AIMessage) else ()
+        places = {call["id"]: place for place, call in enumerate(calls)}
+    return ordered + _in_places(results, places)
+
+
+def _in_places(
+    results: Sequence[ToolMessage], places: Mapping[str | None, int]
+) -> list[ToolMessage]:
+    return sorted(results, key=lambda result: places.get(result.tool_call_id, len(places)))
+
+
+def _typed(call: ToolCall, schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Arguments as the tool's schema has them: the model writes strings."""
+    schema = schemas.get(call.name)
+    return dict(call.arguments) if schema is None else typed(call.arguments, schema)[0]

@@ -1,0 +1,303 @@
+"""ChatTorpor: the runtime as a LangChain chat model.
+
+    model = ChatTorpor(url="http://127.0.0.1:8700")
+    agent = create_agent(model, [search])
+
+LangChain sends the whole conversation each time. Without `session` it goes to the runtime's
+conversations: what is known of it is not computed again, and an edit or a retry is a fork. With
+`session` the conversation is that session's: what follows its last answer is one turn of it, in a
+fork if the session has moved on since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import (
+    convert_to_json_schema,
+    convert_to_openai_tool,
+)
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ConfigDict
+
+from agent_runtime.constraints import NamedTool
+from agent_runtime.errors import BadRequest, ToolsDiffer, WrongMessage
+from agent_runtime.events import Text, TurnEvent
+from agent_runtime.langchain.messages import answer_of, said, spec_of
+from agent_runtime.models import TurnResult
+from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.sdk_sync import LoopThread
+from tools.calls import CallParser
+from tools.define import ToolSpec
+
+
+class ChatTorpor(BaseChatModel):
+    """A chat model that is served by a Torpor runtime.
+
+    Options of a call, besides `stop`, are fields of `TurnRequest`: `max_tokens`, `json_schema`,
+    `regex`, `durability` and so on.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = "http://127.0.0.1:8700"
+    session: str | None = None
+    """A session that the conversation is; it has its own system text and tools."""
+    model: str = "torpor"
+    """What traces call it. The runtime has one model, and this chooses none."""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    durability: str | None = None
+    timeout: float = 600.0
+    """Seconds."""
+    streaming: bool = False
+    """Whether `invoke` streams too, for callbacks that want every piece."""
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """tool_choice: `auto`, `none`, `any` or `required`, the name of a tool, or true for any;
+        calls that are forced fit the tools' schemas token by token.
+        strict: so do those that the model makes of itself.
+        """
+        given: dict[str, Any] = {"strict_calls": strict}
+        given |= {"tool_choice": _choice(tool_choice), "parallel_tool_calls": parallel_tool_calls}
+        options = {name: value for name, value in given.items() if value is not None}
+        return self.bind(
+            tools=[convert_to_openai_tool(tool) for tool in tools], **options, **kwargs
+        )
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """method: `json_schema`, the answer is held to the schema token by token; `json_mode`, it
+        is held to JSON of any kind; `function_calling`, it is the call of a tool.
+        strict: accepted for LangChain's sake; an answer is never held to less.
+        """
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if method not in ("json_schema", "json_mode"):
+            raise BadRequest(f"there is no structured output by {method!r}.")
+        held_to = {"type": "object"}
+        if method == "json_schema":
+            held_to = convert_to_json_schema(schema)
+        model = self.bind(
+            json_schema=held_to,
+            ls_structured_output_format={"kwargs": {"method": method}, "schema": schema},
+            **kwargs,
+        )
+        parser: BaseOutputParser[Any] = JsonOutputParser()
+        if isinstance(schema, type) and is_basemodel_subclass(schema):
+            parser = PydanticOutputParser(pydantic_object=schema)
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(
+            parsed=lambda found: parser.invoke(found["raw"]), parsing_error=lambda _: None
+        )
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks(
+            [failed], exception_key="parsing_error"
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with LoopThread() as loop:
+            return loop.run(self._agenerate(messages, stop, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._chunks(messages, stop, kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with LoopThread() as loop:
+            yield from loop.each(self._chunks(messages, stop, kwargs))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async with contextlib.aclosing(self._chunks(messages, stop, kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    @property
+    def _llm_type(self) -> str:
+        return "torpor"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"url": self.url, "session": self.session, **self._settings()}
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            tool_calling=True,
+            tool_choice=True,
+            structured_output=True,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        named = ("temperature", "top_p", "max_tokens", "seed", "stop", "durability")
+        settings = {name: getattr(self, name) for name in named}
+        return {name: value for name, value in settings.items() if value is not None}
+
+    async def _chunks(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> AsyncGenerator[ChatGenerationChunk]:
+        tools = [spec_of(tool) for tool in kwargs.pop("tools", ())]
+        options = {**self._settings(), **_understood(kwargs)}
+        if stop is not None:
+            options["stop"] = stop
+        parser, shown = CallParser(), ""
+        async with Torpor(self.url, timeout=self.timeout) as torpor:
+            events = self._events(torpor, messages, tools, options)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    if isinstance(event, TurnResult):
+                        rest = event.text.removeprefix(shown)
+                        last = answer_of(event, rest, tools=tools, model=self.model)
+                        yield ChatGenerationChunk(message=last)
+                    elif isinstance(event, Text) and (text := parser.feed(event.text)):
+                        shown += text
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=text), text=text)
+
+    async def _events(
+        self,
+        torpor: Torpor,
+        messages: Sequence[BaseMessage],
+        tools: Sequence[ToolSpec],
+        options: dict[str, Any],
+    ) -> AsyncGenerator[TurnEvent]:
+        if self.session is None:
+            events = torpor.converse_stream(said(messages), tools=tools, **options)
+        else:
+            events = self._in_session(torpor, messages, tools, options)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _in_session(
+        self,
+        torpor: Torpor,
+        messages: Sequence[BaseMessage],
+        tools: Sequence[ToolSpec],
+        options: dict[str, Any],
+    ) -> AsyncGenerator[TurnEvent]:
+        session, head, new = self._place(messages)
+        if head is None and tools:
+            await _require_tools(torpor, session, tools)
+        turn = said(new)
+        if turn and turn[0].role == "system":
+            raise WrongMessage(
+                f"session {session} has its own system text, given when it was created; send none. "
+                "Nothing was generated."
+            )
+        try:
+            async with contextlib.aclosing(
+                torpor.stream(session, turn, **{"expected_head": head, **options})
+            ) as events:
+                async for event in events:
+                    yield event
+            return
+        except ApiError as error:  # before the first event
+            if error.code != "head_moved" or head is None:
+                raise
+        branch = await torpor.fork(session, snapshot=head)
+        async with contextlib.aclosing(
+            torpor.stream(branch.id, turn, **{"expected_head": head, **options})
+        ) as events:
+            async for event in events:
+                yield event
+
+    def _place(
+        self, messages: Sequence[BaseMessage]
+    ) -> tuple[str, str | None, Sequence[BaseMessage]]:
+        """The session that the conversation is in, its head, and what it has not read yet."""
+        assert self.session is not None, "a conversation without a session has no place"
+        for place in range(len(messages) - 1, -1, -1):
+            known = messages[place].response_metadata
+            if isinstance(messages[place], AIMessage) and "session" in known:
+                return known["session"], known.get("snapshot"), messages[place + 1 :]
+        return self.session, None, messages
+
+
+async def _require_tools(torpor: Torpor, session: str, tools: Sequence[ToolSpec]) -> None:
+    has = set((await torpor.get(session)).tools)
+    missing = [tool.name for tool in tools if tool.name not in has]
+    if missing:
+        raise ToolsDiffer(
+            f"session {session} was created without {', '.join(missing)}; its tools are: "
+            f"{', '.join(sorted(has)) or 'none'}. Nothing was generated. Create it with these "
+            "tools, or leave the session out."
+        )
+
+
+def _choice(choice: dict[str, Any] | str | bool | None) -> str | NamedTool | None:
+    if choice is None or choice is False:
+        return None
+    if choice is True or choice in ("any", "required"):
+        return "required"
+    if isinstance(choice, dict):
+        return NamedTool(name=choice["function"]["name"])
+    return choice if choice in ("auto", "none") else NamedTool(name=choice)
+
+
+def _understood(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Options of a call, `response_format` as OpenAI has it among them."""
+    options = dict(kwargs)
+    asked = options.pop("response_format", None)
+    match asked:
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            options["json_schema"] = schema
+        case {"type": "json_object"}:
+            options["json_schema"] = {"type": "object"}
+        case None | {"type": "text"}:
+            pass
+        case _:
+            raise BadRequest(f"there is no response_format like {asked!r}.")
+    return options

@@ -1,0 +1,131 @@
+"""The client of the runtime for code that does not await.
+
+    with TorporSync("http://127.0.0.1:8700") as torpor:
+        session = torpor.create(system="You are an agent.")
+        print(torpor.turn(session.id, "What is 48 * 17?").text)
+
+Every method is the one of `Torpor`, run to its end by an event loop in a thread of its own. So it
+works where a loop runs already, in notebooks too; inside a coroutine it would block that loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from agent_runtime.sdk import Torpor
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class LoopThread:
+    """An event loop in a thread, for callers that have none. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`; whoever interrupts the wait cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def each(self, items: AsyncGenerator[_T]) -> Generator[_T]:
+        """What `items` yields, as it comes. Closed when the caller stops early."""
+        try:
+            while True:
+                try:
+                    item = self.run(anext(items))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self.run(items.aclose())
+
+
+def _ended(
+    method: Callable[Concatenate[Torpor, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[TorporSync, _P], _T]:
+    @functools.wraps(method)
+    def call(self: TorporSync, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.thread.run(method(self.torpor, *args, **kwargs))
+
+    return call
+
+
+def _streamed(
+    method: Callable[Concatenate[Torpor, _P], AsyncGenerator[_T]],
+) -> Callable[Concatenate[TorporSync, _P], Generator[_T]]:
+    @functools.wraps(method)
+    def call(self: TorporSync, /, *args: _P.args, **kwargs: _P.kwargs) -> Generator[_T]:
+        return self.thread.each(method(self.torpor, *args, **kwargs))
+
+    return call
+
+
+class TorporSync:
+    """One runtime, by its URL. Use as a context manager."""
+
+    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+        """timeout: seconds"""
+        self.torpor = Torpor(url, timeout=timeout)
+        self.thread = LoopThread()
+
+    def __enter__(self) -> Self:
+        self.thread.__enter__()
+        self.thread.run(self.torpor.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.thread.run(self.torpor.__aexit__(kind, error, trace))
+        finally:
+            self.thread.__exit__(kind, error, trace)
+
+    create = _ended(Torpor.create)
+    get = _ended(Torpor.get)
+    whereabouts = _ended(Torpor.whereabouts)
+    snapshots = _ended(Torpor.snapshots)
+    stream = _streamed(Torpor.stream)
+    turn = _ended(Torpor.turn)
+    converse_stream = _streamed(Torpor.converse_stream)
+    converse = _ended(Torpor.converse)
+    suspend = _ended(Torpor.suspend)
+    resume = _ended(Torpor.resume)
+    persist = _ended(Torpor.persist)
+    hold = _ended(Torpor.hold)
+    release = _ended(Torpor.release)
+    drop = _ended(Torpor.drop)
+    fork = _ended(Torpor.fork)
+    delete = _ended(Torpor.delete)
+    scheduling = _ended(Torpor.scheduling)
+    health = _ended(Torpor.health)

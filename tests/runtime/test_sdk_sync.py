@@ -1,0 +1,64 @@
+"""The door of the runtime for code that does not await."""
+
+import asyncio
+import inspect
+import threading
+
+import pytest
+
+from agent_runtime.demo.script import SYSTEM
+from agent_runtime.models import TurnResult
+from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.sdk_sync import LoopThread, TorporSync
+
+
+@pytest.fixture
+def sync(stage):
+    with TorporSync(stage.runtime.url) as torpor:
+        yield torpor
+
+
+def public(kind):
+    return {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}
+
+
+def test_it_has_every_method_of_the_client_that_awaits():
+    assert public(TorporSync) == public(Torpor)
+    for name in public(Torpor):
+        ours, theirs = getattr(TorporSync, name), getattr(Torpor, name)
+        assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_a_session_is_talked_to_without_awaiting(sync, registry):
+    session = sync.create(system=SYSTEM, tools=registry.specs())
+    *pieces, last = sync.stream(session.id, "Thanks.")
+    assert isinstance(last, TurnResult)
+    assert pieces
+    assert sync.turn(session.id, "Thanks.").parent == last.snapshot
+    sync.delete(session.id)
+    with pytest.raises(ApiError) as gone:
+        sync.get(session.id)
+    assert gone.value.code == "not_found"
+
+
+async def test_it_works_where_a_loop_runs_already(stage):
+    with TorporSync(stage.runtime.url) as torpor:
+        assert torpor.health()["status"] == "ok"
+
+
+def test_a_turn_that_nobody_reads_to_its_end_gives_the_session_back(sync):
+    session = sync.create(system=SYSTEM)
+    for _ in sync.stream(session.id, "Thanks.", max_tokens=1024):
+        break
+    with pytest.raises(ApiError) as moved:  # not that somebody else writes
+        sync.turn(session.id, "Thanks.", expected_head="snp-another")
+    assert moved.value.code == "head_moved"
+    sync.delete(session.id)
+
+
+def test_no_thread_is_left():
+    before = threading.active_count()
+    with LoopThread() as loop:
+        assert threading.active_count() == before + 1
+        assert loop.run(asyncio.sleep(0, "done")) == "done"
+    assert threading.active_count() == before
