@@ -113,6 +113,15 @@ class Torpor:
     async def get(self, session_id: str) -> SessionView:
         return SessionView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}"))
 
+    async def sessions(self, *, limit: int = 100) -> AsyncGenerator[SessionView]:
+        """All sessions, newest first, read `limit` at a time."""
+        path: str | None = f"/v1/sessions?limit={limit}"
+        while path is not None:
+            response = await self._request("GET", path)
+            for row in response.json():
+                yield SessionView.model_validate(row)
+            path = response.links.get("next", {}).get("url")
+
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the state of the session's head is now."""
         return Whereabouts.model_validate(
@@ -243,13 +252,17 @@ class Torpor:
             raise _unreachable(self._http.base_url, error) from error
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
+        response = await self._request(method, path, body)
+        return response.json() if response.content else None
+
+    async def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
         try:
             response = await self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
         if response.status_code >= 400:
             raise _api_error(response)
-        return response.json() if response.content else None
+        return response
 
 
 async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:

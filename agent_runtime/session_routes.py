@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent_runtime.models import (
     CreateSession,
@@ -37,8 +38,18 @@ async def create(sessions: Asked, request: CreateSession) -> SessionView:
 
 
 @router.get("")
-async def list_sessions(sessions: Asked) -> list[SessionView]:
-    return await sessions.all()
+async def list_sessions(
+    sessions: Asked,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str | None = None,
+) -> list[SessionView]:
+    """Newest first; the `Link` header leads to the next ones, if there are any."""
+    views, following = await sessions.page(limit=limit, after=after)
+    if following is not None:
+        query = urlencode({"limit": limit, "after": following})
+        response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
+    return views
 
 
 @router.get("/{session_id}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Collection
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.errors import NothingReused
+from agent_runtime.errors import BadRequest, NothingReused
 from agent_runtime.forks import fork_at
 from agent_runtime.holding import confirmed, give_up
 from agent_runtime.models import (
@@ -27,6 +29,8 @@ from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns
 from agent_runtime.whereabouts import whereabouts
 from engine.pool import EnginePool
+from state_store.errors import NotFound
+from state_store.sessions import Listed
 from state_store.store import Session, Snapshot, StateStore
 
 
@@ -74,9 +78,19 @@ class Sessions:
         """Where the head's state is now."""
         return await whereabouts(self._store, self._pool, self._turns, self._residency, session_id)
 
-    async def all(self) -> list[SessionView]:
-        sessions = await self._store.sessions(current_tenant(self._settings.tenant))
-        return [await self._view(session) for session in sessions]
+    async def page(
+        self, *, limit: int, after: str | None = None
+    ) -> tuple[list[SessionView], str | None]:
+        """At most `limit` sessions, newest first, from after a place in the list on; and the place
+        where the next ones begin after, None if there are none. Raises BadRequest for a place that
+        is none."""
+        tenant = current_tenant(self._settings.tenant)
+        place = None if after is None else _place(after)
+        sessions, end = await self._store.page_of_sessions(tenant, limit=limit, after=place)
+        alive = {record.boot_id for record in await self._pool.records()}
+        views = [await self._listed(session, alive) for session in sessions]
+        following = None if end is None else f"{end.created_at!r},{end.session_id}"
+        return [view for view in views if view is not None], following
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:
         """The session's history, root first."""
@@ -188,13 +202,25 @@ class Sessions:
             created_at=snapshot.created_at,
         )
 
-    async def _view(self, session: Session) -> SessionView:
+    async def _listed(self, session: Session, alive: Collection[str]) -> SessionView | None:
+        """None if it has been deleted since it was listed."""
+        for _ in range(2):  # it may have been rewound, too
+            with contextlib.suppress(NotFound):
+                return await self._view(session, alive)
+            try:
+                session = await self._store.session(session.id)
+            except NotFound:
+                return None
+        return await self._view(session, alive)
+
+    async def _view(self, session: Session, alive: Collection[str] | None = None) -> SessionView:
+        """alive: boot ids of the engines that are; looked up if None"""
         tokens = boundary = 0
         residency = "empty"
         if session.head is not None:
             head = await self._store.snapshot(session.head)
             tokens, boundary = tokens_of(head), head.boundary
-            residency = await self._where(session.id)
+            residency = await self._where(session.id, alive)
         if await self._turns.stateless.holds(session):
             residency = "none"
         return SessionView(
@@ -210,8 +236,22 @@ class Sessions:
             kept_turns=self._turns.outage.kept(session.id),
         )
 
-    async def _where(self, session_id: str) -> str:
+    async def _where(self, session_id: str, alive: Collection[str] | None) -> str:
         place = self._residency.place(session_id)
-        if place is not None and await self._pool.with_boot(place.boot_id) is not None:
-            return "device"
+        if place is not None:
+            if alive is None:
+                alive = {record.boot_id for record in await self._pool.records()}
+            if place.boot_id in alive:
+                return "device"
         return await self._store.residency(session_id)
+
+
+def _place(after: str) -> Listed:
+    created_at, _, session_id = after.partition(",")
+    try:
+        return Listed(float(created_at), session_id)
+    except ValueError:
+        raise BadRequest(
+            f"{after[:80]!r} is no place in the list of sessions; use the link to the next page "
+            "that came with the last one, or begin without `after`."
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from state_store import garbage
 from state_store.connection import Control
@@ -29,6 +29,20 @@ from state_store.vault import new_lineage_seed
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
 UNMADE = 60  # seconds after which a listed session without a record is not about to be made
+
+
+class Listed(NamedTuple):
+    """A place in a tenant's list of sessions. It stays one when the session is deleted."""
+
+    created_at: float
+    session_id: str
+
+
+class Page(NamedTuple):
+    """A part of a tenant's list; end: where the next part begins after, None if there is none."""
+
+    sessions: list[Session]
+    end: Listed | None
 
 
 class Sessions:
@@ -177,17 +191,28 @@ class Sessions:
             listed = await client.zrevrange(
                 TenantKeys(self._prefix, tenant).sessions, 0, -1, withscores=True
             )
-            rows = await self._read(raw.decode() for raw, _ in listed)
-            unmade = [
-                raw
-                for (raw, created_at), session in zip(listed, rows, strict=True)
-                if session is None and created_at < time.time() - UNMADE
-            ]
-            if unmade:
-                keys_of_tenant = TenantKeys(self._prefix, tenant)
-                await client.zrem(keys_of_tenant.sessions, *unmade)
-                await client.zrem(keys_of_tenant.used, *unmade)
-        return [await self.opened(session) for session in rows if session is not None]
+        return await self._listed(tenant, listed)
+
+    async def page(self, tenant: str, *, limit: int, after: Listed | None) -> Page:
+        """At most `limit` sessions of a tenant, newest first. Raises VaultLocked."""
+        newest = "+inf" if after is None else repr(after.created_at)
+        listed: list[tuple[bytes, float]] = []
+        at, more = 0, True
+        async with self._control.guard() as client:
+            while more and len(listed) <= limit:
+                found = await client.zrevrangebyscore(
+                    TenantKeys(self._prefix, tenant).sessions, newest, "-inf",
+                    start=at, num=limit + 1, withscores=True,
+                )  # fmt: skip
+                listed += [
+                    (raw, created_at)
+                    for raw, created_at in found
+                    if after is None or (created_at, raw.decode()) < after
+                ]
+                at, more = at + len(found), len(found) > limit
+        shown = listed[:limit]
+        end = Listed(shown[-1][1], shown[-1][0].decode()) if len(listed) > limit else None
+        return Page(await self._listed(tenant, shown), end)
 
     async def newest_first(self, session_ids: Sequence[str]) -> list[Session]:
         """Those of `session_ids` that are there. Raises VaultLocked."""
@@ -220,6 +245,21 @@ class Sessions:
         await self._labels.forget(session.body.tenant, session_id, session.labels)
         await garbage.unwind(self._control, self._prefix, lineage)
         await self._quotas.mirror(session.body.tenant, [lineage])
+
+    async def _listed(self, tenant: str, listed: Sequence[tuple[bytes, float]]) -> list[Session]:
+        """Those of a part of the tenant's list that are made; others are taken off it in time."""
+        keys = TenantKeys(self._prefix, tenant)
+        rows = await self._read(raw.decode() for raw, _ in listed)
+        unmade = [
+            raw
+            for (raw, created_at), session in zip(listed, rows, strict=True)
+            if session is None and created_at < time.time() - UNMADE
+        ]
+        if unmade:
+            async with self._control.guard() as client:
+                await client.zrem(keys.sessions, *unmade)
+                await client.zrem(keys.used, *unmade)
+        return [await self.opened(session) for session in rows if session is not None]
 
     async def _read(self, session_ids: Iterable[str]) -> list[Session | None]:
         """As they are stored, None for what is not there; in one round trip to each server."""

@@ -52,7 +52,7 @@ from state_store.records import (
     Snapshot,
     SnapshotDraft,
 )
-from state_store.sessions import Sessions
+from state_store.sessions import Listed, Page, Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenancy import Tenancy
 from state_store.tenants import Tenants
@@ -227,6 +227,15 @@ class StateStore(Tenancy, Moving):
     async def sessions(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first. Raises VaultLocked."""
         return await self._sessions.of_tenant(tenant)
+
+    async def page_of_sessions(
+        self, tenant: str, *, limit: int, after: Listed | None = None
+    ) -> Page:
+        """At most `limit` sessions of a tenant, newest first, from after a place in the list on.
+
+        Costs as much as the page has sessions, however many there are. Raises VaultLocked.
+        """
+        return await self._sessions.page(tenant, limit=limit, after=after)
 
     async def set_labels(
         self, any_id: str, labels: Mapping[str, str], *, tenant: str | None = None

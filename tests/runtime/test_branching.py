@@ -9,7 +9,7 @@ from tests.runtime.talk import PAGE, say
 
 
 async def sessions_of(torpor):
-    return {row["id"] for row in await torpor._call("GET", "/v1/sessions")}
+    return {view.id async for view in torpor.sessions()}
 
 
 @pytest.fixture

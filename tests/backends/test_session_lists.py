@@ -1,0 +1,46 @@
+"""Sessions are listed a page at a time."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from agent_runtime.sdk import ApiError
+
+
+@pytest.fixture
+async def sessions(torpor):
+    """Ids, newest first."""
+    made = [(await torpor.create(labels={"n": str(n)})).id for n in range(5)]
+    yield made[::-1]
+    for one in made:
+        await torpor.delete(one)
+
+
+async def test_all_sessions_are_listed_in_pages(runtime, torpor, sessions):
+    for limit in (2, 5, 100):
+        listed = [view async for view in torpor.sessions(limit=limit)]
+        assert [view.id for view in listed][:5] == sessions
+        assert listed[0] == await torpor.get(sessions[0])
+    async with httpx.AsyncClient(base_url=runtime.url, trust_env=False) as http:
+        page = await http.get("/v1/sessions?limit=2")
+        assert [row["id"] for row in page.json()] == sessions[:2]
+        page = await http.get(page.links["next"]["url"])
+        assert [row["id"] for row in page.json()] == sessions[2:4]
+        assert "next" not in (await http.get("/v1/sessions?limit=1000")).links
+
+
+async def test_a_page_is_given_although_its_sessions_are_being_deleted(torpor, sessions):
+    async def listed():
+        return {view.id async for view in torpor.sessions(limit=3)}
+
+    more = [(await torpor.create()).id for _ in range(10)]
+    lists = await asyncio.gather(*(listed() for _ in range(5)), *map(torpor.delete, more))
+    assert all(found >= set(sessions) for found in lists[:5])
+
+
+@pytest.mark.parametrize("query", ["after=yesterday", "after=1.5e9x,ses-1"])
+async def test_a_place_that_is_none_is_refused(torpor, query):
+    with pytest.raises(ApiError, match="no place in the list") as refused:
+        await torpor._call("GET", f"/v1/sessions?{query}")
+    assert refused.value.status == 400
