@@ -8,7 +8,8 @@ from agent_runtime.models import TokenLogprob, TopLogprob, TurnRequest, TurnResu
 from agent_runtime.outage import Standing
 from agent_runtime.stopping import text_before
 from engine.pool import EngineRecord
-from tools.calls import parse
+from tools.define import ToolSpec
+from tools.formats import parse
 
 
 def result_of(
@@ -24,6 +25,7 @@ def result_of(
     text = chat.decode(without_eos(generation.ids, chat.eos_id))
     message = parse(
         text_before(text, generation.stopped_by),
+        tools=[ToolSpec.model_validate(tool) for tool in session.body.meta["tools"]],
         cut_off=generation.finish_reason == "length" or generation.stopped_by is not None,
     )
     return TurnResult(

@@ -61,6 +61,7 @@ _STATUS: dict[type[Exception], int] = {
     store.EngineSilent: 503,
     tools.ToolsError: 500,
     tools.BadDefinition: 400,
+    tools.UnknownFormat: 400,
     tools.LedgerHeld: 409,
     tools.LedgerDamaged: 500,
     tools.BadLimits: 400,

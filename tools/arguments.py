@@ -66,10 +66,14 @@ class SchemaArguments:
     def __init__(self, schema: dict[str, Any]) -> None:
         self._schema = schema
 
-    def check(self, arguments: Mapping[str, Any]) -> Checked:
-        read, notes = typed(arguments, self._schema)
-        errors = sorted(offline_validator(self._schema).iter_errors(read), key=_place)
-        lines = [line for error in errors for line in self._lines(error, read)]
+    def check(self, arguments: Mapping[str, Any], *, quoted: bool = False) -> Checked:
+        """quoted: see `typed`"""
+        read, notes = typed(arguments, self._schema, quoted=quoted)
+        try:
+            errors = sorted(offline_validator(self._schema).iter_errors(read), key=_place)
+            lines = [line for error in errors for line in self._lines(error, read)]
+        except Exception as error:  # references, patterns: a schema may be wrong in many ways
+            lines = [f"- arguments: the schema cannot be used: {error}"]
         return Checked(None if lines else read, read, tuple(lines), tuple(notes))
 
     def _lines(self, error: SchemaViolation, read: dict[str, Any]) -> Iterable[str]:

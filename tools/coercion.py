@@ -15,13 +15,16 @@ _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
 def typed(
-    arguments: Mapping[str, Any], schema: Mapping[str, Any]
+    arguments: Mapping[str, Any], schema: Mapping[str, Any], *, quoted: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments with strings read as what `schema` (of type object) says of each; notes.
 
     A string stays one where the schema allows that. Where nothing fits, the value that explains
     best what is wrong is kept: nothing is dropped. A schema that cannot be used leaves strings as
     they are, and is noted.
+
+    quoted: strings were written as such, so that they are read as something else only where the
+            schema takes no string
     """
     properties = schema.get("properties", {})
     read: dict[str, Any] = {}
@@ -30,7 +33,7 @@ def typed(
         if isinstance(value, str) and isinstance(properties.get(name), Mapping):
             try:
                 validator = offline_validator(schema).evolve(schema=properties[name])
-                value, note = _read(value, validator)
+                value, note = _read(value, validator, quoted)
             except Exception as error:  # references, patterns: a schema may be wrong in many ways
                 note = f"its schema cannot be used: {error}"
             notes += [f"{name}: {note}"] if note else []
@@ -43,13 +46,13 @@ def offline_validator(schema: Mapping[str, Any]) -> Validator:
     return Draft202012Validator(schema, registry=Registry())
 
 
-def _read(value: str, validator: Validator) -> tuple[Any, str]:
+def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:
     """`null` is null wherever that is allowed, as in SGLang's parsers; any other text that a schema
     takes as a string and as something else is a string. And what was ambiguous, if anything."""
     meant = _as_json(value)
     as_json = not isinstance(meant, _Nothing) and validator.is_valid(meant)
     if validator.is_valid(value):
-        if not as_json or isinstance(meant, str):
+        if quoted or not as_json or isinstance(meant, str):
             return value, ""
         if meant is None:
             return None, f"{value} is taken as no value, and not as text"

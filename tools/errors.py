@@ -9,6 +9,7 @@ ToolsError
 ├── SandboxUnavailable   no sandbox can be made on this machine: the message says what to change
 ├── SnapshotMissing      no workspace snapshot has this id: it was forgotten, or is elsewhere
 ├── WorkspaceExists      a workspace has this name: choose another, or delete it
+├── UnknownFormat        no call format has this name
 └── ToolFailed           raised inside a tool; its message is the result that the model reads
     ├── AddressRefused   a host, an address or a port that may not be connected to
     ├── OutsideWorkspace a path leads out of the workspace
@@ -27,6 +28,10 @@ class BadDefinition(ToolsError):
 
 class FolderMissing(ToolsError):
     """The folder given to a tool does not exist or is not a folder."""
+
+
+class UnknownFormat(ToolsError):
+    """There is no call format of this name; the message lists those there are."""
 
 
 class LedgerHeld(ToolsError):

@@ -37,8 +37,8 @@ from agent_runtime.langchain.messages import answer_of, said, spec_of
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import LoopThread
-from tools.calls import CallParser
 from tools.define import ToolSpec
+from tools.formats import CallParser
 
 
 class ChatTorpor(BaseChatModel):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tools.calls import CallParser, ParsedMessage, ToolCall, parse
+from tools.calls import ParsedMessage, ToolCall
+from tools.formats import CallParser, parse
 
 TAGS = (
     "<think>", "</think>", "<tool_call>", "</tool_call>", "<function=add>", "<function=find>",

@@ -10,8 +10,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 import engine.demo_model
 from engine.demo_model import dialogues
 from tools.calculator import calculator
-from tools.calls import ToolCall, parse
+from tools.calls import ToolCall
 from tools.file_search import file_search
+from tools.formats import parse
 from tools.registry import Registry
 
 TEMPLATE = Path(engine.demo_model.__file__).with_name("chat_template.jinja")

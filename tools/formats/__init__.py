@@ -1,0 +1,74 @@
+"""Reads the tool calls in a model's message, in the format that the model has learned.
+
+Models bend their formats, so reading is tolerant, and everything tolerated is reported in
+`ParsedMessage.problems`. Nothing raises. One incremental parser for each format does the work: the
+result never depends on where the text was split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.calls import ParsedMessage
+from tools.errors import UnknownFormat
+from tools.formats.declared import against
+from tools.formats.hermes import HermesParser
+from tools.formats.message import MessageParser
+from tools.formats.xml import XmlParser
+from tools.tool import ToolSpec
+
+FORMATS: dict[str, type[MessageParser]] = {
+    "qwen3_coder": XmlParser,
+    "nemotron_3": XmlParser,
+    "hermes": HermesParser,
+    "qwen25": HermesParser,
+}
+"""By the names that SGLang's `--tool-call-parser` knows; Nemotron 3 has learned `qwen3_coder`."""
+
+
+class CallParser:
+    """Reads one message, piece by piece.
+
+    format:   one of `FORMATS`; raises UnknownFormat
+    tools:    that were declared to the model: arguments are read by their schemas, and calls are
+              held against them. None if they are not known
+    thinking: the prompt already opened the thinking, so the message begins inside it
+    """
+
+    def __init__(
+        self,
+        format: str = "qwen3_coder",
+        *,
+        tools: Sequence[ToolSpec] | None = None,
+        thinking: bool = False,
+    ) -> None:
+        if format not in FORMATS:
+            raise UnknownFormat(f"no format {format!r} is known; use one of: {', '.join(FORMATS)}")
+        declared = None if tools is None else {tool.name for tool in tools}
+        self._parser = FORMATS[format](thinking=thinking, declared=declared)
+        self._tools = tools
+
+    def feed(self, piece: str) -> str:
+        """See `MessageParser.feed`."""
+        return self._parser.feed(piece)
+
+    def finish(self, *, cut_off: bool = False) -> ParsedMessage:
+        """See `MessageParser.finish`."""
+        message = self._parser.finish(cut_off=cut_off)
+        if self._tools is None:
+            return message
+        return against(message, self._tools, strings_only=self._parser.strings_only)
+
+
+def parse(
+    text: str,
+    format: str = "qwen3_coder",
+    *,
+    tools: Sequence[ToolSpec] | None = None,
+    thinking: bool = False,
+    cut_off: bool = False,
+) -> ParsedMessage:
+    """Read a whole message; see CallParser. Raises UnknownFormat, and nothing for any text."""
+    parser = CallParser(format, tools=tools, thinking=thinking)
+    parser.feed(text)
+    return parser.finish(cut_off=cut_off)

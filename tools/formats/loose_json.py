@@ -1,0 +1,166 @@
+"""Reads JSON as models write it: whole, or mended where that can be done in one way only."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+_BETWEEN = re.compile(r"[\s,;]*")
+_TOO_MANY = re.compile(r"[\s}\]]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class NoJson(ValueError):
+    """It cannot be read, or could be in several ways."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """problems: what was tolerated, one sentence each"""
+
+    values: list[Any]
+    problems: list[str]
+
+
+@dataclass
+class Brackets:
+    """Follows JSON through its brackets and strings, however it is split.
+
+    ended: the outermost bracket was closed
+    """
+
+    open: list[str] = field(default_factory=list)
+    in_string: bool = False
+    ended: bool = False
+    _escaped: bool = False
+
+    def feed(self, text: str) -> int:
+        """How many characters of `text` belong to the value."""
+        for number, character in enumerate(text):
+            if self.ended:
+                return number
+            if self._escaped:
+                self._escaped = False
+            elif self.in_string:
+                self._escaped = character == "\\"
+                self.in_string = character != '"'
+            elif character == '"':
+                self.in_string = True
+            elif character in "{[":
+                self.open.append("}" if character == "{" else "]")
+            elif character in "}]" and self.open:
+                self.open.pop()
+                self.ended = not self.open
+        return len(text)
+
+
+def is_whole(text: str) -> bool:
+    """Whether it is one JSON value or several, with nothing to mend but line breaks in strings."""
+    try:
+        _decode_all(text, strict=False)
+    except NoJson:
+        return False
+    return True
+
+
+def ends_in_string(text: str) -> bool:
+    """Whether a string is open where `text` ends, of whichever value that is."""
+    in_string = escaped = False
+    for character in text:
+        if escaped:
+            escaped = False
+        elif in_string:
+            escaped = character == "\\"
+            in_string = character != '"'
+        else:
+            in_string = character == '"'
+    return in_string
+
+
+def read_all(text: str) -> Read:
+    """All values of a text. Raises NoJson."""
+    try:
+        return _decode_all(text, strict=True)
+    except NoJson as error:
+        why = error
+    try:
+        return _also(_decode_all(text, strict=False), "line breaks in strings were not escaped")
+    except NoJson:
+        pass
+    brackets = Brackets()
+    if brackets.feed(text.strip()) and brackets.open and not brackets.in_string:
+        closed = text + "".join(reversed(brackets.open))
+        try:
+            return _also(_decode_all(closed, strict=False), "closing brackets were missing")
+        except NoJson:
+            pass
+    return _python(text, why)
+
+
+def _decode_all(text: str, *, strict: bool) -> Read:
+    problems: dict[str, None] = {}
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                problems[f"{name} was given more than once; the last one counts"] = None
+        return dict(pairs)
+
+    decoder = json.JSONDecoder(
+        object_pairs_hook=members, parse_constant=lambda name: name, strict=strict
+    )
+    values: list[Any] = []
+    position = len(text) - len(text.lstrip())
+    while position < len(text):
+        if values and _TOO_MANY.fullmatch(text, position):
+            problems["there were too many closing brackets"] = None
+            break
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise NoJson(str(error)) from error
+        values.append(_without_surrogates(value, problems))
+        between = _BETWEEN.match(text, position)
+        position = position if between is None else between.end()
+    if not values:
+        raise NoJson("there is nothing")
+    return Read(values, list(problems))
+
+
+def _python(text: str, why: NoJson) -> Read:
+    """A dict or list as Python writes it. Raises NoJson, for the reason why it is no JSON."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            value = ast.literal_eval(text.strip())
+        json.dumps(value, allow_nan=False)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise why from None
+    if not isinstance(value, dict | list):
+        raise why
+    problems: dict[str, None] = {"it was written as Python and not as JSON": None}
+    return Read([_without_surrogates(json.loads(json.dumps(value)), problems)], list(problems))
+
+
+def _without_surrogates(value: Any, problems: dict[str, None]) -> Any:
+    """Halves of characters have no place in any text."""
+    if isinstance(value, str) and _SURROGATE.search(value):
+        problems["halves of characters were replaced"] = None
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_surrogates(one, problems) for one in value]
+    if isinstance(value, dict):
+        return {
+            _without_surrogates(name, problems): _without_surrogates(one, problems)
+            for name, one in value.items()
+        }
+    return value
+
+
+def _also(read: Read, problem: str) -> Read:
+    return Read(read.values, [*read.problems, problem])
