@@ -6,6 +6,9 @@ ToolsError
 ├── FolderMissing        the folder that a tool should work in is not there: name another
 ├── LedgerHeld           another process has the ledger's file open
 ├── LedgerDamaged        a ledger's file cannot be read whole: what it names may have happened
+├── McpUnavailable       an MCP server is not connected; nothing was asked of it
+│   └── McpUnauthorized  it refuses our credentials: give others
+├── McpInterrupted       an MCP server was asked, and its answer did not come
 ├── SandboxUnavailable   no sandbox can be made on this machine: the message says what to change
 ├── SnapshotMissing      no workspace snapshot has this id: it was forgotten, or is elsewhere
 ├── WorkspaceExists      a workspace has this name: choose another, or delete it
@@ -76,3 +79,15 @@ class WorkspaceFull(ToolFailed):
 
 class AddressRefused(ToolFailed):
     """What a model wants to reach is not allowed, not public, or not there."""
+
+
+class McpUnavailable(ToolsError):
+    """There is no connection to an MCP server, or it answers nothing useful."""
+
+
+class McpUnauthorized(McpUnavailable):
+    """An MCP server wants credentials that it was not given. It is not tried again."""
+
+
+class McpInterrupted(ToolsError):
+    """A connection broke between a request and its answer: it may have been carried out."""
