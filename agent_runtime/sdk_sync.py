@@ -14,7 +14,6 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from agent_runtime.sdk import Torpor
@@ -34,12 +33,7 @@ class LoopThread:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.run(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -100,16 +94,11 @@ class TorporSync:
         self.thread.run(self.torpor.__aenter__())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         try:
-            self.thread.run(self.torpor.__aexit__(kind, error, trace))
+            self.thread.run(self.torpor.__aexit__(*raised))
         finally:
-            self.thread.__exit__(kind, error, trace)
+            self.thread.__exit__(*raised)
 
     create = _ended(Torpor.create)
     get = _ended(Torpor.get)

@@ -11,7 +11,6 @@ import os
 import threading
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tools.effects import Entry, State
@@ -70,12 +69,7 @@ class FileLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

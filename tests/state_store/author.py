@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable
 
 import numpy as np
+from writer import PAGE, RANKS, commit, next_draft
 
 from state_store.archive import ArchiveReader
 from state_store.archive.base import Archive
 from state_store.codec import HEADER_BYTES, Frame
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
-from state_store.identity import page_hashes
 from state_store.layout import KINDS, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
 from state_store.payloads import Outcome, Payloads
 from state_store.records import Commit, Session, Snapshot, SnapshotDraft
 from state_store.store import StateStore
 
-PAGE = 4  # tokens
-RANKS = 2
 BYTES = {"kv": 1024, "state": 2048}
 FINGERPRINT = Fingerprint(
     weights="w", architecture="a", tokenizer="t", kv_dtype="bfloat16", conv_dtype="bfloat16",
@@ -75,29 +72,16 @@ class Author:
         return await self.commit(draft)
 
     async def commit(self, draft: SnapshotDraft) -> Commit:
-        lease = await self.store.acquire(draft.session_id, ttl=30, owner="author")
-        try:
-            return await self.store.commit(draft, lease=lease, durability="memory")
-        finally:
-            await self.store.release(lease)
+        return await commit(self.store, draft)
 
     async def draft(self, session_id: str, tokens: Iterable[int]) -> SnapshotDraft:
         session = await self.store.session(session_id)
-        new = array("I", tokens)
-        before = await self.store.tokens(session.head) if session.head else array("I")
-        base = (await self.store.snapshot(session.head)).boundary if session.head else 0
-        salt = await self.store.salt(session)
-        hashes = page_hashes(before + new, PAGE, salt=salt, bigram=False)
-        return SnapshotDraft(
-            session_id=session_id,
-            parent=session.head,
-            new_tokens=new,
-            total_tokens=len(before) + len(new),
-            boundary=len(hashes) * PAGE,
-            boundary_hash=hashes[-1] if hashes else None,
-            page_hashes=tuple(hashes[base // PAGE :]),
-            fingerprint_id=FINGERPRINT.id,
-            ranks=RANKS,
+        return await next_draft(
+            self.store,
+            session,
+            tokens,
+            await self.store.salt(session),
+            FINGERPRINT,
             meta={"note": "written by the author"},
             economy=session.body.economy,
         )

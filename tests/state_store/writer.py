@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from state_store.codec import HEADER_BYTES, Frame, seal
 from state_store.encodings import Segment
@@ -61,11 +62,7 @@ class Writer:
         """Store what a turn over `tokens` computes, and commit it."""
         draft = await self.draft(session_id, tokens)
         self.put(draft)
-        lease = await self.lease(session_id)
-        try:
-            return await self.store.commit(draft, lease=lease, durability="memory")
-        finally:
-            await self.store.release(lease)
+        return await commit(self.store, draft)
 
     async def rewind(self, session_id: str, snapshot_id: str | None) -> Session:
         lease = await self.lease(session_id)
@@ -80,22 +77,8 @@ class Writer:
     async def draft(self, session_id: str, tokens: Iterable[int]) -> SnapshotDraft:
         """What a turn over `tokens` after the session's head would commit."""
         session = await self.store.session(session_id)
-        new = array("I", tokens)
-        before = await self.store.tokens(session.head) if session.head else array("I")
-        base = (await self.store.snapshot(session.head)).boundary if session.head else 0
         salt = (await self.store.tenant(TENANT)).salt
-        hashes = page_hashes(before + new, PAGE, salt=salt, bigram=False)
-        return SnapshotDraft(
-            session_id=session_id,
-            parent=session.head,
-            new_tokens=new,
-            total_tokens=len(before) + len(new),
-            boundary=len(hashes) * PAGE,
-            boundary_hash=hashes[-1] if hashes else None,
-            page_hashes=tuple(hashes[base // PAGE :]),
-            fingerprint_id=FINGERPRINT.id,
-            ranks=RANKS,
-        )
+        return await next_draft(self.store, session, tokens, salt, FINGERPRINT)
 
     def put(self, draft: SnapshotDraft, *, ttl: int = 300) -> None:
         """Store every page of a draft and a state at its end, on all ranks."""
@@ -117,6 +100,42 @@ class Writer:
     async def history(self, session_id: str) -> list[int]:
         head = (await self.store.session(session_id)).head
         return list(await self.store.tokens(head)) if head else []
+
+
+async def next_draft(
+    store: StateStore,
+    session: Session,
+    tokens: Iterable[int],
+    salt: str,
+    fingerprint: Fingerprint,
+    **fields: Any,
+) -> SnapshotDraft:
+    """What a turn over `tokens` after the session's head would commit, with all of its pages."""
+    new = array("I", tokens)
+    before = await store.tokens(session.head) if session.head else array("I")
+    base = (await store.snapshot(session.head)).boundary if session.head else 0
+    hashes = page_hashes(before + new, PAGE, salt=salt, bigram=False)
+    return SnapshotDraft(
+        session_id=session.id,
+        parent=session.head,
+        new_tokens=new,
+        total_tokens=len(before) + len(new),
+        boundary=len(hashes) * PAGE,
+        boundary_hash=hashes[-1] if hashes else None,
+        page_hashes=tuple(hashes[base // PAGE :]),
+        fingerprint_id=fingerprint.id,
+        ranks=RANKS,
+        **fields,
+    )
+
+
+async def commit(store: StateStore, draft: SnapshotDraft) -> Commit:
+    """As a writer of its own."""
+    lease = await store.acquire(draft.session_id, ttl=30, owner="writer")
+    try:
+        return await store.commit(draft, lease=lease, durability="memory")
+    finally:
+        await store.release(lease)
 
 
 def objects_of(draft: SnapshotDraft) -> list[ObjectRef]:
