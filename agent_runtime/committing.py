@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent_runtime.boundaries import interval_of, kept
 from agent_runtime.histories import History
@@ -33,6 +34,7 @@ async def commit_turn(
     durability: str,
     settle_timeout: float,
     boundary_interval: int | None,
+    meta: Mapping[str, Any] | None = None,
 ) -> tuple[Commit, str | None]:
     """Commit `new_ids` onto the session's head; the commit, and why its state fell short, if so.
 
@@ -40,7 +42,7 @@ async def commit_turn(
     prompt_tokens: of the history, where generation began. Of the states that the engine stored, the
     ones that `boundaries.kept` names are committed; the others expire.
     settle_timeout: seconds to wait for the engine to have stored the turn's state.
-    boundary_interval: see `RuntimeSettings`.
+    boundary_interval: see `RuntimeSettings`. meta: what the snapshot is to keep besides.
 
     Token ids are the source of truth: a turn whose state did not reach the store is still
     committed, at the last boundary that did. What is past it is computed again on resume.
@@ -80,7 +82,7 @@ async def commit_turn(
             fingerprint_id=record.fingerprint.id,
             ranks=record.ranks,
             checkpoints=states[:-1],
-            meta={"prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
+            meta={**(meta or {}), "prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
         )
         try:
             return await store.commit(draft, lease=lease, durability=durability), shortfall

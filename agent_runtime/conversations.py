@@ -24,6 +24,7 @@ from agent_runtime.access.identity import current_tenant
 from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
 from agent_runtime.events import TurnEvent
+from agent_runtime.idempotency import Claim
 from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest, TurnResult
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
@@ -39,12 +40,18 @@ from tools.define import ToolSpec
 logger = logging.getLogger(__name__)
 
 
-class _Known(NamedTuple):
-    """messages: how many of the conversation's are in the snapshot."""
+class Place(NamedTuple):
+    """Where a conversation is continued.
+
+    messages: how many of its messages are in the snapshot
+    snapshot: the session's head then, None for a new session
+    origin:   the session that it is to be a fork of, if it is not there yet
+    """
 
     messages: int
     session_id: str
-    snapshot: str
+    snapshot: str | None
+    origin: str | None = None
 
 
 class Conversations:
@@ -65,19 +72,26 @@ class Conversations:
         self._settings = settings
         self._deletions: set[asyncio.Task[None]] = set()
 
-    async def run(self, request: ConversationRequest) -> AsyncGenerator[TurnEvent]:
+    async def run(
+        self, request: ConversationRequest, *, key: str | None = None
+    ) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation: text as it is generated, then one TurnResult.
 
+        key: of idempotency; a retry goes on in the session that the first request chose
+
         Raises BadRequest for one that is none, and what `Turns.run` raises; a session or branch
-        that was made for the answer is deleted then.
+        that was made for the answer is deleted then, unless a retry with the key can go on in it.
         """
         system, said = _split(request.messages)
         if not said or said[-1].role == "assistant":
             raise BadRequest("a conversation ends with what is to be answered.")
         chain = _hashes(system, request, said)
-        known = await self._longest(said, chain)
+        claim = None
+        if key is not None:
+            claim, _ = await self._turns.claims.claim(key, "an answer", request)
         result: TurnResult | None = None
-        async with contextlib.aclosing(self._continued(known, system, said, request)) as events:
+        events = self._continued(system, said, chain, request, key, claim)
+        async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, TurnResult):
                     result = event
@@ -93,35 +107,72 @@ class Conversations:
 
     async def _continued(
         self,
-        known: _Known | None,
         system: str | None,
         said: Sequence[Message],
+        chain: Sequence[str],
         request: ConversationRequest,
+        key: str | None,
+        claim: Claim | None,
     ) -> AsyncGenerator[TurnEvent]:
         """In the session that ends with what is known, in a fork of it, or in a new session."""
-        if known is not None:
-            turn = _turn(request, said[known.messages :], head=known.snapshot)
-            # All of these are raised before the first token.
+        if claim is not None and claim.ids:
+            place = Place(claim.known, claim.ids[0], claim.head, claim.origin)
+        else:
+            place = await self._longest(said, chain) or Place(0, self._store.new_session_id(), None)
+        if place.snapshot is not None and place.origin is None:
+            # Both are raised before the first token.
             with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
-                async with contextlib.aclosing(self._run(known.session_id, turn)) as events:
+                events = self._run(place, system, said, request, key, claim)
+                async with contextlib.aclosing(events):
                     async for event in events:
                         yield event
                 return
-            made = (await self._store.fork(known.session_id, snapshot_id=known.snapshot)).id
-        else:
-            turn = _turn(request, said, head=None)
-            created = CreateSession(system=system, tools=request.tools)
-            made = (await self._sessions.create(created)).id
+            fork_id = self._store.new_session_id(beside=place.session_id)
+            place = place._replace(session_id=fork_id, origin=place.session_id)
+        events = self._run(place, system, said, request, key, claim)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _run(
+        self,
+        place: Place,
+        system: str | None,
+        said: Sequence[Message],
+        request: ConversationRequest,
+        key: str | None,
+        claim: Claim | None,
+    ) -> AsyncGenerator[TurnEvent]:
+        if key is not None and claim is not None:  # a retry is to go on in the same session
+            _, session_id, head, origin = place
+            chosen = {
+                "ids": [session_id],
+                "known": place.messages,
+                "head": head,
+                "origin": origin,
+            }
+            await self._turns.claims.note(key, claim.model_copy(update=chosen))
+        if place.snapshot is None:
+            new = CreateSession(system=system, tools=request.tools)
+            await self._sessions.make(new, place.session_id)
+        elif place.origin is not None:
+            await self._store.fork(
+                place.origin, snapshot_id=place.snapshot, fork_id=place.session_id
+            )
+        turn = _turn(request, said[place.messages :], head=place.snapshot or "")
+        turn_key = None if key is None else f"{key}/turn"
         ended = False
         try:
-            async with contextlib.aclosing(self._run(made, turn)) as events:
+            events = self._turns.run(place.session_id, turn, key=turn_key)
+            async with contextlib.aclosing(events):
                 async for event in events:
                     ended = isinstance(event, TurnResult)
                     yield event
         finally:
-            if not ended:  # nobody could find it again
+            is_made = place.snapshot is None or place.origin is not None
+            if is_made and not ended and key is None:  # nobody could find it again
                 # Not awaited in here alone: see `Writers.writing`.
-                deleting = asyncio.create_task(self._delete(made))
+                deleting = asyncio.create_task(self._delete(place.session_id))
                 self._deletions.add(deleting)
                 deleting.add_done_callback(self._deletions.discard)
                 await asyncio.shield(deleting)
@@ -132,12 +183,7 @@ class Conversations:
         except StoreError as error:
             logger.warning("%s is left over: %s", session_id, error)
 
-    async def _run(self, session_id: str, turn: TurnRequest) -> AsyncGenerator[TurnEvent]:
-        async with contextlib.aclosing(self._turns.run(session_id, turn)) as events:
-            async for event in events:
-                yield event
-
-    async def _longest(self, said: Sequence[Message], chain: Sequence[str]) -> _Known | None:
+    async def _longest(self, said: Sequence[Message], chain: Sequence[str]) -> Place | None:
         """The longest part of the conversation that a snapshot holds, all of it before the end."""
         ends = [i for i, message in enumerate(said) if message.role == "assistant"][::-1]
         tenant = current_tenant(self._settings.tenant)
@@ -159,7 +205,7 @@ class Conversations:
                 NoBackend,
             ):  # deleted since, or of a model that is not served now
                 continue
-            return _Known(end + 1, session_id, snapshot)
+            return Place(end + 1, session_id, snapshot)
         return None
 
     async def _note(self, digest: str, result: TurnResult) -> None:
@@ -174,9 +220,7 @@ class Conversations:
             logger.warning("%s is not found by what was said: %s", result.session_id, error)
 
 
-def _turn(
-    request: ConversationRequest, messages: Sequence[Message], *, head: str | None
-) -> TurnRequest:
+def _turn(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
     options = request.model_dump(exclude={"messages", "tools", "expected_head"})
     return TurnRequest(**options, messages=list(messages), expected_head=head)
 

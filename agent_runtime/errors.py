@@ -23,6 +23,11 @@ TorporError
 ├── NoModel               no tokenizer here for this session, whose history is token ids
 ├── NotHeld               nothing of the session could be kept on a device
 ├── Overloaded            too many turns wait for the engine already; nothing was generated
+├── KeyReused             an idempotency key came with another request before
+├── StillRunning          what an idempotency key was first used for is not done yet
+├── NothingInterrupted    no turn of the session was cut short by the end of its runtime
+├── Cancelled             somebody asked to end the turn while it was generated
+├── ClientGone            nobody waits for the answer any more
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
 └── SetupError            a process could not be started: model files, port, Redis URL
@@ -156,6 +161,34 @@ class Overloaded(TorporError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class KeyReused(TorporError):
+    code = "key_reused"
+    status = 422
+
+
+class StillRunning(TorporError):
+    """retry_after: seconds"""
+
+    code = "still_running"
+    status = 409
+    retry_after = 1.0
+
+
+class NothingInterrupted(TorporError):
+    code = "nothing_interrupted"
+    status = 409
+
+
+class Cancelled(TorporError):
+    code = "cancelled"
+    status = 409
+
+
+class ClientGone(TorporError):
+    code = "client_gone"
+    status = 499
 
 
 class NothingReused(TorporError):

@@ -26,6 +26,14 @@ EVENTS: dict[str, type[TurnEvent]] = {
     "text": Text,
     "result": TurnResult,
 }
+
+
+def replayed(result: TurnResult) -> list[TurnEvent]:
+    """The events of a turn that was answered before."""
+    text: list[TurnEvent] = [Text(text=result.text)] if result.text else []
+    return [*text, result]
+
+
 _NAMES = {kind: name for name, kind in EVENTS.items()}
 
 

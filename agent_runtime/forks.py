@@ -26,8 +26,10 @@ async def fork_at(
     tokens: int,
     *,
     labels: Mapping[str, str],
+    fork_id: str,
 ) -> Session:
-    """A session whose history is the first `tokens` tokens of this one's.
+    """A session whose history is the first `tokens` tokens of this one's. One that has the id
+    `fork_id` already is made whole, if it is not.
 
     Raises BadRequest when it has fewer, NotFound; then nothing was made.
     """
@@ -35,10 +37,10 @@ async def fork_at(
     known = history[-1].total_tokens if history else 0
     if tokens > known:
         raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
-    fork = await store.branch_at(session.id, tokens=tokens, labels=labels)
-    before = next((snapshot for snapshot in history if snapshot.id == fork.head), None)
-    if tokens == (before.total_tokens if before else 0):
+    fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
+    if tokens == (0 if fork.head is None else (await store.snapshot(fork.head)).total_tokens):
         return fork
+    before = next((snapshot for snapshot in history if snapshot.id == fork.head), None)
     whole = next(snapshot for snapshot in history if snapshot.total_tokens > tokens)
     try:
         await _commit_part(store, turns, fork, whole, before, tokens)

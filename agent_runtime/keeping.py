@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from agent_runtime.answers import meta_of
 from agent_runtime.errors import KeptTurnsRefused, TorporError
 from agent_runtime.models import TurnRequest, TurnResult
 from agent_runtime.outage import KeptTurn, Outage, Standing
@@ -23,6 +24,7 @@ class Keeping:
         self._outage = outage
         self._writers = writers
         self._settings = settings
+        self._answers: dict[str, dict[str, TurnResult]] = {}
         self._catching_up: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -38,6 +40,7 @@ class Keeping:
         result: TurnResult,
         request: TurnRequest,
         error: StoreUnavailable,
+        key: str | None,
     ) -> TurnResult:
         """Keep a turn that cannot be committed now, and commit it when the store is back."""
         session_id = before.session.id
@@ -45,7 +48,8 @@ class Keeping:
             logger.error("turn of %s is lost: %s", session_id, error)
             why = f"lost: no memory is left to keep it until the store is back ({error})"
             return result.model_copy(update={"not_durable_because": why})
-        turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability)
+        meta = meta_of(key, result)
+        turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability, meta)
         self._outage.keep(before, turn)
         logger.error("turn of %s is kept in memory: %s", session_id, error)
         if session_id not in self._catching_up:
@@ -53,9 +57,21 @@ class Keeping:
             self._catching_up[session_id] = task
             task.add_done_callback(lambda _: self._catching_up.pop(session_id, None))
         why = f"not committed: kept in memory until the store is back ({error})"
-        return result.model_copy(update={"kept": True, "not_durable_because": why})
+        kept = result.model_copy(update={"kept": True, "not_durable_because": why})
+        if key is not None:
+            self._answers.setdefault(session_id, {})[key] = kept
+        return kept
+
+    def answer(self, session_id: str, key: str | None) -> TurnResult | None:
+        """That was given to a turn with this key, which is still kept."""
+        found = None if key is None else self._answers.get(session_id, {}).get(key)
+        return None if found is None else found.model_copy(update={"replayed": True})
 
     async def _catch_up(self, session_id: str) -> None:
+        await self._until_caught_up(session_id)
+        self._answers.pop(session_id, None)  # from now on the store has them
+
+    async def _until_caught_up(self, session_id: str) -> None:
         while self._outage.kept(session_id):
             await asyncio.sleep(self._settings.catch_up_interval)
             try:

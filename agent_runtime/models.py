@@ -138,6 +138,32 @@ class TurnResult(_Wire):
     caught_up: int = 0
     """Earlier turns that were kept, and have been committed since the last result."""
     timing: Timing | None = None
+    replayed: bool = False
+    """Whether it was given before, to the first request with this idempotency key."""
+
+
+class RunningTurn(_Wire):
+    """A turn that has begun and is not committed.
+
+    state: `running`, or `interrupted` if its runtime (`owner`) died: it can be resumed
+    since: when it began, in seconds since 1970
+    """
+
+    id: str
+    state: str
+    since: float
+    owner: str
+    messages: list[Message]
+
+
+class Cancellation(_Wire):
+    """turn: that was running or interrupted, None if there was none; head: of the session now;
+    committed: the turn was too far to be cancelled"""
+
+    session_id: str
+    turn: str | None
+    head: str | None
+    committed: bool = False
 
 
 class SessionView(_Wire):
@@ -155,6 +181,8 @@ class SessionView(_Wire):
     """Names of the tools that its model knows."""
     kept_turns: int = 0
     """Turns in this runtime's memory that were answered while the store was gone."""
+    turn: RunningTurn | None = None
+    """The turn that is running, or that was interrupted."""
 
 
 class Whereabouts(_Wire):

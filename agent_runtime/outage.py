@@ -12,6 +12,7 @@ import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import KeptTurnsRefused
@@ -46,11 +47,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class KeptTurn:
-    """new_ids: prompt and answer; prompt_tokens: of the history, where generation began"""
+    """new_ids: prompt and answer; prompt_tokens: of the history, where generation began; meta: more
+    that its snapshot is to keep"""
 
     new_ids: list[int]
     prompt_tokens: int
     durability: str
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -155,6 +158,7 @@ class Outage:
                     durability=turn.durability,
                     settle_timeout=self._settings.settle_timeout,
                     boundary_interval=self._settings.boundary_interval,
+                    meta=turn.meta,
                 )
                 snapshot = commit.snapshot
             said = base.after(turn.new_ids).history

@@ -22,6 +22,7 @@ from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
 from agent_runtime.events import EVENTS, TurnEvent
 from agent_runtime.models import (
+    Cancellation,
     ConversationRequest,
     CreateSession,
     Dropped,
@@ -95,13 +96,16 @@ class Torpor:
         tools: Sequence[ToolSpec] = (),
         labels: Mapping[str, str] | None = None,
         stateless: bool | None = None,
+        idempotency_key: str | None = None,
     ) -> SessionView:
-        """stateless: see CreateSession"""
+        """stateless: see CreateSession; idempotency_key: the same session for each attempt"""
         request = CreateSession(
             system=system, tools=list(tools), labels=dict(labels or {}), stateless=stateless
         )
         return SessionView.model_validate(
-            await self._call("POST", "/v1/sessions", request.model_dump(mode="json"))
+            await self._call(
+                "POST", "/v1/sessions", request.model_dump(mode="json"), key=idempotency_key
+            )
         )
 
     async def get(self, session_id: str) -> SessionView:
@@ -128,20 +132,40 @@ class Torpor:
         return [SnapshotView.model_validate(row) for row in rows]
 
     async def stream(
-        self, /, session_id: str, messages: str | Sequence[Message], **options: Any
+        self,
+        /,
+        session_id: str,
+        messages: str | Sequence[Message],
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
     ) -> AsyncGenerator[TurnEvent]:
         """Run a turn: events as they come (`Text` pieces), then the TurnResult.
 
         messages: a user message's text, or messages; none with `proceed=True`.
+        idempotency_key: a repeated request with it is answered as the first was.
         options: fields of TurnRequest.
         """
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
         request = TurnRequest(messages=list(messages), **options)
-        events = self._streamed(f"/v1/sessions/{session_id}/turns", request)
+        events = self._streamed(f"/v1/sessions/{session_id}/turns", request, idempotency_key)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
+
+    async def resume_turn(self, session_id: str) -> AsyncGenerator[TurnEvent]:
+        """Run again the turn that was interrupted when its runtime died; as `stream`."""
+        events = self._streamed(f"/v1/sessions/{session_id}/turns/resume", None)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def cancel(self, session_id: str) -> Cancellation:
+        """End the session's turn while it is generated: its head stays."""
+        return Cancellation.model_validate(
+            await self._call("POST", f"/v1/sessions/{session_id}/cancel")
+        )
 
     async def turn(
         self, /, session_id: str, messages: str | Sequence[Message], **options: Any
@@ -150,12 +174,19 @@ class Torpor:
         return await _last(self.stream(session_id, messages, **options))
 
     async def converse_stream(
-        self, /, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), **options: Any
+        self,
+        /,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        idempotency_key: str | None = None,
+        **options: Any,
     ) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
         events as they come, then the TurnResult. options: fields of TurnRequest."""
         request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
-        async with contextlib.aclosing(self._streamed("/v1/conversations", request)) as events:
+        events = self._streamed("/v1/conversations", request, idempotency_key)
+        async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
@@ -209,13 +240,14 @@ class Torpor:
         snapshot: str | None = None,
         tokens: int | None = None,
         labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
     ) -> Forked:
         """A new session that begins with this one's history: up to its head, to `snapshot`, or to
         exactly `tokens` tokens (0: none), whose state is the latest one kept before."""
         request = ForkRequest(snapshot=snapshot, tokens=tokens, labels=dict(labels or {}))
         body = request.model_dump()
         return Forked.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/fork", body)
+            await self._call("POST", f"/v1/sessions/{session_id}/fork", body, key=idempotency_key)
         )
 
     async def delete(self, session_id: str) -> None:
@@ -230,10 +262,13 @@ class Torpor:
         answer: dict[str, Any] = await self._call("GET", "/health")
         return answer
 
-    async def _streamed(self, path: str, request: BaseModel) -> AsyncGenerator[TurnEvent]:
+    async def _streamed(
+        self, path: str, request: BaseModel | None, key: str | None = None
+    ) -> AsyncGenerator[TurnEvent]:
+        body = None if request is None else request.model_dump(mode="json")
         try:
             async with self._http.stream(
-                "POST", path, json=request.model_dump(mode="json")
+                "POST", path, json=body, headers=_headers(key)
             ) as response:
                 if response.status_code != 200:
                     await response.aread()
@@ -245,18 +280,26 @@ class Torpor:
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 
-    async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        response = await self._request(method, path, body)
+    async def _call(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None
+    ) -> Any:
+        response = await self._request(method, path, body, key=key)
         return response.json() if response.content else None
 
-    async def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    async def _request(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None
+    ) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, json=body)
+            response = await self._http.request(method, path, json=body, headers=_headers(key))
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
         if response.status_code >= 400:
             raise _api_error(response)
         return response
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
 
 
 async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:

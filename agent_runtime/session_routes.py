@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from agent_runtime.headers import Key
 from agent_runtime.models import (
     CreateSession,
     Forked,
@@ -33,8 +34,8 @@ Asked = Annotated[Sessions, Depends(_sessions)]
 
 
 @router.post("", status_code=201)
-async def create(sessions: Asked, request: CreateSession) -> SessionView:
-    return await sessions.create(request)
+async def create(sessions: Asked, request: CreateSession, key: Key = None) -> SessionView:
+    return await sessions.create(request, key=key)
 
 
 @router.get("")
@@ -86,8 +87,8 @@ async def resume(
 
 
 @router.post("/{session_id}/fork", status_code=201)
-async def fork(sessions: Asked, session_id: str, request: ForkRequest) -> Forked:
-    return await sessions.fork(session_id, request)
+async def fork(sessions: Asked, session_id: str, request: ForkRequest, key: Key = None) -> Forked:
+    return await sessions.fork(session_id, request, key=key)
 
 
 @router.delete("/{session_id}", status_code=204)

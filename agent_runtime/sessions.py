@@ -51,9 +51,21 @@ class Sessions:
         self._residency = residency
         self._settings = settings
 
-    async def create(self, request: CreateSession) -> SessionView:
-        """A new, empty session in the state format of a live engine. Raises NoEngine,
-        CannotStore; NoBackend for one without state."""
+    async def create(self, request: CreateSession, *, key: str | None = None) -> SessionView:
+        """A new, empty session in the state format of a live engine.
+
+        key: of idempotency; the session that was made with it first is told of again
+        Raises NoEngine, CannotStore; NoBackend for one without state; KeyReused.
+        """
+
+        async def make(ids: list[str]) -> SessionView:
+            return await self.make(request, ids[0])
+
+        new_ids = [self._store.new_session_id()]
+        return await self._turns.claims.once(key, "a session", request, new_ids, make, SessionView)
+
+    async def make(self, request: CreateSession, session_id: str) -> SessionView:
+        """As `create`, under this id; the session that has it already, if there is one."""
         tenant = current_tenant(self._settings.tenant)
         await require_storable_tenant(self._store, tenant)
         if self._turns.stateless.is_asked_for(request):
@@ -68,6 +80,7 @@ class Sessions:
                 "system": request.system,
                 "tools": [tool.model_dump(mode="json") for tool in request.tools],
             },
+            session_id=session_id,
         )
         return await self._view(session)
 
@@ -162,12 +175,27 @@ class Sessions:
             seconds=time.perf_counter() - started,
         )
 
-    async def fork(self, session_id: str, request: ForkRequest) -> Forked:
+    async def fork(
+        self, session_id: str, request: ForkRequest, *, key: str | None = None
+    ) -> Forked:
         """A new session with this one's history up to a snapshot or to a number of tokens. Copies
-        nothing: it shares the pages and states. Raises NotFound; BadRequest beyond the end."""
+        nothing: it shares the pages and states.
+
+        key: of idempotency; the fork that was made with it first is told of again
+        Raises NotFound; BadRequest beyond the end; KeyReused.
+        """
+
+        async def make(ids: list[str]) -> Forked:
+            return await self._fork(session_id, request, ids[0])
+
+        what = f"a fork of {session_id}"
+        new_ids = [self._store.new_session_id(beside=session_id)]
+        return await self._turns.claims.once(key, what, request, new_ids, make, Forked)
+
+    async def _fork(self, session_id: str, request: ForkRequest, fork_id: str) -> Forked:
         if request.tokens is None:
             forked = await self._store.fork(
-                session_id, snapshot_id=request.snapshot, labels=request.labels
+                session_id, snapshot_id=request.snapshot, labels=request.labels, fork_id=fork_id
             )
         else:
             session = await self._store.session(session_id)
@@ -178,6 +206,7 @@ class Sessions:
                 session,
                 request.tokens,
                 labels=request.labels,
+                fork_id=fork_id,
             )
         if forked.head is not None and forked.head == (await self._store.session(session_id)).head:
             self._residency.shared(session_id, forked.id)
@@ -234,6 +263,7 @@ class Sessions:
             created_at=session.body.created_at,
             tools=[tool["name"] for tool in session.body.meta.get("tools", ())],
             kept_turns=self._turns.outage.kept(session.id),
+            turn=await self._turns.records.shown(session),
         )
 
     async def _where(self, session_id: str, alive: Collection[str] | None) -> str:

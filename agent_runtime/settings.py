@@ -79,6 +79,10 @@ class RuntimeSettings(BaseModel):
     body_limits: BodyLimits = BodyLimits()
     """What one request may bring."""
     scheduling: SchedulingSettings = SchedulingSettings()
+    request_ttl: float = Field(default=86400.0, gt=0)
+    """Seconds that an idempotency key is known, and that an interrupted turn can be resumed."""
+    cancel_interval: float = Field(default=0.5, gt=0)
+    """Seconds between looks whether another runtime was asked to cancel a turn that runs here."""
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""
 

@@ -13,12 +13,14 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
+from agent_runtime.cancelling import Cancellable
 from agent_runtime.chat import Message
 from agent_runtime.constraints import protocol_fields
 from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReused
+from agent_runtime.events import Text, TurnEvent
 from agent_runtime.message_log import WireMessage, messages_of, words_of
 from agent_runtime.models import (
     CreateSession,
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "messages-1"  # version of the log's format
 _WHY = "the backend keeps no state"
+
+
+Prepare = Callable[[TurnResult], Awaitable[dict[str, Any]]]
 
 
 class Stateless:
@@ -113,9 +118,17 @@ class Stateless:
         )
 
     async def turn(
-        self, session: Session, lease: Lease, request: TurnRequest
-    ) -> AsyncGenerator[str | TurnResult]:
-        """Yield text as it comes, then one TurnResult after the commit, with the lease given back.
+        self,
+        session: Session,
+        lease: Lease,
+        request: TurnRequest,
+        *,
+        cancellable: Cancellable,
+        prepare: Prepare,
+    ) -> AsyncGenerator[TurnEvent]:
+        """Yield text as it comes, then one TurnResult after the commit.
+
+        prepare: told of the result before the commit; what the snapshot is to keep of it
 
         Raises NoBackend, NeedsState, BadRequest, and what `Backend.complete` raises. After any of
         them the session's head is what it was.
@@ -140,25 +153,24 @@ class Stateless:
                 seed=request.seed,
             ),
         )
-        async with contextlib.aclosing(events):
-            async for event in events:
+        async with contextlib.aclosing(cancellable.events(events)) as pieces:
+            async for event in pieces:
                 first_at = first_at or time.perf_counter()
                 if isinstance(event, Answer):
                     answer = event
                 elif event.text:
-                    yield event.text
+                    yield Text(text=event.text)
         assert answer is not None, "a stream ends with its answer"
         generated_at = time.perf_counter()
         result = _result(session, parent, answer)
         new.append(_said(answer, place=len(history) + len(new)))
-        result = await self._commit(lease, parent, session, new, answer, request, result)
+        meta = await prepare(result)
+        result = await self._commit(lease, parent, session, new, answer, request, result, meta)
         timing = Timing(
             ttft_s=(first_at or generated_at) - started,
             generate_s=generated_at - started,
             commit_s=time.perf_counter() - generated_at,
         )
-        with contextlib.suppress(StoreUnavailable):  # then it expires by itself
-            await self._store.release(lease)  # who has the result may start the next turn
         yield result.model_copy(update={"timing": timing})
 
     async def _commit(
@@ -170,6 +182,7 @@ class Stateless:
         answer: Answer,
         request: TurnRequest,
         result: TurnResult,
+        meta: dict[str, Any],
     ) -> TurnResult:
         words = words_of(new)
         draft = SnapshotDraft(
@@ -183,6 +196,7 @@ class Stateless:
             fingerprint_id=session.body.fingerprint_id,
             ranks=1,
             meta={
+                **meta,
                 "tokens": answer.prompt_tokens + answer.completion_tokens,
                 "prompt_tokens": answer.prompt_tokens,
                 "model": answer.model,

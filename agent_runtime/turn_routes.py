@@ -5,6 +5,7 @@ They stream server-sent events: those of `events.py`, and `error` if the turn en
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -12,9 +13,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from agent_runtime.conversations import Conversations
-from agent_runtime.errors import TorporError
+from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.events import TurnEvent, encoded, sent
-from agent_runtime.models import ConversationRequest, EngineSlots, TurnRequest, TurnResult
+from agent_runtime.headers import Key
+from agent_runtime.models import (
+    Cancellation,
+    ConversationRequest,
+    EngineSlots,
+    TurnRequest,
+    TurnResult,
+)
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.status import problem_of
 from agent_runtime.turns import Turns
@@ -25,15 +33,33 @@ router = APIRouter(prefix="/v1")
 
 
 @router.post("/sessions/{session_id}/turns")
-async def turn(http: Request, session_id: str, request: TurnRequest) -> StreamingResponse:
-    turns: Turns = http.app.state.turns
-    return await _streamed(http, turns.run(session_id, request))
+async def turn(
+    http: Request, session_id: str, request: TurnRequest, key: Key = None
+) -> StreamingResponse:
+    return await _streamed(http, _turns(http).run(session_id, request, key=key))
+
+
+@router.post("/sessions/{session_id}/turns/resume")
+async def resume(http: Request, session_id: str) -> StreamingResponse:
+    return await _streamed(http, _turns(http).resume(session_id))
+
+
+@router.post("/sessions/{session_id}/cancel")
+async def cancel(http: Request, session_id: str) -> Cancellation:
+    return await _turns(http).cancel(session_id)
 
 
 @router.post("/conversations")
-async def converse(http: Request, request: ConversationRequest) -> StreamingResponse:
+async def converse(
+    http: Request, request: ConversationRequest, key: Key = None
+) -> StreamingResponse:
     conversations: Conversations = http.app.state.conversations
-    return await _streamed(http, conversations.run(request))
+    return await _streamed(http, conversations.run(request, key=key))
+
+
+def _turns(http: Request) -> Turns:
+    turns: Turns = http.app.state.turns
+    return turns
 
 
 @router.get("/scheduling")
@@ -44,7 +70,7 @@ async def scheduling(http: Request) -> list[EngineSlots]:
 
 async def _streamed(http: Request, events: AsyncGenerator[TurnEvent]) -> StreamingResponse:
     counted = _counted(http.app.state.metrics, events)
-    first = await anext(counted)  # errors before the first token get their own status
+    first = await _first(http, counted)  # errors before the first token get their own status
     return StreamingResponse(_stream(first, counted), media_type="text/event-stream")
 
 
@@ -56,6 +82,26 @@ async def _counted(
             if isinstance(event, TurnResult):
                 metrics.turn(event)
             yield event
+
+
+async def _first(http: Request, events: AsyncGenerator[TurnEvent]) -> TurnEvent:
+    """The first event. A turn whose client goes away before it is ended."""
+    first = asyncio.ensure_future(anext(events))
+    gone = asyncio.ensure_future(_gone(http))
+    try:
+        await asyncio.wait({first, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            raise ClientGone("the client has gone before the first token; the turn was ended.")
+        return first.result()
+    finally:
+        for waiting in (gone, first):
+            waiting.cancel()
+        await asyncio.wait({gone, first})
+
+
+async def _gone(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _stream(first: TurnEvent, rest: AsyncGenerator[TurnEvent]) -> AsyncIterator[str]:

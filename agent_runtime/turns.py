@@ -17,15 +17,18 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 
+from agent_runtime.answers import Answers
 from agent_runtime.attempt import Attempts
+from agent_runtime.cancelling import Cancellable, Cancelling
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
-from agent_runtime.errors import HeadMoved, NoModel
-from agent_runtime.events import Text, TurnEvent
+from agent_runtime.errors import HeadMoved, NoModel, NothingInterrupted, StillRunning
+from agent_runtime.events import Text, TurnEvent, replayed
 from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
+from agent_runtime.idempotency import Claims
 from agent_runtime.keeping import Keeping
-from agent_runtime.models import Timing, TurnRequest, TurnResult
+from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.outage import Outage, Standing
 from agent_runtime.placing import Placement, Placing
 from agent_runtime.prompting import prompt_delta
@@ -36,13 +39,16 @@ from agent_runtime.scheduling.admission import Admission, Slot
 from agent_runtime.scheduling.tool_times import REPLY
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
+from agent_runtime.turn_records import TurnRecord, TurnRecords
 from agent_runtime.writing import Writers
 from engine.pool import Engine, EnginePool
-from state_store.errors import StoreUnavailable
+from state_store.errors import LeaseHeld, StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 0.05  # seconds, while a cancelled turn ends
 
 
 class Turns:
@@ -68,81 +74,195 @@ class Turns:
         self._histories = Histories(store)
         self.readiness = Readiness(store, pool, residency, settings)
         self.admission = Admission(settings, residency, self._prefetch)
-        writers = Writers(store, residency, settings)
-        self.writing = writers.writing
+        self._writers = Writers(store, residency, settings)
+        self.writing = self._writers.writing
+        self.claims = Claims(store, settings)
+        self.records = TurnRecords(store, settings)
+        self._answers = Answers(store, self.records, settings)
+        self._cancelling = Cancelling(store, settings)
         self.outage = Outage(store, settings, self._histories.hold)
-        self._keeping = Keeping(self.outage, writers, settings)
+        self._keeping = Keeping(self.outage, self._writers, settings)
         self._without_store: dict[str, asyncio.Lock] = {}
 
-    async def run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent]:
+    async def run(
+        self, session_id: str, request: TurnRequest, *, key: str | None = None
+    ) -> AsyncGenerator[TurnEvent]:
         """Yield text as it is generated, then one TurnResult after the commit.
+
+        key: of idempotency; the turn that had it first is answered again, and nothing generated
 
         While the store is gone, a session that this process has just served goes on: see
         `outage.py`.
 
         Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
         BadRequest, ContextFull, Overloaded, NoEngine, EngineUnreachable, EngineRefused,
-        KeptTurnsRefused. After any of them the session's head is what it was.
+        KeptTurnsRefused, Cancelled; KeyReused, StillRunning. After any of them the session's head
+        is what it was.
         """
         began = False
         try:
-            async with contextlib.aclosing(self._run(session_id, request)) as events:
+            async with contextlib.aclosing(self._run(session_id, request, key)) as events:
                 async for event in events:
                     began = True
                     yield event
+        except LeaseHeld as error:
+            await self._require_over(session_id, key, error)
+            raise
         except StoreUnavailable as error:
             if began or self.outage.standing(session_id) is None:
                 raise
             logger.warning("%s goes on without the store: %s", session_id, error)
-            without = self._run_without_store(session_id, request, error)
+            without = self._run_without_store(session_id, request, error, key)
             async with contextlib.aclosing(without) as events:
                 async for event in events:
                     yield event
 
-    async def _run(self, session_id: str, request: TurnRequest) -> AsyncGenerator[TurnEvent]:
-        async with self.writing(session_id) as (session, lease):
-            if session_id in self.outage.refused:
-                raise self.outage.refused.pop(session_id)
-            session = await self.outage.catch_up(session, lease)
-            if request.expected_head not in (None, session.head or ""):
-                raise HeadMoved(
-                    f"head of {session_id} is {session.head or 'empty'}, not "
-                    f"{request.expected_head or 'empty'}; nothing was generated. Read the session "
-                    "again and decide, or fork it where you were."
-                )
-            if await self.stateless.holds(session):
-                events = self.stateless.turn(session, lease, request)
-                async with contextlib.aclosing(events):
-                    async for event in events:
-                        yield event if isinstance(event, TurnResult) else Text(text=event)
-                return
-            started = time.perf_counter()
-            generation = Generation(await self.placing.place(session))
-            with generation.counted():
-                engine = generation.engine
-                history = await self.history(session.head, session, engine)
-                salt = (await self._store.tenant(session.body.tenant)).salt
-                before = Standing(session, salt, engine, history)
-                delta = prompt_delta(self._chat, session, history, request, engine)
-                async with self._slot(before, delta, request) as slot:
-                    generation.reasons += await self.readiness.make_ready(session, history, engine)
-                    asked = before.after(delta).history
-                    await self.readiness.renew_shared(session, history, engine, asked.hashes)
-                    pieces = self._generate(before, asked, request, generation)
-                    async with contextlib.aclosing(pieces):
-                        async for text in pieces:
-                            yield text
-                    generated_at = time.perf_counter()
-                    before = dataclasses.replace(before, engine=generation.engine)
-                    result = await self._commit(before, lease, delta, generation, request)
-                    _leave(slot, result)
-            timing = Timing(
-                ttft_s=(generation.first_token_at or generated_at) - started,
-                generate_s=generated_at - started,
-                commit_s=time.perf_counter() - generated_at,
-                queued_s=slot.queued,
+    async def resume(self, session_id: str) -> AsyncGenerator[TurnEvent]:
+        """Run again the turn that was interrupted when its runtime died. As `run`, and raises
+        NothingInterrupted."""
+        session = await self._store.session(session_id)
+        record = await self.records.read(session)
+        if record is None or record.head != session.head:
+            raise NothingInterrupted(
+                f"no turn of {session_id} was interrupted; its head is {session.head or 'empty'}. "
+                "Nothing was generated."
             )
+        interrupted = self._run(session_id, record.request, record.key, on=record.head or "")
+        async with contextlib.aclosing(interrupted) as events:
+            async for event in events:
+                yield event
+
+    async def cancel(self, session_id: str) -> Cancellation:
+        """End the session's turn, if it is being generated: its head stays. An interrupted one can
+        not be resumed any more. Returns when it is over."""
+        session = await self._store.session(session_id)
+        record = await self.records.read(session)
+        while record is not None:
+            if await self._store.writer(session_id) != record.owner:  # it was interrupted
+                async with self.writing(session_id):
+                    await self.records.end(session, record.id)
+                break
+            await self._cancelling.ask(session, record.id)
+            await asyncio.sleep(_LOOK_AGAIN)
+            now = await self.records.read(session)
+            if now is None or now.id != record.id:
+                break
+        head = (await self._store.session(session_id)).head
+        return Cancellation(
+            session_id=session_id,
+            turn=None if record is None else record.id,
+            head=head,
+            committed=record is not None and head != record.head,
+        )
+
+    async def _run(
+        self, session_id: str, request: TurnRequest, key: str | None, *, on: str | None = None
+    ) -> AsyncGenerator[TurnEvent]:
+        """on: the head that it must be run on, as `expected_head`"""
+        result: TurnResult | None = None
+        is_retry = False
+        if key is not None:
+            _, is_first = await self.claims.claim(key, f"a turn of {session_id}", request)
+            is_retry = not is_first
+        if key is not None and is_retry:
+            result = await self._answers.given(await self._store.session(session_id), key)
+        if result is None:
+            begun: list[tuple[Session, TurnRecord]] = []
+            async with self.writing(session_id, at_last=lambda: self._end_record(begun)) as (
+                session,
+                lease,
+            ):
+                if session_id in self.outage.refused:
+                    raise self.outage.refused.pop(session_id)
+                session = await self.outage.catch_up(session, lease)
+                if key is not None and is_retry:
+                    result = await self._answers.found(session, key)
+                if result is None:
+                    _require_head(session, on)
+                    _require_head(session, request.expected_head)
+                    record = await self.records.begin(
+                        session, request, owner=self._writers.owner, key=key
+                    )
+                    begun.append((session, record))
+                    events = self._record_turn(session, lease, record)
+                    async with contextlib.aclosing(events):
+                        async for event in events:
+                            if isinstance(event, TurnResult):
+                                result = event
+                            else:
+                                yield event
         # Only now: who has the result may start the next turn, and the lease is free.
+        assert result is not None, "a turn ends with its result"
+        for event in replayed(result) if result.replayed else (result,):
+            yield event
+
+    async def _end_record(self, begun: list[tuple[Session, TurnRecord]]) -> None:
+        for session, record in begun:
+            await self.records.end(session, record.id)
+
+    async def _require_over(self, session_id: str, key: str | None, error: LeaseHeld) -> None:
+        """Raises StillRunning unless it is a turn with another key that holds the lease: one that
+        is just beginning has no record yet."""
+        record = await self.records.read(await self._store.session(session_id))
+        if key is not None and (record is None or record.key == key):
+            raise StillRunning(
+                f"{session_id} is being written, and as far as can be told by the first request "
+                "with this key. Ask again in a moment."
+            ) from error
+
+    async def _record_turn(
+        self, session: Session, lease: Lease, record: TurnRecord
+    ) -> AsyncGenerator[TurnEvent]:
+        with self._cancelling.running(session, record.id) as cancellable:
+            if await self.stateless.holds(session):
+                events = self.stateless.turn(
+                    session,
+                    lease,
+                    record.request,
+                    cancellable=cancellable,
+                    prepare=lambda result: self._answers.prepare(session, record, result),
+                )
+            else:
+                events = self._turn(session, lease, record, cancellable)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    if isinstance(event, TurnResult):
+                        with contextlib.suppress(StoreUnavailable):  # then the snapshot tells
+                            await self._answers.give(session, record.key, event)
+                    yield event
+
+    async def _turn(
+        self, session: Session, lease: Lease, record: TurnRecord, cancellable: Cancellable
+    ) -> AsyncGenerator[TurnEvent]:
+        request = record.request
+        started = time.perf_counter()
+        generation = Generation(await self.placing.place(session))
+        with generation.counted():
+            engine = generation.engine
+            history = await self.history(session.head, session, engine)
+            salt = (await self._store.tenant(session.body.tenant)).salt
+            before = Standing(session, salt, engine, history)
+            delta = prompt_delta(self._chat, session, history, request, engine)
+            async with contextlib.AsyncExitStack() as stack:
+                queued = stack.enter_async_context(self._slot(before, delta, request))
+                slot = await cancellable.awaited(queued)
+                generation.reasons += await self.readiness.make_ready(session, history, engine)
+                asked = before.after(delta).history
+                await self.readiness.renew_shared(session, history, engine, asked.hashes)
+                pieces = cancellable.events(self._generate(before, asked, request, generation))
+                async with contextlib.aclosing(pieces):
+                    async for text in pieces:
+                        yield text
+                generated_at = time.perf_counter()
+                before = dataclasses.replace(before, engine=generation.engine)
+                result = await self._commit(before, lease, delta, generation, record)
+                _leave(slot, result)
+        timing = Timing(
+            ttft_s=(generation.first_token_at or generated_at) - started,
+            generate_s=generated_at - started,
+            commit_s=time.perf_counter() - generated_at,
+            queued_s=slot.queued,
+        )
         yield result.model_copy(update={"timing": timing})
 
     async def history(self, snapshot_id: str | None, session: Session, engine: Engine) -> History:
@@ -168,6 +288,7 @@ class Turns:
     async def close(self) -> None:
         """Turns that wait for the store end here: they lived in this process only."""
         await self.admission.close()
+        await self._cancelling.close()
         await self._keeping.close()
         await self.readiness.close()
 
@@ -219,13 +340,15 @@ class Turns:
         lease: Lease,
         delta: list[int],
         generation: Generation,
-        request: TurnRequest,
+        turn: TurnRecord,
     ) -> TurnResult:
         session, engine, record = before.session, before.engine, before.engine.record
+        request = turn.request
         new_ids = [*delta, *generation.ids]
         after = before.after(new_ids)
         result = result_of(self._chat, before, delta, generation, request)
         try:
+            meta = await self._answers.prepare(session, turn, result)
             commit, shortfall = await commit_turn(
                 self._store,
                 engine,
@@ -238,9 +361,10 @@ class Turns:
                 durability=request.durability,
                 settle_timeout=self._settings.settle_timeout,
                 boundary_interval=self._settings.boundary_interval,
+                meta=meta,
             )
         except StoreUnavailable as error:
-            return self._keeping.keep(before, new_ids, result, request, error)
+            return self._keeping.keep(before, new_ids, result, request, error, turn.key)
         snapshot = commit.snapshot
         history = History(after.history.tokens, after.history.hashes, snapshot.boundary)
         self._histories.hold(snapshot.id, history)
@@ -267,19 +391,19 @@ class Turns:
         )
 
     async def _run_without_store(
-        self, session_id: str, request: TurnRequest, why: StoreUnavailable
+        self, session_id: str, request: TurnRequest, why: StoreUnavailable, key: str | None
     ) -> AsyncGenerator[TurnEvent]:
         """On the engine and the history that are known here. One turn at a time."""
         async with self._without_store.setdefault(session_id, asyncio.Lock()):
             before = self.outage.standing(session_id)
             if before is None:  # refused meanwhile
                 raise why
+            if (kept := self._keeping.answer(session_id, key)) is not None:
+                for event in replayed(kept):
+                    yield event
+                return
             session, history = before.session, before.history
-            if request.expected_head not in (None, session.head or ""):
-                raise HeadMoved(
-                    f"head of {session_id} is {session.head or 'empty'}, not "
-                    f"{request.expected_head or 'empty'}; nothing was generated."
-                )
+            _require_head(session, request.expected_head)
             delta = prompt_delta(self._chat, session, history, request, before.engine)
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why
@@ -295,7 +419,16 @@ class Turns:
                     before = dataclasses.replace(before, engine=generation.engine)
                     result = result_of(self._chat, before, delta, generation, request)
                     _leave(slot, result)
-            yield self._keeping.keep(before, [*delta, *generation.ids], result, request, why)
+            new_ids = [*delta, *generation.ids]
+            yield self._keeping.keep(before, new_ids, result, request, why, key)
+
+
+def _require_head(session: Session, expected: str | None) -> None:
+    if expected not in (None, session.head or ""):
+        raise HeadMoved(
+            f"head of {session.id} is {session.head or 'empty'}, not {expected or 'empty'}; "
+            "nothing was generated. Read the session again and decide, or fork it where you were."
+        )
 
 
 def _leave(slot: Slot, result: TurnResult) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
@@ -32,10 +32,14 @@ class Writers:
         self.owner = f"runtime-{uuid.uuid4().hex[:12]}"
 
     @contextlib.asynccontextmanager
-    async def writing(self, session_id: str) -> AsyncIterator[tuple[Session, Lease]]:
+    async def writing(
+        self, session_id: str, *, at_last: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[tuple[Session, Lease]]:
         """Hold the session's lease, renewed in the background, for the length of the block.
 
-        Raises CannotStore."""
+        at_last: done before it is given back, however the block ends
+        Raises CannotStore, LeaseHeld.
+        """
         if self._residency.servers(session_id) is None:
             self._residency.writing_to(session_id, await self._store.watch("fsync"))
         lease = await self._store.acquire(
@@ -48,14 +52,21 @@ class Writers:
             renewing.cancel()
             # Not awaited in here alone: when the client has gone, every wait of this request is
             # cancelled at once, and the lease would be held until it expires.
-            releasing = asyncio.create_task(self._release(lease, renewing))
+            releasing = asyncio.create_task(self._release(lease, renewing, at_last))
             self._releases.add(releasing)
             releasing.add_done_callback(self._releases.discard)
             await asyncio.shield(releasing)
 
-    async def _release(self, lease: Lease, renewing: asyncio.Task[None]) -> None:
+    async def _release(
+        self,
+        lease: Lease,
+        renewing: asyncio.Task[None],
+        at_last: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         await asyncio.wait([renewing])
         with contextlib.suppress(StoreUnavailable):  # then it expires by itself
+            if at_last is not None:
+                await at_last()
             await self._store.release(lease)
 
     async def _renew(self, lease: Lease) -> None:

@@ -6,6 +6,7 @@ Upstream: `sglang/srt/entrypoints/http_server.py`, request fields in
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -106,6 +107,7 @@ class EngineClient:
         """routed: the URL is a router's, with engines behind it: see `engine/routing.py`."""
         self.url = url
         self._routed = routed
+        self._aborts: set[asyncio.Task[None]] = set()
         self._remembered: OrderedDict[str, int] = OrderedDict()
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -115,6 +117,8 @@ class EngineClient:
         )
 
     async def close(self) -> None:
+        if self._aborts:
+            await asyncio.wait(self._aborts)
         await self._http.aclose()
 
     async def load(self, *, timeout: float) -> Load | None:
@@ -153,7 +157,7 @@ class EngineClient:
         page_size: int = 1,
         restore: bool = True,
     ) -> AsyncGenerator[Chunk]:
-        """Stream a continuation of exactly `input_ids`.
+        """Stream a continuation of exactly `input_ids`. The engine ends it if it is not read on.
 
         salt: the tenant's cache salt, part of every page's identity.
         session_id: tags the device's cache entries, see `release`.
@@ -164,7 +168,7 @@ class EngineClient:
         """
         ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
         head = Head(
-            rid=None if restore else RECOMPUTE + secrets.token_hex(16),
+            rid=("" if restore else RECOMPUTE) + secrets.token_hex(16),
             sampling_params=sampling.as_params(),
             cache_salt=salt,
             session_id=session_id,
@@ -194,12 +198,29 @@ class EngineClient:
                     seen += len(chunk.new_ids)
                     finished = chunk.finish_reason is not None
                     yield chunk
+        except (asyncio.CancelledError, GeneratorExit):
+            self._abort(head.rid)
+            raise
         except httpx.HTTPError as error:
             raise EngineUnreachable(
                 f"engine {self.url} broke off: {error or type(error).__name__}."
             ) from error
         if not finished:
             raise EngineUnreachable(f"engine {self.url} ended its answer in the middle.")
+
+    def _abort(self, rid: str) -> None:
+        """SGLang ends a request whose connection is gone, but only seconds later. A router has no
+        such door."""
+        if self._routed:
+            return
+
+        async def abort() -> None:
+            with contextlib.suppress(EngineUnreachable, EngineRefused):
+                await self._post("/abort_request", {"rid": rid})
+
+        aborting = asyncio.create_task(abort())
+        self._aborts.add(aborting)
+        aborting.add_done_callback(self._aborts.discard)
 
     @contextlib.asynccontextmanager
     async def _opened(self, head: Head, ids: array[int]) -> AsyncIterator[httpx.Response]:

@@ -42,7 +42,7 @@ class Head(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rid: str | None = None
+    rid: str
     sampling_params: dict[str, Any]
     cache_salt: str
     session_id: str | None = None

@@ -40,6 +40,13 @@ class Leases:
         await self._uses.note_lease(SessionBody.unpack(body[0]).tenant, session_id)
         return Lease(session_id, owner, int(detail), nonce)
 
+    async def owner(self, session_id: str) -> str | None:
+        """Of the lease that is held on a session, None if none is."""
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        async with self._control.guard() as client:
+            held = await client.get(keys.lease(session_id))
+        return None if held is None else held.decode().split(":", 2)[2]
+
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Raises LeaseLost."""
         await self._set_lease(lease, int(ttl * 1000))

@@ -118,6 +118,11 @@ class Lineages:
         _hold(self._seals, lineage.id, seals)
         return seals
 
+    def forget(self, lineage_id: str) -> None:
+        """Read it again when it is next asked for."""
+        self._of.pop(lineage_id, None)
+        self._seals.pop(lineage_id, None)
+
     async def opened(self, record: _Record) -> _Record:
         """The record as callers know it. Raises as `seals`, and CorruptObject."""
         seals = await self.seals(Lineage.of(record))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from state_store.connection import Control
 from state_store.layout import TenantKeys
+from state_store.lineages import Lineage, Lineages
+from state_store.records import Session
 
 
 class Notes:
@@ -48,3 +50,33 @@ class Notes:
 
     def _key(self, tenant: str, name: str) -> str:
         return TenantKeys(self._prefix, tenant).note(name)
+
+
+class SessionNotes:
+    """Notes on one session: sealed as its token log is, if its tenant is encrypted, and unreadable
+    once that is deleted. Every method raises VaultLocked."""
+
+    def __init__(self, notes: Notes, lineages: Lineages) -> None:
+        self._notes = notes
+        self._lineages = lineages
+
+    async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
+        """ttl: seconds that the note lives."""
+        seals = await self._lineages.seals(Lineage.of(session.body))
+        place = _place(session, name)
+        sealed = value if seals is None else seals.seal(value, place)
+        await self._notes.put(session.body.tenant, place, sealed, ttl=ttl)
+
+    async def get(self, session: Session, name: str) -> bytes | None:
+        """Raises CorruptObject."""
+        place = _place(session, name)
+        (found,) = await self._notes.get(session.body.tenant, [place])
+        seals = await self._lineages.seals(Lineage.of(session.body))
+        return found if found is None or seals is None else seals.open(found, place)
+
+    async def delete(self, session: Session, name: str) -> None:
+        await self._notes.delete(session.body.tenant, _place(session, name))
+
+
+def _place(session: Session, name: str) -> str:
+    return f"{name}:{session.id}"

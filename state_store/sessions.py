@@ -74,16 +74,20 @@ class Sessions:
         economy: str | None = None,
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
     ) -> Session:
         """A new, empty session, the root of a new lineage.
 
-        economy: class that all of the lineage is stored in; the tenant's if None
+        economy:    class that all of the lineage is stored in; the tenant's if None
+        session_id: the session that has it already is returned as it is
         Raises TenantDeleted, VaultLocked, UnknownEconomy, InvalidLabels.
         """
         checked = check_labels(labels)
+        if session_id is not None and (made := await self._made(session_id)) is not None:
+            return made
         owner = await self._tenants.get(tenant)
         body = SessionBody(
-            id=new_session_id(new_lineage()),
+            id=session_id or new_session_id(new_lineage()),
             tenant=tenant,
             tenant_id=owner.id,
             economy=economy_named(economy or owner.economy).name,
@@ -100,7 +104,12 @@ class Sessions:
         seals = None
         if body.encrypted:
             seals = await self._lineages.seals_under(Lineage.of(body), new_lineage_seed())
-        return await self._add(Session(body, None, checked), seals, root=True)
+        added = await self._add(Session(body, None, checked), seals, root=True)
+        if session_id is None:
+            return added
+        # Somebody else may have made it in between, under a seed of their own.
+        self._lineages.forget(lineage_of(session_id))
+        return await self.get(session_id)
 
     async def fork(
         self,
@@ -110,6 +119,7 @@ class Sessions:
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
         tenant: str | None = None,
+        fork_id: str | None = None,
     ) -> Session:
         """A new session whose head is `snapshot_id` (the session's head if None).
 
@@ -119,7 +129,7 @@ class Sessions:
         head = snapshot_id or parent.head
         if head is not None and lineage_of(head) != lineage_of(session_id):
             raise NotFound(f"snapshot {head} is not in the history of {session_id}.")
-        return await self.branch(parent, head, labels=labels, meta=meta)
+        return await self.branch(parent, head, labels=labels, meta=meta, fork_id=fork_id)
 
     async def branch(
         self,
@@ -128,19 +138,24 @@ class Sessions:
         *,
         labels: Mapping[str, str] | None,
         meta: Mapping[str, Any] | None,
+        fork_id: str | None = None,
     ) -> Session:
-        """A fork at exactly `head`, of the parent's lineage. Raises NotFound if it is gone."""
+        """A fork at exactly `head`, of the parent's lineage; the session `fork_id`, as it is, if
+        there is one. Raises NotFound if `head` is gone."""
         checked = check_labels(labels)
+        if fork_id is not None and (made := await self._made(fork_id)) is not None:
+            return made
         body = parent.body.model_copy(
             update={
-                "id": new_session_id(lineage_of(parent.id)),
+                "id": fork_id or new_session_id(lineage_of(parent.id)),
                 "meta": dict(parent.body.meta if meta is None else meta),
                 "forked_from": parent.id,
                 "created_at": time.time(),
             }
         )
         seals = await self._lineages.seals(Lineage.of(body))
-        return await self._add(Session(body, head, checked), seals)
+        added = await self._add(Session(body, head, checked), seals)
+        return added if fork_id is None else await self.get(fork_id)
 
     async def get(self, session_id: str, *, tenant: str | None = None) -> Session:
         """Raises NotFound, ForeignTenant, InvalidId, VaultLocked."""
@@ -260,6 +275,12 @@ class Sessions:
                 await client.zrem(keys.sessions, *unmade)
                 await client.zrem(keys.used, *unmade)
         return [await self.opened(session) for session in rows if session is not None]
+
+    async def _made(self, session_id: str) -> Session | None:
+        try:
+            return await self.get(session_id)
+        except NotFound:
+            return None
 
     async def _read(self, session_ids: Iterable[str]) -> list[Session | None]:
         """As they are stored, None for what is not there; in one round trip to each server."""

@@ -37,11 +37,11 @@ from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Tree
 from state_store.integrity import Report
 from state_store.labels import Labels
-from state_store.layout import lineage_of
+from state_store.layout import lineage_of, new_lineage, new_session_id
 from state_store.leases import Leases
 from state_store.lineages import Lineages
 from state_store.moving import Moving
-from state_store.notes import Notes
+from state_store.notes import Notes, SessionNotes
 from state_store.portable.export import Exported
 from state_store.quotas import Quotas, Room
 from state_store.records import (
@@ -85,6 +85,7 @@ class StateStore(Tenancy, Moving):
         self.keys = ApiKeys(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)
+        self.session_notes = SessionNotes(self.notes, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
@@ -148,15 +149,18 @@ class StateStore(Tenancy, Moving):
         economy: str | None = None,
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
     ) -> Session:
         """A new, empty session, the root of a new lineage.
 
-        economy: class that all of the lineage is stored in; the tenant's if None
+        economy:    class that all of the lineage is stored in; the tenant's if None
+        session_id: from `new_session_id`; the session that has it already is returned as it is
         Raises TenantDeleted, VaultLocked, UnknownEconomy, QuotaExceeded.
         """
         return await self._sessions.create(
-            tenant=tenant, fingerprint=fingerprint, economy=economy, labels=labels, meta=meta
-        )
+            tenant=tenant, fingerprint=fingerprint, economy=economy, labels=labels, meta=meta,
+            session_id=session_id,
+        )  # fmt: skip
 
     async def fork(
         self,
@@ -166,16 +170,20 @@ class StateStore(Tenancy, Moving):
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
         tenant: str | None = None,
+        fork_id: str | None = None,
     ) -> Session:
         """A new session whose head is `snapshot_id` (the session's head if None), of the same
         lineage.
+
+        fork_id: from `new_session_id`; the session that has it already is returned as it is
 
         Copies nothing and costs the same at any length.
         Raises NotFound, VaultLocked, QuotaExceeded.
         """
         return await self._sessions.fork(
-            session_id, snapshot_id=snapshot_id, labels=labels, meta=meta, tenant=tenant
-        )
+            session_id, snapshot_id=snapshot_id, labels=labels, meta=meta, tenant=tenant,
+            fork_id=fork_id,
+        )  # fmt: skip
 
     async def branch_at(
         self,
@@ -185,6 +193,7 @@ class StateStore(Tenancy, Moving):
         labels: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
         tenant: str | None = None,
+        fork_id: str | None = None,
     ) -> Session:
         """A fork whose head is the session's last snapshot of at most `tokens` tokens.
 
@@ -193,7 +202,14 @@ class StateStore(Tenancy, Moving):
         """
         parent = await self._sessions.get(session_id, tenant=tenant)
         head = await self._histories.at(parent, tokens)
-        return await self._sessions.branch(parent, head, labels=labels, meta=meta)
+        return await self._sessions.branch(parent, head, labels=labels, meta=meta, fork_id=fork_id)
+
+    def new_session_id(self, *, beside: str | None = None) -> str:
+        """An id for a session that is made later, and only once however often that is tried.
+
+        beside: id of the session that it will be a fork of, None for one of its own
+        """
+        return new_session_id(new_lineage() if beside is None else lineage_of(beside))
 
     async def rewind(
         self,
@@ -282,6 +298,10 @@ class StateStore(Tenancy, Moving):
         """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
         await self._sessions.check_tenant(session_id, tenant)
         return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
+
+    async def writer(self, session_id: str) -> str | None:
+        """The owner of the session's lease; None if nobody has it."""
+        return await self._leases.owner(session_id)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Raises LeaseLost."""

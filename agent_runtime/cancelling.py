@@ -1,0 +1,135 @@
+"""Ending a turn that runs, from whichever runtime is asked.
+
+The runtime that runs a turn looks now and then whether another one has been asked to cancel it:
+one command for all its turns of a tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from agent_runtime.errors import Cancelled
+from agent_runtime.settings import RuntimeSettings
+from state_store.errors import StoreError
+from state_store.records import Session
+from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
+
+Event = TypeVar("Event")
+Result = TypeVar("Result")
+
+
+class Cancellable:
+    """One turn of this process."""
+
+    def __init__(self, session: Session, turn_id: str) -> None:
+        self.session = session
+        self.id = turn_id
+        self._asked = asyncio.Event()
+
+    def cancel(self) -> None:
+        """While it generates; later it is too late, and nothing happens."""
+        self._asked.set()
+
+    async def awaited(self, coming: Coroutine[Any, Any, Result]) -> Result:
+        """What comes, unless the turn is cancelled before. Raises Cancelled."""
+        following = asyncio.create_task(coming)
+        asked = asyncio.create_task(self._asked.wait())
+        try:
+            return await self._either(following, asked)
+        finally:
+            asked.cancel()
+
+    async def events(self, generated: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+        """`generated`, until the turn is cancelled. Raises Cancelled."""
+        asked = asyncio.create_task(self._asked.wait())
+        try:
+            async with contextlib.aclosing(generated):
+                while found := await self._either(asyncio.create_task(_next(generated)), asked):
+                    yield found[0]
+        finally:
+            asked.cancel()
+
+    async def _either(self, following: asyncio.Task[Result], asked: asyncio.Task[Any]) -> Result:
+        try:
+            await asyncio.wait({following, asked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not following.done():
+                following.cancel()
+                await asyncio.wait([following])
+        if asked.done():
+            raise Cancelled(
+                f"the turn {self.id} of {self.session.id} was cancelled; the session is what it "
+                "was before."
+            )
+        return following.result()
+
+
+class Cancelling:
+    """The turns of this process, and who of them is asked to end."""
+
+    def __init__(self, store: StateStore, settings: RuntimeSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._running: dict[str, Cancellable] = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def running(self, session: Session, turn_id: str) -> Iterator[Cancellable]:
+        """For the length of the block, the turn can be cancelled."""
+        turn = self._running[session.id] = Cancellable(session, turn_id)
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        try:
+            yield turn
+        finally:
+            del self._running[session.id]
+
+    async def ask(self, session: Session, turn_id: str) -> None:
+        """Ask whoever runs the turn to end it."""
+        turn = self._running.get(session.id)
+        if turn is not None and turn.id == turn_id:
+            turn.cancel()
+            return
+        await self._store.notes.put(
+            session.body.tenant, _name(turn_id), b"", ttl=self._settings.request_ttl
+        )
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+
+    async def _watch(self) -> None:
+        """Ends when no turn runs."""
+        while self._running:
+            await asyncio.sleep(self._settings.cancel_interval)
+            by_tenant: dict[str, list[Cancellable]] = {}
+            for turn in self._running.values():
+                by_tenant.setdefault(turn.session.body.tenant, []).append(turn)
+            for tenant, turns in by_tenant.items():
+                names = [_name(turn.id) for turn in turns]
+                try:
+                    notes = await self._store.notes.get(tenant, names)
+                except StoreError as error:
+                    logger.warning("turns cannot be cancelled from elsewhere: %s", error)
+                    continue
+                for turn, note in zip(turns, notes, strict=True):
+                    if note is not None:
+                        turn.cancel()
+
+
+async def _next(events: AsyncGenerator[Event]) -> tuple[Event] | None:
+    try:
+        return (await anext(events),)
+    except StopAsyncIteration:
+        return None
+
+
+def _name(turn_id: str) -> str:
+    return f"cancel:{turn_id}"

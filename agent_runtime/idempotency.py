@@ -1,0 +1,122 @@
+"""A request that is sent again with the same idempotency key is answered as it was the first time.
+
+    key, request ── claimed in the store ── made, under ids that the claim names ── answer noted
+                         │                      └─ made once, however often it is tried
+                         └─ the same key with another request is refused
+
+A turn is more than one write, and its commit may have gone through although nothing could be noted
+any more. So its snapshot carries the key: see `answers.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from agent_runtime.access.identity import current_tenant
+from agent_runtime.errors import KeyReused
+from agent_runtime.settings import RuntimeSettings
+from state_store.store import StateStore
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Claim(BaseModel):
+    """What the store knows of a key.
+
+    request: digest of what was asked for with it
+    ids:     of what is made for it
+    answer:  as JSON, None until there is one
+    known, head, origin: see `conversations.Place`, whose session is in `ids`
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request: str
+    ids: list[str] = []
+    answer: str | None = None
+    known: int = 0
+    head: str | None = None
+    origin: str | None = None
+
+
+class Claims:
+    """The keys of who asks, for as long as `request_ttl` says."""
+
+    def __init__(self, store: StateStore, settings: RuntimeSettings) -> None:
+        self._store = store
+        self._settings = settings
+
+    async def claim(
+        self, key: str, what: str, request: BaseModel, ids: Sequence[str] = ()
+    ) -> tuple[Claim, bool]:
+        """The claim of the first who came with the key, and whether that was now.
+
+        what: is asked for, as in "a turn of ses-…"; ids: to be made if this is the first
+        Raises KeyReused.
+        """
+        asked = Claim(request=_digest(what, request), ids=list(ids))
+        found = await self._store.notes.put_new(
+            current_tenant(self._settings.tenant),
+            _name(key),
+            _packed(asked),
+            ttl=self._settings.request_ttl,
+        )
+        if found is None:
+            return asked, True
+        claim = Claim.model_validate_json(found)
+        if claim.request != asked.request:
+            raise KeyReused(
+                f"idempotency key {key[:80]!r} was used for another request; nothing was done. "
+                "Take a new key for a new request, and repeat one as it was."
+            )
+        return claim, False
+
+    async def note(self, key: str, claim: Claim) -> None:
+        """What is known by now."""
+        await self._store.notes.put(
+            current_tenant(self._settings.tenant),
+            _name(key),
+            _packed(claim),
+            ttl=self._settings.request_ttl,
+        )
+
+    async def once(
+        self,
+        key: str | None,
+        what: str,
+        request: BaseModel,
+        new_ids: Sequence[str],
+        make: Callable[[list[str]], Awaitable[Answer]],
+        kind: type[Answer],
+    ) -> Answer:
+        """Make what is asked for, or tell what the first one was told.
+
+        new_ids: of what is to be made, unless a claim names others
+        make:    makes it under the ids that it is given, or finds it made
+        """
+        if key is None:
+            return await make(list(new_ids))
+        claim, _ = await self.claim(key, what, request, new_ids)
+        if claim.answer is not None:
+            return kind.model_validate_json(claim.answer)
+        answer = await make(claim.ids)
+        await self.note(key, claim.model_copy(update={"answer": answer.model_dump_json()}))
+        return answer
+
+
+def _digest(what: str, request: BaseModel) -> str:
+    asked = json.dumps([what, request.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _name(key: str) -> str:
+    return f"key:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _packed(claim: Claim) -> bytes:
+    return claim.model_dump_json(exclude_defaults=True).encode()

@@ -1,0 +1,89 @@
+"""Sessions made under an id that was chosen before, notes on them, and who writes to them."""
+
+import asyncio
+
+import pytest
+from author import FINGERPRINT, Author
+
+from state_store.errors import CorruptObject
+from state_store.store import StateStore
+from state_store.vault import MasterKey, Vault
+
+VAULT = Vault([MasterKey(bytes(range(32)))])
+
+
+@pytest.fixture
+async def author(server, objects, prefix):
+    async with await StateStore.connect(server.url, prefix=prefix, vault=VAULT) as store:
+        await store.create_tenant("ann", encrypted=True)
+        yield Author(store, objects, prefix)
+
+
+@pytest.fixture
+async def elsewhere(server, prefix, author):
+    async with await StateStore.connect(server.url, prefix=prefix, vault=VAULT) as store:
+        yield store
+
+
+@pytest.mark.parametrize("tenant", ["ann", "ben"])
+async def test_whoever_makes_a_session_again_finds_it_as_it_is(author, elsewhere, tenant):
+    store = author.store
+    chosen = store.new_session_id()
+
+    async def make(through, number):
+        return await through.create_session(
+            tenant=tenant, fingerprint=FINGERPRINT, meta={"by": number}, session_id=chosen
+        )
+
+    made = await asyncio.gather(*(make((store, elsewhere)[n % 2], n) for n in range(6)))
+    assert {one.id for one in made} == {chosen}
+    assert len({one.body.meta["by"] for one in made}) == 1
+    await author.turn(chosen, range(9))
+    again = await make(elsewhere, 99)
+    assert again == await store.session(chosen)
+    assert list(await elsewhere.tokens(again.head)) == list(range(9))
+    assert [one.id for one in await store.sessions(tenant)] == [chosen]
+    assert (await store.check_integrity()).problems == []
+
+
+async def test_a_fork_is_made_once_and_not_moved_when_it_is_made_again(author, elsewhere):
+    store = author.store
+    session = await author.session("ann", range(9))
+    chosen = store.new_session_id(beside=session.id)
+    made = await asyncio.gather(
+        *(one.fork(session.id, fork_id=chosen) for one in (store, elsewhere))
+    )
+    assert made[0] == made[1]
+    await author.turn(chosen, range(20, 25))
+    again = await elsewhere.fork(session.id, fork_id=chosen)
+    assert again.head != session.head
+    assert await store.branch_at(session.id, tokens=3, fork_id=chosen) == again
+    assert len(await store.sessions("ann")) == 2
+    assert (await store.check_integrity()).problems == []
+
+
+async def test_a_note_on_a_session_is_sealed_as_its_tokens_are(author, elsewhere, raw, prefix):
+    store, secret = author.store, b"meet me at noon"
+    for tenant in ("ann", "ben"):
+        session = await author.session(tenant, range(9))
+        await store.session_notes.put(session, "turn", secret, ttl=60)
+        assert await elsewhere.session_notes.get(session, "turn") == secret
+        assert await store.session_notes.get(session, "other") is None
+        stored = [raw.dump(key) for key in raw.scan_iter(f"{prefix}:*{session.id}*", count=1000)]
+        assert any(secret in one for one in stored) is (tenant == "ben")
+    sealed = await author.session("ann", range(9))
+    await store.notes.put("ann", f"turn:{sealed.id}", secret, ttl=60)
+    with pytest.raises(CorruptObject):
+        await store.session_notes.get(sealed, "turn")
+    await store.session_notes.delete(sealed, "turn")
+    assert await store.session_notes.get(sealed, "turn") is None
+
+
+async def test_the_writer_of_a_session_is_known_while_it_holds_the_lease(author):
+    store = author.store
+    session = await author.session("ann", range(9))
+    assert await store.writer(session.id) is None
+    lease = await store.acquire(session.id, ttl=30, owner="a:b")
+    assert await store.writer(session.id) == "a:b"
+    await store.release(lease)
+    assert await store.writer(session.id) is None
