@@ -102,6 +102,7 @@ class TorporSync:
 
     create = _ended(Torpor.create)
     get = _ended(Torpor.get)
+    sessions = _streamed(Torpor.sessions)
     whereabouts = _ended(Torpor.whereabouts)
     snapshots = _ended(Torpor.snapshots)
     stream = _streamed(Torpor.stream)
@@ -114,6 +115,8 @@ class TorporSync:
     hold = _ended(Torpor.hold)
     release = _ended(Torpor.release)
     drop = _ended(Torpor.drop)
+    resume_turn = _streamed(Torpor.resume_turn)
+    cancel = _ended(Torpor.cancel)
     fork = _ended(Torpor.fork)
     delete = _ended(Torpor.delete)
     scheduling = _ended(Torpor.scheduling)
