@@ -7,6 +7,7 @@ a step in which every rank has it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -14,6 +15,8 @@ from typing import Any
 
 from engine.linker.ranks import Ranks
 from engine.patch import Kind, Patch
+
+logger = logging.getLogger(__name__)
 
 Work = Callable[[Any], Any]
 """Called with SGLang's `UnifiedRadixCache`."""
@@ -58,6 +61,7 @@ class Steps:
             try:
                 result = work(tree)
             except Exception as error:
+                logger.exception("%s failed between two steps", name)  # what was due nobody awaits
                 answer.set_exception(error)
             else:
                 answer.set_result(result)

@@ -108,3 +108,14 @@ def test_ranks_that_store_other_formats_are_refused_by_name():
     require_alike([alike, alike])
     with pytest.raises(UnsupportedLayout, match=r"rank 2 .* weights differ"):
         require_alike([alike, alike, alike | {"weights": "b"}])
+
+
+def test_work_that_was_due_and_fails_is_told_of_and_ends_nothing(caplog):
+    def fail(_):
+        raise ValueError("no such node")
+
+    ran = []
+    Steps(Ranks(), lambda: {"over a": fail, "over b": ran.append}).run("tree")
+    assert ran == ["tree"]
+    assert "over a failed between two steps" in caplog.text
+    assert "no such node" in caplog.text
