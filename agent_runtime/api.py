@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from agent_runtime import holding_routes, session_routes, turn_routes
+from agent_runtime import holding_routes, item_routes, session_routes, turn_routes
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
@@ -74,7 +74,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
         app.include_router(key_routes.router)
     app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(RequestIds)
-    for routes in (session_routes, holding_routes, turn_routes, operation_routes):
+    for routes in (session_routes, holding_routes, turn_routes, item_routes, operation_routes):
         app.include_router(routes.router)
 
     @app.get("/health")

@@ -253,6 +253,23 @@ class Torpor:
     async def delete(self, session_id: str) -> None:
         await self._call("DELETE", f"/v1/sessions/{session_id}")
 
+    async def items(self, name: str, *, limit: int | None = None) -> list[Any]:
+        """What a framework keeps under a name: the last `limit` items, in their order."""
+        which = "" if limit is None else f"?limit={limit}"
+        answer = await self._call("GET", f"/v1/items/{name}{which}")
+        return list(answer["items"])
+
+    async def add_items(self, name: str, items: Sequence[Any]) -> None:
+        """Append JSON values."""
+        await self._call("POST", f"/v1/items/{name}", {"items": list(items)})
+
+    async def pop_item(self, name: str) -> Any:
+        """Take the last item away; None if there is none."""
+        return (await self._call("POST", f"/v1/items/{name}/pop"))["item"]
+
+    async def clear_items(self, name: str) -> None:
+        await self._call("DELETE", f"/v1/items/{name}")
+
     async def scheduling(self) -> list[EngineSlots]:
         """How this runtime shares the slots of each engine that it has given turns to."""
         rows = await self._call("GET", "/v1/scheduling")

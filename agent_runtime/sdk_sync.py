@@ -84,9 +84,9 @@ def _streamed(
 class TorporSync:
     """One runtime, by its URL. Use as a context manager."""
 
-    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
         """timeout: seconds"""
-        self.torpor = Torpor(url, timeout=timeout)
+        self.torpor = Torpor(url, api_key=api_key, timeout=timeout)
         self.thread = LoopThread()
 
     def __enter__(self) -> Self:
@@ -119,5 +119,9 @@ class TorporSync:
     cancel = _ended(Torpor.cancel)
     fork = _ended(Torpor.fork)
     delete = _ended(Torpor.delete)
+    items = _ended(Torpor.items)
+    add_items = _ended(Torpor.add_items)
+    pop_item = _ended(Torpor.pop_item)
+    clear_items = _ended(Torpor.clear_items)
     scheduling = _ended(Torpor.scheduling)
     health = _ended(Torpor.health)

@@ -191,6 +191,10 @@ class TenantKeys:
         """A small value that expires, see `state_store/notes.py`."""
         return self._key(f"note:{name}")
 
+    def items(self, name: str) -> str:
+        """List of values that a client keeps, see `state_store/items.py`."""
+        return self._key(f"items:{name}")
+
     @property
     def api_keys(self) -> str:
         """Hash of the tenant's API keys by id, see `state_store/api_keys.py`."""

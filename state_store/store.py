@@ -36,6 +36,7 @@ from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Tree
 from state_store.integrity import Report
+from state_store.items import Items
 from state_store.labels import Labels
 from state_store.layout import lineage_of, new_lineage, new_session_id
 from state_store.leases import Leases
@@ -82,6 +83,7 @@ class StateStore(Tenancy, Moving):
         self._control = control
         self._prefix = prefix
         self.notes = Notes(control, prefix)
+        self.items = Items(control, prefix)
         self.keys = ApiKeys(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)

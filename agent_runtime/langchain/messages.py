@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -21,9 +21,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import TextOnly, WrongMessage
+from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
 from agent_runtime.models import TurnResult
 from tools.calls import ToolCall
-from tools.coercion import typed
 from tools.define import ToolSpec
 
 _NOT_SAID = ("tool_use", "tool_call", "reasoning", "thinking")  # blocks of an answer
@@ -45,20 +45,12 @@ def said(messages: Sequence[BaseMessage]) -> list[Message]:
 
     Raises TextOnly, WrongMessage.
     """
-    texts = []
-    for message in messages:
-        if not isinstance(message, SystemMessage):
-            break
-        texts.append(_text(message))
-    system = [Message(role="system", content="\n\n".join(texts))] if texts else []
-    return system + [_one(message) for message in _ordered(messages[len(texts) :])]
+    return with_one_system_text(in_call_order([_one(message) for message in messages]))
 
 
-def answer_of(
-    result: TurnResult, text: str, *, tools: Sequence[ToolSpec], model: str
-) -> AIMessageChunk:
-    """The last piece of an answer: `text`, the calls, what it took, and where it is kept."""
-    usage, schemas = result.usage, {tool.name: tool.parameters for tool in tools}
+def answer_of(result: TurnResult, *, tools: Sequence[ToolSpec], model: str) -> AIMessageChunk:
+    """The last piece of an answer: the calls, what it took, and where it is kept."""
+    usage = result.usage
     kept = result.model_dump(
         include={
             "finish_reason", "stopped_by", "snapshot", "parent", "problems",
@@ -66,11 +58,11 @@ def answer_of(
         }
     )  # fmt: skip
     return AIMessageChunk(
-        content=text,
+        content="",
         tool_call_chunks=[
             tool_call_chunk(
                 name=call.name,
-                args=json.dumps(_typed(call, schemas), ensure_ascii=False),
+                args=json.dumps(typed_arguments(call, tools), ensure_ascii=False),
                 id=f"call_{uuid.uuid4().hex}",
                 index=number,
             )
@@ -94,19 +86,21 @@ def answer_of(
     )
 
 
-def _one(message: BaseMessage) -> Message:
+def _one(message: BaseMessage) -> Said:
     match message:
         case HumanMessage():
-            return Message(role="user", content=_text(message))
+            return Said(Message(role="user", content=_text(message)))
         case ToolMessage():
-            return Message(role="tool", content=_text(message))
+            result = Message(role="tool", content=_text(message))
+            return Said(result, answers=message.tool_call_id)
         case AIMessage():
             calls = tuple(
                 ToolCall(name=call["name"], arguments=call["args"]) for call in message.tool_calls
             )
-            return Message(role="assistant", content=_text(message), tool_calls=calls)
+            answer = Message(role="assistant", content=_text(message), tool_calls=calls)
+            return Said(answer, calls=[call["id"] for call in message.tool_calls])
         case SystemMessage():
-            return Message(role="system", content=_text(message))
+            return Said(Message(role="system", content=_text(message)))
     raise WrongMessage(
         f"a {type(message).__name__} is nothing that the model can be told; send human, AI, tool "
         "and system messages. Nothing was generated."
@@ -128,31 +122,3 @@ def _text(message: BaseMessage) -> str:
                 "Nothing was generated."
             )
     return "".join(texts)
-
-
-def _ordered(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    ordered: list[BaseMessage] = []
-    places: Mapping[str | None, int] = {}
-    results: list[ToolMessage] = []
-    for message in messages:
-        if isinstance(message, ToolMessage):
-            results.append(message)
-            continue
-        ordered += _in_places(results, places)
-        results = []
-        ordered.append(message)
-        calls = message.tool_calls if isinstance(message, AIMessage) else ()
-        places = {call["id"]: place for place, call in enumerate(calls)}
-    return ordered + _in_places(results, places)
-
-
-def _in_places(
-    results: Sequence[ToolMessage], places: Mapping[str | None, int]
-) -> list[ToolMessage]:
-    return sorted(results, key=lambda result: places.get(result.tool_call_id, len(places)))
-
-
-def _typed(call: ToolCall, schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Arguments as the tool's schema has them: the model writes strings."""
-    schema = schemas.get(call.name)
-    return dict(call.arguments) if schema is None else typed(call.arguments, schema)[0]

@@ -28,17 +28,17 @@ from langchain_core.utils.function_calling import (
     convert_to_openai_tool,
 )
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict
+from pydantic import ConfigDict, SecretStr
 
 from agent_runtime.constraints import NamedTool
 from agent_runtime.errors import BadRequest, ToolsDiffer, WrongMessage
-from agent_runtime.events import Text, TurnEvent
+from agent_runtime.events import TurnEvent
+from agent_runtime.frameworks import shown
 from agent_runtime.langchain.messages import answer_of, said, spec_of
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import LoopThread
 from tools.define import ToolSpec
-from tools.formats import CallParser
 
 
 class ChatTorpor(BaseChatModel):
@@ -51,6 +51,7 @@ class ChatTorpor(BaseChatModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str = "http://127.0.0.1:8700"
+    api_key: SecretStr | None = None
     session: str | None = None
     """A session that the conversation is; it has its own system text and tools."""
     model: str = "torpor"
@@ -193,18 +194,16 @@ class ChatTorpor(BaseChatModel):
         options = {**self._settings(), **_understood(kwargs)}
         if stop is not None:
             options["stop"] = stop
-        parser, shown = CallParser(), ""
-        async with Torpor(self.url, timeout=self.timeout) as torpor:
-            events = self._events(torpor, messages, tools, options)
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    if isinstance(event, TurnResult):
-                        rest = event.text.removeprefix(shown)
-                        last = answer_of(event, rest, tools=tools, model=self.model)
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        async with Torpor(self.url, api_key=key, timeout=self.timeout) as torpor:
+            pieces = shown(self._events(torpor, messages, tools, options))
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    if isinstance(piece, TurnResult):
+                        last = answer_of(piece, tools=tools, model=self.model)
                         yield ChatGenerationChunk(message=last)
-                    elif isinstance(event, Text) and (text := parser.feed(event.text)):
-                        shown += text
-                        yield ChatGenerationChunk(message=AIMessageChunk(content=text), text=text)
+                    else:
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
 
     async def _events(
         self,

@@ -1,9 +1,9 @@
-import httpx
 import pytest
 
 from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.demo.stage import Stage
 from agent_runtime.sdk import Torpor
+from agent_runtime.sdk_sync import TorporSync
 from state_store.store import StateStore
 
 
@@ -47,13 +47,9 @@ async def session(torpor, registry):
 @pytest.fixture(scope="module")
 def nothing_left(stage):
     """Deletes at the end what was made by clients that do not know of sessions."""
-    url = f"{stage.runtime.url}/v1/sessions"
-    with httpx.Client(trust_env=False) as http:
-
-        def sessions():
-            return {session["id"] for session in http.get(url).raise_for_status().json()}
-
-        before = sessions()
+    with TorporSync(stage.runtime.url) as torpor:
+        before = {session.id for session in torpor.sessions()}
         yield
-        for session_id in sessions() - before:
-            http.delete(f"{url}/{session_id}").raise_for_status()
+        for session in list(torpor.sessions()):
+            if session.id not in before:
+                torpor.delete(session.id)

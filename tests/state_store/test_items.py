@@ -1,0 +1,44 @@
+"""Items: lists that a tenant's clients keep."""
+
+import asyncio
+
+import pytest
+
+from state_store.errors import InvalidTenant
+
+
+async def test_items_are_a_list_of_their_tenant_alone(writer):
+    items = writer.store.items
+    await items.add("ann", "talk", [b"1", b"2"], ttl=60)
+    await items.add("ann", "talk", [b"3"], ttl=60)
+    await items.add("ann", "talk", [], ttl=60)
+    assert await items.last("ann", "talk") == [b"1", b"2", b"3"]
+    assert [await items.last("ann", "talk", limit) for limit in (0, 2, 9)] == [
+        [],
+        [b"2", b"3"],
+        [b"1", b"2", b"3"],
+    ]
+    assert await items.last("bob", "talk") == await items.last("ann", "other") == []
+
+
+async def test_items_are_taken_from_the_end_each_once(writer):
+    items = writer.store.items
+    await items.add("ann", "talk", [b"%d" % number for number in range(20)], ttl=60)
+    taken = await asyncio.gather(*(items.pop("ann", "talk") for _ in range(19)))
+    assert set(taken) == {b"%d" % number for number in range(1, 20)}
+    assert [await items.pop("ann", "talk") for _ in range(2)] == [b"0", None]
+
+
+async def test_items_are_cleared_and_expire(writer):
+    items = writer.store.items
+    await items.add("ann", "talk", [b"1"], ttl=60)
+    await items.clear("ann", "talk")
+    assert await items.last("ann", "talk") == []
+    await items.add("ann", "talk", [b"1"], ttl=0.05)
+    await asyncio.sleep(0.1)
+    assert await items.last("ann", "talk") == []
+
+
+async def test_items_of_no_tenant_are_refused(writer):
+    with pytest.raises(InvalidTenant):
+        await writer.store.items.add("no such {name}", "a", [b"1"], ttl=60)
