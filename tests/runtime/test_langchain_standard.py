@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 WRONG = {"raises": (AssertionError, OutputParserException, ValidationError)}
 ELEVEN = (
     "the demo model knows eleven kinds of exchange: held to a schema it still puts in what it "
-    "likes, and ends no text that it was not taught"
+    "likes, and ends no text that it was not taught; tests/backends/test_langchain_backends.py"
 )
 EITHER = [{}, {"output_version": "v1"}]
 
