@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.linker import device
 from engine.linker.backlog import Backlog
@@ -19,13 +19,15 @@ from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
 from engine.linker.offload import Offloader
-from engine.linker.pools import DevicePools
 from engine.linker.staging import Staged, StagedObjects
 from engine.linker.steps import Steps, Work
 from state_store.fingerprint import Fingerprint
 from state_store.layout import KINDS, Kind, ObjectRef, parts_of
 from state_store.payloads import Payloads
 from state_store.registry import CommandListener, Heartbeat
+
+if TYPE_CHECKING:
+    from engine.linker.pools import DevicePools  # imports SGLang
 
 logger = logging.getLogger(__name__)
 

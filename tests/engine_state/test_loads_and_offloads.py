@@ -112,7 +112,7 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
     held = rank.staged["state"].stage(HASHES[:ROOM], payloads)
     control = Control(
         LinkerConfig(url=rank.url, engine_id="e", boot_id="b"), None, None,
-        rank=1, rank_count=2, page_size=1, staged=rank.staged, index=StoredIndex(),
+        rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(),
         offloader=rank.offloader, loader=rank.loader, backlog=Backlog(1, 1), holds=Holds(),
         steps=Steps(Ranks(), dict), payloads=payloads,
     )  # fmt: skip
