@@ -2,12 +2,16 @@
 
 SGLang's tree belongs to the scheduler's thread, and has to change alike on all ranks. Commands come
 to each rank by themselves, at times of their own. So what they want from the tree waits here until
-a step in which every rank has it.
+a step in which every rank has it. A scheduler that idles may sleep between its steps
+(`--sleep-on-idle`); it is woken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[Any], Any]
 """Called with SGLang's `UnifiedRadixCache`."""
+
+_bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # of this scheduler's process
 
 
 class Steps:
@@ -41,6 +47,7 @@ class Steps:
         answer: Future[Any] = Future()
         with self._lock:
             self._waiting[name] = (work, answer)
+        os.eventfd_write(_bell, 1)
         try:
             return answer.result(timeout)
         finally:
@@ -69,6 +76,15 @@ class Steps:
                 self._waiting.pop(name, None)
 
 
+def maybe_sleep(original: Callable[..., None], sleeper: Any) -> None:
+    """Sleep until a request comes, or work for the next step."""
+    if _bell not in sleeper.poller:
+        sleeper.poller.register(_bell, select.POLLIN)
+    original(sleeper)
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(_bell)
+
+
 def check_hicache_events(original: Callable[..., Any], tree: Any) -> Any:
     """Upstream looks for offloads that are done, once in each step."""
     result = original(tree)
@@ -83,5 +99,11 @@ PATCHES = (
         kind=Kind.AROUND,
         ours=check_hicache_events,
         reason="nothing else lets another thread have the tree changed between two steps",
+    ),
+    Patch(
+        target="sglang.srt.managers.scheduler_components.idle_sleeper.IdleSleeper.maybe_sleep",
+        kind=Kind.AROUND,
+        ours=maybe_sleep,
+        reason="an idle scheduler sleeps for up to a second, whatever waits for its next step",
     ),
 )

@@ -1,16 +1,18 @@
 """What ranks find out from each other, in real processes over gloo."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
+import zmq
 from torch import distributed, multiprocessing
 
 from engine.errors import UnsupportedLayout
 from engine.linker.failures import FailedLoads
 from engine.linker.layouts import require_alike
 from engine.linker.ranks import Ranks
-from engine.linker.steps import Steps
+from engine.linker.steps import Steps, maybe_sleep
 
 COUNT = 3
 
@@ -91,6 +93,23 @@ def test_a_thread_hears_what_became_of_the_work_it_asked_for():
     with pytest.raises(TimeoutError):
         steps.ask("never", fail, timeout=0.01)
     steps.run(None)  # it is no longer waiting
+
+
+def test_a_scheduler_that_sleeps_is_woken_by_work_for_its_next_step():
+    sleeper = SimpleNamespace(poller=zmq.Poller())
+
+    def sleep(sleeper):
+        sleeper.poller.poll(60_000)
+
+    steps, ran = Steps(Ranks(), dict), []
+    for turn in (1, 2):
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(steps.ask, "a", ran.append, timeout=30)
+            while len(ran) < turn:
+                maybe_sleep(sleep, sleeper)
+                steps.run(turn)
+            asked.result()
+    assert ran == [1, 2]
 
 
 def test_one_rank_decides_by_itself():
