@@ -21,6 +21,7 @@ class Backlog:
     scheduler's thread, and go alike on all ranks: what they see is the same on each.
 
     turned_away: offloads that were not taken
+    most:        (offloads, bytes) that were not decided, each at its worst
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -30,6 +31,7 @@ class Backlog:
         self._sizes: deque[int] = deque()
         self._missed = ObjectSet(REMEMBERED)
         self.turned_away = 0
+        self.most = (0, 0)
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -45,6 +47,7 @@ class Backlog:
             (self._missed.remove if fits else self._missed.add)(part.kind, part.hashes)
         if fits:
             self._sizes.append(size)
+            self.most = max(self.most[0], count + 1), max(self.most[1], waiting + size)
         else:
             self.turned_away += 1
         return fits

@@ -176,6 +176,7 @@ class Control:
 
     def persist(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Like `settle`, once what the device holds of `hashes` was offered to the store again."""
+        self._offloader.try_at_once()
         self._at_next_step(payload, partial(device.offer, hashes=payload["hashes"]))
         return self.settle(payload)
 
@@ -218,6 +219,7 @@ class Control:
     def status(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Counters since this process started, and what waits now."""
         waiting, waiting_bytes = self._backlog.waiting
+        most, most_bytes = self._backlog.most
         return {
             "objects_known": len(self._index),
             "objects_written": self._offloader.objects_written,
@@ -226,9 +228,13 @@ class Control:
             "objects_loaded": self._loader.objects_loaded,
             "load_failures": self._loader.failures,
             "loads_late": self._loader.late,
+            "loads_from_host_only": self._loader.distrusts_store,
+            "objects_pinned": sum(staged.pinned for staged in self._staged.values()),
             "offloads_turned_away": self._backlog.turned_away,
             "offloads_waiting": waiting,
             "offload_bytes_waiting": waiting_bytes,
+            "offloads_waiting_most": most,
+            "offload_bytes_waiting_most": most_bytes,
         }
 
     def _at_next_step(self, payload: dict[str, Any], work: Work) -> Any:
@@ -252,8 +258,7 @@ class Control:
 
     def _stage(self, kind: Kind, hashes: list[str]) -> Staged:
         objects = self._staged[kind]
-        staged = objects.stage(hashes, self._payloads)
-        objects.release(staged)  # kept until their frames are needed; the load pins them again
+        staged = objects.prefetch(hashes, self._payloads)
         self._index.add(kind, staged.frames)
         self._index.forget(kind, staged.missing)
         self._index.condemn(kind, staged.corrupt)

@@ -88,8 +88,16 @@ class Offloader:
             return self._changed.wait_for(lambda: self._done >= target, timeout)
 
     def failed(self, kind: Kind, hashes: Sequence[str]) -> int:
-        """How many of `hashes` could not be written when they were last tried."""
-        return sum(self._failed.has(kind, hashes))
+        """How many of `hashes` could not be written when they were last tried.
+
+        Of an offload that failed some may have been written before that, or since.
+        """
+        failed, known = self._failed.has(kind, hashes), self._index.has(kind, hashes)
+        return sum(one and not other for one, other in zip(failed, known, strict=True))
+
+    def try_at_once(self) -> None:
+        """Try the next, though one has just failed: somebody asks for it."""
+        self._pause_until = 0.0
 
     def num_results(self) -> int:
         return len(self._results)
@@ -98,10 +106,11 @@ class Offloader:
         return self._results.popleft()
 
     def drain(self) -> None:
-        """Wait for the queue to empty and drop unread results."""
+        """Wait for the queue to empty; drop unread results, and what has failed."""
         while not self.settle(timeout=1.0):
             logger.warning("waiting for pending offloads before a cache reset")
         self._results.clear()
+        self._failed.clear()
 
     def close(self) -> None:
         with self._changed:

@@ -42,6 +42,11 @@ class StagedObjects:
         self._mutex = threading.Lock()
         self._room = threading.Condition(self._mutex)
 
+    @property
+    def pinned(self) -> int:
+        """How many objects are pinned."""
+        return len(self._pins)
+
     def stage(self, hashes: Sequence[str], payloads: Payloads) -> Staged:
         """Stage and pin as many of `hashes`, in order, as frames allow; the rest is `unstaged`.
 
@@ -54,6 +59,25 @@ class StagedObjects:
         except BaseException:
             self.release(staged)
             raise
+        return staged
+
+    def prefetch(self, hashes: Sequence[str], payloads: Payloads) -> Staged:
+        """Stage as many as there are frames, but keep none pinned: a load that needs the room now
+        does not wait for the rest of a long chain, and takes it.
+
+        `frames` tells what was staged; some of it may be gone again.
+        """
+        staged = Staged()
+        fit = len(self.frames)
+        for start in range(0, min(len(hashes), fit), BATCH):
+            some = self.stage(hashes[start : min(start + BATCH, fit)], payloads)
+            self.release(some)
+            staged.frames |= some.frames
+            staged.missing += some.missing
+            staged.corrupt += some.corrupt
+            staged.unstaged += some.unstaged
+            staged.bytes_read += some.bytes_read
+        staged.unstaged += hashes[fit:]
         return staged
 
     def pin(self, hashes: Sequence[str]) -> Staged | None:

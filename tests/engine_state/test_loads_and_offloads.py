@@ -123,6 +123,16 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
     payloads.close()
 
 
+def test_a_prefetch_keeps_no_room_from_loads(rank):
+    rank.store()
+    payloads, staged = rank.payloads(), rank.staged["kv"]
+    found = staged.prefetch(HASHES, payloads)
+    assert (list(found.frames), found.unstaged) == (HASHES[:ROOM], HASHES[ROOM:])
+    assert (staged.has(HASHES[:ROOM]), staged.pinned) == ([True] * ROOM, 0)
+    assert staged.stage(HASHES[ROOM:], payloads).unstaged == []
+    payloads.close()
+
+
 class _Gone:
     """A store that does not answer."""
 
@@ -141,4 +151,32 @@ def test_what_could_not_be_written_is_remembered_within_a_bound(rank):
     assert offloader.settle(timeout=10)
     assert [offloader.failed("kv", [one]) for one in HASHES[:5]] == [0, 0, 1, 1, 1]
     assert offloader.failures == 5
+    offloader.close()
+
+
+class _WithoutStates(Payloads):
+    """A store that takes pages; states only if they are `welcome`."""
+
+    welcome = False
+
+    def write(self, items, *, ttl):
+        if not self.welcome and any(ref.kind == "state" for ref, _ in items):
+            raise StoreUnavailable("no states")
+        return super().write(items, ttl=ttl)
+
+
+def test_what_an_offload_wrote_before_it_failed_counts_as_written(rank):
+    payloads = _WithoutStates(ObjectClient(rank.url, timeout=5.0), rank.names)
+    frames = {"kv": rank.frames(8), "state": rank.frames(8)}
+    offloader = Offloader(frames, StoredIndex(), payloads, ttl=60)
+    state = Rows("state", HASHES[1:2], torch.tensor([1]))
+    offloader.submit(Offload((kv(HASHES[:2], [0, 1]), state), ()))
+    assert offloader.settle(timeout=10)
+    assert [offloader.failed(kind, HASHES) for kind in ("kv", "state")] == [0, 1]
+    payloads.welcome = True
+    offloader.try_at_once()
+    offloader.submit(Offload((state,), ()))  # the pages are known to be there
+    assert offloader.settle(timeout=10)
+    assert [offloader.failed(kind, HASHES) for kind in ("kv", "state")] == [0, 0]
+    assert [offloader.pop_result() for _ in range(2)] == [False, True]
     offloader.close()
