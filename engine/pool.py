@@ -10,6 +10,7 @@ Engines announce themselves in the store with a heartbeat. Payload never passes 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import secrets
 import time
@@ -27,6 +28,7 @@ from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
 
+HANGS = 30.0  # seconds that an engine may show less than all signs of life
 PUT_ASIDE = 10.0  # seconds that an engine which failed gets no turn while another can take it
 _LOOK = 2.0  # seconds that an engine gets to answer a look
 _FRESH = 1.0  # seconds that a look at an engine is good for
@@ -114,6 +116,16 @@ class Settled:
 
     states: tuple[int, ...]
     reason: str | None
+
+
+class _Signs(enum.Enum):
+    """Of life, that an engine gives."""
+
+    ALL = "it answers and gives a heartbeat"
+    SILENT = "it does not answer, though its heartbeat goes on"
+    BEATLESS = "it answers, but its schedulers give no heartbeat"
+    UNKNOWN = "it does not answer, and without the store its heartbeat cannot be seen"
+    NONE = "it neither answers nor gives a sign of life"
 
 
 class Engine:
@@ -219,33 +231,53 @@ class Engine:
             self.load = await self.client.load(timeout=_LOOK)
             self._looked_at = time.monotonic()
 
-    async def is_gone(self) -> bool:
-        """Whether its process has ended, or hangs: no answer, and no heartbeat either."""
-        try:
-            if await self.client.load(timeout=_LOOK) is not None:
-                return False
-        except EngineUnreachable:
-            return True
-        try:
-            records = await self._store.engines()
-        except StoreUnavailable:
-            return False  # nothing can be said of its heartbeat
-        return all(record["boot_id"] != self.record.boot_id for record in records)
-
     async def while_alive(self, wanted: Coroutine[Any, Any, _T]) -> _T:
-        """What `wanted`, which waits for this engine, gives; EngineUnreachable once it is gone."""
-        waiting = asyncio.ensure_future(wanted)
+        """What `wanted`, which waits for this engine, gives; EngineUnreachable once it is gone.
+
+        It is gone when nobody listens, or when it neither answers nor beats; when it does only
+        one of the two, or beats cannot be seen because the store is gone too, after `HANGS` s.
+        """
+        tasks: set[asyncio.Future[Any]] = {waiting := asyncio.ensure_future(wanted)}
         try:
-            while not (await asyncio.wait({waiting}, timeout=_WATCH))[0]:
-                if await self.is_gone():
+            if not (await asyncio.wait(tasks, timeout=_WATCH))[0]:
+                tasks.add(watching := asyncio.create_task(self._until_gone()))
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
                     raise EngineUnreachable(
-                        f"engine {self.record.engine_id} ended or hangs: it neither answers nor "
-                        "gives a sign of life."
+                        f"engine {self.record.engine_id} ended or hangs: {watching.result()}."
                     )
             return waiting.result()
         finally:
-            waiting.cancel()
-            await asyncio.wait({waiting})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _until_gone(self) -> str:
+        """Returns once it is gone, with what is known of it then."""
+        well_at = time.monotonic()
+        while True:
+            signs = await self._signs()
+            if signs is _Signs.ALL:
+                well_at = time.monotonic()
+            elif signs is _Signs.NONE or time.monotonic() - well_at > HANGS:
+                return str(signs.value)
+            await asyncio.sleep(_WATCH)
+
+    async def _signs(self) -> _Signs:
+        try:
+            answers = await self.client.load(timeout=_LOOK) is not None
+        except EngineUnreachable:
+            return _Signs.NONE
+        try:
+            records = await self._store.engines()
+        except StoreUnavailable:
+            return _Signs.ALL if answers else _Signs.UNKNOWN
+        beats = any(record["boot_id"] == self.record.boot_id for record in records)
+        if answers and beats:
+            return _Signs.ALL
+        if beats:
+            return _Signs.SILENT
+        return _Signs.BEATLESS if answers else _Signs.NONE
 
     async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Counters of each rank's linker."""

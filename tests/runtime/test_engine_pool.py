@@ -1,17 +1,21 @@
 """Two engines over one store: who takes a turn, and what happens when one dies or is to be ended.
 
 The first engine and the runtime are the whole folder's; the second is this module's. Starting one
-is what takes time here, so only the last two tests kill engines.
+is what takes time here, so only the last two tests kill engines; others stop and continue them.
 """
 
 import asyncio
 import contextlib
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import ANY
 
 import httpx
+import psutil
 import pytest
 
 from agent_runtime.committing import commit_turn
@@ -19,12 +23,13 @@ from agent_runtime.demo.script import SYSTEM
 from agent_runtime.histories import EMPTY, Histories
 from agent_runtime.processes import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
+from engine.client import Load, Sampling
 from engine.drain import drain
 from engine.errors import EngineBusy, EngineUnreachable
 from engine.launch import EngineOptions, EngineProcess, free_port
 from engine.pool import EnginePool
 
-from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, say
+from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
 
 # The model does not know where this ends: it repeats digits for long.
 LONG = (
@@ -172,7 +177,7 @@ async def test_an_engine_that_is_draining_gives_its_sessions_to_another(
     assert (drained.durable, drained.shortfall) == ("fsync", None)
     elsewhere = await asked_in_fork(torpor, session.id)
     assert {turn.engine for turn in elsewhere} == {other_of(home)}
-    assert ids(elsewhere) == ids(control)
+    assert difference(elsewhere, control).logprob_difference == 0
     assert elsewhere[0].usage.recomputed_tokens <= PAGE
 
     both = [engine, await pool.named(other_of(home))]
@@ -230,17 +235,71 @@ async def test_the_drain_command_drains_and_undoes_it(stage, torpor, new_session
     await command("engine", "drain", other_of(home), "--redis", stage.store.url, "--undo")
 
 
+async def test_a_turn_whose_engine_hangs_is_ended_by_another(
+    engines, torpor, store, pool, new_session
+):
+    session = await new_session()
+    home = (await say(torpor, session.id, *HISTORY))[-1].engine
+    control = await long_turn_in_fork(torpor, session.id)
+    with stopped(processes(engines[home])):
+        began = time.monotonic()
+        result = (await long_turn(torpor, session.id, lambda: stop(processes(engines[home]))))[-1]
+        assert time.monotonic() - began < 30
+        assert f"engine {home} failed after" in result.failed_over
+        assert "neither answers nor gives a sign of life" in result.failed_over
+        assert result.engine == other_of(home)
+        assert result.token_ids == control.token_ids
+        assert result.not_durable_because is None
+        # It is not asked again before it gives a sign of life.
+        assert [record.engine_id for record in await pool.records()] == [other_of(home)]
+        control = await asked_in_fork(torpor, session.id)
+        assert {(turn.engine, turn.failed_over) for turn in control} == {(other_of(home), None)}
+
+    # It continues where it was, finds that nobody waits for that, and takes turns again.
+    async with asyncio.timeout(60):
+        while len(await pool.records()) < 2:
+            pass
+        back = await pool.named(home)
+        while await back.client.load(timeout=60) != Load(0, 0, ANY):
+            pass
+    await (await pool.named(other_of(home))).drain(draining=True)
+    again = await asked_in_fork(torpor, session.id)
+    await (await pool.named(other_of(home))).drain(draining=False)
+    assert {turn.engine for turn in again} == {home}
+    assert ids(again) == ids(control)
+    assert again[0].usage.recomputed_tokens <= PAGE
+    assert (await store.check_integrity()).problems == []
+
+
+@pytest.mark.parametrize("part", ["server", "scheduler"])
+async def test_an_engine_of_which_one_process_hangs_is_given_up(second, pool, monkeypatch, part):
+    monkeypatch.setattr("engine.pool.HANGS", 2.0)
+    engine = await pool.named("second")
+    server, *others = processes(second)
+    schedulers = [process for process in others if "scheduler" in " ".join(process.cmdline())]
+    hanging, why = {
+        "server": ([server], "does not answer, though its heartbeat goes on"),
+        "scheduler": (schedulers, "its schedulers give no heartbeat"),
+    }[part]
+    assert hanging
+    with stopped(hanging):
+        stop(hanging)
+        with pytest.raises(EngineUnreachable, match=why):
+            await engine.while_alive(first_chunk(engine))
+    async with asyncio.timeout(60):
+        while not await pool.with_boot(engine.record.boot_id):
+            pass
+    assert (await engine.while_alive(first_chunk(engine))).new_ids
+
+
 async def test_a_turn_whose_engine_is_killed_in_the_middle_is_ended_by_another(
     engines, torpor, store, pool, new_session
 ):
     session = await new_session()
     before = (await say(torpor, session.id, *HISTORY))[-1]
     home = before.engine
-    whole = await torpor.fork(session.id)
-    (control,) = await say(torpor, whole.id, LONG, max_tokens=LONG_ANSWER)
-    await torpor.delete(whole.id)
+    control = await long_turn_in_fork(torpor, session.id)
     assert control.engine == home
-    assert len(control.token_ids) > LONG_ANSWER / 2
     dead = await pool.named(home)
 
     *texts, result = await killed_at_the_first_text(
@@ -318,14 +377,60 @@ async def until_running(engine, turn):
     pytest.fail(f"the turn was over too soon: {await turn}")
 
 
-async def killed_at_the_first_text(torpor, session_id, *engines, **options):
-    """What comes of a long turn during which these engines are killed."""
+def processes(engine):
+    """The server first."""
+    server = psutil.Process(engine.pid)
+    return [server, *server.children(recursive=True)]
+
+
+def stop(hanging):
+    for process in hanging:
+        process.suspend()
+
+
+@contextlib.contextmanager
+def stopped(hanging):
+    """Continues them at the end, whatever happened."""
+    try:
+        yield
+    finally:
+        for process in hanging:
+            process.resume()
+
+
+async def first_chunk(engine):
+    sampling = Sampling(max_new_tokens=1, ignore_eos=True)
+    chunks = engine.client.generate(range(3, 40), sampling, salt="anybody's")
+    async with contextlib.aclosing(chunks):
+        return await anext(chunks)
+
+
+async def long_turn(torpor, session_id, at_first_text, **options):
+    """The events of a long turn; `at_first_text` is called after the first."""
     events = []
     async for event in torpor.stream(session_id, LONG, max_tokens=LONG_ANSWER, **options):
         if not events:
-            await asyncio.gather(*(asyncio.to_thread(engine.kill) for engine in engines))
+            await asyncio.to_thread(at_first_text)
         events.append(event)
     return events
+
+
+async def long_turn_in_fork(torpor, session_id):
+    fork = await torpor.fork(session_id)
+    (control,) = await say(torpor, fork.id, LONG, max_tokens=LONG_ANSWER)
+    await torpor.delete(fork.id)
+    assert len(control.token_ids) > LONG_ANSWER / 2
+    return control
+
+
+async def killed_at_the_first_text(torpor, session_id, *engines, **options):
+    """What comes of a long turn during which these engines are killed."""
+
+    def kill():
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda engine: engine.kill(), engines))
+
+    return await long_turn(torpor, session_id, kill, **options)
 
 
 async def committed_anew(torpor, store, engine, turn):

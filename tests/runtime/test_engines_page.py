@@ -10,10 +10,11 @@ from agent_runtime.cli import _parser
 from agent_runtime.engine_command import DRAIN_TIMEOUT
 from agent_runtime.models import TurnResult
 from engine.linker.config import HEARTBEAT_TTL
-from engine.pool import PUT_ASIDE
+from engine.pool import HANGS, PUT_ASIDE
 from engine.routing import ROUTING_KEY
 
-PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "engines.md").read_text()
 
 
 def lines(language):
@@ -48,3 +49,6 @@ def test_the_numbers_are_those_of_the_code():
     assert f"put aside for {PUT_ASIDE:g} s" in PAGE
     assert f"(`--timeout`, {DRAIN_TIMEOUT:g} s)" in PAGE
     assert f"`{ROUTING_KEY}`" in PAGE
+    failures = (DOCS / "failures.md").read_text()
+    assert f"within {HEARTBEAT_TTL + 5:g} s" in failures
+    assert f"{HANGS:g} s after that, within {HEARTBEAT_TTL + HANGS + 5:g} s" in failures
