@@ -118,6 +118,10 @@ class Outage:
         kept = self._kept.get(session_id)
         return 0 if kept is None else len(kept.turns)
 
+    def kept_turns(self) -> dict[str, int]:
+        """The same of all sessions that have any, as of now."""
+        return {session_id: len(kept.turns) for session_id, kept in self._kept.items()}
+
     def has_room(self, tokens: int) -> bool:
         """Whether a turn of up to `tokens` new tokens can be kept."""
         held = sum(len(t.new_ids) for kept in self._kept.values() for t in kept.turns)

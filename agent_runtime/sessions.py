@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, NothingReused
@@ -82,10 +82,11 @@ class Sessions:
             },
             session_id=session_id,
         )
-        return await self._view(session)
+        return await self._view(session, {})
 
     async def get(self, session_id: str) -> SessionView:
-        return await self._view(await self._store.session(session_id))
+        kept = self._turns.outage.kept_turns()
+        return await self._view(await self._store.session(session_id), kept)
 
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the head's state is now."""
@@ -99,9 +100,10 @@ class Sessions:
         is none."""
         tenant = current_tenant(self._settings.tenant)
         place = None if after is None else _place(after)
+        kept = self._turns.outage.kept_turns()
         sessions, end = await self._store.page_of_sessions(tenant, limit=limit, after=place)
         alive = {record.boot_id for record in await self._pool.records()}
-        views = [await self._listed(session, alive) for session in sessions]
+        views = [await self._listed(session, kept, alive) for session in sessions]
         following = None if end is None else f"{end.created_at!r},{end.session_id}"
         return [view for view in views if view is not None], following
 
@@ -210,7 +212,7 @@ class Sessions:
             )
         if forked.head is not None and forked.head == (await self._store.session(session_id)).head:
             self._residency.shared(session_id, forked.id)
-        view = await self._view(forked)
+        view = await self._view(forked, {})
         return Forked(**view.model_dump(), recompute_tokens=view.tokens - view.boundary)
 
     async def delete(self, session_id: str) -> None:
@@ -231,19 +233,28 @@ class Sessions:
             created_at=snapshot.created_at,
         )
 
-    async def _listed(self, session: Session, alive: Collection[str]) -> SessionView | None:
+    async def _listed(
+        self, session: Session, kept: Mapping[str, int], alive: Collection[str]
+    ) -> SessionView | None:
         """None if it has been deleted since it was listed."""
         for _ in range(2):  # it may have been rewound, too
             with contextlib.suppress(NotFound):
-                return await self._view(session, alive)
+                return await self._view(session, kept, alive)
             try:
                 session = await self._store.session(session.id)
             except NotFound:
                 return None
-        return await self._view(session, alive)
+        return await self._view(session, kept, alive)
 
-    async def _view(self, session: Session, alive: Collection[str] | None = None) -> SessionView:
-        """alive: boot ids of the engines that are; looked up if None"""
+    async def _view(
+        self,
+        session: Session,
+        kept: Mapping[str, int],
+        alive: Collection[str] | None = None,
+    ) -> SessionView:
+        """kept: turns that wait for the store, from before `session` was read: who sees none left
+        sees the head that has them all; alive: boot ids of the engines that are; looked up if None
+        """
         tokens = boundary = 0
         residency = "empty"
         if session.head is not None:
@@ -262,7 +273,7 @@ class Sessions:
             forked_from=session.body.forked_from,
             created_at=session.body.created_at,
             tools=[tool["name"] for tool in session.body.meta.get("tools", ())],
-            kept_turns=self._turns.outage.kept(session.id),
+            kept_turns=kept.get(session.id, 0),
             turn=await self._turns.records.shown(session),
         )
 

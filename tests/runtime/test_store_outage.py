@@ -1,11 +1,17 @@
 """While the store is gone a session goes on, and nothing that was said is lost."""
 
 import asyncio
+import itertools
+import signal
+import time
 
 import pytest
 
+from agent_runtime.demo.script import SYSTEM
 from agent_runtime.sdk import ApiError
 from engine.client import EngineClient
+from engine.linker.config import LinkerConfig
+from engine.pool import EnginePool
 
 from .talk import HISTORY, QUESTIONS, asked_in_fork, say
 
@@ -29,9 +35,7 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
         assert "not committed: kept in memory until the store is back" in turn.not_durable_because
         assert turn.parent == history[-1].snapshot
 
-    async with asyncio.timeout(120):
-        while (view := await torpor.get(session.id)).kept_turns:
-            pass
+    view = await until_committed(torpor, session.id)
     snapshots = await torpor.snapshots(session.id)
     assert [snapshot.id for snapshot in snapshots][: len(HISTORY)] == [t.snapshot for t in history]
     assert len(snapshots) == len(HISTORY) + len(kept)
@@ -60,3 +64,93 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     assert again.usage.reused_tokens >= view.boundary > history[-1].boundary
     await torpor.delete(fork.id)
     await torpor.delete(stranger.id)
+
+
+async def test_without_store_and_engine_a_turn_ends_by_name_and_what_was_said_is_kept(
+    stage, torpor, session, store
+):
+    history = await say(torpor, session.id, *HISTORY)
+    control = await asked_in_fork(torpor, session.id)
+    stage.store.kill()
+    (kept,) = await say(torpor, session.id, QUESTIONS[0])
+    stage.engine.kill()
+    with pytest.raises(ApiError, match="No other engine takes over: the store") as failed:
+        await torpor.turn(session.id, QUESTIONS[1])
+    assert failed.value.code == "engine_unreachable"
+    stage.store.start()
+
+    view = await until_committed(torpor, session.id)  # without the engine that computed it
+    assert view.head != history[-1].snapshot
+    assert list(await store.tokens(view.head))[-len(kept.token_ids) :] == kept.token_ids
+    with pytest.raises(ApiError) as failed:
+        await torpor.turn(session.id, QUESTIONS[1])
+    assert failed.value.code == "no_engine"
+
+    stage.engine.start()
+    stage.engine.wait_until_serving()
+    again = await say(torpor, session.id, *QUESTIONS[1:])
+    assert [turn.token_ids for turn in [kept, *again]] == [turn.token_ids for turn in control]
+    assert (again[0].caught_up, again[0].parent) == (1, view.head)
+    assert again[0].usage.reused_tokens >= view.boundary >= history[-1].boundary
+    assert (await store.check_integrity()).problems == []
+
+
+@pytest.mark.slow
+async def test_a_store_that_is_gone_for_a_minute_gets_all_that_was_said_meanwhile(
+    stage, torpor, store, registry
+):
+    sessions = []
+    for number in range(2):
+        created = await torpor.create(system=f"{SYSTEM} {number}", tools=registry.specs())
+        await say(torpor, created.id, *HISTORY)
+        sessions.append((created.id, (await torpor.get(created.id)).head))
+    said = []  # results of both sessions, turn by turn
+    began = time.monotonic()
+    stage.store.process.send_signal(signal.SIGSTOP)  # first it is silent, then it is dead
+    is_dead = False
+    for question in itertools.cycle(QUESTIONS):
+        asked_at = time.monotonic()
+        said.append(
+            await asyncio.gather(*(torpor.turn(s, question, max_tokens=24) for s, _ in sessions))
+        )
+        assert time.monotonic() - asked_at < 60
+        gone = time.monotonic() - began
+        if gone > 30 and not is_dead:
+            stage.store.kill()
+            is_dead = True
+        if gone > 65:
+            break
+        if is_dead:
+            await asyncio.sleep(5)  # it is long that it is gone, not much that is said
+    stage.store.start()
+    assert all(turn.kept and turn.snapshot is None for turns in said for turn in turns)
+
+    for number, (session_id, head) in enumerate(sessions):
+        view = await until_committed(torpor, session_id)
+        added = (await torpor.snapshots(session_id))[len(HISTORY) :]
+        assert len(added) == len(said) >= 5
+        fork = await torpor.fork(session_id, snapshot=head)
+        for question, turns in zip(itertools.cycle(QUESTIONS), said, strict=False):
+            control = await torpor.turn(fork.id, question, max_tokens=24)
+            assert turns[number].token_ids == control.token_ids
+        forked = await torpor.get(fork.id)
+        assert await store.tokens(view.head) == await store.tokens(forked.head)
+        assert view.boundary == forked.boundary
+        await torpor.delete(fork.id)
+        await torpor.delete(session_id)
+    pool = EnginePool(store)
+    (status,) = await (await pool.pick()).status()
+    await pool.close()
+    bounds = LinkerConfig.model_fields
+    assert 0 < status["offloads_waiting_most"] <= bounds["offload_queue_count"].default
+    assert status["offload_bytes_waiting_most"] <= bounds["offload_queue_bytes"].default
+    assert status["offloads_waiting"] == 0
+    assert (await store.check_integrity()).problems == []
+
+
+async def until_committed(torpor, session_id):
+    """The session when none of its turns waits for the store any more."""
+    async with asyncio.timeout(120):
+        while (view := await torpor.get(session_id)).kept_turns:
+            pass
+    return view
