@@ -218,7 +218,9 @@ class Sessions:
     async def delete(self, session_id: str) -> None:
         """Drop the session; what no other session reaches is freed in the background."""
         await self._store.delete_session(session_id)
+        self._turns.outage.drop(session_id)
         self._residency.forget_servers(session_id)
+        self._residency.take_written(session_id)
         await give_up(self._pool, self._residency, session_id)
 
     async def _snapshot_view(self, snapshot: Snapshot) -> SnapshotView:

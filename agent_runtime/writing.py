@@ -40,11 +40,11 @@ class Writers:
         at_last: done before it is given back, however the block ends
         Raises CannotStore, LeaseHeld.
         """
-        if self._residency.servers(session_id) is None:
-            self._residency.writing_to(session_id, await self._store.watch("fsync"))
+        servers = self._residency.servers(session_id) or await self._store.watch("fsync")
         lease = await self._store.acquire(
             session_id, ttl=self._settings.lease_ttl, owner=self.owner
         )
+        self._residency.writing_to(session_id, servers)
         renewing = asyncio.create_task(self._renew(lease))
         try:
             yield await storable_session(self._store, session_id), lease

@@ -102,8 +102,12 @@ async def test_a_new_session_goes_when_nobody_listens_to_its_first_answer(conver
 
 
 async def test_an_answer_is_given_although_it_cannot_be_noted(converse, store, monkeypatch):
-    async def gone(*_, **__):
-        raise StoreUnavailable("gone")
+    put = store.notes.put
+
+    async def gone(tenant, name, *note, **options):
+        if name.startswith("said:"):
+            raise StoreUnavailable("gone")
+        await put(tenant, name, *note, **options)
 
     monkeypatch.setattr(store.notes, "put", gone)
     result = await result_of(converse(ASKED, HELLO))

@@ -17,7 +17,7 @@ from agent_runtime.turns import Turns
 from engine.pool import EnginePool, Settled
 from state_store.embedded import EmbeddedServer
 from state_store.encodings import Segment
-from state_store.errors import StoreUnavailable
+from state_store.errors import NotFound, StoreUnavailable
 from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
 
@@ -99,7 +99,13 @@ async def kept(server, store):
         return commit.snapshot.id
 
     yield SimpleNamespace(
-        session=session, outage=outage, engine=engine, lease=lease, commit=commit, sessions=sessions
+        session=session,
+        outage=outage,
+        engine=engine,
+        lease=lease,
+        commit=commit,
+        sessions=sessions,
+        residency=residency,
     )
     await store.release(lease)
     await turns.close()
@@ -164,3 +170,16 @@ async def test_a_session_is_suspended_with_what_was_kept_of_it(kept, store):
     suspended = await kept.sessions.suspend(kept.session.id, SuspendRequest(durability="memory"))
     assert kept.outage.kept(kept.session.id) == 0
     assert list(await store.tokens(suspended.head)) == [5, 6, 7]
+
+
+async def test_of_a_session_that_is_deleted_or_never_was_nothing_is_remembered(kept, store):
+    session_id = kept.session.id
+    kept.residency.wrote(session_id, 7)
+    await store.release(kept.lease)
+    await kept.sessions.delete(session_id)
+    assert kept.outage.kept(session_id) == 0
+    assert kept.outage.standing(session_id) is None
+    assert kept.residency.take_written(session_id) == 0
+    with pytest.raises(NotFound):
+        await kept.sessions.suspend(session_id, SuspendRequest(durability="memory"))
+    assert kept.residency.servers(session_id) is None
