@@ -2,16 +2,24 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo
 
+from agent_runtime.attempt import Attempts
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.constraints import Constraints, NamedTool, structural_tag
 from agent_runtime.demo.script import SYSTEM
+from agent_runtime.generation import Generation
+from agent_runtime.histories import EMPTY
 from agent_runtime.models import TurnRequest
+from agent_runtime.placing import Placement
+from agent_runtime.residency import Residency
 from agent_runtime.sdk import ApiError
+from engine.client import Chunk
+from engine.errors import EngineUnreachable
 from engine.profiles import PROFILES
 from tools.define import ToolSpec
 
@@ -89,6 +97,9 @@ def fits(chat, grammars):
         ({"tool_choice": {"name": "stop"}}, MOVE, False),
         ({"tool_choice": "none"}, "7 < 9, and that is all.", True),
         ({"tool_choice": "none"}, f"Well. {STOP}", False),
+        ({"strict_calls": True}, f"I do. {MOVE} And {STOP} Done.", True),
+        ({"strict_calls": True}, "Moved.", True),
+        ({"strict_calls": True}, f"I do. {MOVE.replace('=to', '=from')}", False),
         ({"json_schema": POINT}, '{"x": 1, "colour": "red"}', True),
         ({"json_schema": POINT}, '{"x": 1, "colour": "green"}', False),
         ({"json_schema": POINT}, STOP, True),
@@ -213,3 +224,34 @@ async def test_what_a_tool_asks_of_its_arguments_cannot_be_left_out(torpor):
     with pytest.raises(ApiError, match="multipleOf"):
         await torpor.turn(picking.id, "Hello.", tool_choice="required")
     await torpor.delete(picking.id)
+
+
+class Dying:
+    """An engine that gives one token and is gone, in the place of one that is killed."""
+
+    record = SimpleNamespace(boot_id="boot", page_size=64, engine_id="engine")
+    turns = 0
+
+    def __init__(self, chat):
+        self.client = self
+        self._chat = chat
+
+    async def generate(self, *_, **__):
+        yield Chunk(tuple(self._chat.encode("n")), 0, None, None)
+        raise EngineUnreachable("engine is gone.")
+
+    async def while_alive(self, following):
+        return await following
+
+
+async def test_no_other_engine_goes_on_in_the_middle_of_what_is_held_to_a_grammar(chat):
+    """It would hold the rest to the whole grammar."""
+    attempts = Attempts(SimpleNamespace(router=None), None, Residency(), chat)
+    session = SimpleNamespace(id="ses-1", body=SimpleNamespace(meta={"tools": []}))
+    request = TurnRequest(messages=[Message(role="user", content="Hi.")], regex="no")
+    generation = Generation(Placement(Dying(chat), "it is there"))
+    pieces = attempts.text(session, EMPTY, request, generation, salt="s", make_ready=None)
+    with pytest.raises(EngineUnreachable, match="held to a grammar; repeat the turn"):
+        async for _ in pieces:
+            pass
+    assert len(generation.ids) == 1
