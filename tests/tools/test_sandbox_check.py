@@ -60,15 +60,31 @@ mount --bind "$2" /mnt/packages
 mount --bind "$3" /mnt/torpor
 cd /mnt/torpor
 export PYTHONPATH=/mnt/torpor:/mnt/packages
-eval "$4"
-exec setpriv --reuid=64901 --regid=64901 --clear-groups --inh-caps=-all -- \\
-    /mnt/python/bin/python3 -m tools.sandbox
+shift 3
+exec setpriv --reuid=64901 --regid=64901 --clear-groups --inh-caps=-all -- "$@"
+"""
+PYTHON = "/mnt/python/bin/python3"
+BOMB = """
+import asyncio, tempfile
+from pathlib import Path
+from tools.sandbox import Limits, Sandbox
+from tools.workspaces import Workspaces
+
+async def main(folder):
+    path = Workspaces(Path(folder) / "w").create("one")
+    sandbox = Sandbox(Limits(memory=100 * 2**20, free_disk=1))
+    code = "import time\\nkept = []\\nfor _ in range(300): kept.append(bytearray(2**20))\\n"
+    ran = await sandbox.run(["python3", "-c", code + "time.sleep(30)"], path)
+    print(ran.text())
+
+with tempfile.TemporaryDirectory() as folder:
+    asyncio.run(main(folder))
 """
 
 
-def check_as_another_user(before: str) -> subprocess.CompletedProcess[str]:
+def as_another_user(*command: str) -> subprocess.CompletedProcess[str]:
     paths = [sys.base_prefix, sysconfig.get_paths()["purelib"], str(ROOT)]
-    script = ["sh", "-c", AS_ANOTHER, "sh", *paths, before]
+    script = ["sh", "-c", AS_ANOTHER, "sh", *paths, *command]
     return subprocess.run(
         ["unshare", "--mount", "--", *script], capture_output=True, text=True, check=False
     )
@@ -76,19 +92,22 @@ def check_as_another_user(before: str) -> subprocess.CompletedProcess[str]:
 
 @as_root
 def test_an_ordinary_user_can_make_a_sandbox_too():
-    ran = check_as_another_user("true")
+    ran = as_another_user(PYTHON, "-m", "tools.sandbox")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "limits hold" in ran.stdout
 
 
 @as_root
+def test_an_ordinary_user_is_protected_from_a_memory_bomb():
+    ran = as_another_user(PYTHON, "-c", BOMB)
+    assert ran.stdout == "[ended: it used more than 100 MiB of memory]\n", ran.stderr
+
+
+@as_root
 def test_a_user_who_may_not_make_namespaces_is_told_so():
     # In a user namespace of its own, whose setting is nobody else's.
-    ran = check_as_another_user(
-        "exec unshare --user --map-root-user sh -c "
-        "'echo 0 > /proc/sys/user/max_user_namespaces; exec /mnt/python/bin/python3 "
-        "-m tools.sandbox'"
-    )
+    forbid = f"echo 0 > /proc/sys/user/max_user_namespaces; exec {PYTHON} -m tools.sandbox"
+    ran = as_another_user("unshare", "--user", "--map-root-user", "sh", "-c", forbid)
     assert ran.returncode == 1, ran.stderr
     assert "nothing was run" in ran.stdout
     assert "max_user_namespaces above zero" in ran.stdout

@@ -1,12 +1,13 @@
 """Ways out of the sandbox, each one tried for real."""
 
+import asyncio
 import os
 import socket
 
 import psutil
 import pytest
 
-from tools.errors import OutsideWorkspace
+from tools.errors import OutsideWorkspace, ToolFailed
 from tools.workspaces import Tree
 
 # What a script prints when its way out worked, made so that no error message can hold it.
@@ -120,6 +121,45 @@ async def test_links_and_dots_lead_nowhere_from_outside(box, secret, path):
     tree = Tree(box.workspace)
     with pytest.raises(OutsideWorkspace), tree.parent(path) as (folder, name):
         tree.open(folder, name, path)
+
+
+async def test_a_folder_swapped_for_a_link_at_the_wrong_moment_leads_nowhere(box, secret):
+    """A command swaps them as fast as it can, while they are read from outside."""
+    (box.workspace / "folder").mkdir()
+    (box.workspace / "folder" / "secret.txt").write_text("its own")
+    (box.workspace / "folder").chmod(0o777)
+    box.workspace.chmod(0o777)
+    swapping = asyncio.create_task(
+        box.python(
+            "import os, time\n"
+            f"os.symlink({str(secret.parent)!r}, 'link')\n"
+            "open('started', 'w').close()\n"
+            "end = time.monotonic() + 1.5\n"
+            "while time.monotonic() < end:\n"
+            "    os.rename('folder', 'aside'); os.rename('link', 'folder')\n"
+            "    os.rename('folder', 'link'); os.rename('aside', 'folder')\n"
+        )
+    )
+    tree, seen = Tree(box.workspace), {"read": 0, "refused": 0}
+
+    def look():
+        try:
+            with tree.parent("folder/secret.txt") as (folder, name):
+                opened = tree.open(folder, name, "folder/secret.txt")
+        except ToolFailed:
+            seen["refused"] += 1
+            return
+        with os.fdopen(opened) as file:
+            assert file.read() == "its own"
+        seen["read"] += 1
+
+    while not (box.workspace / "started").exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    while not swapping.done():
+        await asyncio.to_thread(lambda: [look() for _ in range(200)])
+    assert (await swapping).exit_code == 0
+    assert seen["read"] > 0
+    assert seen["refused"] > 0
 
 
 async def test_proc_shows_only_the_sandbox(box):

@@ -8,6 +8,7 @@ import pytest
 
 from tools.errors import BadLimits
 from tools.sandbox import Limits
+from tools.sandbox.watching import Watch
 
 MIB = 2**20
 
@@ -213,6 +214,15 @@ async def test_folders_can_not_be_nested_endlessly(box):
 async def test_the_disk_is_never_filled_even_by_files_that_no_walk_finds(box):
     ran = await box.shell("exec sleep 30", free_disk=2**60)
     assert ran.ended == "less than 1.07e+09 GiB are free on the workspace's disk"
+
+
+async def test_a_command_whose_limits_can_not_be_looked_after_is_ended(box, monkeypatch):
+    def broken(watch, before):
+        raise OSError("no more descriptors")
+
+    monkeypatch.setattr(Watch, "_disk", broken)
+    ran = await box.shell("sleep 30")
+    assert ran.ended == "its limits can't be looked after: no more descriptors"
 
 
 async def test_endless_output_is_ended_and_what_came_first_is_kept(box):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
-import psutil
-
 from tools.errors import ToolFailed
 from tools.sandbox.limits import Limits, size
 from tools.workspaces.tree import Tree
 
+logger = logging.getLogger(__name__)
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _EVERY = 0.05  # seconds; what grows in it can pass a limit before the end comes
 _SHARE = 5  # a look at a large workspace may take one part in so many of the time
 
@@ -38,16 +40,11 @@ class Watch(threading.Thread):
         self.reached = ""  # the limit that ended the command, as a sentence for the model
 
     def run(self) -> None:
-        before, next_look = None, 0.0
-        while not self._over.wait(_EVERY):
-            now = time.monotonic()
-            reason = self._time(now) or self._memory()
-            if not reason and now >= next_look:
-                before, reason = self._disk(before)
-                next_look = time.monotonic() + _SHARE * (time.monotonic() - now)
-            if reason:
-                self.end(reason)
-                return
+        try:
+            self._watch()
+        except Exception as error:  # without us the limits would not hold
+            logger.exception("the watch of a sandbox failed")
+            self.end(f"its limits can't be looked after: {error}")
 
     def end(self, reason: str) -> None:
         """End the command now. The first reason given stays."""
@@ -61,33 +58,44 @@ class Watch(threading.Thread):
         self.join()
         os.close(self._pidfd)
 
+    def _watch(self) -> None:
+        before, next_look = None, 0.0
+        while not self._over.wait(_EVERY):
+            now = time.monotonic()
+            reason = self._time(now) or self._memory()
+            if not reason and now >= next_look:
+                before, reason = self._disk(before)
+                next_look = time.monotonic() + _SHARE * (time.monotonic() - now)
+            if reason:
+                self.end(reason)
+                return
+
     def _time(self, now: float) -> str:
         if now < self._deadline:
             return ""
         return f"it took longer than {self._limits.seconds:g} seconds"
 
     def _memory(self) -> str:
-        processes = self._processes()
-        # Pages that processes share are counted for each of them here: it is an upper bound. Their
-        # parts are read one by one, and grow when another process ends meanwhile: so twice.
+        # Pages that processes share are counted for each of them at first: it is an upper bound.
+        # Their parts are read one by one, and grow when another process ends meanwhile: so twice.
         for _ in range(2):
-            if sum(resident for _, resident in processes) <= self._limits.memory:
+            processes = self._processes()
+            if sum(_resident(process) for process in processes) <= self._limits.memory:
                 return ""
-            used = sum(_proportional(number, resident) for number, resident in processes)
+            used = sum(_proportional(process) for process in processes)
             if used <= self._limits.memory:
                 return ""
-            processes = self._processes()
         return f"it used more than {size(self._limits.memory)} of memory"
 
-    def _processes(self) -> list[tuple[int, int]]:
-        """Number and resident bytes of each process in the sandbox."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            first = psutil.Process(self._first)
-            for process in (first, *first.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found.append((process.pid, process.memory_info().rss))
-        return found
+    def _processes(self) -> list[Path]:
+        """The folders in /proc of all processes in the sandbox, as its own /proc lists them."""
+        inside = Path(f"/proc/{self._first}/root/proc")
+        try:
+            if inside.stat().st_dev == Path("/proc").stat().st_dev:
+                return []  # it is being made, and still sees the host's: nothing runs in it yet
+            return [path for path in inside.iterdir() if path.name.isdigit()]
+        except (FileNotFoundError, ProcessLookupError):  # not there yet, or over
+            return []
 
     def _disk(self, before: int | None) -> tuple[int, str]:
         """Bytes of the workspace when the command started, and what is over."""
@@ -108,12 +116,18 @@ class Watch(threading.Thread):
         return before, ""
 
 
-def _proportional(number: int, resident: int) -> int:
-    """Bytes of a process, with its part of what it shares; `resident` where nobody tells."""
+def _resident(process: Path) -> int:
+    """Bytes in memory, those that are shared among them."""
     try:
-        lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+        return int((process / "statm").read_text().split()[1]) * _PAGE
     except (FileNotFoundError, ProcessLookupError):  # it ended
         return 0
-    except OSError:
-        return resident
+
+
+def _proportional(process: Path) -> int:
+    """Bytes in memory, with its part of those that are shared."""
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
