@@ -1,6 +1,7 @@
 """ChatTorpor: LangChain sends whole conversations, and lands on the state that they led to."""
 
 import operator
+import secrets
 from typing import Annotated, TypedDict
 
 import pytest
@@ -21,6 +22,7 @@ from agent_runtime.demo.script import SYSTEM
 from agent_runtime.errors import BadRequest, TextOnly, ToolsDiffer, WrongMessage
 from agent_runtime.langchain import ChatTorpor
 from agent_runtime.langchain.messages import said
+from agent_runtime.saver import TorporSaver
 from agent_runtime.sdk import ApiError
 
 from .talk import PAGE
@@ -90,6 +92,27 @@ async def test_a_graph_written_by_hand_calls_tools(model):
     asked = {"messages": [HumanMessage("What is 12 + 30?")]}
     messages = (await graph.compile().ainvoke(asked))["messages"]
     assert messages[-1].text == "12 + 30 = 42."
+
+
+async def test_time_travel_of_an_agent_goes_back_to_the_state_that_it_had(model, stage):
+    async with await TorporSaver.connect(stage.store.url) as saver:
+        agent = create_agent(model, [calculator], checkpointer=saver)
+        thread = {"configurable": {"thread_id": secrets.token_hex(8)}}
+        texts = ["Remember: the code of harbour is 4712.", "Tick.", "Mode: green."]
+        for text in texts:
+            await agent.ainvoke({"messages": [HumanMessage(text)]}, thread)
+        history = [state async for state in agent.aget_state_history(thread)]
+        earlier = next(
+            state for state in history if len(state.values["messages"]) == 4 and not state.next
+        )
+        asked = {"messages": [HumanMessage("What is the code of harbour?")]}
+        messages = (await agent.ainvoke(asked, earlier.config))["messages"]
+    assert len(messages) == 6
+    assert messages[-1].text == "The code of harbour is 4712."
+    before, after = (messages[place].response_metadata for place in (3, 5))
+    assert after["parent"] == before["snapshot"]
+    assert after["session"] != before["session"]
+    assert after["recomputed_tokens"] <= PAGE
 
 
 async def test_pieces_come_as_they_are_generated_and_add_up(model):
