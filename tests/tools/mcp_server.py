@@ -1,9 +1,7 @@
 """An MCP server for tests, made with the official SDK: `stdio`, or `http PORT TOKEN`."""
 
-import base64
 import os
 import sys
-import time
 
 import anyio
 import uvicorn
@@ -33,8 +31,8 @@ async def count(file: str, seconds: float) -> str:
 
 @server.tool(annotations=ToolAnnotations(readOnlyHint=True))
 async def look(file: str, seconds: float) -> str:
-    """Does the same and says that it only reads."""
-    return await count(file, seconds)
+    """Does the same and says that it only reads; it takes its time when it is called first."""
+    return await count(file, 0 if os.path.exists(file) else seconds)  # noqa: ASYNC240, PTH110
 
 
 @server.tool()
@@ -107,9 +105,6 @@ def http(port: int, token: str) -> None:
 
 
 if sys.argv[1] == "stdio":
-    if len(sys.argv) > 2:
-        time.sleep(0.1)
-        sys.exit(f"broken: {base64.b64decode(sys.argv[2]).decode()}")
     server.run()
 else:
     http(int(sys.argv[2]), sys.argv[3])

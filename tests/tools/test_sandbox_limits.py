@@ -48,8 +48,7 @@ async def test_a_command_that_takes_too_long_is_ended_with_all_it_started(box):
 
 async def test_what_is_left_in_the_background_ends_with_the_command(box):
     ran = await box.shell("setsid sleep 9872.25 & echo done")
-    assert ran.output == "done\n"
-    assert ran.seconds < 10
+    assert ran.text() == "done"
     assert running("9872.25") == []
 
 
@@ -117,9 +116,9 @@ async def test_a_fork_bomb_stays_as_small_as_its_limit(box):
         "        os.write(1, b'.')\n"
         "        time.sleep(0.02)\n"
     )
-    assert ran.output.count(".") > 10
-    # The forks that worked, at 16 processes at a time and none before two seconds have passed.
-    assert ran.output.count("f") <= 16
+    assert ran.output.count(".") > 0
+    # The forks that worked: 16 processes at a time, and none ends while there are new ones.
+    assert 8 <= ran.output.count("f") <= 16
 
 
 async def test_threads_count_as_processes(box):
