@@ -91,6 +91,14 @@ class ChatFormat:
         """Text of `ids`, special tokens included."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
+    def thinks_after(self, prompt: Sequence[int]) -> bool:
+        """Whether what is generated after `prompt` begins inside the thinking."""
+        start = len(prompt)
+        while start and prompt[start - 1] != self.eos_id:
+            start -= 1
+        said = self.decode(prompt[start:])
+        return said.rfind("<think>") > said.rfind("</think>")
+
     def opening(
         self, messages: Sequence[Message], *, system: str | None, tools: Sequence[ToolSpec]
     ) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.models import TurnResult
+from tools.calls import ToolCall
 
 
 class Text(BaseModel):
@@ -19,19 +20,38 @@ class Text(BaseModel):
     text: str
 
 
-TurnEvent = Text | TurnResult
+class Reasoning(BaseModel):
+    """A piece of what the model thinks before it answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str
+
+
+class ToolCalled(ToolCall):
+    """A call that the model has written to its end."""
+
+
+TurnEvent = Reasoning | Text | ToolCalled | TurnResult
 """What a turn yields: its last event is the TurnResult."""
 
 EVENTS: dict[str, type[TurnEvent]] = {
+    "reasoning": Reasoning,
     "text": Text,
+    "tool_call": ToolCalled,
     "result": TurnResult,
 }
 
 
 def replayed(result: TurnResult) -> list[TurnEvent]:
     """The events of a turn that was answered before."""
-    text: list[TurnEvent] = [Text(text=result.text)] if result.text else []
-    return [*text, result]
+    reasoning = [Reasoning(text=result.reasoning)] if result.reasoning else []
+    text = [Text(text=result.text)] if result.text else []
+    return [*reasoning, *text, *(called(call) for call in result.tool_calls), result]
+
+
+def called(call: ToolCall) -> ToolCalled:
+    return ToolCalled(name=call.name, arguments=call.arguments)
 
 
 _NAMES = {kind: name for name, kind in EVENTS.items()}

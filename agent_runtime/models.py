@@ -115,6 +115,8 @@ class TurnResult(_Wire):
     failed_over: str | None = None
     """Which engines failed in this turn, when and why; the named one went on from there."""
     text: str
+    reasoning: str = ""
+    """What the model thought before it answered."""
     tool_calls: list[ToolCall]
     problems: list[str]
     finish_reason: str

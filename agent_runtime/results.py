@@ -26,6 +26,7 @@ def result_of(
     message = parse(
         text_before(text, generation.stopped_by),
         tools=[ToolSpec.model_validate(tool) for tool in session.body.meta["tools"]],
+        thinking=chat.thinks_after(prompt_delta or history.tokens),
         cut_off=generation.finish_reason == "length" or generation.stopped_by is not None,
     )
     return TurnResult(
@@ -35,6 +36,7 @@ def result_of(
         engine_because=generation.placement.why,
         failed_over="; ".join(generation.failed_over) or None,
         text=message.text,
+        reasoning=message.reasoning,
         tool_calls=list(message.calls),
         problems=[*message.problems, *_unsampled(request, record)],
         finish_reason=generation.finish_reason,

@@ -20,7 +20,7 @@ from agent_runtime.cancelling import Cancellable
 from agent_runtime.chat import Message
 from agent_runtime.constraints import protocol_fields
 from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReused
-from agent_runtime.events import Text, TurnEvent
+from agent_runtime.events import Reasoning, Text, TurnEvent, called
 from agent_runtime.message_log import WireMessage, messages_of, words_of
 from agent_runtime.models import (
     CreateSession,
@@ -31,7 +31,7 @@ from agent_runtime.models import (
     TurnResult,
     Usage,
 )
-from engine.backends.chat import Answer, Backend, Call
+from engine.backends.chat import Answer, Backend, Call, Piece
 from engine.client import Sampling
 from state_store.errors import StoreUnavailable
 from state_store.fingerprint import Fingerprint
@@ -158,11 +158,15 @@ class Stateless:
                 first_at = first_at or time.perf_counter()
                 if isinstance(event, Answer):
                     answer = event
-                elif event.text:
+                elif event.reasoning:
+                    yield Reasoning(text=event.reasoning)
+                if isinstance(event, Piece) and event.text:
                     yield Text(text=event.text)
         assert answer is not None, "a stream ends with its answer"
         generated_at = time.perf_counter()
         result = _result(session, parent, answer)
+        for call in result.tool_calls:
+            yield called(call)
         new.append(_said(answer, place=len(history) + len(new)))
         meta = await prepare(result)
         result = await self._commit(lease, parent, session, new, answer, request, result, meta)
@@ -351,6 +355,7 @@ def _result(session: Session, parent: Snapshot | None, answer: Answer) -> TurnRe
         session_id=session.id,
         parent=session.head,
         text=answer.text.strip(),
+        reasoning=answer.reasoning.strip(),
         tool_calls=calls,
         problems=problems,
         finish_reason="stop" if answer.finish_reason == "tool_calls" else answer.finish_reason,

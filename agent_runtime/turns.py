@@ -23,7 +23,7 @@ from agent_runtime.cancelling import Cancellable, Cancelling
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import HeadMoved, NoModel, NothingInterrupted, StillRunning
-from agent_runtime.events import Text, TurnEvent, replayed
+from agent_runtime.events import TurnEvent, replayed
 from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
 from agent_runtime.idempotency import Claims
@@ -33,6 +33,7 @@ from agent_runtime.outage import Outage, Standing
 from agent_runtime.placing import Placement, Placing
 from agent_runtime.prompting import prompt_delta
 from agent_runtime.readiness import Readiness
+from agent_runtime.reading import read
 from agent_runtime.residency import Residency
 from agent_runtime.results import result_of
 from agent_runtime.scheduling.admission import Admission, Slot
@@ -45,6 +46,7 @@ from engine.pool import Engine, EnginePool
 from state_store.errors import LeaseHeld, StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.store import StateStore
+from tools.tool import ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -251,8 +253,8 @@ class Turns:
                 await self.readiness.renew_shared(session, history, engine, asked.hashes)
                 pieces = cancellable.events(self._generate(before, asked, request, generation))
                 async with contextlib.aclosing(pieces):
-                    async for text in pieces:
-                        yield text
+                    async for event in pieces:
+                        yield event
                 generated_at = time.perf_counter()
                 before = dataclasses.replace(before, engine=generation.engine)
                 result = await self._commit(before, lease, delta, generation, record)
@@ -313,7 +315,7 @@ class Turns:
 
     async def _generate(
         self, before: Standing, asked: History, request: TurnRequest, generation: Generation
-    ) -> AsyncGenerator[Text]:
+    ) -> AsyncGenerator[TurnEvent]:
         """asked: the history with the new prompt."""
 
         async def make_ready(engine: Engine) -> list[str]:
@@ -330,9 +332,11 @@ class Turns:
         pieces = attempts.text(
             before.session, asked, request, generation, salt=before.salt, make_ready=make_ready
         )
-        async with contextlib.aclosing(pieces):
-            async for text in pieces:
-                yield Text(text=text)
+        tools = [ToolSpec.model_validate(tool) for tool in before.session.body.meta["tools"]]
+        thinking = self._chat.thinks_after(asked.tokens)
+        async with contextlib.aclosing(read(pieces, thinking=thinking, tools=tools)) as events:
+            async for event in events:
+                yield event
 
     async def _commit(
         self,
@@ -414,8 +418,8 @@ class Turns:
                 async with self._slot(before, delta, request) as slot:
                     pieces = self._generate(before, asked, request, generation)
                     async with contextlib.aclosing(pieces):
-                        async for text in pieces:
-                            yield text
+                        async for event in pieces:
+                            yield event
                     before = dataclasses.replace(before, engine=generation.engine)
                     result = result_of(self._chat, before, delta, generation, request)
                     _leave(slot, result)

@@ -18,6 +18,15 @@ class ToolCall(BaseModel):
 
 
 @dataclass(frozen=True)
+class Fresh:
+    """What has become certain of a message with its last piece."""
+
+    text: str
+    reasoning: str
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True)
 class ParsedMessage:
     """text: what is meant to be seen, without calls and thinking, blanks around it removed
     reasoning: what stood between the thinking tags

@@ -5,6 +5,7 @@ import pytest
 from agent_runtime.chat import Message
 from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.errors import NoBackend
+from agent_runtime.events import Reasoning, Text, ToolCalled
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError
@@ -148,6 +149,33 @@ async def test_an_answer_that_is_all_reasoning_is_a_problem(torpor, session, scr
     assert (result.text, result.problems) == (
         "", ["the answer was all reasoning, and there is no text"],
     )  # fmt: skip
+    assert result.reasoning == "Hm."
+
+
+async def test_reasoning_text_and_calls_are_streamed_apart(torpor, session, endpoint):
+    call = {"index": 0, "id": "1", "function": {"name": "add", "arguments": '{"a": "1"}'}}
+    stream = (
+        event({"reasoning_content": "H"})
+        + event({"reasoning_content": "m."})
+        + event({"content": "So:"})
+        + event({"tool_calls": [call]})
+        + USAGE
+        + event(finish_reason="tool_calls")
+        + DONE
+    )
+    endpoint.scripted.append(Scripted(stream))
+    *events, result = [event async for event in torpor.stream(session.id, "Now?")]
+    assert events == [
+        Reasoning(text="H"), Reasoning(text="m."), Text(text="So:"),
+        ToolCalled(name="add", arguments={"a": "1"}),
+    ]  # fmt: skip
+    assert (result.reasoning, result.text) == ("Hm.", "So:")
+    assert [call.name for call in result.tool_calls] == ["add"]
+    again = await torpor.turn(session.id, REMEMBER, idempotency_key="once")
+    assert again == (await torpor.turn(session.id, REMEMBER, idempotency_key="once")).model_copy(
+        update={"replayed": False}
+    )
+    assert len(await torpor.snapshots(session.id)) == 2
 
 
 async def test_forks_go_their_own_ways(torpor, session, store, endpoint):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tools.calls import ParsedMessage, ToolCall
 from tools.formats import CallParser, parse
 
+ADD = ToolCall(name="add", arguments={"a": "1"})
 TAGS = (
     "<think>", "</think>", "<tool_call>", "</tool_call>", "<function=add>", "<function=find>",
     "</function>", "<parameter=a>", "<parameter=b>", "</parameter>",
@@ -85,6 +86,29 @@ def test_visible_text_grows_only_at_its_end(message):
         assert final.text.startswith(shown)
 
 
+@given(messages, st.booleans())
+@example("<think> a\n<think></think><think>\n</think> b <think>c </think>", False)
+@example("a\n</think>\nb", True)
+def test_what_was_read_is_the_beginning_of_the_message(message, thinking):
+    parser = CallParser(thinking=thinking)
+    read = [parser.read(character) for character in message]
+    final = parser.finish()
+    if any("opened" in one or "thinking was not closed" in one for one in final.problems):
+        return
+    assert final.text.startswith("".join(one.text for one in read))
+    assert final.reasoning == "".join(one.reasoning for one in read)
+    called = [call for one in read for call in one.calls]
+    assert list(final.calls[: len(called)]) == called
+
+
+def test_thinking_and_calls_are_available_as_soon_as_they_are_certain():
+    parser = CallParser(thinking=True)
+    assert parser.read("First \n").reasoning == "First"
+    assert parser.read("this.\n</th").reasoning == " \nthis."
+    assert parser.read("ink>\nSo:").text == "So:"
+    assert parser.read("\n" + render(ADD)).calls == (ADD,)
+
+
 @given(plain_texts)
 def test_text_without_tags_is_all_visible(text):
     message = parse(text)
@@ -99,7 +123,6 @@ def test_visible_text_is_available_before_the_message_ends():
     assert parser.finish().calls == (ToolCall(name="add", arguments={"a": "1"}),)
 
 
-ADD = ToolCall(name="add", arguments={"a": "1"})
 A = "<parameter=a>\n1\n</parameter>\n"
 
 

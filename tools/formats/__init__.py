@@ -7,9 +7,10 @@ result never depends on where the text was split.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from tools.calls import ParsedMessage
+from tools.calls import Fresh, ParsedMessage
 from tools.errors import UnknownFormat
 from tools.formats.declared import against
 from tools.formats.hermes import HermesParser
@@ -51,6 +52,15 @@ class CallParser:
     def feed(self, piece: str) -> str:
         """See `MessageParser.feed`."""
         return self._parser.feed(piece)
+
+    def read(self, piece: str) -> Fresh:
+        """See `MessageParser.read`."""
+        fresh = self._parser.read(piece)
+        if self._tools is None:
+            return fresh
+        message = ParsedMessage("", "", fresh.calls, ())
+        checked = against(message, self._tools, strings_only=self._parser.strings_only)
+        return dataclasses.replace(fresh, calls=checked.calls)
 
     def finish(self, *, cut_off: bool = False) -> ParsedMessage:
         """See `MessageParser.finish`."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import ClassVar
 
-from tools.calls import ParsedMessage, ToolCall
+from tools.calls import Fresh, ParsedMessage, ToolCall
 from tools.formats.tags import Lexer, Token
 
 State = Callable[[Token], None]
@@ -35,6 +35,8 @@ class MessageParser:
         self._shown: list[str] = []
         self._fresh: list[str] = []
         self._blank = ""
+        self._fresh_thoughts: list[str] = []
+        self._thought_blank = ""
         self._reasoning: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
@@ -45,16 +47,22 @@ class MessageParser:
         self._again: deque[Token] = deque()
 
     def feed(self, piece: str) -> str:
-        """Take the next piece; return the visible text that has become certain.
+        """Take the next piece; return the visible text that has become certain: as `read`."""
+        return self.read(piece).text
 
-        What `feed` returned is the beginning of the final `text`, unless `</think>` comes without
-        its opener: then all before it was reasoning after all.
+    def read(self, piece: str) -> Fresh:
+        """Take the next piece; return what has become certain.
+
+        What was returned is the beginning of the final message, but for two bent ones. When
+        `</think>` comes without its opener, all before it was reasoning after all. When thinking
+        does not end, its end may have been calls.
         """
-        self._fresh = []
+        self._fresh, self._fresh_thoughts, known = [], [], len(self._calls)
         for token in self._lexer.feed(piece):
             self._again.append(token)
             self._drain()
-        return "".join(self._fresh)
+        calls = tuple(self._calls[known:])
+        return Fresh("".join(self._fresh), "".join(self._fresh_thoughts), calls)
 
     def finish(self, *, cut_off: bool = False) -> ParsedMessage:
         """End the message.
@@ -133,7 +141,17 @@ class MessageParser:
         if token.kind == "/think":
             self._end_thought("".join(self._thoughts))
         elif token.kind != "think" or any(not part.isspace() for part in self._thoughts):
-            self._thoughts.append(token.raw)
+            self._think(token.raw)
+
+    def _think(self, text: str) -> None:
+        is_first = not any(not part.isspace() for part in self._thoughts)
+        whole = text.lstrip() if is_first else self._thought_blank + text
+        body = whole.rstrip()
+        self._thought_blank = whole[len(body) :]
+        if body:
+            again = is_first and self._reasoning
+            self._fresh_thoughts.append(f"\n{body}" if again else body)
+        self._thoughts.append(text)
 
     def _end_thought(self, thought: str) -> None:
         if thought.strip():
