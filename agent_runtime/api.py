@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from agent_runtime import holding_routes, item_routes, session_routes, turn_routes
+from agent_runtime import holding_routes, item_routes, session_routes, turn_routes, version_routes
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
@@ -27,6 +27,7 @@ from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.turns import Turns
+from agent_runtime.versions import Versions
 from engine.backends.chat import Backend
 from engine.pool import EnginePool
 from state_store.errors import StoreError
@@ -51,6 +52,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             app.state.turns = Turns(store, pool, chat, residency, settings, stateless)
             app.state.sessions = Sessions(store, pool, app.state.turns, residency, settings)
             app.state.holding = Holding(store, pool, app.state.turns, residency)
+            app.state.versions = Versions(store, app.state.sessions, app.state.turns, settings)
             app.state.conversations = Conversations(
                 store, pool, app.state.sessions, app.state.turns, settings
             )
@@ -74,7 +76,9 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
         app.include_router(key_routes.router)
     app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(RequestIds)
-    for routes in (session_routes, holding_routes, turn_routes, item_routes, operation_routes):
+    for routes in (
+        session_routes, holding_routes, turn_routes, version_routes, item_routes, operation_routes,
+    ):  # fmt: skip
         app.include_router(routes.router)
 
     @app.get("/health")

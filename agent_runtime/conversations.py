@@ -221,7 +221,7 @@ class Conversations:
 
 
 def _turn(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
-    options = request.model_dump(exclude={"messages", "tools", "expected_head"})
+    options = request.model_dump(exclude={"messages", "tools", "expected_head"}, exclude_unset=True)
     return TurnRequest(**options, messages=list(messages), expected_head=head)
 
 

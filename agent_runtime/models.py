@@ -16,10 +16,21 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SamplingDefaults(_Wire):
+    """Of a session's turns, unless they say otherwise; see TurnRequest, which decides the rest."""
+
+    max_tokens: int | None = Field(default=None, ge=1, le=65536)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=16)
+
+
 class CreateSession(_Wire):
     system: str | None = None
     tools: list[ToolSpec] = []
     labels: dict[str, str] = {}
+    sampling: SamplingDefaults = SamplingDefaults()
     stateless: bool | None = None
     """Whether the runtime's backend answers it, which keeps no state; None: if there is nothing
     else in this runtime."""
@@ -264,6 +275,8 @@ class SnapshotView(_Wire):
 class SuspendRequest(_Wire):
     durability: str = "fsync"
     """`memory`, `fsync` or `replicated:n`: what must be confirmed before memory is given up."""
+    expected_head: str | None = None
+    """If given, nothing is done unless this is the session's head; "" if it is to be empty."""
 
 
 class Suspended(_Wire):
@@ -344,6 +357,8 @@ class ForkRequest(_Wire):
     tokens: int | None = Field(default=None, ge=0)
     """Instead: after so many tokens of the session's history; 0 is before the first turn."""
     labels: dict[str, str] = {}
+    expected_head: str | None = None
+    """If given, nothing is made unless this is the session's head; "" if it is to be empty."""
 
     @model_validator(mode="after")
     def _names_one_place(self) -> ForkRequest:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from agent_runtime.chat import ChatFormat
 from agent_runtime.errors import BadRequest, ContextFull
 from agent_runtime.histories import History
-from agent_runtime.models import TurnRequest
+from agent_runtime.models import SamplingDefaults, TurnRequest
 from engine.pool import Engine
 from state_store.records import Session
 from tools.define import ToolSpec
+
+
+def with_defaults(request: TurnRequest, session: Session) -> TurnRequest:
+    """What the request does not say, as the session was created to have it."""
+    defaults = SamplingDefaults.model_validate(session.body.meta.get("sampling", {}))
+    said = request.model_fields_set
+    given = defaults.model_dump(exclude_none=True, exclude=set(said))
+    return request.model_copy(update=given)
 
 
 def prompt_delta(

@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpx
 from pydantic import BaseModel
@@ -37,6 +39,7 @@ from agent_runtime.models import (
     Released,
     Resumed,
     ResumeRequest,
+    SamplingDefaults,
     SessionView,
     SnapshotView,
     Suspended,
@@ -44,6 +47,14 @@ from agent_runtime.models import (
     TurnRequest,
     TurnResult,
     Whereabouts,
+)
+from agent_runtime.version_models import (
+    DiffView,
+    Fork,
+    Forks,
+    ForksRequest,
+    RewindRequest,
+    TreeView,
 )
 from tools.define import ToolSpec
 
@@ -95,12 +106,19 @@ class Torpor:
         system: str | None = None,
         tools: Sequence[ToolSpec] = (),
         labels: Mapping[str, str] | None = None,
+        sampling: SamplingDefaults | None = None,
         stateless: bool | None = None,
         idempotency_key: str | None = None,
     ) -> SessionView:
-        """stateless: see CreateSession; idempotency_key: the same session for each attempt"""
+        """sampling: of turns that say nothing else; stateless: see CreateSession
+
+        idempotency_key: the same session for each attempt"""
         request = CreateSession(
-            system=system, tools=list(tools), labels=dict(labels or {}), stateless=stateless
+            system=system,
+            tools=list(tools),
+            labels=dict(labels or {}),
+            stateless=stateless,
+            sampling=sampling or SamplingDefaults(),
         )
         return SessionView.model_validate(
             await self._call(
@@ -197,8 +215,10 @@ class Torpor:
         events = self.converse_stream(messages, tools=tools, **options)
         return await _last(events)
 
-    async def suspend(self, session_id: str, *, durability: str = "fsync") -> Suspended:
-        body = SuspendRequest(durability=durability).model_dump()
+    async def suspend(
+        self, session_id: str, *, durability: str = "fsync", expected_head: str | None = None
+    ) -> Suspended:
+        body = SuspendRequest(durability=durability, expected_head=expected_head).model_dump()
         return Suspended.model_validate(
             await self._call("POST", f"/v1/sessions/{session_id}/suspend", body)
         )
@@ -240,18 +260,87 @@ class Torpor:
         snapshot: str | None = None,
         tokens: int | None = None,
         labels: Mapping[str, str] | None = None,
+        expected_head: str | None = None,
         idempotency_key: str | None = None,
     ) -> Forked:
         """A new session that begins with this one's history: up to its head, to `snapshot`, or to
         exactly `tokens` tokens (0: none), whose state is the latest one kept before."""
-        request = ForkRequest(snapshot=snapshot, tokens=tokens, labels=dict(labels or {}))
+        request = ForkRequest(
+            snapshot=snapshot, tokens=tokens, labels=dict(labels or {}), expected_head=expected_head
+        )
         body = request.model_dump()
         return Forked.model_validate(
             await self._call("POST", f"/v1/sessions/{session_id}/fork", body, key=idempotency_key)
         )
 
-    async def delete(self, session_id: str) -> None:
-        await self._call("DELETE", f"/v1/sessions/{session_id}")
+    async def forks(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        snapshot: str | None = None,
+        tokens: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> list[Fork]:
+        """As `fork`, so many at once: each made, or not and with its problem."""
+        request = ForksRequest(
+            count=count, snapshot=snapshot, tokens=tokens, labels=dict(labels or {})
+        )
+        path = f"/v1/sessions/{session_id}/forks"
+        answer = await self._call("POST", path, request.model_dump(), key=idempotency_key)
+        return Forks.model_validate(answer).forks
+
+    async def rewind(
+        self,
+        session_id: str,
+        *,
+        snapshot: str | None = None,
+        turns: int | None = None,
+        expected_head: str | None = None,
+    ) -> SessionView:
+        """Move the head back to a snapshot of the session's history ("": before the first turn),
+        or by a number of turns. What no session reaches any more is let go."""
+        body = RewindRequest(snapshot=snapshot, turns=turns, expected_head=expected_head)
+        path = f"/v1/sessions/{session_id}/rewind"
+        return SessionView.model_validate(await self._call("POST", path, body.model_dump()))
+
+    async def diff(self, session_id: str, other: str) -> DiffView:
+        """Where the session's history and that of another session or snapshot part."""
+        path = f"/v1/sessions/{session_id}/diff?{urlencode({'other': other})}"
+        return DiffView.model_validate(await self._call("GET", path))
+
+    async def tree(self, session_id: str) -> TreeView:
+        """The session, all its forks and theirs, and what they reach."""
+        return TreeView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}/tree"))
+
+    async def export(self, session_id: str, path: Path) -> None:
+        """Write the session with its whole history to a file."""
+        try:
+            async with self._http.stream("GET", f"/v1/sessions/{session_id}/export") as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _api_error(response)
+                with path.open("wb") as file:
+                    async for piece in response.aiter_bytes():
+                        file.write(piece)
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+
+    async def import_session(self, path: Path) -> SessionView:
+        """A new session from an exported file."""
+        try:
+            response = await self._http.post("/v1/import", content=_pieces(path))
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+        if response.status_code >= 400:
+            raise _api_error(response)
+        return SessionView.model_validate(response.json())
+
+    async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
+        """expected_head: if given, nothing is done unless it is the session's head"""
+        query = "" if expected_head is None else f"?{urlencode({'expected_head': expected_head})}"
+        await self._call("DELETE", f"/v1/sessions/{session_id}{query}")
 
     async def items(self, name: str, *, limit: int | None = None) -> list[Any]:
         """What a framework keeps under a name: the last `limit` items, in their order."""
@@ -282,7 +371,7 @@ class Torpor:
     async def _streamed(
         self, path: str, request: BaseModel | None, key: str | None = None
     ) -> AsyncGenerator[TurnEvent]:
-        body = None if request is None else request.model_dump(mode="json")
+        body = None if request is None else request.model_dump(mode="json", exclude_unset=True)
         try:
             async with self._http.stream(
                 "POST", path, json=body, headers=_headers(key)
@@ -317,6 +406,12 @@ class Torpor:
 
 def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Idempotency-Key": key}
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:

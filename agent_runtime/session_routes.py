@@ -92,6 +92,6 @@ async def fork(sessions: Asked, session_id: str, request: ForkRequest, key: Key 
 
 
 @router.delete("/{session_id}", status_code=204)
-async def delete(sessions: Asked, session_id: str) -> Response:
-    await sessions.delete(session_id)
+async def delete(sessions: Asked, session_id: str, expected_head: str | None = None) -> Response:
+    await sessions.delete(session_id, expected_head=expected_head)
     return Response(status_code=204)

@@ -26,7 +26,7 @@ from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
-from agent_runtime.turns import Turns
+from agent_runtime.turns import Turns, require_head
 from agent_runtime.whereabouts import whereabouts
 from engine.pool import EnginePool
 from state_store.errors import NotFound
@@ -79,6 +79,7 @@ class Sessions:
             meta={
                 "system": request.system,
                 "tools": [tool.model_dump(mode="json") for tool in request.tools],
+                "sampling": request.sampling.model_dump(exclude_none=True),
             },
             session_id=session_id,
         )
@@ -113,7 +114,7 @@ class Sessions:
         if session.head is None:
             return []
         return [
-            await self._snapshot_view(snapshot)
+            await self.snapshot_view(snapshot)
             for snapshot in await self._store.ancestors(session.head)
         ]
 
@@ -128,6 +129,7 @@ class Sessions:
         started = time.perf_counter()
         async with self._turns.writing(session_id) as (session, lease):
             session = await self._turns.outage.catch_up(session, lease)
+            require_head(session, request.expected_head)
             reached = await confirmed(self._store, self._residency, session_id, request.durability)
             await give_up(self._pool, self._residency, session_id)
         return Suspended(
@@ -184,20 +186,25 @@ class Sessions:
         nothing: it shares the pages and states.
 
         key: of idempotency; the fork that was made with it first is told of again
-        Raises NotFound; BadRequest beyond the end; KeyReused.
+        Raises NotFound; BadRequest beyond the end; HeadMoved, KeyReused.
         """
 
         async def make(ids: list[str]) -> Forked:
-            return await self._fork(session_id, request, ids[0])
+            return await self.make_fork(session_id, request, ids[0])
 
         what = f"a fork of {session_id}"
         new_ids = [self._store.new_session_id(beside=session_id)]
         return await self._turns.claims.once(key, what, request, new_ids, make, Forked)
 
-    async def _fork(self, session_id: str, request: ForkRequest, fork_id: str) -> Forked:
+    async def make_fork(self, session_id: str, request: ForkRequest, fork_id: str) -> Forked:
+        """As `fork`, under this id; the session that has it already, if there is one."""
+        await self.require_head(session_id, request.expected_head)
         if request.tokens is None:
             forked = await self._store.fork(
-                session_id, snapshot_id=request.snapshot, labels=request.labels, fork_id=fork_id
+                session_id,
+                snapshot_id=request.snapshot or request.expected_head or None,
+                labels=request.labels,
+                fork_id=fork_id,
             )
         else:
             session = await self._store.session(session_id)
@@ -215,15 +222,30 @@ class Sessions:
         view = await self._view(forked, {})
         return Forked(**view.model_dump(), recompute_tokens=view.tokens - view.boundary)
 
-    async def delete(self, session_id: str) -> None:
-        """Drop the session; what no other session reaches is freed in the background."""
-        await self._store.delete_session(session_id)
+    async def require_head(self, session_id: str, expected: str | None) -> None:
+        """Raises HeadMoved, NotFound."""
+        if expected is not None:
+            require_head(await self._store.session(session_id), expected)
+
+    async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
+        """Drop the session; what no other session reaches is freed in the background.
+
+        expected_head: if given, nothing is done unless it is the head, and nobody writes
+        Raises NotFound; HeadMoved, LeaseHeld.
+        """
+        if expected_head is None:
+            await self._store.delete_session(session_id)
+        else:
+            async with self._turns.writing(session_id) as (session, _):
+                require_head(session, expected_head)
+                await self._store.delete_session(session_id)
         self._turns.outage.drop(session_id)
         self._residency.forget_servers(session_id)
         self._residency.take_written(session_id)
         await give_up(self._pool, self._residency, session_id)
 
-    async def _snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
+    async def snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
+        """The snapshot as the API shows it."""
         fingerprint = await self._store.fingerprint(snapshot.fingerprint_id)
         return SnapshotView(
             id=snapshot.id,

@@ -31,7 +31,7 @@ from agent_runtime.keeping import Keeping
 from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.outage import Outage, Standing
 from agent_runtime.placing import Placement, Placing
-from agent_runtime.prompting import prompt_delta
+from agent_runtime.prompting import prompt_delta, with_defaults
 from agent_runtime.readiness import Readiness
 from agent_runtime.reading import read
 from agent_runtime.residency import Residency
@@ -180,8 +180,8 @@ class Turns:
                 if key is not None and is_retry:
                     result = await self._answers.found(session, key)
                 if result is None:
-                    _require_head(session, on)
-                    _require_head(session, request.expected_head)
+                    require_head(session, on)
+                    require_head(session, request.expected_head)
                     record = await self.records.begin(
                         session, request, owner=self._writers.owner, key=key
                     )
@@ -215,17 +215,19 @@ class Turns:
     async def _record_turn(
         self, session: Session, lease: Lease, record: TurnRecord
     ) -> AsyncGenerator[TurnEvent]:
+        # The record keeps the request as it came, for who sends it again.
+        request = with_defaults(record.request, session)
         with self._cancelling.running(session, record.id) as cancellable:
             if await self.stateless.holds(session):
                 events = self.stateless.turn(
                     session,
                     lease,
-                    record.request,
+                    request,
                     cancellable=cancellable,
                     prepare=lambda result: self._answers.prepare(session, record, result),
                 )
             else:
-                events = self._turn(session, lease, record, cancellable)
+                events = self._turn(session, lease, request, record, cancellable)
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, TurnResult):
@@ -234,9 +236,13 @@ class Turns:
                     yield event
 
     async def _turn(
-        self, session: Session, lease: Lease, record: TurnRecord, cancellable: Cancellable
+        self,
+        session: Session,
+        lease: Lease,
+        request: TurnRequest,
+        record: TurnRecord,
+        cancellable: Cancellable,
     ) -> AsyncGenerator[TurnEvent]:
-        request = record.request
         started = time.perf_counter()
         generation = Generation(await self.placing.place(session))
         with generation.counted():
@@ -257,7 +263,7 @@ class Turns:
                         yield event
                 generated_at = time.perf_counter()
                 before = dataclasses.replace(before, engine=generation.engine)
-                result = await self._commit(before, lease, delta, generation, record)
+                result = await self._commit(before, lease, delta, generation, request, record)
                 _leave(slot, result)
         timing = Timing(
             ttft_s=(generation.first_token_at or generated_at) - started,
@@ -286,6 +292,11 @@ class Turns:
                 "and knows no tokenizer. The session is kept; ask a runtime that has the model."
             )
         return self._chat_format
+
+    def forget(self, session_id: str) -> None:
+        """What this process knows of the session's head, which was moved back."""
+        self.outage.drop(session_id)
+        self._residency.left(session_id)
 
     async def close(self) -> None:
         """Turns that wait for the store end here: they lived in this process only."""
@@ -344,10 +355,10 @@ class Turns:
         lease: Lease,
         delta: list[int],
         generation: Generation,
+        request: TurnRequest,
         turn: TurnRecord,
     ) -> TurnResult:
         session, engine, record = before.session, before.engine, before.engine.record
-        request = turn.request
         new_ids = [*delta, *generation.ids]
         after = before.after(new_ids)
         result = result_of(self._chat, before, delta, generation, request)
@@ -407,7 +418,8 @@ class Turns:
                     yield event
                 return
             session, history = before.session, before.history
-            _require_head(session, request.expected_head)
+            require_head(session, request.expected_head)
+            request = with_defaults(request, session)
             delta = prompt_delta(self._chat, session, history, request, before.engine)
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why
@@ -427,11 +439,12 @@ class Turns:
             yield self._keeping.keep(before, new_ids, result, request, why, key)
 
 
-def _require_head(session: Session, expected: str | None) -> None:
+def require_head(session: Session, expected: str | None) -> None:
+    """Raises HeadMoved unless `expected` is the session's head, "" for an empty one, or None."""
     if expected not in (None, session.head or ""):
         raise HeadMoved(
             f"head of {session.id} is {session.head or 'empty'}, not {expected or 'empty'}; "
-            "nothing was generated. Read the session again and decide, or fork it where you were."
+            "nothing was done. Read the session again and decide, or fork it where you were."
         )
 
 

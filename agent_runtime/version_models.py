@@ -1,0 +1,82 @@
+"""What travels about versions of sessions: many forks, rewinding, comparing, the tree."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agent_runtime.models import Forked, ForkRequest, Problem, SnapshotView
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ForksRequest(ForkRequest):
+    count: int = Field(ge=1, le=256)
+
+
+class Fork(_Wire):
+    """One of many forks: made, or not, and why."""
+
+    fork: Forked | None = None
+    problem: Problem | None = None
+
+
+class Forks(_Wire):
+    forks: list[Fork]
+
+
+class RewindRequest(_Wire):
+    """Back to a snapshot of the session's own history, or by a number of turns, or to before the
+    first one (`snapshot` is "")."""
+
+    snapshot: str | None = None
+    turns: int | None = Field(default=None, ge=1)
+    expected_head: str | None = None
+    """If given, nothing is done unless this is the head; "" if it is to be empty."""
+
+    @model_validator(mode="after")
+    def _names_one_place(self) -> Self:
+        if (self.snapshot is None) is (self.turns is None):
+            raise ValueError("a session is rewound to a snapshot or by a number of turns")
+        return self
+
+
+class DiffView(_Wire):
+    """Where two histories part.
+
+    ancestor:         the last snapshot that both have, None if they share none
+    left, right:      the snapshots after it on each side, oldest first
+    first_difference: position of the first token that differs; None if one only goes on where the
+                      other ends
+    """
+
+    ancestor: SnapshotView | None
+    left: list[SnapshotView]
+    right: list[SnapshotView]
+    first_difference: int | None
+    common_tokens: int
+    left_tokens: int
+    right_tokens: int
+
+
+class BranchView(_Wire):
+    """A session of a tree."""
+
+    id: str
+    head: str | None
+    forked_from: str | None
+    labels: dict[str, str]
+    created_at: float
+
+
+class TreeView(_Wire):
+    """A session, all its forks and theirs, and the snapshots that they reach.
+
+    snapshots: each after its parent; sessions: oldest first
+    """
+
+    snapshots: list[SnapshotView]
+    sessions: list[BranchView]

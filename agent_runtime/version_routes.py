@@ -1,0 +1,71 @@
+"""Routes of versions: many forks, rewinding, comparing, the tree, export and import."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+
+from agent_runtime.headers import Key
+from agent_runtime.models import SessionView
+from agent_runtime.version_models import DiffView, Forks, ForksRequest, RewindRequest, TreeView
+from agent_runtime.versions import Versions
+
+router = APIRouter(prefix="/v1")
+
+
+def _versions(request: Request) -> Versions:
+    versions: Versions = request.app.state.versions
+    return versions
+
+
+Asked = Annotated[Versions, Depends(_versions)]
+
+
+@router.post("/sessions/{session_id}/forks", status_code=201)
+async def forks(versions: Asked, session_id: str, request: ForksRequest, key: Key = None) -> Forks:
+    return await versions.forks(session_id, request, key=key)
+
+
+@router.post("/sessions/{session_id}/rewind")
+async def rewind(versions: Asked, session_id: str, request: RewindRequest) -> SessionView:
+    return await versions.rewind(session_id, request)
+
+
+@router.get("/sessions/{session_id}/diff")
+async def diff(
+    versions: Asked, session_id: str, other: Annotated[str, Query(max_length=120)]
+) -> DiffView:
+    return await versions.diff(session_id, other)
+
+
+@router.get("/sessions/{session_id}/tree")
+async def tree(versions: Asked, session_id: str) -> TreeView:
+    return await versions.tree(session_id)
+
+
+@router.get("/sessions/{session_id}/export")
+async def export(versions: Asked, session_id: str) -> FileResponse:
+    folder = tempfile.TemporaryDirectory(prefix="torpor-export-")
+    path = Path(folder.name) / f"{session_id}.torpor"
+    try:
+        await versions.export(session_id, path)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
+
+
+@router.post("/import", status_code=201)
+async def take_in(versions: Asked, http: Request) -> SessionView:
+    """The body is the file."""
+    with tempfile.TemporaryDirectory(prefix="torpor-import-") as folder:
+        path = Path(folder) / "session.torpor"
+        with path.open("wb") as file:
+            async for piece in http.stream():
+                file.write(piece)
+        return await versions.take_in(path)

@@ -1,0 +1,54 @@
+"""What docs/turns.md says is so."""
+
+import re
+from pathlib import Path
+
+from agent_runtime import models
+from agent_runtime.api import create_app
+from agent_runtime.errors import Cancelled, HeadMoved, KeyReused, StillRunning
+from agent_runtime.events import EVENTS
+from agent_runtime.settings import RuntimeSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "turns.md").read_text()
+
+
+async def test_the_program_runs(stage, monkeypatch, capsys):
+    (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.setenv("TORPOR_URL", stage.runtime.url)
+    names = {}
+    exec(compile(program, "turns.md", "exec"), names)
+    await names["main"]()
+    printed = capsys.readouterr().out
+    assert "tokens more" in printed
+    assert "3 sessions in the tree" in printed
+
+
+def test_every_event_is_in_the_table():
+    table = PAGE.split("## Events")[1].split("##")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*EVENTS, "error"]
+
+
+def test_every_route_is_one(tmp_path, stage):
+    app = create_app(RuntimeSettings(redis_url=stage.store.url, model_dir=stage.model))
+    known = {
+        f"{method} {route.path.replace('/v1/sessions/{session_id}', '…')}"
+        for route in app.routes
+        for method in getattr(route, "methods", ())
+    }
+    named = re.findall(r"`((?:POST|GET) […/][^` ?{]*)[^`]*`", PAGE)
+    assert len(named) >= 10
+    assert set(named) - {"GET /v1/sessions/"} <= known
+
+
+def test_the_codes_fields_and_numbers_are_those_of_the_code():
+    for error in (Cancelled, HeadMoved, KeyReused, StillRunning):
+        assert f"`{error.code}`" in PAGE
+    for error in (KeyReused, StillRunning):
+        assert f"{error.status} `{error.code}`" in PAGE
+    assert {"replayed", "reasoning"} <= set(models.TurnResult.model_fields)
+    assert "committed" in models.Cancellation.model_fields
+    settings = RuntimeSettings.model_fields
+    assert settings["request_ttl"].default == 86400.0  # a day
+    assert settings["cancel_interval"].default == 0.5  # half a second
+    fields = re.search(r"created with `sampling`: (.*?) of its turns", PAGE)[1]
+    assert set(re.findall(r"`(\w+)`", fields)) == set(models.SamplingDefaults.model_fields)
