@@ -70,10 +70,7 @@ class Claims:
             return asked, True
         claim = Claim.model_validate_json(found)
         if claim.request != asked.request:
-            raise KeyReused(
-                f"idempotency key {key[:80]!r} was used for another request; nothing was done. "
-                "Take a new key for a new request, and repeat one as it was."
-            )
+            raise reused(key)
         return claim, False
 
     async def note(self, key: str, claim: Claim) -> None:
@@ -107,6 +104,18 @@ class Claims:
         answer = await make(claim.ids)
         await self.note(key, claim.model_copy(update={"answer": answer.model_dump_json()}))
         return answer
+
+
+def turn_of(session_id: str) -> str:
+    """What a turn's key is claimed for."""
+    return f"a turn of {session_id}"
+
+
+def reused(key: str) -> KeyReused:
+    return KeyReused(
+        f"idempotency key {key[:80]!r} was used for another request; nothing was done. Take a new "
+        "key for a new request, and repeat one as it was."
+    )
 
 
 def _digest(what: str, request: BaseModel) -> str:

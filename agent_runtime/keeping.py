@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from typing import NamedTuple
 
 from agent_runtime.answers import meta_of
 from agent_runtime.errors import KeptTurnsRefused, TorporError
+from agent_runtime.idempotency import Claims, reused, turn_of
 from agent_runtime.models import TurnRequest, TurnResult
 from agent_runtime.outage import KeptTurn, Outage, Standing
 from agent_runtime.settings import RuntimeSettings
@@ -17,14 +20,24 @@ from state_store.errors import NotFound, StoreError, StoreUnavailable
 logger = logging.getLogger(__name__)
 
 
+class _Answered(NamedTuple):
+    """request: as it came"""
+
+    request: TurnRequest
+    result: TurnResult
+
+
 class Keeping:
     """Tries again in the background, a task per session that has kept turns."""
 
-    def __init__(self, outage: Outage, writers: Writers, settings: RuntimeSettings) -> None:
+    def __init__(
+        self, outage: Outage, writers: Writers, claims: Claims, settings: RuntimeSettings
+    ) -> None:
+        self._claims = claims
         self._outage = outage
         self._writers = writers
         self._settings = settings
-        self._answers: dict[str, dict[str, TurnResult]] = {}
+        self._answers: dict[str, dict[str, _Answered]] = {}
         self._catching_up: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -42,7 +55,10 @@ class Keeping:
         error: StoreUnavailable,
         key: str | None,
     ) -> TurnResult:
-        """Keep a turn that cannot be committed now, and commit it when the store is back."""
+        """Keep a turn that cannot be committed now, and commit it when the store is back.
+
+        request: as it came
+        """
         session_id = before.session.id
         if not self._outage.has_room(len(new_ids)):
             logger.error("turn of %s is lost: %s", session_id, error)
@@ -59,17 +75,25 @@ class Keeping:
         why = f"not committed: kept in memory until the store is back ({error})"
         kept = result.model_copy(update={"kept": True, "not_durable_because": why})
         if key is not None:
-            self._answers.setdefault(session_id, {})[key] = kept
+            self._answers.setdefault(session_id, {})[key] = _Answered(request, kept)
         return kept
 
-    def answer(self, session_id: str, key: str | None) -> TurnResult | None:
-        """That was given to a turn with this key, which is still kept."""
+    def answer(self, session_id: str, request: TurnRequest, key: str | None) -> TurnResult | None:
+        """That was given to a turn with this key, which is still kept. Raises KeyReused."""
         found = None if key is None else self._answers.get(session_id, {}).get(key)
-        return None if found is None else found.model_copy(update={"replayed": True})
+        if key is None or found is None:
+            return None
+        if found.request != request:
+            raise reused(key)
+        return found.result.model_copy(update={"replayed": True})
 
     async def _catch_up(self, session_id: str) -> None:
         await self._until_caught_up(session_id)
-        self._answers.pop(session_id, None)  # from now on the store has them
+        answered = self._answers.get(session_id, {})
+        for key, (request, _) in list(answered.items()):
+            with contextlib.suppress(StoreError, TorporError):  # found in the session from now on
+                await self._claims.claim(key, turn_of(session_id), request)
+            del answered[key]
 
     async def _until_caught_up(self, session_id: str) -> None:
         while self._outage.kept(session_id):

@@ -26,7 +26,7 @@ from agent_runtime.errors import HeadMoved, NoModel, NothingInterrupted, StillRu
 from agent_runtime.events import TurnEvent, replayed
 from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
-from agent_runtime.idempotency import Claims
+from agent_runtime.idempotency import Claims, turn_of
 from agent_runtime.keeping import Keeping
 from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.outage import Outage, Standing
@@ -83,7 +83,7 @@ class Turns:
         self._answers = Answers(store, self.records, settings)
         self._cancelling = Cancelling(store, settings)
         self.outage = Outage(store, settings, self._histories.hold)
-        self._keeping = Keeping(self.outage, self._writers, settings)
+        self._keeping = Keeping(self.outage, self._writers, self.claims, settings)
         self._without_store: dict[str, asyncio.Lock] = {}
 
     async def run(
@@ -164,8 +164,10 @@ class Turns:
         result: TurnResult | None = None
         is_retry = False
         if key is not None:
-            _, is_first = await self.claims.claim(key, f"a turn of {session_id}", request)
-            is_retry = not is_first
+            _, is_first = await self.claims.claim(key, turn_of(session_id), request)
+            # One that was answered while the store was gone could not be claimed.
+            kept = self._keeping.answer(session_id, request, key)
+            is_retry = not is_first or kept is not None
         if key is not None and is_retry:
             result = await self._answers.given(await self._store.session(session_id), key)
         if result is None:
@@ -379,7 +381,7 @@ class Turns:
                 meta=meta,
             )
         except StoreUnavailable as error:
-            return self._keeping.keep(before, new_ids, result, request, error, turn.key)
+            return self._keeping.keep(before, new_ids, result, turn.request, error, turn.key)
         snapshot = commit.snapshot
         history = History(after.history.tokens, after.history.hashes, snapshot.boundary)
         self._histories.hold(snapshot.id, history)
@@ -413,13 +415,13 @@ class Turns:
             before = self.outage.standing(session_id)
             if before is None:  # refused meanwhile
                 raise why
-            if (kept := self._keeping.answer(session_id, key)) is not None:
+            if (kept := self._keeping.answer(session_id, request, key)) is not None:
                 for event in replayed(kept):
                     yield event
                 return
             session, history = before.session, before.history
             require_head(session, request.expected_head)
-            request = with_defaults(request, session)
+            asked_for, request = request, with_defaults(request, session)
             delta = prompt_delta(self._chat, session, history, request, before.engine)
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why
@@ -436,7 +438,7 @@ class Turns:
                     result = result_of(self._chat, before, delta, generation, request)
                     _leave(slot, result)
             new_ids = [*delta, *generation.ids]
-            yield self._keeping.keep(before, new_ids, result, request, why, key)
+            yield self._keeping.keep(before, new_ids, result, asked_for, why, key)
 
 
 def require_head(session: Session, expected: str | None) -> None:

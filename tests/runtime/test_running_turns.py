@@ -14,6 +14,7 @@ from agent_runtime.processes import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turn_records import TurnRecords
+from engine.client import Sampling
 from engine.launch import free_port
 from engine.pool import EnginePool
 
@@ -132,6 +133,14 @@ async def test_the_engine_stops_generating_for_a_client_that_goes_away(torpor, s
             break
         await asyncio.sleep(0.05)
     assert view.turn is None
+
+
+async def test_an_answer_that_is_not_read_on_is_ended_on_the_engine(engine):
+    endless = Sampling(max_new_tokens=20_000, ignore_eos=True)
+    chunks = engine.client.generate([5] * 40, endless, salt="s")
+    await anext(chunks)
+    await chunks.aclose()
+    await until_idle(engine)
 
 
 async def test_the_engine_stops_for_a_client_that_goes_before_the_first_token(

@@ -23,11 +23,17 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     control = await asked_in_fork(torpor, session.id)
     stranger = await torpor.create()
     stage.store.kill()
-    kept = await say(torpor, session.id, *QUESTIONS)
+    kept = await say(torpor, session.id, *QUESTIONS[:-1])
+    kept += await say(torpor, session.id, QUESTIONS[-1], idempotency_key="kept")
+    (again,) = await say(torpor, session.id, QUESTIONS[-1], idempotency_key="kept")
+    with pytest.raises(ApiError) as reused:
+        await say(torpor, session.id, QUESTIONS[0], idempotency_key="kept")
     with pytest.raises(ApiError) as refused:  # nothing is known of it but in the store
         await say(torpor, stranger.id, QUESTIONS[0])
     stage.store.start()
     assert refused.value.code == "store_unavailable"
+    assert (again.token_ids, again.replayed) == (kept[-1].token_ids, True)
+    assert reused.value.code == "key_reused"
 
     assert [turn.token_ids for turn in kept] == [turn.token_ids for turn in control]
     for turn in kept:
@@ -40,6 +46,9 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     assert [snapshot.id for snapshot in snapshots][: len(HISTORY)] == [t.snapshot for t in history]
     assert len(snapshots) == len(HISTORY) + len(kept)
     assert list(await store.tokens(view.head))[-len(kept[-1].token_ids) :] == kept[-1].token_ids
+
+    (found,) = await say(torpor, session.id, QUESTIONS[-1], idempotency_key="kept")
+    assert (found.snapshot, found.token_ids) == (view.head, kept[-1].token_ids)
 
     after = await asked_in_fork(torpor, session.id)
     told = await torpor.turn(session.id, QUESTIONS[0], max_tokens=48)
