@@ -12,7 +12,6 @@ from agent_runtime.models import TurnResult
 from tools.calls import ToolCall
 from tools.coercion import typed
 from tools.define import ToolSpec
-from tools.formats import CallParser
 
 
 class Said(NamedTuple):
@@ -60,13 +59,13 @@ def typed_arguments(call: ToolCall, tools: Sequence[ToolSpec]) -> dict[str, Any]
 
 async def shown(events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[str | TurnResult]:
     """What of an answer is to be seen, piece by piece, and then its result."""
-    parser, seen = CallParser(), ""
+    seen = ""
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, TurnResult):
                 if rest := event.text.removeprefix(seen):
                     yield rest
                 yield event
-            elif isinstance(event, Text) and (text := parser.feed(event.text)):
-                seen += text
-                yield text
+            elif isinstance(event, Text):
+                seen += event.text
+                yield event.text
