@@ -48,6 +48,24 @@ def add_to(commands: Any) -> None:
     _stage_options(decode)
     decode.set_defaults(run=_decode)
 
+    fleet = subjects.add_parser(
+        "fleet", help="many agents with tools on an engine of few slots: waits, and what was lost"
+    )
+    fleet.add_argument("--sessions", type=int, default=200)
+    fleet.add_argument("--slots", type=int, default=4, help="turns that the engine runs at once")
+    fleet.add_argument("--seconds", type=float, default=180.0)
+    fleet.add_argument("--seed", type=int, default=1)
+    _stage_options(fleet)
+    fleet.set_defaults(run=_fleet)
+
+    turn = subjects.add_parser(
+        "turn", help="what a turn costs besides the model, at a thousand tokens and at a million"
+    )
+    turn.add_argument("--rounds", type=int, default=20)
+    turn.add_argument("--long", type=int, default=1_000_000, help="tokens of the long session")
+    _stage_options(turn)
+    turn.set_defaults(run=_turn)
+
 
 def _stage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, default=None, help="default: the demo model")
@@ -96,6 +114,44 @@ def _decode(arguments: argparse.Namespace) -> int:
         decode.measure(
             rounds=arguments.rounds,
             tokens=arguments.tokens,
+            profile=profile_named("demo"),
+            model=arguments.model,
+            data=arguments.data,
+        )
+    )
+    print(json.dumps(record))
+    return 0
+
+
+def _fleet(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import fleet
+
+    async def printed() -> None:
+        records = fleet.measure(
+            sessions=arguments.sessions,
+            slots=arguments.slots,
+            seconds=arguments.seconds,
+            seed=arguments.seed,
+            profile=profile_named("demo"),
+            model=arguments.model,
+            data=arguments.data,
+        )
+        async for record in records:
+            print(json.dumps(record), flush=True)
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    asyncio.run(printed())
+    return 0
+
+
+def _turn(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import turn
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    record = asyncio.run(
+        turn.measure(
+            rounds=arguments.rounds,
+            long_tokens=arguments.long,
             profile=profile_named("demo"),
             model=arguments.model,
             data=arguments.data,

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
+from agent_runtime.access.identity import current_tenant
 from agent_runtime.conversations import Conversations
 from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.events import TurnEvent, encoded, sent
@@ -64,8 +65,16 @@ def _turns(http: Request) -> Turns:
 
 @router.get("/scheduling")
 async def scheduling(http: Request) -> list[EngineSlots]:
+    """Of the tenants that wait, a key sees its own only."""
     turns: Turns = http.app.state.turns
-    return turns.admission.status()
+    engines = turns.admission.status()
+    tenant = current_tenant("")
+    if not tenant:
+        return engines
+    return [
+        slots.model_copy(update={"waiting": {tenant: slots.waiting.get(tenant, 0)}})
+        for slots in engines
+    ]
 
 
 async def _streamed(http: Request, events: AsyncGenerator[TurnEvent]) -> StreamingResponse:

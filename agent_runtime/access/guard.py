@@ -28,7 +28,7 @@ audit = logging.getLogger("torpor.audit")
 """One line of JSON per request that changes something or is refused."""
 
 _OPEN = {"/health", "/ready"}
-_ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics")
+_ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics|/v1/scheduling")
 _OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
 _READING = {"GET", "HEAD", "OPTIONS"}
 _KNOWN_FOR = 5.0  # seconds that a key is believed without asking the store; revoking takes as long

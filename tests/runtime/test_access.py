@@ -144,6 +144,9 @@ async def test_a_conversation_of_one_tenant_is_not_continued_for_another(client,
     assert theirs["usage"]["boundary_tokens"] == 0
     assert theirs["session_id"] != first["session_id"]
     assert ours["session_id"] == first["session_id"]
+    async with client(await keys("acme", role="admin")) as admin:
+        (slots,) = (await admin.get("/v1/scheduling")).json()
+    assert slots["waiting"] == {"acme": 0}  # and of others' queues nothing
 
 
 async def test_roles_allow_what_they_say(client, keys):
@@ -157,7 +160,7 @@ async def test_roles_allow_what_they_say(client, keys):
         made = (await user.post("/v1/sessions", json={})).json()
         assert (await reader.get(f"/v1/sessions/{made['id']}")).status_code == 200
         assert (await reader.delete(f"/v1/sessions/{made['id']}")).status_code == 403
-        for path in ("/metrics", "/v1/keys"):
+        for path in ("/metrics", "/v1/keys", "/v1/scheduling"):
             assert (await user.get(path)).status_code == 403
             assert (await admin.get(path)).status_code == 200
 
