@@ -195,6 +195,10 @@ class TenantKeys:
         """List of values that a client keeps, see `state_store/items.py`."""
         return self._key(f"items:{name}")
 
+    def items_call(self, call_id: str) -> str:
+        """Mark of a change of items that was made; expires."""
+        return self._key(f"items-call:{call_id}")
+
     @property
     def api_keys(self) -> str:
         """Hash of the tenant's API keys by id, see `state_store/api_keys.py`."""

@@ -67,6 +67,10 @@ async def use_everything(url, monkeypatch):
         assert client.set_small_nx([(key, b"")], ttl=9) == [False]
         for one in (fork, session):
             await store.delete_session(one.id)
+        await store.items.add("default", "talk", [b"1", b"2"], ttl=9)
+        assert await store.items.pop("default", "talk") == b"2"
+        assert await store.items.last("default", "talk") == [b"1"]
+        await store.items.clear("default", "talk")
         await store.recover(older_than=0)
         assert await writer.problems() == []
     client.close()

@@ -42,3 +42,26 @@ async def test_items_are_cleared_and_expire(writer):
 async def test_items_of_no_tenant_are_refused(writer):
     with pytest.raises(InvalidTenant):
         await writer.store.items.add("no such {name}", "a", [b"1"], ttl=60)
+
+
+async def test_items_go_with_their_tenant(writer):
+    store = writer.store
+    await store.create_tenant("ann")
+    await store.items.add("ann", "talk", [b"1"], ttl=60)
+    await store.delete_tenant("ann")
+    assert await store.items.last("ann", "talk") == []
+
+
+async def test_a_change_whose_answer_is_lost_is_made_once(writer, monkeypatch):
+    """A client that repeats a command repeats the very same one."""
+    items, run = writer.store.items, writer.store._control.run
+
+    async def twice(*call):
+        await run(*call)
+        return await run(*call)
+
+    monkeypatch.setattr(writer.store._control, "run", twice)
+    await items.add("ann", "talk", [b"1", b"2"], ttl=60)
+    await items.add("ann", "talk", [b"3"], ttl=60)
+    assert await items.pop("ann", "talk") == b"3"
+    assert await items.last("ann", "talk") == [b"1", b"2"]
