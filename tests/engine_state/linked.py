@@ -50,12 +50,14 @@ def linked(model: Path, folder: Path, url: str, *more: str, **settings: object) 
 
 @dataclass(frozen=True)
 class Answer:
-    """ids: generated greedily; cached: prompt tokens not computed; top: logprobs per place"""
+    """ids: generated greedily; cached: prompt tokens not computed; top: logprobs per place;
+    margin: between the logprobs of the best token and the next, where they are closest"""
 
     ids: list[int]
     cached: int
     accept_length: float | None
     top: list[float]
+    margin: float
 
 
 async def ask(
@@ -64,15 +66,17 @@ async def ask(
     """Raises LoadFailed."""
     ids: list[int] = []
     top: list[float] = []
+    margins: list[float] = []
     last = None
     sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
-    stream = engine.client.generate(prompt, sampling, salt=SALT, top_logprobs=1, restore=restore)
+    stream = engine.client.generate(prompt, sampling, salt=SALT, top_logprobs=2, restore=restore)
     async for chunk in stream:
         ids += chunk.new_ids
         top += [place.logprob for place in chunk.logprobs]
+        margins += [place.top[0][1] - place.top[1][1] for place in chunk.logprobs]
         last = chunk
     assert last is not None
-    return Answer(ids, last.cached_tokens, last.accept_length, top)
+    return Answer(ids, last.cached_tokens, last.accept_length, top, min(margins))
 
 
 async def ask_all(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[Answer]:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 _BULK = 4096  # bytes at once; less is a reply to a command, not a payload
+_DAMAGE = 256  # bytes: enough to be seen in what the model says, if it got there
+
+
+@dataclass
+class Cut:
+    """The end of a connection in the middle of a payload.
+
+    after: bytes of payloads that still pass, over all connections
+    then:  what is done besides, while the rest of the payload is on its way
+    """
+
+    after: int
+    then: Callable[[], None] | None = None
 
 
 class TroubledStore:
     """flowing:  replies are forwarded while it is set
-    damaging: the number of payload pieces, from now on, in which one byte is changed
+    damaging: the number of payload pieces, from now on, in which some bytes are inverted
     damaged:  how many were
-    cuts:     what ends a connection in the middle of a payload, next first: whether it is on its
-              way to the client, and how many bytes of payloads have passed that way before
-    cut_off:  how many connections ended so
+    reads:    cuts of payloads on their way to a client, next first
+    writes:   cuts of payloads on their way to the store, next first
     """
 
     def __init__(self, path: Path, upstream_url: str) -> None:
@@ -24,8 +38,8 @@ class TroubledStore:
         self.flowing = threading.Event()
         self.flowing.set()
         self.damaging = self.damaged = 0
-        self.cuts: list[tuple[bool, int]] = []
-        self.cut_off = 0
+        self.reads: list[Cut] = []
+        self.writes: list[Cut] = []
         self._gone = False
         self._upstream = upstream_url.removeprefix("unix://")
         self._open: set[socket.socket] = set()
@@ -40,6 +54,13 @@ class TroubledStore:
         self.go()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def leave_alone(self) -> None:
+        """No more cuts and damage; what has begun is over."""
+        with self._lock:
+            self.reads.clear()
+            self.writes.clear()
+            self.damaging = 0
 
     def cut(self) -> None:
         """Hang up on everybody, once."""
@@ -97,20 +118,22 @@ class TroubledStore:
         self.damaging -= 1
         self.damaged += 1
         middle = len(data) // 2
-        return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        changed = bytes(byte ^ 0xFF for byte in data[middle : middle + _DAMAGE])
+        return data[:middle] + changed + data[middle + len(changed) :]
 
     def _before_cut(self, data: bytes, is_reply: bool) -> bytes:
         """What of `data` still gets through. Commands and short replies always do."""
+        cuts = self.reads if is_reply else self.writes
         with self._lock:
-            if len(data) < _BULK or not self.cuts or self.cuts[0][0] is not is_reply:
+            if len(data) < _BULK or not cuts:
                 return data
-            left = self.cuts[0][1] - len(data)
-            if left >= 0:
-                self.cuts[0] = (is_reply, left)
+            if cuts[0].after >= len(data):
+                cuts[0].after -= len(data)
                 return data
-            del self.cuts[0]
-            self.cut_off += 1
-            return data[:left]
+            cut = cuts.pop(0)
+            if cut.then is not None:
+                cut.then()
+            return data[: cut.after]
 
 
 def _hang_up(connection: socket.socket) -> None:
