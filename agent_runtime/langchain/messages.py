@@ -59,6 +59,7 @@ def answer_of(result: TurnResult, *, tools: Sequence[ToolSpec], model: str) -> A
     )  # fmt: skip
     return AIMessageChunk(
         content="",
+        additional_kwargs={"reasoning_content": result.reasoning} if result.reasoning else {},
         tool_call_chunks=[
             tool_call_chunk(
                 name=call.name,

@@ -91,3 +91,14 @@ def test_a_model_that_knows_more_passes(model, answers, test, given, options):
 async def test_a_model_that_knows_more_passes_awaited(model, answers, test, given, options):
     answers += given
     await getattr(Suite(), test)(model, *options)
+
+
+def test_what_the_model_thinks_is_told_apart_from_what_it_says(model, answers):
+    thought = event({"reasoning_content": "A cat, "}) + event({"reasoning_content": "then."})
+    answers.append(Scripted(thought + said("Meow.").body))
+    answer = model.invoke("Say what a cat says.")
+    assert answer.text == "Meow."
+    assert answer.content_blocks == [
+        {"type": "reasoning", "reasoning": "A cat, then."},
+        {"type": "text", "text": "Meow."},
+    ]
