@@ -12,7 +12,14 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from agent_runtime import holding_routes, item_routes, session_routes, turn_routes, version_routes
+from agent_runtime import (
+    effect_routes,
+    holding_routes,
+    item_routes,
+    session_routes,
+    turn_routes,
+    version_routes,
+)
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
@@ -77,7 +84,8 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(RequestIds)
     for routes in (
-        session_routes, holding_routes, turn_routes, version_routes, item_routes, operation_routes,
+        session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
+        operation_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
 

@@ -7,7 +7,7 @@ to go back to that head: if the session has moved on since, the model continues 
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import operator
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Annotated, Any, NotRequired, Protocol, TypedDict
@@ -22,14 +22,16 @@ from pydantic import BaseModel, ConfigDict
 from agent_runtime.chat import Message
 from agent_runtime.errors import BadVerdict
 from agent_runtime.models import SessionView, TurnResult
-from agent_runtime.sdk import ApiError
-from tools.calls import ToolCall
+from agent_runtime.sdk import ApiError, Torpor
 from tools.registry import Registry
-from tools.results import Ending, ToolResult
+from tools.running import Executor, Place, Question
 
 
 class Step(BaseModel):
-    """One entry of the transcript: a model turn, or one tool's result."""
+    """One entry of the transcript: a model turn, or one tool's result.
+
+    notes: what the model was not told of the result, such as that the call was made before
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,6 +39,7 @@ class Step(BaseModel):
     name: str
     text: str
     turn: TurnResult | None = None
+    notes: tuple[str, ...] = ()
 
 
 STATE_TYPES: tuple[type, ...] = (Message, Step)
@@ -74,7 +77,7 @@ Agent = CompiledStateGraph[AgentState, None, AgentState, AgentState]
 
 def build_agent(
     client: TakesTurns,
-    registry: Registry,
+    tools: Registry | Executor,
     *,
     observer: Observer | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
@@ -84,10 +87,14 @@ def build_agent(
     """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps.
 
     Tools that a turn calls run at the same time; their results go to the model in its order.
+    tools:     a registry, whose effects are recorded in the runtime's ledger if the client is a
+               `Torpor`, so that none happens twice in a session; or an executor made for it
     ask_first: names of tools that a person must allow (needs a checkpointer): the graph interrupts
                with `{"calls": [{"name", "arguments"}, ...]}`, and goes on with
                `Command(resume=verdict)`: true, false, or one of these for each call listed
     """
+
+    executor = _executor(client, tools).asking_first(ask_first)
 
     async def observe(steps: list[Step]) -> None:
         if observer is not None:
@@ -101,21 +108,16 @@ def build_agent(
         head = {} if result.snapshot is None else {"head": result.snapshot}
         return {"session_id": session_id, "pending": [], "steps": steps, **head}
 
-    async def tools(state: AgentState) -> dict[str, Any]:
+    async def call_tools(state: AgentState) -> dict[str, Any]:
         turn = state["steps"][-1].turn
         assert turn is not None, "the tools node only follows a model turn"
-        allowed = _verdicts(turn.tool_calls, ask_first)
-
-        async def outcome(call: ToolCall, may: bool) -> ToolResult:
-            if not may:
-                why = f"A person has refused this call of {call.name}."
-                return ToolResult.failed(why, Ending.REFUSED)
-            return await registry.call(call.name, call.arguments)
-
-        outcomes = await asyncio.gather(*map(outcome, turn.tool_calls, allowed))
+        calls = turn.tool_calls
+        allowed = _verdicts(executor.questions(calls))
+        place = Place(branch=state["session_id"], point=_point(turn))
+        results = await executor.run(calls, place, allowed=allowed)
         steps = [
-            Step(kind="tool", name=call.name, text=found.text)
-            for call, found in zip(turn.tool_calls, outcomes, strict=True)
+            Step(kind="tool", name=call.name, text=result.text, notes=result.notes)
+            for call, result in zip(calls, results, strict=True)
         ]
         await observe(steps)
         return {
@@ -129,7 +131,7 @@ def build_agent(
 
     graph = StateGraph(AgentState)
     graph.add_node("model", model)
-    graph.add_node("tools", tools)
+    graph.add_node("tools", call_tools)
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", after_model, ["tools", END])
     graph.add_edge("tools", "model")
@@ -201,16 +203,30 @@ async def _take_turn(
     return branch.id, await client.turn(branch.id, pending, expected_head=head, **options)
 
 
-def _verdicts(calls: Sequence[ToolCall], ask_first: Collection[str]) -> list[bool]:
-    """Whether each call may run. Interrupts the graph if a person has not said yet."""
-    asked = [call for call in calls if call.name in ask_first]
-    if not asked:
-        return [True] * len(calls)
+def _executor(client: TakesTurns, tools: Registry | Executor) -> Executor:
+    if isinstance(tools, Executor):
+        return tools
+    return Executor(tools, ledger=client.ledger if isinstance(client, Torpor) else None)
+
+
+def _point(turn: TurnResult) -> str:
+    """The same whenever this turn's calls are run, and no other's."""
+    if turn.snapshot is not None:
+        return turn.snapshot
+    ids = hashlib.sha256(repr(turn.token_ids).encode()).hexdigest()
+    return f"{turn.parent or 'beginning'}+{ids}"
+
+
+def _verdicts(questions: Sequence[Question]) -> dict[int, bool]:
+    """What a person says of each call, by position. Interrupts the graph if nobody has yet."""
+    if not questions:
+        return {}
+    asked = [one.call for one in questions]
     verdict = interrupt(
         {"calls": [{"name": call.name, "arguments": dict(call.arguments)} for call in asked]}
     )
-    verdicts = iter(_each(verdict, len(asked)))
-    return [next(verdicts) if call.name in ask_first else True for call in calls]
+    said = _each(verdict, len(asked))
+    return {one.position: may for one, may in zip(questions, said, strict=True)}
 
 
 def _each(verdict: Any, asked: int) -> list[bool]:

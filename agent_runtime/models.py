@@ -10,6 +10,7 @@ from agent_runtime.chat import Message
 from agent_runtime.constraints import Constraints
 from tools.calls import ToolCall
 from tools.define import ToolSpec
+from tools.effects import Entry
 
 
 class _Wire(BaseModel):
@@ -372,6 +373,16 @@ class Forked(SessionView):
     computes them again."""
 
     recompute_tokens: int
+
+
+class FoundEntry(_Wire):
+    """Of the ledger of effects; None if there is none."""
+
+    entry: Entry | None
+
+
+class Entries(_Wire):
+    entries: list[Entry]
 
 
 class Problem(_Wire):

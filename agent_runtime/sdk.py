@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
 from agent_runtime.events import EVENTS, TurnEvent
+from agent_runtime.ledger_client import SessionLedger
 from agent_runtime.models import (
     Cancellation,
     ConversationRequest,
@@ -93,6 +94,11 @@ class Torpor:
             limits=httpx.Limits(max_connections=None),  # any number of turns may run at a time
             trust_env=False,
         )
+
+    @property
+    def ledger(self) -> SessionLedger:
+        """What the tools of its sessions have done, see `tools.running.Executor`."""
+        return SessionLedger(self._call)
 
     async def __aenter__(self) -> Self:
         return self

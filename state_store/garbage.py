@@ -191,7 +191,8 @@ async def unpin(
 
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
-    if not await control.run("forget_lineage", [*holding, keys.fence, keys.seed, keys.usage]):
+    beside = [keys.fence, keys.seed, keys.usage, keys.effects]
+    if not await control.run("forget_lineage", [*holding, *beside]):
         return
     async with control.guard() as client:
         await client.srem(f"{prefix}:lineages", lineage)

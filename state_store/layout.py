@@ -141,6 +141,11 @@ class LineageKeys:
         return self._key("usage")
 
     @property
+    def effects(self) -> str:
+        """Hash of records of what its sessions' tools have done, see `state_store/effects.py`."""
+        return self._key("effects")
+
+    @property
     def seed(self) -> str:
         """What the key of the lineage's token log and metadata is derived from."""
         return self._key("seed")

@@ -25,6 +25,7 @@ from state_store.api_keys import ApiKeys
 from state_store.archiving import Archiving, Collected
 from state_store.connection import Control
 from state_store.durability import Servers
+from state_store.effects import Effects
 from state_store.errors import (
     CorruptObject,
     ForeignTenant,
@@ -88,6 +89,7 @@ class StateStore(Tenancy, Moving):
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(self.notes, self._lineages)
+        self.effects = Effects(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)

@@ -61,6 +61,10 @@ class Approval:
         found = (rule for rule in self._rules if rule.matches(tool, arguments))
         return next(found, Rule("*", Verdict.ALLOW))
 
+    def after(self, rules: Iterable[Rule]) -> Approval:
+        """These rules, and then its own."""
+        return Approval([*rules, *self._rules])
+
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=repr)

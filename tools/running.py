@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic_core import to_json
 
-from tools.approval import Approval, Verdict
+from tools.approval import Approval, Rule, Verdict
 from tools.arguments import Checked
 from tools.calls import ToolCall
 from tools.context import Context, Progress
@@ -78,6 +79,12 @@ class Executor:
         self._kept = kept
         self._dry_run = dry_run
         self._rooms: dict[str, asyncio.Semaphore] = {}
+
+    def asking_first(self, tools: Collection[str]) -> Executor:
+        """The same, but a person is asked before any call of these tools."""
+        asking = copy.copy(self)
+        asking._approval = self._approval.after(Rule(tool, Verdict.ASK) for tool in tools)
+        return asking
 
     def questions(self, calls: Sequence[ToolCall]) -> list[Question]:
         """The calls that a person must allow first. Those that are refused anyway are not asked."""

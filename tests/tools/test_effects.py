@@ -13,7 +13,7 @@ import pytest
 from tests.tools.counting import CALL, PLACE, POINTS, counted, counting_tool
 from tools.calls import ToolCall
 from tools.define import define
-from tools.effects import Effect, Repeat, Scope, State, arguments_hash
+from tools.effects import Effect, Entry, Repeat, Scope, State, arguments_hash
 from tools.errors import LedgerDamaged, LedgerHeld, ToolFailed
 from tools.ledger import FileLedger, MemoryLedger
 from tools.registry import Registry
@@ -232,6 +232,16 @@ async def test_calls_that_run_now_are_not_made_a_second_time(ledger, tmp_path):
     go_on.set()
     assert (await first).text == "done"
     assert (await run_one(tool, ledger)).text == "done"  # what was unknown is known by now
+
+
+async def test_what_is_done_stays_done(ledger):
+    done = Entry(
+        branch="main", point="1", position=0, tool="count", arguments_hash="0" * 64, at=0.0,
+        effect=Effect.EFFECTFUL, scope=Scope.WORLD, state=State.DONE, result=ToolResult.of("one"),
+    )  # fmt: skip
+    await ledger.end(done)
+    await ledger.end(done.model_copy(update={"state": State.UNKNOWN, "result": None}))
+    assert await ledger.find(done) == done
 
 
 class Broken(MemoryLedger):

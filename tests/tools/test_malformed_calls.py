@@ -288,3 +288,10 @@ def test_deep_nesting_and_endless_ends_are_read_to_their_end():
         message = parse(written, "hermes", tools=TOOLS)
         assert message.calls == ()
         assert message.problems != ()
+
+
+def test_what_is_read_again_is_no_second_time_in_the_reasoning():
+    written = '<tool_call>{"name": "</tool_call> or not </think>Five.'
+    message = parse(written, "hermes")
+    assert (message.text, message.calls) == ("Five.", ())
+    assert message.reasoning == '<tool_call>{"name": "</tool_call> or not'

@@ -1,0 +1,132 @@
+"""The ledger of effects that is kept with the sessions: a branch is a session, a point a snapshot.
+
+What a fork inherits follows from the chain of snapshots, and forking copies nothing. An entry lives
+as long as any session of its lineage. It is found by what it does, so that a look costs the same
+however long the history is; the chain is walked only where another branch did the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import msgpack
+
+from state_store.effects import EffectRecord
+from state_store.errors import CorruptObject, StoreError
+from state_store.layout import is_snapshot_id
+from state_store.store import StateStore
+from tools.effects import Entry, State
+
+_VERSION = 1
+
+
+class StoreLedger:
+    """`tools.effects.Ledger` in a store. Every method raises what the store raises.
+
+    durability: that the beginning of a call must reach before it is made; `memory` is lost with
+                the server, and then an effect may happen again
+    """
+
+    def __init__(
+        self, store: StateStore, *, tenant: str | None = None, durability: str = "fsync"
+    ) -> None:
+        self._store = store
+        self._tenant = tenant
+        self._durability = durability
+
+    async def find(self, entry: Entry) -> Entry | None:
+        return _own(await self._entries(entry), entry)
+
+    async def begin(self, entry: Entry) -> Entry | None:
+        known: Entry | None = None
+
+        def begun(entries: list[Entry]) -> list[Entry] | None:
+            nonlocal known
+            known = _own(entries, entry)
+            return None if known is not None else [*entries, entry]
+
+        await self._change(entry, begun)
+        if known is None:
+            try:
+                await self._store.confirm(self._durability)
+            except StoreError:  # then the call is not made
+                await self._change(entry, lambda entries: [o for o in entries if o != entry])
+                raise
+        return known
+
+    async def end(self, entry: Entry) -> None:
+        def ended(entries: list[Entry]) -> list[Entry] | None:
+            known = _own(entries, entry)
+            if known is None:
+                return [*entries, entry]
+            if known.state is State.DONE:
+                return None
+            return [entry if other is known else other for other in entries]
+
+        await self._change(entry, ended)
+
+    async def inherited(self, entry: Entry) -> list[Entry]:
+        others = [one for one in await self._entries(entry) if one.branch != entry.branch]
+        if not others:
+            return []
+        branches = await self._branches_at(entry.point)
+        return [
+            other
+            for other in others
+            if other.call_id == entry.call_id or other.branch in branches.get(other.point, ())
+        ]
+
+    async def _branches_at(self, point: str) -> dict[str, set[str]]:
+        """For each snapshot before `point`: whose calls made there lead to it. They are of the
+        session that the snapshot is of, or of the one that went on from there."""
+        if not is_snapshot_id(point):
+            return {}
+        chain = await self._store.ancestors(point, tenant=self._tenant)
+        return {
+            earlier.id: {earlier.session_id, later.session_id}
+            for earlier, later in itertools.pairwise(chain)
+        }
+
+    async def _entries(self, entry: Entry) -> list[Entry]:
+        """All of the lineage that do what `entry` does."""
+        await self._require_own(entry)
+        return _unpack(await self._store.effects.get(entry.branch, _name(entry)))
+
+    async def _change(
+        self, entry: Entry, change: Callable[[list[Entry]], list[Entry] | None]
+    ) -> None:
+        """change: the entries as they are to be, None to leave them"""
+        await self._require_own(entry)
+        while True:
+            seen = await self._store.effects.get(entry.branch, _name(entry))
+            entries = change(_unpack(seen))
+            if entries is None:
+                return
+            rows = [one.model_dump(mode="json") for one in entries]
+            packed = bytes(msgpack.packb([_VERSION, rows]))
+            if await self._store.effects.replace(entry.branch, _name(entry), seen, packed):
+                return
+
+    async def _require_own(self, entry: Entry) -> None:
+        """Raises NotFound if the branch is another tenant's."""
+        if self._tenant is not None:
+            await self._store.session(entry.branch, tenant=self._tenant)
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.tool}/{entry.arguments_hash}"
+
+
+def _own(entries: list[Entry], entry: Entry) -> Entry | None:
+    same = (one for one in entries if one.branch == entry.branch and one.call_id == entry.call_id)
+    return next(same, None)
+
+
+def _unpack(record: EffectRecord) -> list[Entry]:
+    if record.value is None:
+        return []
+    version, rows = msgpack.unpackb(record.value)
+    if version != _VERSION:
+        raise CorruptObject(f"a ledger entry has version {version}, not {_VERSION}.")
+    return [Entry.model_validate(row) for row in rows]

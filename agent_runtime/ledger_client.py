@@ -1,0 +1,36 @@
+"""The ledger of effects of a runtime, for who runs tools in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from agent_runtime.models import Entries, FoundEntry
+from tools.effects import Entry
+
+Call = Callable[[str, str, Any], Awaitable[Any]]
+
+
+class SessionLedger:
+    """`tools.effects.Ledger` over HTTP; see `StoreLedger`. Every method raises ApiError or
+    ApiUnreachable."""
+
+    def __init__(self, call: Call) -> None:
+        """call: sends a method, a path and a JSON body, and returns the JSON answer"""
+        self._call = call
+
+    async def find(self, entry: Entry) -> Entry | None:
+        return FoundEntry.model_validate(await self._post(entry, "find")).entry
+
+    async def begin(self, entry: Entry) -> Entry | None:
+        return FoundEntry.model_validate(await self._post(entry, "begin")).entry
+
+    async def end(self, entry: Entry) -> None:
+        await self._post(entry, "end")
+
+    async def inherited(self, entry: Entry) -> list[Entry]:
+        return Entries.model_validate(await self._post(entry, "inherited")).entries
+
+    async def _post(self, entry: Entry, what: str) -> Any:
+        path = f"/v1/sessions/{entry.branch}/effects/{what}"
+        return await self._call("POST", path, entry.model_dump(mode="json"))

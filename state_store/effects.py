@@ -1,0 +1,67 @@
+"""Records of what agents have done to the world, kept as long as their sessions' lineage.
+
+One hash for each lineage: all branches see what any of them has done. A record is the caller's own
+bytes under a name; it is replaced only by who has seen what is there, so that of two who begin the
+same thing one knows of the other. Records of an encrypted tenant are sealed, and shredded with the
+lineage. They count toward no quota, and are in no export.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from state_store.connection import Control
+from state_store.errors import NotFound
+from state_store.layout import LineageKeys, lineage_of
+from state_store.lineages import Lineages, Seals
+
+_NONCE = 16
+
+
+@dataclass(frozen=True)
+class EffectRecord:
+    """value: the caller's bytes, None if there is no record; stored: as the store has it"""
+
+    value: bytes | None
+    stored: bytes
+
+
+class Effects:
+    """See `StateStore.effects`. Every method raises InvalidId, NotFound, VaultLocked.
+
+    A session that was deleted a moment ago may still be looked at, and has no records.
+    """
+
+    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+        self._control = control
+        self._prefix = prefix
+        self._lineages = lineages
+
+    async def get(self, session_id: str, name: str) -> EffectRecord:
+        """Of the session's lineage. Raises CorruptObject."""
+        seals = await self._seals(session_id)
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        async with self._control.guard() as client:
+            stored: bytes | None = await client.hget(keys.effects, name)
+        if stored is None:
+            return EffectRecord(None, b"")
+        opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{name}")
+        return EffectRecord(opened[_NONCE:], stored)
+
+    async def replace(self, session_id: str, name: str, seen: EffectRecord, value: bytes) -> bool:
+        """False, and nothing is changed, if the record is not the one that was seen."""
+        seals = await self._seals(session_id)
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        # Two who write the same are told apart, too.
+        fresh = secrets.token_bytes(_NONCE) + value
+        stored = fresh if seals is None else seals.seal(fresh, f"{keys.effects}#{name}")
+        outcome = await self._control.run(
+            "swap_effects", [keys.session(session_id), keys.effects], name, seen.stored, stored
+        )
+        if outcome == b"no_session":
+            raise NotFound(f"no session {session_id}.")
+        return bool(outcome == b"ok")
+
+    async def _seals(self, session_id: str) -> Seals | None:
+        return await self._lineages.seals(await self._lineages.of_session(session_id))

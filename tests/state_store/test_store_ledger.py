@@ -1,0 +1,138 @@
+"""The ledger that is kept with sessions: a fork inherits what its chain of snapshots leads to."""
+
+import asyncio
+import time
+
+import pytest
+
+from agent_runtime.ledger import StoreLedger
+from state_store.errors import DurabilityNotReached, ForeignTenant, NotFound
+from tools.calls import ToolCall
+from tools.define import define
+from tools.effects import Effect, Entry, Scope, State, arguments_hash
+from tools.registry import Registry
+from tools.results import ToolResult
+from tools.running import Executor, Place
+
+
+def entry(branch: str, point: str | None, what: str = "sheep", **changes) -> Entry:
+    assert point is not None
+    return Entry(
+        branch=branch,
+        point=point,
+        position=0,
+        tool="count",
+        arguments_hash=arguments_hash({"what": what}),
+        effect=Effect.EFFECTFUL,
+        scope=Scope.WORLD,
+        at=time.time(),
+        **changes,
+    )
+
+
+@pytest.fixture
+def ledger(store):
+    return StoreLedger(store, tenant="default", durability="memory")
+
+
+async def test_one_of_many_begins_a_call_and_the_others_know_of_it(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    seen = await asyncio.gather(*(ledger.begin(entry(session.id, session.head)) for _ in range(20)))
+    assert seen.count(None) == 1
+    (standing,) = {one for one in seen if one is not None}
+    assert await ledger.find(entry(session.id, session.head)) == standing
+
+
+async def test_what_is_done_stays_done_and_many_calls_end_at_once(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    done = [
+        entry(
+            session.id, session.head, state=State.DONE, result=ToolResult.of(str(number))
+        ).model_copy(update={"position": number})
+        for number in range(10)
+    ]
+    await asyncio.gather(*map(ledger.end, done))
+    for one in done:
+        await ledger.end(one.model_copy(update={"state": State.UNKNOWN, "result": None}))
+        assert await ledger.find(one) == one
+
+
+async def test_a_fork_inherits_what_its_history_leads_to(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    first = session.head
+    await ledger.begin(entry(session.id, first))  # called after the first turn
+    await writer.turn(session.id, [5, 6, 7, 8])
+    second = (await writer.store.session(session.id)).head
+    after_call = await writer.store.fork(session.id)
+    await writer.turn(after_call.id, [9, 9])
+    tip = (await writer.store.session(after_call.id)).head
+    # What the parent does once the fork has left it is not in the fork's history.
+    await writer.turn(session.id, [7, 7])
+    third = (await writer.store.session(session.id)).head
+    await ledger.begin(entry(session.id, third, "goats"))
+    assert await _inherited(ledger, after_call.id, tip) == [(session.id, first)]
+    assert await _inherited(ledger, after_call.id, tip, "goats") == []
+    # Nor is anything in a fork from before it, nor is its own.
+    before = await writer.session([1, 2])
+    assert await _inherited(ledger, before.id, before.head) == []
+    assert await _inherited(ledger, session.id, third) == []
+    # A fork of the fork inherits through both.
+    await ledger.begin(entry(after_call.id, tip, "cows"))
+    again = await writer.store.fork(after_call.id)
+    await writer.turn(again.id, [1])
+    last = (await writer.store.session(again.id)).head
+    assert await _inherited(ledger, again.id, last) == [(session.id, first)]
+    assert await _inherited(ledger, again.id, last, "cows") == [(after_call.id, tip)]
+    assert second != first
+
+
+async def test_the_very_same_call_is_known_in_a_fork_at_its_point(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    branch = await writer.store.fork(session.id)
+    await ledger.begin(entry(session.id, session.head))
+    assert await _inherited(ledger, branch.id, session.head) == [(session.id, session.head)]
+
+
+async def test_the_ledger_of_others_is_closed(store, writer):
+    session = await writer.session([1, 2, 3, 4])
+    other = StoreLedger(store, tenant="ann", durability="memory")
+    for method in (other.find, other.begin, other.end, other.inherited):
+        with pytest.raises(ForeignTenant):
+            await method(entry(session.id, session.head))
+
+
+async def test_a_call_whose_beginning_is_not_durable_is_not_made(store, writer):
+    session = await writer.session([1, 2, 3, 4])
+    called = []
+
+    def count(what: str) -> str:
+        """Counts."""
+        called.append(what)
+        return "done"
+
+    calls = [ToolCall(name="count", arguments={"what": "sheep"})]
+    registry = Registry([define(count)])
+    place = Place(session.id, session.head)
+    # There is no replica that could confirm.
+    strict = StoreLedger(store, durability="replicated:1")
+    with pytest.raises(DurabilityNotReached):
+        await strict.begin(entry(session.id, session.head, "goats"))
+    assert await strict.find(entry(session.id, session.head, "goats")) is None
+    (result,) = await Executor(registry, ledger=strict).run(calls, place)
+    assert result.text.startswith("count was not called: what it does cannot be recorded now.")
+    assert called == []
+    fsynced = StoreLedger(store, durability="fsync")
+    (result,) = await Executor(registry, ledger=fsynced).run(calls, Place(session.id, "other"))
+    assert (result.text, called) == ("done", ["sheep"])
+
+
+async def test_a_ledger_goes_with_its_session(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    await ledger.begin(entry(session.id, session.head))
+    await writer.store.delete_session(session.id)
+    with pytest.raises(NotFound):
+        await ledger.find(entry(session.id, session.head))
+
+
+async def _inherited(ledger, branch, point, what="sheep"):
+    return [(one.branch, one.point) for one in await ledger.inherited(entry(branch, point, what))]
