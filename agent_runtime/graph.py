@@ -23,6 +23,8 @@ from agent_runtime.chat import Message
 from agent_runtime.errors import BadVerdict
 from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
+from tools.calls import ToolCall
+from tools.context import Progress
 from tools.registry import Registry
 from tools.running import Executor, Place, Question
 
@@ -80,11 +82,13 @@ def build_agent(
     tools: Registry | Executor,
     *,
     observer: Observer | None = None,
+    listen: Callable[[ToolCall, Progress], None] | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
     ask_first: Collection[str] = (),
     **options: Any,
 ) -> Agent:
-    """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps.
+    """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps,
+    `listen` hears how far calls have come.
 
     Tools that a turn calls run at the same time; their results go to the model in its order.
     tools:     a registry, whose effects are recorded in the runtime's ledger if the client is a
@@ -114,7 +118,12 @@ def build_agent(
         calls = turn.tool_calls
         allowed = _verdicts(executor.questions(calls))
         place = Place(branch=state["session_id"], point=_point(turn))
-        results = await executor.run(calls, place, allowed=allowed)
+
+        def hear(position: int, progress: Progress) -> None:
+            if listen is not None:
+                listen(calls[position], progress)
+
+        results = await executor.run(calls, place, allowed=allowed, listen=hear)
         steps = [
             Step(kind="tool", name=call.name, text=result.text, notes=result.notes)
             for call, result in zip(calls, results, strict=True)

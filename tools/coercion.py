@@ -26,7 +26,9 @@ def typed(
     quoted: strings were written as such, so that they are read as something else only where the
             schema takes no string
     """
-    properties = schema.get("properties", {})
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        properties = {}
     read: dict[str, Any] = {}
     notes = []
     for name, value in arguments.items():

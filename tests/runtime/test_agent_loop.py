@@ -7,6 +7,9 @@ from agent_runtime.chat import Message
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.models import TurnResult, Usage
 from tools.calls import ToolCall
+from tools.context import Context, Progress
+from tools.define import define
+from tools.registry import Registry
 
 
 @pytest.fixture
@@ -61,6 +64,23 @@ async def test_a_model_that_never_stops_calling_is_stopped(registry):
     client = Scripted(*[[ToolCall(name="calculator", arguments={"expression": "1"})]] * 50)
     with pytest.raises(GraphRecursionError):
         await ask(build_agent(client, registry), "any", "Go.")
+
+
+async def test_who_listens_hears_how_far_a_tool_has_come():
+    def work(context: Context) -> str:
+        """Works."""
+        context.report("half", done=1, total=2)
+        return "done"
+
+    call = ToolCall(name="work")
+    heard = []
+    agent = build_agent(
+        Scripted([call], []),
+        Registry([define(work)]),
+        listen=lambda call, progress: heard.append((call, progress)),
+    )
+    await ask(agent, "any", "Go.")
+    assert heard == [(call, Progress("half", 1, 2))]
 
 
 class Scripted:

@@ -86,6 +86,21 @@ async def test_a_fork_inherits_what_its_history_leads_to(ledger, writer):
     assert second != first
 
 
+async def test_what_a_fork_itself_did_where_it_began_is_inherited_from_it(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    branch = await writer.store.fork(session.id)
+    await ledger.begin(entry(branch.id, session.head))
+    await writer.turn(branch.id, [5])
+    again = await writer.store.fork(branch.id)
+    await writer.turn(again.id, [6])
+    last = (await writer.store.session(again.id)).head
+    assert await _inherited(ledger, again.id, last) == [(branch.id, session.head)]
+    # The session that it left knows nothing of that.
+    await writer.turn(session.id, [7])
+    head = (await writer.store.session(session.id)).head
+    assert await _inherited(ledger, session.id, head) == []
+
+
 async def test_the_very_same_call_is_known_in_a_fork_at_its_point(ledger, writer):
     session = await writer.session([1, 2, 3, 4])
     branch = await writer.store.fork(session.id)

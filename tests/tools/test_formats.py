@@ -184,3 +184,23 @@ def test_a_call_without_its_opener_is_one_only_if_it_names_a_tool():
         assert len(message.calls) == calls
         assert message.text == ("" if calls else written)
     assert parse(written, "hermes").calls == ()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"properties": []},
+        {"properties": {"a": 1}, "required": 7},
+        {"properties": {"a": {"enum": 3}}},
+        {"properties": {"a": {"$ref": "#/nowhere"}}},
+        {"properties": {"a": {"pattern": "("}}, "additionalProperties": False},
+        {"type": "object", "properties": {"a": {"type": "nothing"}}, "required": ["b"]},
+        {"$ref": "#"},
+    ],
+)
+@pytest.mark.parametrize("format", OWN_FORMATS)
+def test_schemas_that_are_wrong_lose_no_call(format, schema):
+    tool = ToolSpec(name="add", description="Adds.", parameters=schema)
+    written = ToolCall(name="add", arguments={"a": "1"})
+    assert parse(render(written, format), format, tools=[tool]).calls == (written,)
