@@ -71,11 +71,20 @@ class StoreLedger:
         if not others:
             return []
         branches = await self._branches_at(entry.point)
+        very_same = [other for other in others if other.call_id == entry.call_id]
+        # Snapshots are named by what they hold, so that branches which say the same after they have
+        # parted are at one point: only what a branch began with did it get from others.
+        if very_same and entry.point not in await self._began_with(entry.branch):
+            very_same = []
         return [
-            other
-            for other in others
-            if other.call_id == entry.call_id or other.branch in branches.get(other.point, ())
+            one for one in others if one in very_same or one.branch in branches.get(one.point, ())
         ]
+
+    async def _began_with(self, session_id: str) -> set[str]:
+        head = (await self._store.session(session_id)).body.forked_at
+        if head is None:
+            return set()
+        return {one.id for one in await self._store.ancestors(head, tenant=self._tenant)}
 
     async def _branches_at(self, point: str) -> dict[str, set[str]]:
         """For each snapshot before `point`: whose calls made there lead to it. They are of the

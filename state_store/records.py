@@ -80,11 +80,12 @@ class _Owned(_Record):
 
 
 class SessionBody(_Owned):
-    """What does not change about a session."""
+    """What does not change about a session. forked_at: the head that it began with."""
 
     id: str
     fingerprint_id: str
     forked_from: str | None
+    forked_at: str | None = None
     created_at: float
 
 

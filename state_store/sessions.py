@@ -150,6 +150,7 @@ class Sessions:
                 "id": fork_id or new_session_id(lineage_of(parent.id)),
                 "meta": dict(parent.body.meta if meta is None else meta),
                 "forked_from": parent.id,
+                "forked_at": head,
                 "created_at": time.time(),
             }
         )

@@ -52,6 +52,7 @@ class Entry(BaseModel):
              ends with the message; position: of the call in the message
     arguments_hash: of the checked arguments, 64 hex digits
     result:  once it is done
+    taken_from: branch whose result it is; then this call did nothing
     at:      seconds since 1970, when it was started
     """
 
@@ -67,6 +68,7 @@ class Entry(BaseModel):
     at: float
     state: State = State.STARTED
     result: ToolResult | None = None
+    taken_from: str = ""
 
     @property
     def call_id(self) -> str:
@@ -101,7 +103,7 @@ class Ledger(Protocol):
 
     async def inherited(self, entry: Entry) -> list[Entry]:
         """Entries of other branches that do what `entry` does, in the order they were started:
-        before its branch left them, or at the very same point."""
+        before its branch left them, and at a point that it began with."""
 
 
 class Repeat(StrEnum):

@@ -178,6 +178,7 @@ class _Book:
         self._forks.setdefault(branch, (parent, len(self._entries)))
 
     def inherited(self, entry: Entry) -> list[Entry]:
+        _, began = self._forks.get(entry.branch, ("", 0))
         before: dict[str, int] = {}
         branch, count = entry.branch, len(self._entries)
         while branch in self._forks:
@@ -190,5 +191,5 @@ class _Book:
             for number, other in enumerate(self._entries.values())
             if other.branch != entry.branch
             and other.does_what(entry)
-            and (number < before.get(other.branch, 0) or other.call_id == entry.call_id)
+            and number < (began if other.call_id == entry.call_id else before.get(other.branch, 0))
         ]

@@ -85,7 +85,9 @@ class Once:
 
     async def _inherited(self, entry: Entry) -> list[Entry]:
         """None if every branch has its own of what the effect touches."""
-        return [] if entry.scope is Scope.BRANCH else await self._ledger.inherited(entry)
+        if entry.scope is Scope.BRANCH:
+            return []
+        return [one for one in await self._ledger.inherited(entry) if not one.taken_from]
 
     async def _settle_fork(
         self, entry: Entry, arguments: Mapping[str, Any], others: list[Entry]
@@ -104,7 +106,8 @@ class Once:
                     update={"parts": (TextPart(content=what), *result.parts)}
                 )
             result = result.noted(f"its result is that of branch {earlier.branch}")
-            return await self._end(entry, State.DONE, result)
+            taken = entry.model_copy(update={"taken_from": earlier.branch})
+            return await self._end(taken, State.DONE, result)
         if result is None:
             return _unknown(earlier)
         why = f"{entry.tool} was not run: it did this before this branch began."

@@ -101,11 +101,27 @@ async def test_what_a_fork_itself_did_where_it_began_is_inherited_from_it(ledger
     assert await _inherited(ledger, session.id, head) == []
 
 
-async def test_the_very_same_call_is_known_in_a_fork_at_its_point(ledger, writer):
+async def test_the_very_same_call_is_known_in_a_fork_that_began_at_its_point(ledger, writer):
     session = await writer.session([1, 2, 3, 4])
-    branch = await writer.store.fork(session.id)
-    await ledger.begin(entry(session.id, session.head))
-    assert await _inherited(ledger, branch.id, session.head) == [(session.id, session.head)]
+    point = session.head
+    await ledger.begin(entry(session.id, point))
+    await writer.turn(session.id, [5])
+    for head in (point, (await writer.store.session(session.id)).head):
+        branch = await writer.store.fork(session.id, snapshot_id=head)
+        assert await _inherited(ledger, branch.id, point) == [(session.id, point)]
+    empty = await writer.store.branch_at(session.id, tokens=0)
+    assert await _inherited(ledger, empty.id, point) == []
+
+
+async def test_branches_that_say_the_same_do_not_take_their_effects_from_each_other(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    twins = [await writer.store.fork(session.id) for _ in range(2)]
+    for twin in twins:
+        await writer.turn(twin.id, [5, 6, 7, 8])
+    one, other = [await writer.store.session(twin.id) for twin in twins]
+    assert one.head == other.head
+    await ledger.begin(entry(one.id, one.head))
+    assert await _inherited(ledger, other.id, other.head) == []
 
 
 async def test_the_ledger_of_others_is_closed(store, writer):

@@ -114,6 +114,9 @@ async def test_a_fork_inherits_what_happened_before_it_and_does_not_repeat_it(
     same = await run_one(tool, ledger, Place("fork", PLACE.point))
     assert (same.text, same.notes) == ("one more of sheep", ("its result is that of branch main",))
     later = await run_one(tool, ledger, Place("fork of fork", "message-7"))
+    await ledger.fork("last", "fork of fork")
+    last = await run_one(tool, ledger, Place("last", "message-8"))
+    assert (last.text, last.notes) == (later.text, later.notes)  # taken from where it happened
     assert later.text == (
         "[count did this before, and did not do it again. Its result was:]\none more of sheep"
     )
@@ -126,7 +129,8 @@ async def test_what_happens_after_a_fork_is_not_inherited(effect, ledger, tmp_pa
     await ledger.fork("fork", "main")
     await run_one(tool, ledger, Place("main", "message-1"))
     await run_one(tool, ledger, Place("fork", "message-2"))
-    assert counted(tmp_path) == 2
+    await run_one(tool, ledger, Place("fork", "message-1"))  # nor if it is called at the same point
+    assert counted(tmp_path) == 3
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
