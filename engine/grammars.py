@@ -22,7 +22,7 @@ def init(original: Callable[..., None], manager: Any, scheduler: Any) -> None:
 
     original(manager, scheduler)
     serving, model = get_serving(), get_model()
-    if not serving.skip_tokenizer_init:
+    if not serving.skip_tokenizer_init or scheduler.server_args.grammar_backend == "none":
         return
     tokenizer = get_tokenizer(
         serving.tokenizer_path,
