@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from tokenizers.decoders import DecodeStream
 
+from agent_runtime.boundaries import interval_of
 from agent_runtime.chat import ChatFormat
 from agent_runtime.constraints import structural_tag
 from agent_runtime.generation import Generation
@@ -39,12 +40,19 @@ class Attempts:
     """Generates, wherever that works."""
 
     def __init__(
-        self, pool: EnginePool, placing: Placing, residency: Residency, chat: ChatFormat
+        self,
+        pool: EnginePool,
+        placing: Placing,
+        residency: Residency,
+        chat: ChatFormat,
+        boundary_interval: int | None,
     ) -> None:
+        """boundary_interval: see `RuntimeSettings`"""
         self._pool = pool
         self._placing = placing
         self._residency = residency
         self._chat = chat
+        self._boundary_interval = boundary_interval
 
     async def text(
         self,
@@ -155,6 +163,7 @@ class Attempts:
             page_hashes=asked.hashes,
             page_size=engine.record.page_size,
             restore=restore,
+            boundary_interval=interval_of(engine.record, self._boundary_interval),
         )
 
     async def _watched(

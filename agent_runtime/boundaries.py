@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.boundaries import break_even
 from engine.pool import EngineRecord
 
 
@@ -25,8 +26,13 @@ def interval_of(record: EngineRecord, setting: int | None) -> int:
     The engine leaves one state per prefill chunk, so the interval is never below that.
     """
     page = record.page_size
-    break_even = -(-record.state_object_bytes * page // record.kv_object_bytes)
-    wanted = max(break_even if setting is None else setting, record.prefill_chunk)
+    if setting is None:
+        setting = break_even(
+            page_size=page,
+            page_bytes=record.kv_object_bytes,
+            state_bytes=record.state_object_bytes,
+        )
+    wanted = max(setting, record.prefill_chunk)
     return -(-wanted // page) * page
 
 

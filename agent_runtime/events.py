@@ -1,4 +1,4 @@
-"""What a turn tells while it runs: one class per event, and its name on the wire.
+"""What a turn or resume tells while it runs: one class per event, and its name on the wire.
 
 Another kind of event is a class and a line in `EVENTS`: the service encodes it, and the client
 library decodes it.
@@ -6,9 +6,11 @@ library decodes it.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.models import TurnResult
+from agent_runtime.models import Resumed, TurnResult
 from tools.calls import ToolCall
 
 
@@ -32,15 +34,42 @@ class ToolCalled(ToolCall):
     """A call that the model has written to its end."""
 
 
-TurnEvent = Reasoning | Text | ToolCalled | TurnResult
+Phase = Literal["load", "prefill", "commit"]
+
+
+class Progress(BaseModel):
+    """How far a wait is that takes more than a moment.
+
+    load:    bytes of stored state that the engine has read, of those that it needs
+    prefill: tokens of the prompt that are restored or computed
+    commit:  pages and states that are stored, of those that wait to be
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phase: Phase
+    done: int
+    total: int
+
+
+TurnEvent = Reasoning | Text | ToolCalled | Progress | TurnResult
 """What a turn yields: its last event is the TurnResult."""
 
 EVENTS: dict[str, type[TurnEvent]] = {
     "reasoning": Reasoning,
     "text": Text,
     "tool_call": ToolCalled,
+    "progress": Progress,
     "result": TurnResult,
 }
+ResumeEvent = Progress | Resumed
+"""What a resume yields: its last event is the Resumed."""
+
+RESUME_EVENTS: dict[str, type[ResumeEvent]] = {
+    "progress": Progress,
+    "result": Resumed,
+}
+Event = TurnEvent | ResumeEvent
 
 
 def replayed(result: TurnResult) -> list[TurnEvent]:
@@ -54,10 +83,10 @@ def called(call: ToolCall) -> ToolCalled:
     return ToolCalled(name=call.name, arguments=call.arguments)
 
 
-_NAMES = {kind: name for name, kind in EVENTS.items()}
+_NAMES = {kind: name for kinds in (EVENTS, RESUME_EVENTS) for name, kind in kinds.items()}
 
 
-def encoded(event: TurnEvent) -> str:
+def encoded(event: Event) -> str:
     """The event as a server-sent one."""
     return sent(_NAMES[type(event)], event)
 

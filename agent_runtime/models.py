@@ -208,6 +208,9 @@ class Whereabouts(_Wire):
                    how far the session could be picked up from the device, the engine's host memory,
                    and the store or the archive alone
     held_for:      seconds that the device still keeps it, None if it may evict it
+    prefilled_tokens, loaded_bytes, offloaded_bytes, failed_loads:
+                   what the engine has done for the session since it started: prompt tokens that it
+                   computed, bytes from the store to the device and back, loads that failed
     reason:        why the engine could not be asked
     """
 
@@ -221,6 +224,10 @@ class Whereabouts(_Wire):
     staged_tokens: int = 0
     stored_tokens: int = 0
     held_for: float | None = None
+    prefilled_tokens: int = 0
+    loaded_bytes: int = 0
+    offloaded_bytes: int = 0
+    failed_loads: int = 0
     reason: str | None = None
 
 

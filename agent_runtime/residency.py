@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.tags import tagged
 from state_store.durability import Servers
 
 
@@ -48,7 +49,7 @@ class Residency:
 
     def placed(self, session_id: str, boot_id: str) -> None:
         if not self.on_device(session_id, boot_id):
-            self._places[session_id] = Place(boot_id, f"{session_id}.{next(self._serial)}")
+            self._places[session_id] = Place(boot_id, tagged(session_id, next(self._serial)))
 
     def shared(self, session_id: str, fork_id: str) -> None:
         """A fork has the same head: where that is, it is."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
-from agent_runtime.events import EVENTS, TurnEvent
+from agent_runtime.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.ledger_client import SessionLedger
 from agent_runtime.models import (
     Cancellation,
@@ -58,6 +58,8 @@ from agent_runtime.version_models import (
     TreeView,
 )
 from tools.define import ToolSpec
+
+_Event = TypeVar("_Event", bound=BaseModel)
 
 
 class ApiError(TorporError):
@@ -173,14 +175,16 @@ class Torpor:
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
         request = TurnRequest(messages=list(messages), **options)
-        events = self._streamed(f"/v1/sessions/{session_id}/turns", request, idempotency_key)
+        events = self._streamed(
+            f"/v1/sessions/{session_id}/turns", request, EVENTS, idempotency_key
+        )
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
     async def resume_turn(self, session_id: str) -> AsyncGenerator[TurnEvent]:
         """Run again the turn that was interrupted when its runtime died; as `stream`."""
-        events = self._streamed(f"/v1/sessions/{session_id}/turns/resume", None)
+        events = self._streamed(f"/v1/sessions/{session_id}/turns/resume", None, EVENTS)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -209,7 +213,7 @@ class Torpor:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
         events as they come, then the TurnResult. options: fields of TurnRequest."""
         request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
-        events = self._streamed("/v1/conversations", request, idempotency_key)
+        events = self._streamed("/v1/conversations", request, EVENTS, idempotency_key)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -229,11 +233,23 @@ class Torpor:
             await self._call("POST", f"/v1/sessions/{session_id}/suspend", body)
         )
 
-    async def resume(self, session_id: str, *, strict: bool = False) -> Resumed:
-        body = ResumeRequest(strict=strict).model_dump()
-        return Resumed.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/resume", body)
-        )
+    async def resume(
+        self,
+        session_id: str,
+        *,
+        strict: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Resumed:
+        """on_progress: told now and then how much is loaded, if it takes longer than a moment"""
+        path, request = f"/v1/sessions/{session_id}/resume", ResumeRequest(strict=strict)
+        if on_progress is None:
+            return Resumed.model_validate(await self._call("POST", path, request.model_dump()))
+        async with contextlib.aclosing(self._streamed(path, request, RESUME_EVENTS)) as events:
+            async for event in events:
+                if isinstance(event, Resumed):
+                    return event
+                on_progress(event)
+        raise ApiUnreachable("the resume's stream ended without a result; resume it again.")
 
     async def persist(self, session_id: str, *, durability: str = "fsync") -> Persisted:
         """Make the head durable at `durability`, and leave it where it is."""
@@ -375,20 +391,24 @@ class Torpor:
         return answer
 
     async def _streamed(
-        self, path: str, request: BaseModel | None, key: str | None = None
-    ) -> AsyncGenerator[TurnEvent]:
+        self,
+        path: str,
+        request: BaseModel | None,
+        kinds: Mapping[str, type[_Event]],
+        key: str | None = None,
+    ) -> AsyncGenerator[_Event]:
+        """kinds: of events, by name"""
         body = None if request is None else request.model_dump(mode="json", exclude_unset=True)
+        headers = {"Accept": "text/event-stream", **_headers(key)}
         try:
-            async with self._http.stream(
-                "POST", path, json=body, headers=_headers(key)
-            ) as response:
+            async with self._http.stream("POST", path, json=body, headers=headers) as response:
                 if response.status_code != 200:
                     await response.aread()
                     raise _api_error(response)
                 async for name, data in _events(response):
                     if name == "error":
                         raise ApiError(Problem.model_validate(data))
-                    yield EVENTS[name].model_validate(data)
+                    yield kinds[name].model_validate(data)
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 
+from agent_runtime.events import ResumeEvent
 from agent_runtime.headers import Key
 from agent_runtime.models import (
     CreateSession,
@@ -20,7 +24,9 @@ from agent_runtime.models import (
     SuspendRequest,
     Whereabouts,
 )
+from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions import Sessions
+from agent_runtime.streaming import MEDIA_TYPE, streamed
 
 router = APIRouter(prefix="/v1/sessions")
 
@@ -77,13 +83,27 @@ async def suspend(
     return done
 
 
-@router.post("/{session_id}/resume")
+@router.post("/{session_id}/resume", response_model=Resumed)
 async def resume(
     http: Request, sessions: Asked, session_id: str, request: ResumeRequest
-) -> Resumed:
-    done = await sessions.resume(session_id, request)
-    http.app.state.metrics.resumed(done)
-    return done
+) -> Response:
+    """Resumed; for a client that accepts server-sent events, `progress` and that as `result`."""
+    events = _counted(http.app.state.metrics, sessions.resuming(session_id, request))
+    if MEDIA_TYPE in http.headers.get("accept", ""):
+        return await streamed(http, events)
+    async with contextlib.aclosing(events):
+        *_, done = [event async for event in events]
+    return JSONResponse(done.model_dump(mode="json"))
+
+
+async def _counted(
+    metrics: Metrics, events: AsyncGenerator[ResumeEvent]
+) -> AsyncGenerator[ResumeEvent]:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, Resumed):
+                metrics.resumed(event)
+            yield event
 
 
 @router.post("/{session_id}/fork", status_code=201)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, NothingReused
+from agent_runtime.events import ResumeEvent
 from agent_runtime.forks import fork_at
 from agent_runtime.holding import confirmed, give_up
 from agent_runtime.models import (
@@ -22,13 +23,14 @@ from agent_runtime.models import (
     SuspendRequest,
     Whereabouts,
 )
+from agent_runtime.reporting import Reports
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns, require_head
 from agent_runtime.whereabouts import whereabouts
-from engine.pool import EnginePool
+from engine.pool import EnginePool, Prefetch
 from state_store.errors import NotFound
 from state_store.sessions import Listed
 from state_store.store import Session, Snapshot, StateStore
@@ -141,7 +143,18 @@ class Sessions:
         )
 
     async def resume(self, session_id: str, request: ResumeRequest) -> Resumed:
-        """Have an engine stage the head, so that the next turn starts where it ended.
+        """`resuming`, to its end."""
+        async with contextlib.aclosing(self.resuming(session_id, request)) as events:
+            async for event in events:
+                if isinstance(event, Resumed):
+                    return event
+        raise AssertionError("a resume ends with its result")
+
+    async def resuming(
+        self, session_id: str, request: ResumeRequest
+    ) -> AsyncGenerator[ResumeEvent]:
+        """Have an engine stage the head, so that the next turn starts where it ended; tell how far
+        that is, and at last the result.
 
         What cannot be restored is left to be recomputed from the token log, and `reason` says
         why. Raises NothingReused in strict mode if that is everything; NoEngine, CannotStore.
@@ -149,7 +162,8 @@ class Sessions:
         started = time.perf_counter()
         session = await storable_session(self._store, session_id)
         if await self._turns.stateless.holds(session):
-            return await self._turns.stateless.resume(session, request)
+            yield await self._turns.stateless.resume(session, request)
+            return
         engine = (await self._turns.placing.place(session)).engine
         history = await self._turns.history(session.head, session, engine)
         self._residency.left(session_id)
@@ -158,7 +172,14 @@ class Sessions:
         pages = history.boundary // page_size
         restorable, bytes_read, reason = 0, 0, None
         if pages:
-            found = await self._turns.readiness.stage(session_id, history.hashes[:pages], engine)
+            founds: list[Prefetch] = []
+            staging = self._turns.readiness.stage(session_id, history.hashes[:pages], engine)
+            reports = Reports(session_id, lambda: engine, self._settings)
+            telling = reports.during(staging, "load", then=founds.append)
+            async with contextlib.aclosing(telling):
+                async for progress in telling:
+                    yield progress
+            (found,) = founds
             restorable = history.boundary if found.state and found.pages == pages else 0
             bytes_read, reason = found.bytes_read, found.reason
             if restorable:
@@ -169,7 +190,7 @@ class Sessions:
                 f"{reason or 'no boundary was stored'}. The token log is intact; "
                 "resume without strict to recompute."
             )
-        return Resumed(
+        yield Resumed(
             session_id=session_id,
             head=session.head,
             tokens=len(history.tokens),

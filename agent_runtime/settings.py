@@ -70,6 +70,10 @@ class RuntimeSettings(BaseModel):
     again. None: as many as have KV of a state's size. Never below the engine's prefill chunk."""
     prefetch_timeout: float = Field(default=60.0, gt=0)
     """Seconds a resume waits for the engine to stage a snapshot before it recomputes."""
+    progress_after: float = Field(default=1.0, ge=0)
+    """Seconds that a client waits in a turn or resume before it is told how far it is."""
+    progress_interval: float = Field(default=0.5, ge=0)
+    """Seconds until it is told again."""
     standing_sessions: int = Field(default=256, gt=0)
     """Sessions that can go on while the store is gone: the last that were served."""
     kept_tokens: int = Field(default=1 << 20, gt=0)

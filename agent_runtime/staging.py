@@ -39,7 +39,7 @@ class Staging:
     async def stage(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
         """Stage the page chain `hashes` of a session, not empty, and the state at its end.
         Raises EngineUnreachable; StoreUnavailable."""
-        found = await engine.prefetch(hashes, timeout=self._timeout)
+        found = await self._prefetch(session_id, hashes, engine)
         if await self._store.residency(session_id) not in ("archived", "partly"):
             return found
         if found.state and found.pages == len(hashes):
@@ -53,9 +53,12 @@ class Staging:
             await self._store.bring_back(session_id, whole=False)
         except StoreError as error:
             logger.warning("%s is not brought back whole: %s", session_id, error)
-            again = await engine.prefetch(hashes, timeout=self._timeout)
+            again = await self._prefetch(session_id, hashes, engine)
             return dataclasses.replace(again, reason=str(error) if again.reason else None)
-        return await engine.prefetch(hashes, timeout=self._timeout)
+        return await self._prefetch(session_id, hashes, engine)
+
+    async def _prefetch(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
+        return await engine.prefetch(hashes, timeout=self._timeout, session_id=session_id)
 
     def _return_behind(self, session_id: str) -> None:
         if session_id not in self._returning:

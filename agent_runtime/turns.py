@@ -23,7 +23,7 @@ from agent_runtime.cancelling import Cancellable, Cancelling
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import HeadMoved, NoModel, NothingInterrupted, StillRunning
-from agent_runtime.events import TurnEvent, replayed
+from agent_runtime.events import Progress, TurnEvent, replayed
 from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
 from agent_runtime.idempotency import Claims, turn_of
@@ -34,6 +34,7 @@ from agent_runtime.placing import Placement, Placing
 from agent_runtime.prompting import prompt_delta, with_defaults
 from agent_runtime.readiness import Readiness
 from agent_runtime.reading import read
+from agent_runtime.reporting import Reports
 from agent_runtime.residency import Residency
 from agent_runtime.results import result_of
 from agent_runtime.scheduling.admission import Admission, Slot
@@ -105,7 +106,7 @@ class Turns:
         try:
             async with contextlib.aclosing(self._run(session_id, request, key)) as events:
                 async for event in events:
-                    began = True
+                    began = began or not isinstance(event, Progress)
                     yield event
         except LeaseHeld as error:
             await self._require_over(session_id, key, error)
@@ -256,16 +257,30 @@ class Turns:
             async with contextlib.AsyncExitStack() as stack:
                 queued = stack.enter_async_context(self._slot(before, delta, request))
                 slot = await cancellable.awaited(queued)
-                generation.reasons += await self.readiness.make_ready(session, history, engine)
+                reports = Reports(session.id, lambda: generation.engine, self._settings)
+                readying = self.readiness.make_ready(session, history, engine)
+                telling = reports.during(readying, "load", then=generation.reasons.extend)
+                async with contextlib.aclosing(telling):
+                    async for progress in telling:
+                        yield progress
                 asked = before.after(delta).history
                 await self.readiness.renew_shared(session, history, engine, asked.hashes)
-                pieces = cancellable.events(self._generate(before, asked, request, generation))
+                generating = self._generate(before, asked, request, generation)
+                prompt = len(asked.tokens)
+                told = reports.among(generating, "load", "prefill", prompt_tokens=prompt)
+                pieces = cancellable.events(told)
                 async with contextlib.aclosing(pieces):
                     async for event in pieces:
                         yield event
                 generated_at = time.perf_counter()
                 before = dataclasses.replace(before, engine=generation.engine)
-                result = await self._commit(before, lease, delta, generation, request, record)
+                results: list[TurnResult] = []
+                committing = self._commit(before, lease, delta, generation, request, record)
+                telling = reports.during(committing, "commit", then=results.append)
+                async with contextlib.aclosing(telling):
+                    async for progress in telling:
+                        yield progress
+                (result,) = results
                 _leave(slot, result)
         timing = Timing(
             ttft_s=(generation.first_token_at or generated_at) - started,
@@ -341,7 +356,13 @@ class Turns:
                 return [str(error)]
             return reasons
 
-        attempts = Attempts(self._pool, self.placing, self._residency, self._chat)
+        attempts = Attempts(
+            self._pool,
+            self.placing,
+            self._residency,
+            self._chat,
+            self._settings.boundary_interval,
+        )
         pieces = attempts.text(
             before.session, asked, request, generation, salt=before.salt, make_ready=make_ready
         )

@@ -33,6 +33,7 @@ async def whereabouts(
     found = found.model_copy(update=known | {"engine": engine.record.engine_id})
     try:
         there = await engine.where(hashes, name=session_id, timeout=_TIMEOUT)
+        work = await engine.progress(session_id, timeout=_TIMEOUT)
     except EngineUnreachable as error:
         return found.model_copy(update={"reason": str(error)})
     return found.model_copy(
@@ -41,6 +42,10 @@ async def whereabouts(
             "staged_tokens": _tokens(there.staged, page_size),
             "stored_tokens": _tokens(there.stored, page_size),
             "held_for": there.held_for,
+            "prefilled_tokens": work.prefilled_tokens,
+            "loaded_bytes": work.loaded_bytes,
+            "offloaded_bytes": work.offloaded_bytes,
+            "failed_loads": work.failed_loads,
         }
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from engine.boundaries import hinted
 from engine.errors import EngineRefused, EngineUnreachable, GrammarRefused, LoadFailed
 from engine.linker.config import RECOMPUTE
 from engine.prompts import GONE, PATH, Head, Name
@@ -156,6 +157,7 @@ class EngineClient:
         page_hashes: Sequence[str] = (),
         page_size: int = 1,
         restore: bool = True,
+        boundary_interval: int | None = None,
     ) -> AsyncGenerator[Chunk]:
         """Stream a continuation of exactly `input_ids`. The engine ends it if it is not read on.
 
@@ -164,6 +166,8 @@ class EngineClient:
         routing_key: what a router with policy `manual` keeps on one engine.
         page_hashes: names of the prompt's whole pages of `page_size` tokens, if known: the engine
         remembers the ids by them, and those that it remembers are not sent again.
+        boundary_interval: most tokens between the states that the engine stores inside the prompt;
+        None for the engine's own choice.
         restore: False to compute what is not on the device, even if it could be loaded.
         """
         ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
@@ -174,6 +178,7 @@ class EngineClient:
             session_id=session_id,
             return_logprob=bool(top_logprobs),
             top_logprobs_num=top_logprobs,
+            kv_hints=None if boundary_interval is None else hinted(boundary_interval),
             prefix=self._known(page_hashes, page_size),
             remember=_name(page_hashes, page_size),
         )

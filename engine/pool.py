@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
+from engine.linker.config import watched
 from state_store.errors import EngineSilent, StoreUnavailable
 from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
@@ -118,6 +119,24 @@ class Settled:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class SessionWork:
+    """How far the work on a session is, and what it has taken, since the engine started.
+
+    load, prefill, offload: done and total: bytes, tokens of the prompt, objects. What is over is
+    told until the next begins. Bytes and objects are of all ranks
+    The others: see `engine/linker/progress.py`; tokens and requests are of the rank with most
+    """
+
+    load: tuple[int, int]
+    prefill: tuple[int, int]
+    offload: tuple[int, int]
+    prefilled_tokens: int
+    loaded_bytes: int
+    offloaded_bytes: int
+    failed_loads: int
+
+
 class _Signs(enum.Enum):
     """Of life, that an engine gives."""
 
@@ -141,12 +160,16 @@ class Engine:
         self._looked_at = float("-inf")
         self._store = store
 
-    async def prefetch(self, hashes: Sequence[str], *, timeout: float) -> Prefetch:
+    async def prefetch(
+        self, hashes: Sequence[str], *, timeout: float, session_id: str | None = None
+    ) -> Prefetch:
         """Stage the page chain `hashes` and the state at its end in the engine's host memory.
 
+        session_id: whose `progress` it is
         Raises EngineUnreachable if the engine's linker does not answer within `timeout` s.
         """
-        replies = await self._command("prefetch", {"hashes": list(hashes)}, timeout)
+        payload = {"hashes": list(hashes), "session": session_id}
+        replies = await self._command("prefetch", payload, timeout)
         reasons = sorted({reply["reason"] for reply in replies if reply["reason"]})
         return Prefetch(
             pages=min(reply["pages"] for reply in replies),
@@ -214,6 +237,21 @@ class Engine:
         """
         replies = await self._step("drop", {"hashes": list(hashes)}, timeout)
         return min(int(reply["pages"]) for reply in replies)
+
+    async def progress(self, session_id: str, *, timeout: float) -> SessionWork:
+        """Answered at any time, also while a prefetch or a prompt takes long. Raises
+        EngineUnreachable; StoreUnavailable."""
+        record, payload = self.record, {"session": session_id}
+        try:
+            return _work(
+                await self._store.send_command(
+                    watched(record.engine_id), record.ranks, "progress", payload, timeout=timeout
+                )
+            )
+        except EngineSilent as error:
+            raise EngineUnreachable(
+                f"engine {record.engine_id} does not tell its progress: {error}"
+            ) from error
 
     async def _step(
         self, name: str, payload: Mapping[str, Any], timeout: float
@@ -402,6 +440,23 @@ class EnginePool:
             self.put_aside(engine, str(error))
             return False
         return True
+
+
+def _work(replies: Sequence[Mapping[str, Any]]) -> SessionWork:
+    def of_all(part: str) -> tuple[int, int]:
+        done, total = (sum(reply[part][one] for reply in replies) for one in ("done", "total"))
+        return done, total
+
+    slowest = min(replies, key=lambda reply: reply["prefill"]["done"])["prefill"]
+    return SessionWork(
+        load=of_all("load"),
+        prefill=(slowest["done"], slowest["total"]),
+        offload=of_all("offload"),
+        prefilled_tokens=max(reply["prefilled_tokens"] for reply in replies),
+        loaded_bytes=sum(reply["loaded_bytes"] for reply in replies),
+        offloaded_bytes=sum(reply["offloaded_bytes"] for reply in replies),
+        failed_loads=max(reply["failed_loads"] for reply in replies),
+    )
 
 
 def _settled(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> Settled:

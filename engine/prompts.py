@@ -48,6 +48,7 @@ class Head(BaseModel):
     session_id: str | None = None
     return_logprob: bool = False
     top_logprobs_num: int = 0
+    kv_hints: dict[str, Any] | None = None
     prefix: Name | None = None
     remember: Name | None = None
 

@@ -9,6 +9,11 @@ RECOMPUTE = "recompute-"
 HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
 
 
+def watched(engine_id: str) -> str:
+    """The address of commands that are answered while another one is being done."""
+    return f"{engine_id}.watched"
+
+
 class LinkerConfig(BaseModel):
     """Settings of the linker in every rank of one engine process group."""
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.linker import device
 from engine.linker.backlog import Backlog
-from engine.linker.config import HEARTBEAT_TTL, LinkerConfig
+from engine.linker.config import HEARTBEAT_TTL, LinkerConfig, watched
 from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
 from engine.linker.offload import Offloader
+from engine.linker.progress import Progress
 from engine.linker.staging import Staged, StagedObjects
 from engine.linker.steps import Steps, Work
 from state_store.fingerprint import Fingerprint
@@ -54,6 +55,7 @@ class Control:
         backlog: Backlog,
         holds: Holds,
         steps: Steps,
+        progress: Progress,
         payloads: Payloads,
     ) -> None:
         self._staged = staged
@@ -63,6 +65,7 @@ class Control:
         self._backlog = backlog
         self._holds = holds
         self._steps = steps
+        self._progress = progress
         self._ttl = config.uncommitted_ttl
         self._payloads = payloads
         self._payloads.ping()  # a wrong URL must stop the engine now, not at the first offload
@@ -83,6 +86,14 @@ class Control:
                 "announce": self.announce,
                 "drain": self.drain,
             },
+            prefix=config.prefix,
+        )
+        # Asked while another command reads for seconds: it has a thread of its own.
+        self._watched = CommandListener(
+            config.url,
+            watched(config.engine_id),
+            rank,
+            {"progress": self.progress},
             prefix=config.prefix,
         )
         self._heartbeat = None
@@ -112,6 +123,7 @@ class Control:
 
     def start(self) -> None:
         self._listener.start()
+        self._watched.start()
         if self._heartbeat is not None:
             self._heartbeat.start()
 
@@ -119,6 +131,7 @@ class Control:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         self._listener.stop()
+        self._watched.stop()
         self._payloads.close()
 
     def prefetch(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +141,15 @@ class Control:
         only checked to exist; its load then reads from the store.
         """
         hashes: list[str] = payload["hashes"]
-        state = self._stage("state", hashes[-1:])
-        kv = self._stage("kv", hashes)
+        sizes = {kind: self._staged[kind].frames.frame_bytes for kind in KINDS}
+        total = sizes["state"] + len(hashes) * sizes["kv"]
+        came = self._progress.load_begins(payload["session"], total)
+        try:
+            state = self._stage("state", hashes[-1:], came)
+            kv = self._stage("kv", hashes, came)
+        except BaseException:
+            self._progress.load_ends(payload["session"])
+            raise
         self._look_for("state", state.unstaged)
         self._look_for("kv", kv.unstaged)
         restorable = all(self._index.has("state", hashes[-1:]))
@@ -237,6 +257,10 @@ class Control:
             "offload_bytes_waiting_most": most_bytes,
         }
 
+    def progress(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """A `SessionWork` of one session."""
+        return self._progress.of(payload["session"])
+
     def _at_next_step(self, payload: dict[str, Any], work: Work) -> Any:
         return self._steps.ask(payload["step"], work, timeout=STEP_TIMEOUT)
 
@@ -256,9 +280,9 @@ class Control:
         self._index.add(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
         self._index.forget(kind, [h for h, found in zip(hashes, exists, strict=True) if not found])
 
-    def _stage(self, kind: Kind, hashes: list[str]) -> Staged:
+    def _stage(self, kind: Kind, hashes: list[str], came: Callable[[int], None]) -> Staged:
         objects = self._staged[kind]
-        staged = objects.prefetch(hashes, self._payloads)
+        staged = objects.prefetch(hashes, self._payloads, came)
         self._index.add(kind, staged.frames)
         self._index.forget(kind, staged.missing)
         self._index.condemn(kind, staged.corrupt)

@@ -86,13 +86,10 @@ class Holds:
 
 
 def where(tree: Any, hashes: Sequence[str]) -> OnDevice:
-    from sglang.srt.mem_cache.unified_cache.components import ComponentType
-
     pages, states = 0, []
     for node, matched in _path(tree, hashes):
         pages += matched
-        has_state = node.component_data[ComponentType.MAMBA].value is not None
-        if has_state and matched == len(node.hash_value):
+        if _has_state(node) and matched == len(node.hash_value):
             states.append(pages)
     return OnDevice(pages, tuple(states))
 
@@ -115,8 +112,13 @@ def drop(tree: Any, hashes: Sequence[str]) -> int:
 
 
 def offer(tree: Any, hashes: Sequence[str]) -> None:
-    """Offload what of the chain is on the device and neither stored nor about to be."""
-    nodes = [node for node, _ in _path(tree, hashes)]
+    """Offload what of the chain is on the device and neither stored nor about to be: of the states
+    that nobody wanted so far, the last."""
+    path = _path(tree, hashes)
+    nodes = [node for node, _ in path]
+    ends = [node for node, matched in path if _has_state(node) and matched == len(node.hash_value)]
+    if ends and tree.linker.cache_linker.thinning.recall(ends[-1].hash_value[-1]):
+        ends[-1].external_cache_stored = False
     offers.unmark_expired([node for node in nodes if node.external_cache_stored])
     tree.linker.offload_nodes([node.id for node in nodes])
 
@@ -139,6 +141,12 @@ def _path(tree: Any, hashes: Sequence[str]) -> list[tuple[Any, int]]:
         if matched < len(node.hash_value):
             break
     return path
+
+
+def _has_state(node: Any) -> bool:
+    from sglang.srt.mem_cache.unified_cache.components import ComponentType
+
+    return node.component_data[ComponentType.MAMBA].value is not None
 
 
 def _begins(node: Any, page_hash: str) -> bool:

@@ -21,6 +21,7 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
     UnifiedCacheLinker,
 )
 
+from engine.boundaries import break_even
 from engine.linker import offers, patches
 from engine.linker.backlog import Backlog
 from engine.linker.config import RECOMPUTE, LinkerConfig
@@ -34,10 +35,13 @@ from engine.linker.layouts import require_alike, require_restorable
 from engine.linker.load import Load, Loader
 from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
+from engine.linker.progress import Progress
 from engine.linker.ranks import Ranks
 from engine.linker.staging import StagedObjects
 from engine.linker.steps import Steps
+from engine.linker.thinning import Thinning
 from engine.patch import require
+from engine.tags import session_of
 from state_store.archive import ArchiveReader, open_archive
 from state_store.layout import Kind, ObjectNames
 from state_store.objects import ObjectClient
@@ -78,10 +82,23 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         names = ObjectNames(config.prefix, fingerprint.id, self._ranks.index)
 
         self._index = StoredIndex()
+        self.progress = Progress()
+        self.tags: dict[str, str | None] = {}
+        """Of requests whose load is being queued: see `progress.load_back`."""
         self.failed_loads = FailedLoads(self._ranks)
         self._holds = Holds()
         self.steps = Steps(self._ranks, self._holds.due)
-        offers.watch(self._index, self._ranks)
+        described = self._described
+        self.thinning = Thinning(
+            interval=break_even(
+                page_size=self._page_size,
+                page_bytes=described.kv.payload_bytes,
+                state_bytes=described.state.payload_bytes,
+            ),
+            chunk=int(server_args.chunked_prefill_size),
+            grid=max(self._page_size, int(server_args.mamba_track_interval)),
+        )
+        offers.watch(self._index, self._ranks, self.thinning)
         layouts = {"kv": self._described.kv, "state": self._described.state}
         device = self._described.kv.segments[0].rows.device
         pin = device.type == "cuda"
@@ -108,6 +125,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             self._index,
             self.layer_done_counter,
             payloads(),
+            self.progress,
             num_layers=self._group.num_layers,
             device=device,
             deadline=config.load_deadline,
@@ -116,9 +134,10 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             {"kv": frames("kv", 1 << 22, 8), "state": frames("state", 0, 1)},
             self._index,
             payloads(),
+            self.progress,
             ttl=config.uncommitted_ttl,
         )
-        self._queued_loads: dict[str, list[PoolTransfer]] = {}
+        self._queued_loads: dict[str, tuple[list[PoolTransfer], str | None]] = {}
         self._failed_loads: dict[str, str] = {}
         self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes)
         self._control = Control(
@@ -135,6 +154,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             backlog=self._backlog,
             holds=self._holds,
             steps=self.steps,
+            progress=self.progress,
             payloads=payloads(),
         )
         self._control.start()
@@ -173,7 +193,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         )
         if not resolved:
             return False
-        self._queued_loads[rid] = resolved
+        self._queued_loads[rid] = resolved, _session(self.tags[rid])
         return True
 
     def cancel_queued_load(self, rid: str) -> bool:
@@ -186,8 +206,9 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         counter_index = self.layer_done_counter.update_producer()
         ready = torch.get_device_module().Event()
         ready.record()
-        requests = {rid: tuple(self._rows(transfers)) for rid, transfers in queued.items()}
-        self._loader.submit(Load(int(counter_index), requests, ready))
+        requests = {rid: tuple(self._rows(transfers)) for rid, (transfers, _) in queued.items()}
+        sessions = {rid: session for rid, (_, session) in queued.items()}
+        self._loader.submit(Load(int(counter_index), requests, sessions, ready))
         return int(counter_index)
 
     def finish_layer_wise_loading(self, counter_index: int) -> bool:
@@ -208,12 +229,13 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         resolved = self._group.resolve_transfers(transfers, allow_partial=True)
         if not resolved:
             return False
-        rows = self._rows(resolved)
+        rows = [part for one in self._rows(resolved) if (part := self._thinned(one)).hashes]
         if not self._backlog.admit(rows, self._size(rows)):
             return False  # the tree offers it again when it next passes
         # A resume inserts its restored tail as new nodes: what is stored already is not copied.
         new = tuple(part for p in rows if (part := self._unknown(p)).hashes)
-        self._offloader.submit(Offload(new, tuple(self.record_offload_ready())))
+        ready = tuple(self.record_offload_ready())
+        self._offloader.submit(Offload(new, ready, _session(session_id)))
         return True
 
     def num_completed_offloads(self) -> int:
@@ -236,6 +258,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         for staged in self._staged.values():
             staged.discard_all()
         self._index.clear()
+        self.thinning.clear()
         self.layer_done_counter.reset()
 
     def close(self) -> None:
@@ -269,6 +292,19 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             rows.append(Rows(kind, list(transfer.keys), slots // entry.page_size))
         return rows
 
+    def _thinned(self, part: Rows) -> Rows:
+        if part.kind != "state":
+            return part
+        return _some(part, [not self.thinning.is_left_out(h) for h in part.hashes])
+
     def _unknown(self, part: Rows) -> Rows:
-        keep = [i for i, known in enumerate(self._index.has(part.kind, part.hashes)) if not known]
-        return Rows(part.kind, [part.hashes[i] for i in keep], part.rows[keep])
+        return _some(part, [not known for known in self._index.has(part.kind, part.hashes)])
+
+
+def _some(part: Rows, chosen: list[bool]) -> Rows:
+    keep = [i for i, is_chosen in enumerate(chosen) if is_chosen]
+    return Rows(part.kind, [part.hashes[i] for i in keep], part.rows[keep])
+
+
+def _session(tag: str | None) -> str | None:
+    return None if tag is None else session_of(tag)

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from engine.errors import LoadFailed
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Rows
+from engine.linker.progress import Progress
 from engine.linker.staging import Staged, StagedObjects
 from state_store.errors import StoreError
 from state_store.layout import Kind
@@ -33,15 +34,22 @@ from state_store.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
+Came = Callable[[int], None]
+"""Told how many bytes of a request's objects are there, part by part."""
+
 _DISTRUST = 2.0  # seconds after a read that failed in which only staged objects are offered
 
 
 @dataclass(frozen=True)
 class Load:
-    """Rows of each request of one batch, under the counter index that its forward waits on."""
+    """Rows of each request of one batch, under the counter index that its forward waits on.
+
+    sessions: by request, None for one that is no session's
+    """
 
     counter_index: int
     requests: Mapping[str, tuple[Rows, ...]]
+    sessions: Mapping[str, str | None]
     ready: torch.cuda.Event
     queued_at: float = field(default_factory=time.monotonic)
 
@@ -60,6 +68,7 @@ class Loader:
         index: StoredIndex,
         counter: Any,
         payloads: Payloads,
+        progress: Progress,
         *,
         num_layers: int,
         device: torch.device,
@@ -70,6 +79,7 @@ class Loader:
         self._index = index
         self._counter = counter
         self._payloads = payloads
+        self._progress = progress
         self._num_layers = num_layers
         self._deadline = deadline
         self._stream = torch.Stream(device) if device.type == "cuda" else None
@@ -130,6 +140,8 @@ class Loader:
             except BaseException as error:  # the forward waits for it: it must hear of anything
                 logger.exception("a batch of %d loads failed", len(load.requests))
                 failed.update(dict.fromkeys(load.requests, f"{type(error).__name__}: {error}"))
+                for session in load.sessions.values():
+                    self._progress.load_failed(session)
                 self._counter.fail(load.counter_index, error)
             with self._wake:
                 self.failures += len(failed)
@@ -153,7 +165,7 @@ class Loader:
         try:
             for rid, parts in load.requests.items():
                 try:
-                    pinned.extend(self._stage_all(parts, load))
+                    pinned.extend(self._stage_all(parts, load, self._begins(rid, load)))
                 except (LoadFailed, StoreError) as error:
                     failed[rid] = str(error)
             plan = [
@@ -168,18 +180,36 @@ class Loader:
                 for frames, rows_in, rows_out in plan:
                     self._copy(frames, rows_in, rows_out, layer)
                 if layer == self._num_layers - 1:  # before the scheduler can ask for counts
-                    self.objects_loaded += sum(len(part.hashes) for part, _ in pinned)
+                    self._count(load, failed)
                 self._counter.complete(load.counter_index, layer)
         finally:
             for part, staged in pinned:
                 self._staged[part.kind].release(staged)
 
-    def _stage_all(self, parts: tuple[Rows, ...], load: Load) -> list[tuple[Rows, Staged]]:
+    def _begins(self, rid: str, load: Load) -> Came:
+        total = sum(self._size(part) for part in load.requests[rid])
+        return self._progress.load_begins(load.sessions[rid], total)
+
+    def _size(self, part: Rows) -> int:
+        return len(part.hashes) * self._staged[part.kind].frames.frame_bytes
+
+    def _count(self, load: Load, failed: Mapping[str, str]) -> None:
+        """What has reached the device, and what has failed."""
+        for rid, parts in load.requests.items():
+            if rid in failed:
+                self._progress.load_failed(load.sessions[rid])
+            else:
+                self.objects_loaded += sum(len(part.hashes) for part in parts)
+                self._progress.loaded(load.sessions[rid], sum(map(self._size, parts)))
+
+    def _stage_all(
+        self, parts: tuple[Rows, ...], load: Load, came: Came
+    ) -> list[tuple[Rows, Staged]]:
         """Stage all parts of one request, or none. Raises LoadFailed; StoreError."""
         staged: list[tuple[Rows, Staged]] = []
         try:
             for part in parts:
-                staged.append((part, self._stage(part, load)))
+                staged.append((part, self._stage(part, load, came)))
         except BaseException:
             for part, some in staged:
                 self._staged[part.kind].release(some)
@@ -189,30 +219,31 @@ class Loader:
     def _fill_in_windows(self, load: Load, failed: dict[str, str]) -> None:
         """More objects than frames: bounded memory wins over overlap with the forward."""
         for rid, parts in load.requests.items():
+            came = self._begins(rid, load)
             try:
                 for part in parts:
-                    self._fill_part(part, load)
+                    self._fill_part(part, load, came)
             except (LoadFailed, StoreError) as error:
                 failed[rid] = str(error)
+        self._count(load, failed)
         for layer in range(self._num_layers):
             self._counter.complete(load.counter_index, layer)
 
-    def _fill_part(self, part: Rows, load: Load) -> None:
+    def _fill_part(self, part: Rows, load: Load, came: Came) -> None:
         frames = self._staged[part.kind].frames
         window = max(1, len(frames) // 2)
         for start in range(0, len(part.hashes), window):
             end = start + window
             some = Rows(part.kind, part.hashes[start:end], part.rows[start:end])
-            staged = self._stage(some, load)
+            staged = self._stage(some, load, came)
             try:
                 rows_in = torch.tensor([staged.frames[h] for h in some.hashes])
                 for layer in range(self._num_layers):
                     self._copy(frames, rows_in, some.rows, layer)
             finally:
                 self._staged[part.kind].release(staged)
-            self.objects_loaded += len(some.hashes)
 
-    def _stage(self, part: Rows, load: Load) -> Staged:
+    def _stage(self, part: Rows, load: Load, came: Came) -> Staged:
         """Stage all of `part`, forgetting what turned out not to be there.
 
         Waits while others take up the room. Raises LoadFailed, also when the load's deadline passes
@@ -222,7 +253,9 @@ class Loader:
         while True:
             staged = objects.pin(part.hashes)
             if staged is None:
-                staged = self._read(part, load)
+                staged = self._read(part, load, came)
+            else:
+                came(self._size(part))
             if len(staged.frames) == len(set(part.hashes)):
                 return staged
             objects.release(staged)
@@ -237,9 +270,9 @@ class Loader:
             f"{len(staged.unstaged)} without room, of {len(part.hashes)}"
         )
 
-    def _read(self, part: Rows, load: Load) -> Staged:
+    def _read(self, part: Rows, load: Load, came: Came) -> Staged:
         objects = self._staged[part.kind]
-        reading = self._reader.submit(objects.stage, part.hashes, self._payloads)
+        reading = self._reader.submit(objects.stage, part.hashes, self._payloads, came)
         try:
             return reading.result(self._left(load))
         except TimeoutError:

@@ -18,14 +18,16 @@ from typing import Any
 
 from engine.linker.index import StoredIndex
 from engine.linker.ranks import Ranks
+from engine.linker.thinning import Thinning
 from engine.patch import Kind, Patch
 
-_watched: list[tuple[StoredIndex, Ranks]] = []
+_watched: list[tuple[StoredIndex, Ranks, Thinning]] = []
 
 
-def watch(index: StoredIndex, ranks: Ranks) -> None:
-    """Have what any rank's `index` forgets offered again, by all ranks."""
-    _watched[:] = [(index, ranks)]
+def watch(index: StoredIndex, ranks: Ranks, thinning: Thinning) -> None:
+    """Have what any rank's `index` forgets offered again, by all ranks, and what was left out once
+    it is wanted."""
+    _watched[:] = [(index, ranks, thinning)]
 
 
 def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: Any) -> bool:
@@ -33,9 +35,10 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
 
     `TorporLinker.offload` leaves out what is stored, so only what is missing is written.
     """
+    node = state.target_node
+    is_recalled = _decide(node, is_new=state.is_new_leaf or not state.result.mamba_exist)
     if original(tree, state):
         return True
-    node = state.target_node
     if (
         state.is_new_leaf
         or not tree.enable_external_cache_linker
@@ -43,10 +46,23 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
         or node.write_through_pending_id is not None  # locked by an offload that is under way
     ):
         return False
-    if not state.result.mamba_exist:  # it has one now
+    if is_recalled or not state.result.mamba_exist:  # it has one now
         node.external_cache_stored = False
         return True
     return bool(unmark_expired([node, *_stored_ancestors(tree, node)]))
+
+
+def _decide(node: Any, *, is_new: bool) -> bool:
+    """Leave out the state that an insert gives `node`, or recall one that is wanted now; whether
+    it is recalled."""
+    if not _watched or not node.hash_value:
+        return False
+    thinning = _watched[0][2]
+    if thinning.wanted:
+        return thinning.recall(node.hash_value[-1])
+    if is_new:
+        thinning.leave_out(node.hash_value[-1])
+    return False
 
 
 def build_backup_kv_action(
@@ -95,19 +111,22 @@ def _have_expired(nodes: Sequence[Any]) -> list[bool]:
     """Whether objects of nodes that were stored are known to be gone, on any rank."""
     if not _watched or not nodes:
         return [False] * len(nodes)
-    index, ranks = _watched[0]
-    if not ranks.any([index.has_forgotten])[0]:  # the usual case costs one small reduction
+    index, ranks, thinning = _watched[0]
+    # The usual case costs one small reduction.
+    if not ranks.any([index.has_forgotten or thinning.recalled])[0]:
         return [False] * len(nodes)
-    return ranks.any([_is_missed(node, index) for node in nodes])
+    return ranks.any([_is_missed(node, index, thinning) for node in nodes])
 
 
-def _is_missed(node: Any, index: StoredIndex) -> bool:
+def _is_missed(node: Any, index: StoredIndex, thinning: Thinning) -> bool:
     from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
     hashes = node.hash_value
     has_state = node.component_data[ComponentType.MAMBA].value is not None
     return not all(index.has("kv", hashes)) or (
-        has_state and not all(index.has("state", hashes[-1:]))
+        has_state
+        and not thinning.is_left_out(hashes[-1])
+        and not all(index.has("state", hashes[-1:]))
     )
 
 

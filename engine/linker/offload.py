@@ -19,6 +19,7 @@ import torch
 
 from engine.linker.frames import Frames
 from engine.linker.index import ObjectSet, StoredIndex
+from engine.linker.progress import Progress
 from state_store.codec import Frame
 from state_store.errors import StoreError
 from state_store.layout import Kind, ObjectRef
@@ -41,10 +42,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Offload:
-    """One tree node's objects: stored together, reported as one result."""
+    """One tree node's objects: stored together, reported as one result.
+
+    session: whose prompt or answer they are, None if nobody's
+    """
 
     parts: tuple[Rows, ...]
     ready: tuple[torch.cuda.Event, ...]
+    session: str | None = None
+
+    @property
+    def objects(self) -> int:
+        return sum(len(part.hashes) for part in self.parts)
 
 
 class Offloader:
@@ -55,6 +64,7 @@ class Offloader:
         frames: dict[Kind, Frames],
         index: StoredIndex,
         payloads: Payloads,
+        progress: Progress,
         *,
         ttl: int,
         remembered: int = REMEMBERED,
@@ -64,6 +74,7 @@ class Offloader:
         self._frames = frames
         self._index = index
         self._payloads = payloads
+        self._progress = progress
         self._ttl = ttl
         self._queue: deque[Offload | None] = deque()
         self._results: deque[bool] = deque()
@@ -76,6 +87,7 @@ class Offloader:
         self._thread.start()
 
     def submit(self, offload: Offload) -> None:
+        self._progress.offload_queued(offload.session, offload.objects)
         with self._changed:
             self._queue.append(offload)
             self._queued += 1
@@ -126,7 +138,10 @@ class Offloader:
                 offload = self._queue.popleft()
             if offload is None:
                 return
+            written = self.objects_written
             stored = self._store(offload)
+            given_up = offload.objects - (self.objects_written - written)
+            self._progress.offloaded(offload.session, given_up, 0)
             for part in offload.parts:
                 (self._failed.remove if stored else self._failed.add)(part.kind, part.hashes)
             with self._changed:
@@ -143,7 +158,7 @@ class Offloader:
             for event in offload.ready:
                 event.synchronize()
             for part in offload.parts:
-                self._store_rows(part)
+                self._store_rows(part, offload.session)
         except StoreError as error:
             self._pause_until = time.monotonic() + _PAUSE
             self.failures += 1
@@ -156,7 +171,7 @@ class Offloader:
         logger.debug("offloaded %s in %.3f s", _count(offload), time.perf_counter() - started)
         return True
 
-    def _store_rows(self, part: Rows) -> None:
+    def _store_rows(self, part: Rows, session: str | None) -> None:
         frames = self._frames[part.kind]
         for start in range(0, len(part.hashes), len(frames)):
             hashes = part.hashes[start : start + len(frames)]
@@ -170,8 +185,10 @@ class Offloader:
             if broken:
                 self._payloads.rewrite(broken, ttl=self._ttl)
             self._index.add(part.kind, hashes)
+            size = len(hashes) * frames.frame_bytes
             self.objects_written += len(hashes)
-            self.bytes_written += len(hashes) * frames.frame_bytes
+            self.bytes_written += size
+            self._progress.offloaded(session, len(hashes), size)
 
 
 def _count(offload: Offload) -> str:

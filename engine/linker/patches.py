@@ -4,7 +4,7 @@ for grammars."""
 from __future__ import annotations
 
 from engine import grammars
-from engine.linker import branches, failures, loads, offers, routed, steps
+from engine.linker import branches, failures, loads, offers, progress, routed, steps, thinning
 from engine.patch import Patch
 
 ALL: tuple[Patch, ...] = (
@@ -12,6 +12,8 @@ ALL: tuple[Patch, ...] = (
     *branches.PATCHES,
     *failures.PATCHES,
     *steps.PATCHES,
+    *progress.PATCHES,
+    *thinning.PATCHES,
     *routed.PATCHES,
     *loads.PATCHES,
     *grammars.PATCHES,

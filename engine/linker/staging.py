@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engine.linker.frames import Frames
@@ -30,6 +30,10 @@ class Staged:
     bytes_read: int = 0
 
 
+def _nobody(size: int) -> None:
+    pass
+
+
 class StagedObjects:
     """An LRU of verified objects of one kind over one slab of frames. Thread-safe."""
 
@@ -47,30 +51,37 @@ class StagedObjects:
         """How many objects are pinned."""
         return len(self._pins)
 
-    def stage(self, hashes: Sequence[str], payloads: Payloads) -> Staged:
+    def stage(
+        self, hashes: Sequence[str], payloads: Payloads, came: Callable[[int], None] = _nobody
+    ) -> Staged:
         """Stage and pin as many of `hashes`, in order, as frames allow; the rest is `unstaged`.
 
+        came: told the bytes of each batch once it is decided
         Raises StoreUnavailable when the store cannot be read; nothing stays pinned then.
         """
         staged = Staged()
         try:
             for start in range(0, len(hashes), BATCH):
-                self._stage_batch(hashes[start : start + BATCH], payloads, staged)
+                batch = hashes[start : start + BATCH]
+                self._stage_batch(batch, payloads, staged)
+                came(len(batch) * self.frames.frame_bytes)
         except BaseException:
             self.release(staged)
             raise
         return staged
 
-    def prefetch(self, hashes: Sequence[str], payloads: Payloads) -> Staged:
+    def prefetch(
+        self, hashes: Sequence[str], payloads: Payloads, came: Callable[[int], None] = _nobody
+    ) -> Staged:
         """Stage as many as there are frames, but keep none pinned: a load that needs the room now
         does not wait for the rest of a long chain, and takes it.
 
-        `frames` tells what was staged; some of it may be gone again.
+        `frames` tells what was staged; some of it may be gone again. came: as for `stage`
         """
         staged = Staged()
         fit = len(self.frames)
         for start in range(0, min(len(hashes), fit), BATCH):
-            some = self.stage(hashes[start : min(start + BATCH, fit)], payloads)
+            some = self.stage(hashes[start : min(start + BATCH, fit)], payloads, came)
             self.release(some)
             staged.frames |= some.frames
             staged.missing += some.missing
@@ -78,6 +89,7 @@ class StagedObjects:
             staged.unstaged += some.unstaged
             staged.bytes_read += some.bytes_read
         staged.unstaged += hashes[fit:]
+        came(len(hashes[fit:]) * self.frames.frame_bytes)
         return staged
 
     def pin(self, hashes: Sequence[str]) -> Staged | None:

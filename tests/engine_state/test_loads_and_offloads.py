@@ -15,6 +15,7 @@ from engine.linker.frames import Frames
 from engine.linker.index import StoredIndex
 from engine.linker.load import Load, Loader
 from engine.linker.offload import Offload, Offloader, Rows
+from engine.linker.progress import Progress
 from engine.linker.ranks import Ranks
 from engine.linker.segments import ObjectLayout, Segment
 from engine.linker.staging import StagedObjects
@@ -45,11 +46,11 @@ class _Rank:
         self.index = StoredIndex()
         self.staged = {kind: StagedObjects(self.frames(ROOM), kind) for kind in ("kv", "state")}
         frames = {"kv": self.frames(8), "state": self.frames(8)}
-        self.offloader = Offloader(frames, self.index, self.payloads(), ttl=60)
+        self.offloader = Offloader(frames, self.index, self.payloads(), Progress(), ttl=60)
         self.landed = threading.Event()
         counter = SimpleNamespace(complete=lambda *_: self.landed.set())
         self.loader = Loader(
-            self.staged, self.index, counter, self.payloads(),
+            self.staged, self.index, counter, self.payloads(), Progress(),
             num_layers=1, device=self.pages.device, deadline=2.0,
         )  # fmt: skip
 
@@ -66,7 +67,7 @@ class _Rank:
 
     def load(self, hashes, rows):
         self.landed.clear()
-        self.loader.submit(Load(0, {"request": (kv(hashes, rows),)}, READY))
+        self.loader.submit(Load(0, {"request": (kv(hashes, rows),)}, {"request": None}, READY))
 
     def close(self):
         self.loader.close()
@@ -112,14 +113,14 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
     held = rank.staged["state"].stage(HASHES[:ROOM], payloads)
     control = Control(
         LinkerConfig(url=rank.url, engine_id="e", boot_id="b"), None, None,
-        rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(),
+        rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(), progress=Progress(),
         offloader=rank.offloader, loader=rank.loader, backlog=Backlog(1, 1), holds=Holds(),
         steps=Steps(Ranks(), dict), payloads=payloads,
     )  # fmt: skip
-    found = control.prefetch({"hashes": HASHES[4:5]})
+    found = control.prefetch({"hashes": HASHES[4:5], "session": None})
     assert (found["state"], found["pages"], found["reason"]) == (True, 1, None)
     rank.staged["state"].release(held)
-    assert not control.prefetch({"hashes": ["9" * 64]})["state"]
+    assert not control.prefetch({"hashes": ["9" * 64], "session": None})["state"]
     payloads.close()
 
 
@@ -145,7 +146,7 @@ class _Gone:
 
 def test_what_could_not_be_written_is_remembered_within_a_bound(rank):
     frames = {"kv": rank.frames(8)}
-    offloader = Offloader(frames, StoredIndex(), _Gone(), ttl=60, remembered=3)
+    offloader = Offloader(frames, StoredIndex(), _Gone(), Progress(), ttl=60, remembered=3)
     for row, one in enumerate(HASHES[:5]):
         offloader.submit(Offload((kv([one], [row]),), ()))
     assert offloader.settle(timeout=10)
@@ -168,7 +169,7 @@ class _WithoutStates(Payloads):
 def test_what_an_offload_wrote_before_it_failed_counts_as_written(rank):
     payloads = _WithoutStates(ObjectClient(rank.url, timeout=5.0), rank.names)
     frames = {"kv": rank.frames(8), "state": rank.frames(8)}
-    offloader = Offloader(frames, StoredIndex(), payloads, ttl=60)
+    offloader = Offloader(frames, StoredIndex(), payloads, Progress(), ttl=60)
     state = Rows("state", HASHES[1:2], torch.tensor([1]))
     offloader.submit(Offload((kv(HASHES[:2], [0, 1]), state), ()))
     assert offloader.settle(timeout=10)

@@ -20,6 +20,7 @@ import pytest
 
 from agent_runtime.committing import commit_turn
 from agent_runtime.demo.script import SYSTEM
+from agent_runtime.events import Progress
 from agent_runtime.histories import EMPTY, Histories
 from agent_runtime.processes import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
@@ -409,6 +410,8 @@ async def long_turn(torpor, session_id, at_first_text, **options):
     """The events of a long turn; `at_first_text` is called after the first."""
     events = []
     async for event in torpor.stream(session_id, LONG, max_tokens=LONG_ANSWER, **options):
+        if isinstance(event, Progress):
+            continue
         if not events:
             await asyncio.to_thread(at_first_text)
         events.append(event)

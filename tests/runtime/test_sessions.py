@@ -9,6 +9,7 @@ import redis.asyncio
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import CannotStore
+from agent_runtime.events import Text
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from agent_runtime.storable import require_storable_tenant
@@ -24,11 +25,10 @@ from .talk import HISTORY, PAGE, QUESTIONS, TEXT, asked_in_fork, difference, say
 
 
 async def test_a_turn_streams_text_then_its_result(torpor, session):
-    pieces, results = [], []
-    async for event in torpor.stream(session.id, HISTORY[0], max_tokens=32):
-        (results if isinstance(event, TurnResult) else pieces).append(event)
-    (result,) = results
-    assert "".join(piece.text for piece in pieces).strip() == result.text
+    events = [e async for e in torpor.stream(session.id, HISTORY[0], max_tokens=32)]
+    (result,) = (event for event in events if isinstance(event, TurnResult))
+    text = "".join(event.text for event in events if isinstance(event, Text))
+    assert text.strip() == result.text
     assert result.snapshot == (await torpor.get(session.id)).head
     assert result.durable == "memory"
     assert result.usage.completion_tokens == len(result.token_ids) > 0
