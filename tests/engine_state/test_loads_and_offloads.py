@@ -113,9 +113,9 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
     held = rank.staged["state"].stage(HASHES[:ROOM], payloads)
     control = Control(
         LinkerConfig(url=rank.url, engine_id="e", boot_id="b"), None, None,
-        rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(), progress=Progress(),
-        offloader=rank.offloader, loader=rank.loader, backlog=Backlog(1, 1), holds=Holds(),
-        steps=Steps(Ranks(), dict), payloads=payloads,
+        rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(),
+        progress=Progress(), offloader=rank.offloader, loader=rank.loader,
+        backlog=Backlog(1, 1), holds=Holds(), steps=Steps(Ranks(), dict), payloads=payloads,
     )  # fmt: skip
     found = control.prefetch({"hashes": HASHES[4:5], "session": None})
     assert (found["state"], found["pages"], found["reason"]) == (True, 1, None)
