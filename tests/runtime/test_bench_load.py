@@ -1,0 +1,51 @@
+"""`torpor bench fleet` measures what it says, on real processes."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from agent_runtime.cli import _parser, main
+
+PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf-8")
+LEAST_MB = 48  # that memory may grow by and still count as bounded
+
+
+def measured(capsys, tmp_path, *arguments):
+    data = str(tmp_path / "data")
+    assert main(["bench", *arguments, "--data", data]) == 0
+    *samples, record = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return samples, record
+
+
+def documented(heading):
+    section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return set(re.findall(r"`(\w+)`", section))
+
+
+def test_the_commands_on_the_page_are_some():
+    shown = [line for line in PAGE.splitlines() if line.startswith("torpor bench ")]
+    assert len(shown) == 3
+    for line in shown:
+        _parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.slow
+def test_many_agents_on_few_slots_lose_no_turn_and_see_none_twice(capsys, tmp_path):
+    """More sessions than the device has room for. By default the command has 200, for minutes."""
+    samples, record = measured(capsys, tmp_path, "fleet", "--sessions", "48", "--seconds", "30")
+    assert (record["lost"], record["doubled"], record["store_problems"]) == (0, 0, 0)
+    assert (record["failed"], record["slots"], record["sessions"]) == (0, 4, 48)
+    assert record["turns"] == record["turns_in_store"] >= 96
+    assert record["fewest_turns"] >= 2
+    assert record["starts"]["new"] == 48
+    assert record["suspended"] > 0
+    assert record["without_reprefill"] > 0.9
+    assert all(sample.get("running", 0) <= 4 for sample in samples)
+    for memory in ("runtime_mb", "engine_mb"):
+        settled, at_the_end = record[memory]
+        assert at_the_end - settled < max(LEAST_MB, settled / 10)
+    undocumented = set(record) - documented("Many agents")
+    assert undocumented == {"bench", "sessions", "slots", "seconds"}
