@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.pool import Engine
 
-from .linked import Answer, ask_all, make_ready, random_tokens, stored_pages
+from .linked import Answer, ask, ask_all, make_ready, random_tokens, stored_pages
 
 TOLERANCE = 1e-4  # of log-probabilities: another batch, or another boundary, rounds otherwise
 GRID = 256  # tokens: the longest distance of states in these tests
@@ -35,21 +35,26 @@ class Sessions:
 
 
 async def begin(engine: Engine, *, seed: int = 0) -> Sessions:
-    """A first turn of each session, then a second one and two forks of the longest, all at once."""
+    """A first turn of each session and two more of the longest. Then, all at once, a second turn of
+    each, and forks of the longest after each of its turns and inside the first."""
     first = [random_tokens(seed + length, length) for length in LENGTHS]
     told = [
         prompt + answer.ids
         for prompt, answer in zip(first, await ask_all(engine, first), strict=True)
     ]
-    more = [random_tokens(seed + i, 21) for i in range(5)]
+    more = [random_tokens(seed + i, 21) for i in range(9)]
+    ends = [told[-1]]
+    for extra in more[7:]:
+        prompt = ends[-1] + extra
+        ends.append(prompt + (await ask(engine, prompt)).ids)
     fork_at = 7 * PAGE_SIZE + 5
-    forks = [told[-1][:fork_at] + extra for extra in more[3:]]
+    forks = [end + extra for end, extra in zip([*ends, told[-1][:fork_at]], more[3:], strict=False)]
     prompts = [*(told[i] + more[i] for i in range(3)), *forks]
     control = await ask_all(engine, prompts)
     ready = []
     for prompt in prompts:
         ready.append(prompt[: PAGE_SIZE * await stored_pages(engine, prompt)])
-    assert len(ready[2]) >= fork_at // GRID * GRID
+    assert all(len(tokens) >= fork_at // GRID * GRID for tokens in ready[2:])
     return Sessions(prompts, control, ready)
 
 

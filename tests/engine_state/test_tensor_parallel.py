@@ -179,13 +179,12 @@ async def test_what_expired_for_one_rank_is_stored_again_from_the_device(
 
 
 @asynccontextmanager
-async def another_engine(folder, store, url, *speculation):
+async def another_engine(folder, store, url):
     """A second engine of two ranks over the same store."""
     settings = SETTINGS | {"engine_id": "another"}
-    with linked(MODEL, folder, url, "--tp-size", "2", *speculation, **settings):
+    with linked(MODEL, folder, url, "--tp-size", "2", *MTP, **settings):
         pool = EnginePool(store)
-        (boot,) = [r.boot_id for r in await pool.records() if r.engine_id == "another"]
-        yield await pool.with_boot(boot)
+        yield await pool.named("another")
         await pool.close()
 
 
@@ -193,17 +192,6 @@ async def test_a_new_process_of_two_ranks_goes_on_where_the_old_one_was(
     folder, store, proxy, engine
 ):
     sessions = await begin(engine, seed=1)
-    async with another_engine(folder, store, proxy.url, *MTP) as another:
+    async with another_engine(folder, store, proxy.url) as another:
         assert another.record.fingerprint == engine.record.fingerprint
         assert_resumed(sessions, await resume(another, sessions))
-
-
-@pytest.mark.slow
-async def test_two_ranks_without_speculation_resume_what_transformers_would_say(
-    folder, store, proxy
-):
-    async with another_engine(folder, store, proxy.url) as engine:
-        sessions = await begin(engine)
-        assert_right(sessions, TransformersModel(MODEL).logprobs)
-        await engine.client.flush()
-        assert_resumed(sessions, await resume(engine, sessions))
