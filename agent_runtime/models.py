@@ -94,12 +94,14 @@ class Usage(_Wire):
 
 class Timing(_Wire):
     """Seconds, from the moment the session's lease is held; `queued_s` of them before the engine
-    had a slot for the turn."""
+    had a slot for the turn, `ready_s` of work until the prompt could be sent: history, delta, what
+    is staged."""
 
     ttft_s: float
     generate_s: float
     commit_s: float
     queued_s: float = 0.0
+    ready_s: float = 0.0
 
 
 class TopLogprob(_Wire):

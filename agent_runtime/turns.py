@@ -265,6 +265,7 @@ class Turns:
                         yield progress
                 asked = before.after(delta).history
                 await self.readiness.renew_shared(session, history, engine, asked.hashes)
+                ready_at = time.perf_counter()
                 generating = self._generate(before, asked, request, generation)
                 prompt = len(asked.tokens)
                 told = reports.among(generating, "load", "prefill", prompt_tokens=prompt)
@@ -287,6 +288,7 @@ class Turns:
             generate_s=generated_at - started,
             commit_s=time.perf_counter() - generated_at,
             queued_s=slot.queued,
+            ready_s=ready_at - started - slot.queued,
         )
         yield result.model_copy(update={"timing": timing})
 

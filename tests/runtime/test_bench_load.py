@@ -1,4 +1,4 @@
-"""`torpor bench fleet` measures what it says, on real processes."""
+"""`torpor bench fleet` and `torpor bench turn` measure what they say, on real processes."""
 
 import json
 import re
@@ -49,3 +49,19 @@ def test_many_agents_on_few_slots_lose_no_turn_and_see_none_twice(capsys, tmp_pa
         assert at_the_end - settled < max(LEAST_MB, settled / 10)
     undocumented = set(record) - documented("Many agents")
     assert undocumented == {"bench", "sessions", "slots", "seconds"}
+
+
+@pytest.mark.slow
+def test_a_turn_is_compared_with_the_engine_and_with_a_longer_sessions(capsys, tmp_path):
+    _, record = measured(capsys, tmp_path, "turn", "--rounds", "2", "--long", "20000")
+    assert 1000 <= record["tokens"] <= 1200
+    assert record["long_tokens"] >= 20_000
+    assert record["overhead_ratio"] == pytest.approx(
+        record["turn_s"] / record["engine_s"], abs=0.01
+    )
+    assert record["growth_1m"] == pytest.approx(
+        record["outside_1m_s"] / record["outside_1k_s"], rel=0.05
+    )
+    assert 0.001 < record["cpu_1k_s"] < record["turn_s"]
+    undocumented = set(record) - documented("A turn beside the engine")
+    assert undocumented == {"bench", "rounds", "long_rounds"}
