@@ -56,7 +56,7 @@ def moved():
             for buffer in (cache.temporal, *cache.conv):
                 buffer.normal_()
             described = describe_pools(SimpleNamespace(
-                token_to_kv_pool_allocator=SimpleNamespace(get_kvcache=lambda: kv),
+                token_to_kv_pool_allocator=SimpleNamespace(size=kv.size, get_kvcache=lambda: kv),
                 req_to_token_pool=states, page_size=PAGE, mtp_draft_mamba_pools=(),
                 mtp_draft_device_pools=(draft,) if drafts else (), sidecar_draft_device_pools=(),
             ))
