@@ -215,8 +215,8 @@ class EngineClient:
 
     def _abort(self, rid: str) -> None:
         """SGLang ends a request whose connection is gone, but only seconds later. A router has no
-        such door."""
-        if self._routed:
+        such door, and a client that is closed has no connection left."""
+        if self._routed or self._http.is_closed:
             return
 
         async def abort() -> None:

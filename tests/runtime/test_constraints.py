@@ -229,7 +229,10 @@ async def test_what_a_tool_asks_of_its_arguments_cannot_be_left_out(torpor):
 class Dying:
     """An engine that gives one token and is gone, in the place of one that is killed."""
 
-    record = SimpleNamespace(boot_id="boot", page_size=64, engine_id="engine")
+    record = SimpleNamespace(
+        boot_id="boot", page_size=64, engine_id="engine",
+        kv_object_bytes=1, state_object_bytes=64, prefill_chunk=64,
+    )  # fmt: skip
     turns = 0
 
     def __init__(self, chat):
@@ -246,7 +249,7 @@ class Dying:
 
 async def test_no_other_engine_goes_on_in_the_middle_of_what_is_held_to_a_grammar(chat):
     """It would hold the rest to the whole grammar."""
-    attempts = Attempts(SimpleNamespace(router=None), None, Residency(), chat)
+    attempts = Attempts(SimpleNamespace(router=None), None, Residency(), chat, None)
     session = SimpleNamespace(id="ses-1", body=SimpleNamespace(meta={"tools": []}))
     request = TurnRequest(messages=[Message(role="user", content="Hi.")], regex="no")
     generation = Generation(Placement(Dying(chat), "it is there"))
