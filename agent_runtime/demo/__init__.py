@@ -118,16 +118,16 @@ async def _reprefill_ttft(stage: Stage, again: Run) -> float:
     prompt = tokens[: len(tokens) - len(first.token_ids)].tolist()
     client = EngineClient(stage.engine.url)
     try:
-        first: float | None = None
+        seconds: float | None = None
         started = time.perf_counter()
         async for chunk in client.generate(
             prompt, Sampling(max_new_tokens=1), salt=secrets.token_hex(8)
         ):
-            if chunk.new_ids and first is None:
-                first = time.perf_counter() - started
-        if first is None:
+            if chunk.new_ids and seconds is None:
+                seconds = time.perf_counter() - started
+        if seconds is None:
             raise AssertionError("the engine generated nothing")
-        return first
+        return seconds
     finally:
         await client.close()
 
