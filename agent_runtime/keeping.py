@@ -68,10 +68,11 @@ class Keeping:
         turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability, meta)
         self._outage.keep(before, turn)
         logger.error("turn of %s is kept in memory: %s", session_id, error)
-        if session_id not in self._catching_up:
+        running = self._catching_up.get(session_id)
+        if running is None or running.done():
             task = asyncio.create_task(self._catch_up(session_id))
             self._catching_up[session_id] = task
-            task.add_done_callback(lambda _: self._catching_up.pop(session_id, None))
+            task.add_done_callback(lambda ended: self._forget(session_id, ended))
         why = f"not committed: kept in memory until the store is back ({error})"
         kept = result.model_copy(update={"kept": True, "not_durable_because": why})
         if key is not None:
@@ -87,13 +88,18 @@ class Keeping:
             raise reused(key)
         return found.result.model_copy(update={"replayed": True})
 
+    def _forget(self, session_id: str, ended: asyncio.Task[None]) -> None:
+        if self._catching_up.get(session_id) is ended:
+            del self._catching_up[session_id]
+
     async def _catch_up(self, session_id: str) -> None:
-        await self._until_caught_up(session_id)
-        answered = self._answers.get(session_id, {})
-        for key, (request, _) in list(answered.items()):
-            with contextlib.suppress(StoreError, TorporError):  # found in the session from now on
-                await self._claims.claim(key, turn_of(session_id), request)
-            del answered[key]
+        while self._outage.kept(session_id):  # more may be kept while keys are claimed
+            await self._until_caught_up(session_id)
+            answered = self._answers.get(session_id, {})
+            for key, (request, _) in list(answered.items()):
+                with contextlib.suppress(StoreError, TorporError):  # from now on in the session
+                    await self._claims.claim(key, turn_of(session_id), request)
+                del answered[key]
 
     async def _until_caught_up(self, session_id: str) -> None:
         while self._outage.kept(session_id):

@@ -65,9 +65,11 @@ class Writers:
     ) -> None:
         await asyncio.wait([renewing])
         with contextlib.suppress(StoreUnavailable):  # then it expires by itself
-            if at_last is not None:
-                await at_last()
-            await self._store.release(lease)
+            try:
+                if at_last is not None:
+                    await at_last()
+            finally:
+                await self._store.release(lease)
 
     async def _renew(self, lease: Lease) -> None:
         while True:

@@ -4,6 +4,8 @@ from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.demo.stage import Stage
 from agent_runtime.sdk import Torpor
 from agent_runtime.sdk_sync import TorporSync
+from engine.client import EngineClient
+from engine.pool import EnginePool
 from state_store.store import StateStore
 
 
@@ -30,6 +32,22 @@ async def torpor(stage):
 async def store(stage):
     async with await StateStore.connect(stage.store.url) as store:
         yield store
+
+
+@pytest.fixture
+async def flush(stage):
+    """Empties the engine's device."""
+    client = EngineClient(stage.engine.url)
+    yield client.flush
+    await client.close()
+
+
+@pytest.fixture
+async def engine(store):
+    """As a runtime sees it."""
+    pool = EnginePool(store)
+    yield await pool.pick()
+    await pool.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,7 @@ import pytest
 import redis
 
 from agent_runtime.sdk import ApiError
-from engine.client import EngineClient
 from engine.demo_model import dialogues
-from engine.pool import EnginePool
 from state_store.layout import ObjectNames, ObjectRef
 
 from .talk import HISTORY, QUESTIONS, TEXT, say
@@ -23,20 +21,6 @@ async def session(torpor, registry):
     created = await torpor.create(system=f"You are {secrets.token_hex(8)}.", tools=registry.specs())
     yield created
     await torpor.delete(created.id)
-
-
-@pytest.fixture
-async def flush(stage):
-    client = EngineClient(stage.engine.url)
-    yield client.flush
-    await client.close()
-
-
-@pytest.fixture
-async def engine(store):
-    pool = EnginePool(store)
-    yield await pool.pick()
-    await pool.close()
 
 
 @pytest.fixture

@@ -1,19 +1,24 @@
 """What becomes of turns that were answered while the store was gone, when it is back."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
 
+from agent_runtime.chat import Message
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import KeptTurnsRefused
 from agent_runtime.histories import EMPTY
-from agent_runtime.models import SuspendRequest
+from agent_runtime.idempotency import Claims
+from agent_runtime.keeping import Keeping
+from agent_runtime.models import SuspendRequest, TurnRequest, TurnResult, Usage
 from agent_runtime.outage import KeptTurn, Standing
 from agent_runtime.residency import Residency
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.turns import Turns
+from agent_runtime.writing import Writers
 from engine.pool import EnginePool, Settled
 from state_store.embedded import EmbeddedServer
 from state_store.encodings import Segment
@@ -131,6 +136,42 @@ async def test_a_turn_whose_commit_happened_unheard_is_not_committed_twice(kept,
     assert list(outage.standing(session_id).history.tokens) == [5, 6, 7]
 
 
+async def test_a_turn_that_is_kept_while_the_keys_of_others_are_claimed_is_committed_too(
+    kept, store, server
+):
+    await store.release(kept.lease)
+    session, outage = kept.session, kept.outage
+    settings = RuntimeSettings(redis_url=server.url, model_dir="unused", catch_up_interval=0.01)
+    writers = Writers(store, kept.residency, settings)
+    away = StoreUnavailable("gone")
+    request = TurnRequest(messages=[Message(role="user", content="Hi.")])
+    said = TurnResult(
+        session_id=session.id, parent=None, text="", tool_calls=[], problems=[],
+        finish_reason="stop", token_ids=[], mtp_accept_length=None,
+        usage=Usage(
+            prompt_tokens=2, completion_tokens=1, reused_tokens=0, recomputed_tokens=0,
+            boundary_tokens=0, recompute_reason=None,
+        ),
+    )  # fmt: skip
+    all_claimed = asyncio.Event()
+
+    class Watched(Claims):
+        async def claim(self, key, *others):
+            if key == "first":
+                before = outage.standing(session.id)
+                keeping.keep(before, [8, 9], said, request, away, "second")
+            else:
+                all_claimed.set()
+            return await super().claim(key, *others)
+
+    keeping = Keeping(outage, writers, Watched(store, settings), settings)
+    keeping.keep(outage.standing(session.id), [7], said, request, away, "first")
+    await asyncio.wait_for(all_claimed.wait(), 10)
+    head = (await store.session(session.id)).head
+    assert list(await store.tokens(head)) == [5, 6, 7, 7, 8, 9]
+    await keeping.close()
+
+
 async def test_no_more_is_kept_than_there_is_room_for(kept):
     assert kept.outage.has_room((1 << 20) - 3)
     assert not kept.outage.has_room((1 << 20) - 2)
@@ -183,3 +224,17 @@ async def test_of_a_session_that_is_deleted_or_never_was_nothing_is_remembered(k
     with pytest.raises(NotFound):
         await kept.sessions.suspend(session_id, SuspendRequest(durability="memory"))
     assert kept.residency.servers(session_id) is None
+
+
+async def test_a_session_is_given_back_whatever_goes_wrong_at_the_end(kept, store, server):
+    await store.release(kept.lease)
+    settings = RuntimeSettings(redis_url=server.url, model_dir="unused")
+    writers = Writers(store, kept.residency, settings)
+
+    async def at_last():
+        raise NotFound("what was to be done at last")
+
+    with pytest.raises(NotFound, match="at last"):
+        async with writers.writing(kept.session.id, at_last=at_last):
+            pass
+    assert await store.writer(kept.session.id) is None

@@ -7,10 +7,9 @@ import redis
 
 from agent_runtime.events import Progress
 from agent_runtime.models import TurnResult
-from engine.client import EngineClient, Sampling
+from engine.client import Sampling
 from engine.demo_model import dialogues
 from engine.errors import LoadFailed
-from engine.pool import EnginePool
 from engine.tags import tagged
 from state_store.layout import ObjectNames, ObjectRef
 
@@ -27,20 +26,6 @@ async def session(torpor, registry):
     created = await torpor.create(system=f"You are {secrets.token_hex(8)}.", tools=registry.specs())
     yield created
     await torpor.delete(created.id)
-
-
-@pytest.fixture
-async def flush(stage):
-    client = EngineClient(stage.engine.url)
-    yield client.flush
-    await client.close()
-
-
-@pytest.fixture
-async def engine(store):
-    pool = EnginePool(store)
-    yield await pool.pick()
-    await pool.close()
 
 
 @pytest.fixture

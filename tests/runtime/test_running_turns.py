@@ -16,7 +16,6 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turn_records import TurnRecords
 from engine.client import Sampling
 from engine.launch import free_port
-from engine.pool import EnginePool
 
 from .talk import HISTORY
 
@@ -55,13 +54,6 @@ def other(stage):
     """Another runtime on the same store and engine, in a process of its own."""
     with ShortLived(stage) as runtime:
         yield runtime
-
-
-@pytest.fixture
-async def engine(store):
-    pool = EnginePool(store)
-    yield await pool.pick()
-    await pool.close()
 
 
 async def begin(torpor, session_id, **options):

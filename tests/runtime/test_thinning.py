@@ -7,7 +7,6 @@ import pytest
 
 from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
-from engine.pool import EnginePool
 from state_store.identity import page_hashes
 
 from .served import served
@@ -32,13 +31,6 @@ async def session(sparing, registry):
     created = await sparing.create(system=system, tools=registry.specs())
     yield created
     await sparing.delete(created.id)
-
-
-@pytest.fixture
-async def engine(store):
-    pool = EnginePool(store)
-    yield await pool.pick()
-    await pool.close()
 
 
 @pytest.fixture
