@@ -4,6 +4,7 @@ TorporError
 ├── BadRequest            what the caller sent cannot be served as it is
 │   ├── TemplateRewrites  the new messages do not append to what the state holds
 │   ├── ContextFull       the turn does not fit the model's context
+│   ├── BodyTooLarge      an import is larger than the service takes
 │   ├── AsyncOnly         a saver's or store's synchronous method
 │   ├── UnknownTool       a call is required of a tool that the session does not have
 │   ├── ToolsDiffer       a framework declares tools that its session does not have
@@ -56,6 +57,11 @@ class TemplateRewrites(BadRequest):
 
 class ContextFull(BadRequest):
     code = "context_full"
+    status = 413
+
+
+class BodyTooLarge(BadRequest):
+    code = "body_too_large"
     status = 413
 
 

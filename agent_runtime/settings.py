@@ -82,6 +82,8 @@ class RuntimeSettings(BaseModel):
     """Seconds between attempts to commit them."""
     body_limits: BodyLimits = BodyLimits()
     """What one request may bring."""
+    import_bytes: int = Field(default=64 << 30, gt=0)
+    """Largest export file that is taken in."""
     scheduling: SchedulingSettings = SchedulingSettings()
     request_ttl: float = Field(default=86400.0, gt=0)
     """Seconds that an idempotency key is known, and that an interrupted turn can be resumed."""

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
+from agent_runtime.errors import BodyTooLarge
 from agent_runtime.headers import Key
 from agent_runtime.models import SessionView
 from agent_runtime.version_models import DiffView, Forks, ForksRequest, RewindRequest, TreeView
@@ -63,9 +64,14 @@ async def export(versions: Asked, session_id: str) -> FileResponse:
 @router.post("/import", status_code=201)
 async def take_in(versions: Asked, http: Request) -> SessionView:
     """The body is the file."""
+    limit: int = http.app.state.settings.import_bytes
     with tempfile.TemporaryDirectory(prefix="torpor-import-") as folder:
         path = Path(folder) / "session.torpor"
         with path.open("wb") as file:
             async for piece in http.stream():
                 file.write(piece)
+                if file.tell() > limit:
+                    raise BodyTooLarge(
+                        f"the file is larger than {limit} bytes (`import_bytes`); nothing was kept."
+                    )
         return await versions.take_in(path)

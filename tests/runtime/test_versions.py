@@ -5,6 +5,7 @@ import pytest
 from agent_runtime.models import SamplingDefaults
 from agent_runtime.sdk import ApiError
 
+from .served import served
 from .talk import HISTORY, say
 
 NOWHERE = "snp-0000000000000000-0000000000000000"
@@ -124,6 +125,23 @@ async def test_a_session_is_exported_and_imported_as_another(torpor, session, tm
         await torpor.import_session(tmp_path / "broken")
     assert (refused.value.code, refused.value.status) == ("invalid_export", 400)
     await torpor.delete(imported.id)
+
+
+async def test_no_file_is_taken_in_that_is_larger_than_the_service_takes(
+    stage, torpor, session, tmp_path
+):
+    await torpor.turn(session.id, "Hello.", max_tokens=4)
+    await torpor.export(session.id, tmp_path / "session")
+    size = (tmp_path / "session").stat().st_size
+    async with served(stage, import_bytes=size) as wide:
+        imported = await wide.import_session(tmp_path / "session")
+        await wide.delete(imported.id)
+    before = {one.id async for one in torpor.sessions()}
+    async with served(stage, import_bytes=size - 1) as narrow:
+        with pytest.raises(ApiError) as refused:
+            await narrow.import_session(tmp_path / "session")
+    assert (refused.value.code, refused.value.status) == ("body_too_large", 413)
+    assert {one.id async for one in torpor.sessions()} == before
 
 
 async def test_a_sessions_own_sampling_holds_unless_a_turn_says_otherwise(torpor):
