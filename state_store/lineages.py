@@ -106,22 +106,19 @@ class Lineages:
                     "store has lost it. Its token log and meta cannot be read any more."
                 )
             known = await self.seals_under(lineage, seed)
+            _hold(self._seals, lineage.id, known)
         return known
 
     async def seals_under(self, lineage: Lineage, seed: bytes) -> Seals:
-        """Raises VaultLocked, InvalidKey, TenantDeleted."""
+        """Of a seed that may never be the lineage's, so they are not remembered.
+
+        Raises VaultLocked, InvalidKey, TenantDeleted.
+        """
         tenant = await self._tenants.same(lineage.tenant, lineage.tenant_id)
         key = self._tenants.key(tenant)
         if key is None:
             raise CorruptObject(f"lineage {lineage.id} is encrypted, and its tenant has no key.")
-        seals = Seals(seed, key.lineage_key(seed), key.token_digest_key(seed))
-        _hold(self._seals, lineage.id, seals)
-        return seals
-
-    def forget(self, lineage_id: str) -> None:
-        """Read it again when it is next asked for."""
-        self._of.pop(lineage_id, None)
-        self._seals.pop(lineage_id, None)
+        return Seals(seed, key.lineage_key(seed), key.token_digest_key(seed))
 
     async def opened(self, record: _Record) -> _Record:
         """The record as callers know it. Raises as `seals`, and CorruptObject."""

@@ -107,9 +107,7 @@ class Sessions:
         added = await self._add(Session(body, None, checked), seals, root=True)
         if session_id is None:
             return added
-        # Somebody else may have made it in between, under a seed of their own.
-        self._lineages.forget(lineage_of(session_id))
-        return await self.get(session_id)
+        return await self.get(session_id)  # maybe another's, made in between under its own seed
 
     async def fork(
         self,

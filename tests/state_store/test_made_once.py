@@ -46,6 +46,24 @@ async def test_whoever_makes_a_session_again_finds_it_as_it_is(author, elsewhere
     assert (await store.check_integrity()).problems == []
 
 
+async def test_whoever_loses_the_race_to_make_a_session_reads_it_under_the_winners_seed(
+    author, elsewhere
+):
+    for _ in range(40):
+        chosen = author.store.new_session_id()
+        made = await asyncio.gather(
+            *(
+                (author.store, elsewhere)[n % 2].create_session(
+                    tenant="ann", fingerprint=FINGERPRINT, meta={"by": n}, session_id=chosen
+                )
+                for n in range(12)
+            ),
+            return_exceptions=True,
+        )
+        assert [one for one in made if one != made[0]] == []
+        assert await author.store.session(chosen) == made[0]
+
+
 async def test_a_fork_is_made_once_and_not_moved_when_it_is_made_again(author, elsewhere):
     store = author.store
     session = await author.session("ann", range(9))
