@@ -24,6 +24,7 @@ from agent_runtime.models import (
     SuspendRequest,
     Whereabouts,
 )
+from agent_runtime.service.etags import IfNoneMatch, Match, held_to, is_known, merged, name_head
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions import Sessions
 from agent_runtime.streaming import MEDIA_TYPE, streamed
@@ -40,8 +41,12 @@ Asked = Annotated[Sessions, Depends(_sessions)]
 
 
 @router.post("", status_code=201)
-async def create(sessions: Asked, request: CreateSession, key: Key = None) -> SessionView:
-    return await sessions.create(request, key=key)
+async def create(
+    sessions: Asked, response: Response, request: CreateSession, key: Key = None
+) -> SessionView:
+    view = await sessions.create(request, key=key)
+    name_head(response, view.head)
+    return view
 
 
 @router.get("")
@@ -59,9 +64,16 @@ async def list_sessions(
     return views
 
 
-@router.get("/{session_id}")
-async def get(sessions: Asked, session_id: str) -> SessionView:
-    return await sessions.get(session_id)
+@router.get("/{session_id}", response_model=SessionView)
+async def get(
+    sessions: Asked, response: Response, session_id: str, if_none_match: IfNoneMatch = None
+) -> SessionView | Response:
+    """304 for a client that has it as of its head already."""
+    view = await sessions.get(session_id)
+    name_head(response, view.head)
+    if is_known(if_none_match, view.head):
+        return Response(status_code=304, headers=dict(response.headers))
+    return view
 
 
 @router.get("/{session_id}/snapshots")
@@ -76,9 +88,9 @@ async def residency(sessions: Asked, session_id: str) -> Whereabouts:
 
 @router.post("/{session_id}/suspend")
 async def suspend(
-    http: Request, sessions: Asked, session_id: str, request: SuspendRequest
+    http: Request, sessions: Asked, session_id: str, request: SuspendRequest, match: Match
 ) -> Suspended:
-    done = await sessions.suspend(session_id, request)
+    done = await sessions.suspend(session_id, held_to(request, match))
     http.app.state.metrics.suspended(done)
     return done
 
@@ -107,11 +119,22 @@ async def _counted(
 
 
 @router.post("/{session_id}/fork", status_code=201)
-async def fork(sessions: Asked, session_id: str, request: ForkRequest, key: Key = None) -> Forked:
-    return await sessions.fork(session_id, request, key=key)
+async def fork(
+    sessions: Asked,
+    response: Response,
+    session_id: str,
+    request: ForkRequest,
+    match: Match,
+    key: Key = None,
+) -> Forked:
+    forked = await sessions.fork(session_id, held_to(request, match), key=key)
+    name_head(response, forked.head)
+    return forked
 
 
 @router.delete("/{session_id}", status_code=204)
-async def delete(sessions: Asked, session_id: str, expected_head: str | None = None) -> Response:
-    await sessions.delete(session_id, expected_head=expected_head)
+async def delete(
+    sessions: Asked, session_id: str, match: Match, expected_head: str | None = None
+) -> Response:
+    await sessions.delete(session_id, expected_head=merged(expected_head, match))
     return Response(status_code=204)

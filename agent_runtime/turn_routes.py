@@ -22,6 +22,7 @@ from agent_runtime.models import (
     TurnRequest,
     TurnResult,
 )
+from agent_runtime.service.etags import Match, held_to
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.streaming import streamed
 from agent_runtime.turns import Turns
@@ -31,9 +32,10 @@ router = APIRouter(prefix="/v1")
 
 @router.post("/sessions/{session_id}/turns")
 async def turn(
-    http: Request, session_id: str, request: TurnRequest, key: Key = None
+    http: Request, session_id: str, request: TurnRequest, match: Match, key: Key = None
 ) -> StreamingResponse:
-    return await _counted(http, _turns(http).run(session_id, request, key=key))
+    held = held_to(request, match)
+    return await _counted(http, _turns(http).run(session_id, held, key=key))
 
 
 @router.post("/sessions/{session_id}/turns/resume")

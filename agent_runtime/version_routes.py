@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from agent_runtime.errors import BodyTooLarge
 from agent_runtime.headers import Key
 from agent_runtime.models import SessionView
+from agent_runtime.service.etags import Match, held_to, name_head
 from agent_runtime.version_models import DiffView, Forks, ForksRequest, RewindRequest, TreeView
 from agent_runtime.versions import Versions
 
@@ -28,13 +29,19 @@ Asked = Annotated[Versions, Depends(_versions)]
 
 
 @router.post("/sessions/{session_id}/forks", status_code=201)
-async def forks(versions: Asked, session_id: str, request: ForksRequest, key: Key = None) -> Forks:
-    return await versions.forks(session_id, request, key=key)
+async def forks(
+    versions: Asked, session_id: str, request: ForksRequest, match: Match, key: Key = None
+) -> Forks:
+    return await versions.forks(session_id, held_to(request, match), key=key)
 
 
 @router.post("/sessions/{session_id}/rewind")
-async def rewind(versions: Asked, session_id: str, request: RewindRequest) -> SessionView:
-    return await versions.rewind(session_id, request)
+async def rewind(
+    versions: Asked, response: Response, session_id: str, request: RewindRequest, match: Match
+) -> SessionView:
+    view = await versions.rewind(session_id, held_to(request, match))
+    name_head(response, view.head)
+    return view
 
 
 @router.get("/sessions/{session_id}/diff")

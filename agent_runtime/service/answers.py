@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from agent_runtime.errors import TorporError
+from agent_runtime.errors import HeadMoved, TorporError
 from agent_runtime.models import Problem
 from agent_runtime.service.request_ids import current_request_id
 from agent_runtime.status import problem_of
@@ -43,6 +43,8 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None) ->
 
 async def _answer_ours(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    if problem.code == HeadMoved.code and "if-match" in request.headers:
+        problem = problem.model_copy(update={"status": 412})
     if problem.status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error)
     wait = getattr(error, "retry_after", None)
