@@ -59,7 +59,8 @@ class Guard:
             wait = getattr(error, "retry_after", None)
             if wait is not None:
                 headers["Retry-After"] = f"{wait:.0f}"
-            await problem_response(problem, headers)(scope, receive, send)
+            refusal = problem_response(problem, headers, path=scope["path"])
+            await refusal(scope, receive, send)
             return
         serve_as(key)
         if scope["method"] in _READING:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from agent_runtime.errors import HeadMoved, TorporError
 from agent_runtime.models import Problem
 from agent_runtime.service.request_ids import current_request_id
+from agent_runtime.service.shapes import shape_of
 from agent_runtime.status import problem_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
@@ -32,7 +33,14 @@ def add_to(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_unforeseen)
 
 
-def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+def problem_response(
+    problem: Problem, headers: dict[str, str] | None = None, *, path: str
+) -> Response:
+    """As the clients of the request's path read it: see `shapes.py`."""
+    shape = shape_of(path)
+    if shape is not None:
+        status, body = shape(problem)
+        return JSONResponse(body, status_code=status, headers=headers)
     return JSONResponse(
         problem.model_dump(),
         status_code=problem.status,
@@ -48,14 +56,16 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
     if problem.status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error)
     wait = getattr(error, "retry_after", None)
-    return problem_response(problem, {} if wait is None else {"Retry-After": f"{wait:.0f}"})
+    headers = {} if wait is None else {"Retry-After": f"{wait:.0f}"}
+    return problem_response(problem, headers, path=request.url.path)
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     return problem_response(
-        Problem(title="Invalid request", status=422, code="invalid_request", detail=detail)
+        Problem(title="Invalid request", status=422, code="invalid_request", detail=detail),
+        path=request.url.path,
     )
 
 
@@ -64,7 +74,7 @@ async def _answer_refused(request: Request, error: Exception) -> Response:
     code = _CODES.get(error.status_code, "refused")
     detail = f"{request.method} {request.url.path}: {error.detail}"
     problem = Problem(title=error.detail, status=error.status_code, code=code, detail=detail)
-    return problem_response(problem, dict(error.headers or {}))
+    return problem_response(problem, dict(error.headers or {}), path=request.url.path)
 
 
 async def _answer_unforeseen(request: Request, error: Exception) -> Response:
@@ -80,4 +90,5 @@ async def _answer_unforeseen(request: Request, error: Exception) -> Response:
         ),
         # Answered outside of all middleware.
         {} if request_id is None else {"X-Request-Id": request_id},
+        path=request.url.path,
     )

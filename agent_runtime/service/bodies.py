@@ -65,7 +65,8 @@ class Bodies:
                 )
         problem = problem or self._of_body(body)
         if problem is not None:
-            await problem_response(problem, {"Connection": "close"})(scope, receive, send)
+            headers = {"Connection": "close"}
+            await problem_response(problem, headers, path=scope["path"])(scope, receive, send)
             return
         await self._app(scope, _handing(body, receive), send)
 

@@ -37,8 +37,9 @@ class RequestIds:
 
         async def naming(message: Message) -> None:
             if message["type"] == "http.response.start":
-                named = (b"x-request-id", request_id.encode())
-                message["headers"] = [*message.get("headers", []), named]
+                # The second is where Anthropic's clients look.
+                named = [(name, request_id.encode()) for name in (b"x-request-id", b"request-id")]
+                message["headers"] = [*message.get("headers", []), *named]
             await send(message)
 
         await self._app(scope, receive, naming)

@@ -1,0 +1,22 @@
+"""In which form an error is told: as a problem document, or as a protocol's own clients read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent_runtime.anthropic_api import errors as anthropic
+from agent_runtime.models import Problem
+
+Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
+"""Status and JSON body."""
+
+_SHAPES: dict[str, Shape] = {"/v1/messages": anthropic.told}
+
+
+def shape_of(path: str) -> Shape | None:
+    """Of a request's path and all below it; None for problem documents."""
+    return next(
+        (shape for root, shape in _SHAPES.items() if path == root or path.startswith(root + "/")),
+        None,
+    )

@@ -1,0 +1,75 @@
+"""What goes wrong on Anthropic's routes is told in Anthropic's form, wherever it is noticed."""
+
+import httpx
+import pytest
+
+from agent_runtime.api import create_app
+from agent_runtime.settings import RuntimeSettings
+from state_store.embedded import EmbeddedServer
+from tests.engine_cpu.server import MODEL
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def bare_store(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("anthropic")) as server:
+        yield server
+
+
+@pytest.fixture
+async def service(bare_store):
+    """The service in this process, over a store without engines. Yields a maker of clients."""
+    apps = {
+        keyed: create_app(
+            RuntimeSettings(redis_url=bare_store.url, model_dir=MODEL, require_keys=keyed)
+        )
+        for keyed in (False, True)
+    }
+
+    def client(*, keyed=False):
+        transport = httpx.ASGITransport(apps[keyed], raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://alone")
+
+    async with (
+        apps[False].router.lifespan_context(apps[False]),
+        apps[True].router.lifespan_context(apps[True]),
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "kind", "code"),
+    [
+        ({"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415,
+         "invalid_request_error", "unsupported_media_type"),
+        ({"content": b'{"a": "\xff"}', "headers": JSON}, 400,
+         "invalid_request_error", "malformed_body"),
+        ({"content": b"[" * 100 + b"]" * 100, "headers": JSON}, 400,
+         "invalid_request_error", "too_deep"),
+    ],
+)  # fmt: skip
+async def test_what_is_refused_before_any_route_is_told_so(service, sent, status, kind, code):
+    async with service() as http:
+        answer = await http.post("/v1/messages", **sent)
+    error = answer.json()
+    assert (answer.status_code, error["type"]) == (status, "error")
+    assert (error["error"]["type"], error["error"]["code"]) == (kind, code)
+    assert error["error"]["message"]
+    assert error["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+async def test_who_sends_no_key_is_told_so(service):
+    async with service(keyed=True) as http:
+        answer = await http.post("/v1/messages", json={})
+        other = await http.post("/v1/sessions", json={})
+    assert answer.status_code == other.status_code == 401
+    assert answer.json()["error"]["type"] == "authentication_error"
+    assert other.json()["code"] == "unauthorized"  # other routes have their own form
+
+
+async def test_a_path_that_is_none_is_told_so(service):
+    async with service() as http:
+        answer = await http.get("/v1/messages/nowhere")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "not_found_error"
