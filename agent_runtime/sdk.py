@@ -213,7 +213,7 @@ class Torpor:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
         events as they come, then the TurnResult. options: fields of TurnRequest."""
         request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
-        events = self._streamed("/v1/conversations", request, EVENTS, idempotency_key)
+        events = self._streamed("/v1/converse", request, EVENTS, idempotency_key)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event

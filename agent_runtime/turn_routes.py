@@ -48,7 +48,7 @@ async def cancel(http: Request, session_id: str) -> Cancellation:
     return await _turns(http).cancel(session_id)
 
 
-@router.post("/conversations")
+@router.post("/converse")
 async def converse(
     http: Request, request: ConversationRequest, key: Key = None
 ) -> StreamingResponse:

@@ -145,6 +145,10 @@ class LineageKeys:
         """Hash of records of what its sessions' tools have done, see `state_store/effects.py`."""
         return self._key("effects")
 
+    def attachments(self, session_id: str) -> str:
+        """Hash of what is kept with a session, see `state_store/attachments.py`."""
+        return self._key(f"attachments:{session_id}")
+
     @property
     def seed(self) -> str:
         """What the key of the lineage's token log and metadata is derived from."""

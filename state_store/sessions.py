@@ -250,6 +250,7 @@ class Sessions:
                 keys.refs,
                 keys.dead,
                 keys.sessions,
+                keys.attachments(session_id),
             ],
             session_id,
         )

@@ -23,6 +23,7 @@ from state_store import commit as committing
 from state_store import durability, erasure, garbage, integrity, registry
 from state_store.api_keys import ApiKeys
 from state_store.archiving import Archiving, Collected
+from state_store.attachments import Attachments
 from state_store.connection import Control
 from state_store.durability import Servers
 from state_store.effects import Effects
@@ -90,6 +91,7 @@ class StateStore(Tenancy, Moving):
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(self.notes, self._lineages)
         self.effects = Effects(control, prefix, self._lineages)
+        self.attachments = Attachments(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)

@@ -38,7 +38,12 @@ async def forget_lost(
     listing = await _listing(walk, session_id)
     if tenant is not None and tenant not in listing:
         return None
-    forgotten = [keys.session(session_id), keys.lease(session_id), keys.sessions]
+    forgotten = [
+        keys.session(session_id),
+        keys.lease(session_id),
+        keys.sessions,
+        keys.attachments(session_id),
+    ]
     await control.run("forget", forgotten, session_id, body or b"")
     async with control.guard() as client:
         for name in listing:

@@ -129,7 +129,7 @@ async def test_a_conversation_of_one_tenant_is_not_continued_for_another(client,
 
     async def answered(http, messages):
         body = {"messages": messages, "max_tokens": 4}
-        text = (await http.post("/v1/conversations", json=body)).text
+        text = (await http.post("/v1/converse", json=body)).text
         return json.loads(text[text.index("event: result") :].split("data: ", 1)[1])
 
     async with client(await keys("acme")) as acme, client(await keys("globex")) as globex:
