@@ -4,38 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from agent_runtime.errors import ClientGone, TorporError
-from agent_runtime.events import Event, encoded, sent
+from agent_runtime.events import Event, TurnEvent, encoded, sent
+from agent_runtime.models import TurnResult
+from agent_runtime.service.metrics import Metrics
 from agent_runtime.status import problem_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
 MEDIA_TYPE = "text/event-stream"
+_Some = TypeVar("_Some")
 
 
 async def streamed(http: Request, events: AsyncGenerator[Event]) -> StreamingResponse:
-    first = await _first(http, events)  # errors before the first event get their own status
+    first = await first_of(http, events)  # errors before the first event get their own status
     return StreamingResponse(_stream(first, events), media_type=MEDIA_TYPE)
 
 
-async def _first(http: Request, events: AsyncGenerator[Event]) -> Event:
-    """The first event. A turn whose client goes away before it is ended."""
-    first = asyncio.ensure_future(anext(events))
+async def first_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
+    """The first event. A turn whose client goes away before it is ended: ClientGone."""
+    return await _unless_gone(http, anext(events))
+
+
+async def last_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
+    """The last event, which is a turn's result. A turn whose client goes away is ended, and raises
+    ClientGone."""
+
+    async def last() -> _Some:
+        async with contextlib.aclosing(events):
+            *_, found = [event async for event in events]
+        return found
+
+    return await _unless_gone(http, last())
+
+
+async def counted(http: Request, events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:
+    """The events of a turn, whose result is counted in the service's metrics."""
+    metrics: Metrics = http.app.state.metrics
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, TurnResult):
+                metrics.turn(event)
+            yield event
+
+
+async def _unless_gone(http: Request, wanted: Awaitable[_Some]) -> _Some:
+    working = asyncio.ensure_future(wanted)
     gone = asyncio.ensure_future(_gone(http))
     try:
-        await asyncio.wait({first, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not first.done():
-            raise ClientGone("the client has gone before the first token; the turn was ended.")
-        return first.result()
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client has gone before the answer; the turn was ended.")
+        return working.result()
     finally:
-        for waiting in (gone, first):
+        for waiting in (gone, working):
             waiting.cancel()
-        await asyncio.wait({gone, first})
+        await asyncio.wait({gone, working})
 
 
 async def _gone(http: Request) -> None:

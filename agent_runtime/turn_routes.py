@@ -5,26 +5,20 @@ They stream server-sent events: see `streaming.py`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator
-
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.conversations import Conversations
-from agent_runtime.events import TurnEvent
 from agent_runtime.headers import Key
 from agent_runtime.models import (
     Cancellation,
     ConversationRequest,
     EngineSlots,
     TurnRequest,
-    TurnResult,
 )
 from agent_runtime.service.etags import Match, held_to
-from agent_runtime.service.metrics import Metrics
-from agent_runtime.streaming import streamed
+from agent_runtime.streaming import counted, streamed
 from agent_runtime.turns import Turns
 
 router = APIRouter(prefix="/v1")
@@ -35,12 +29,12 @@ async def turn(
     http: Request, session_id: str, request: TurnRequest, match: Match, key: Key = None
 ) -> StreamingResponse:
     held = held_to(request, match)
-    return await _counted(http, _turns(http).run(session_id, held, key=key))
+    return await streamed(http, counted(http, _turns(http).run(session_id, held, key=key)))
 
 
 @router.post("/sessions/{session_id}/turns/resume")
 async def resume(http: Request, session_id: str) -> StreamingResponse:
-    return await _counted(http, _turns(http).resume(session_id))
+    return await streamed(http, counted(http, _turns(http).resume(session_id)))
 
 
 @router.post("/sessions/{session_id}/cancel")
@@ -53,7 +47,7 @@ async def converse(
     http: Request, request: ConversationRequest, key: Key = None
 ) -> StreamingResponse:
     conversations: Conversations = http.app.state.conversations
-    return await _counted(http, conversations.run(request, key=key))
+    return await streamed(http, counted(http, conversations.run(request, key=key)))
 
 
 def _turns(http: Request) -> Turns:
@@ -73,18 +67,3 @@ async def scheduling(http: Request) -> list[EngineSlots]:
         slots.model_copy(update={"waiting": {tenant: slots.waiting.get(tenant, 0)}})
         for slots in engines
     ]
-
-
-async def _counted(http: Request, events: AsyncGenerator[TurnEvent]) -> StreamingResponse:
-    metrics: Metrics = http.app.state.metrics
-    return await streamed(http, _with_counts(metrics, events))
-
-
-async def _with_counts(
-    metrics: Metrics, events: AsyncGenerator[TurnEvent]
-) -> AsyncGenerator[TurnEvent]:
-    async with contextlib.aclosing(events):
-        async for event in events:
-            if isinstance(event, TurnResult):
-                metrics.turn(event)
-            yield event
