@@ -100,6 +100,8 @@ async def commit(
             tokens,
             snapshot.device_bytes,
             len(draft.new_tokens),
+            draft.expected_head or "",
+            keys.snapshot_prefix,
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), draft)
         kept_by = detail.decode()
@@ -114,6 +116,8 @@ async def commit(
         await garbage.abort(control, prefix, keys, pin_id, snapshot)
         raise
     try:
+        if draft.replaces is not None:
+            await garbage.unwind(control, prefix, lineage.id)
         reached = await confirm(control, prefix, durability, since=before)
         return Commit(await lineages.opened(snapshot), reached)
     except ServersChanged as error:
@@ -215,8 +219,13 @@ def _raise_unless_ok(outcome: str, detail: str, draft: SnapshotDraft) -> None:
         raise NotFound(f"no session {draft.session_id}; the turn is not committed.")
     if outcome == "head_moved":
         raise HeadMoved(
-            f"head of {draft.session_id} is {detail or 'empty'}, not {draft.parent or 'empty'}; "
-            "nothing was committed."
+            f"head of {draft.session_id} is {detail or 'empty'}, not "
+            f"{draft.expected_head or 'empty'}; nothing was committed."
+        )
+    if outcome == "unrelated":
+        raise InvalidDraft(
+            f"{draft.replaces} does not descend from {draft.parent or 'the beginning'}, so nothing "
+            f"on that can take its place; the head of {draft.session_id} is unchanged."
         )
     if outcome == "too_late":
         raise LeaseLost(

@@ -211,6 +211,7 @@ class SnapshotDraft:
     page_hashes:   hex hashes of the pages from the parent's boundary to `boundary`
     checkpoints:   see `Snapshot`
     economy:       class that the objects were written in
+    replaces:      the session's head, if that is not `parent` but descends from it: it is let go
 
     Raises InvalidDraft when these contradict each other.
     """
@@ -227,6 +228,12 @@ class SnapshotDraft:
     checkpoints: tuple[int, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     economy: str = LOSSLESS
+    replaces: str | None = None
+
+    @property
+    def expected_head(self) -> str | None:
+        """Of the session, without which nothing is committed."""
+        return self.parent if self.replaces is None else self.replaces
 
     def __post_init__(self) -> None:
         if self.page_hashes and self.page_hashes[-1] != self.boundary_hash:

@@ -356,7 +356,7 @@ class StateStore(Tenancy, Moving):
             )
         except QuotaExceeded:
             # One that was committed before its reply was lost adds nothing when it is sent again.
-            if (await self._sessions.get(draft.session_id)).head == draft.parent:
+            if (await self._sessions.get(draft.session_id)).head == draft.expected_head:
                 raise
             return None
 

@@ -1,10 +1,11 @@
 -- Make a snapshot the head of a session, if the caller may.
 -- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted, usage
--- ARGV: lease token, expected parent, snapshot id, pin id, body, tokens, bytes of its objects and
---       number of its tokens, for quotas
+-- ARGV: lease token, parent, snapshot id, pin id, body, tokens, bytes of its objects and number of
+--       its tokens, for quotas; expected head and key prefix of snapshots (same slot)
+-- The expected head is the parent, or descends from it: then the snapshot takes its place.
 -- Returns {'ok', pin id and body that the snapshot keeps, pin id to remove or ''} or
 -- {reason, detail}.
-local token, parent, id, pin, body, tokens, size, count = unpack(ARGV)
+local token, parent, id, pin, body, tokens, size, count, expected, prefix = unpack(ARGV)
 local head = redis.call('HGET', KEYS[1], 'head')
 if not head then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
@@ -13,7 +14,13 @@ if not lease or string.match(lease, '^%d+:%x+') ~= token then
 end
 local kept_pin, kept_body = unpack(redis.call('HMGET', KEYS[3], 'pin', 'body'))
 if head == id then return {'ok', kept_pin, kept_body, ''} end
-if head ~= parent then return {'head_moved', head} end
+if head ~= expected then return {'head_moved', head} end
+local at = expected
+while at ~= parent do
+  if at == '' then return {'unrelated', ''} end
+  at = redis.call('HGET', prefix .. at, 'parent')
+  if not at then return {'unrelated', ''} end
+end
 if redis.call('HEXISTS', KEYS[7], pin) == 0 then return {'too_late', ''} end
 -- A right that is missing breaks the script off in the middle. So a record is written whole, and
 -- what refers to something is counted before it does and forgotten after it did: what was begun
@@ -37,7 +44,10 @@ end
 redis.call('HINCRBY', KEYS[5], id, 1)
 if dead then redis.call('SREM', KEYS[6], id) end
 redis.call('HSET', KEYS[1], 'head', id)
-if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, -1) end
+if expected ~= '' and redis.call('HINCRBY', KEYS[5], expected, -1) < 1 then
+  redis.call('SADD', KEYS[6], expected)
+  redis.call('HDEL', KEYS[5], expected)
+end
 if fresh then
   redis.call('HINCRBY', KEYS[9], 'bytes', size)
   redis.call('HINCRBY', KEYS[9], 'tokens', count)
