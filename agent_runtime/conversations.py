@@ -39,6 +39,8 @@ from tools.define import ToolSpec
 
 logger = logging.getLogger(__name__)
 
+_OF_CONVERSATIONS = ConversationRequest.model_fields.keys() - TurnRequest.model_fields.keys()
+
 
 class Place(NamedTuple):
     """Where a conversation is continued.
@@ -85,7 +87,8 @@ class Conversations:
         system, said = _split(request.messages)
         if not said or said[-1].role == "assistant":
             raise BadRequest("a conversation ends with what is to be answered.")
-        chain = _hashes(system, request, said)
+        stateless = self._turns.stateless.is_asked_for(request)
+        chain = _hashes(system, request, said, stateless=stateless)
         claim = None
         if key is not None:
             claim, _ = await self._turns.claims.claim(key, "an answer", request)
@@ -105,6 +108,30 @@ class Conversations:
             await self._note(_next_hash(chain[-1], answer, request.tools), result)
         yield result
 
+    async def go_on(
+        self,
+        session_id: str,
+        snapshot: str,
+        request: ConversationRequest,
+        *,
+        what: str,
+        key: str | None = None,
+    ) -> AsyncGenerator[TurnEvent]:
+        """Answer new messages behind a snapshot: in the session if that is its head, else in a
+        fork of it. Events as those of `run`.
+
+        request: its messages are the new ones; tools are the session's
+        what:    is asked for, as claims of keys name it
+        """
+        claim = None
+        if key is not None:
+            claim, _ = await self._turns.claims.claim(key, what, request)
+        place = _claimed(claim) or Place(0, session_id, snapshot)
+        events = self._placed(place, None, request.messages, request, key, claim)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
     async def _continued(
         self,
         system: str | None,
@@ -115,10 +142,23 @@ class Conversations:
         claim: Claim | None,
     ) -> AsyncGenerator[TurnEvent]:
         """In the session that ends with what is known, in a fork of it, or in a new session."""
-        if claim is not None and claim.ids:
-            place = Place(claim.known, claim.ids[0], claim.head, claim.origin)
-        else:
-            place = await self._longest(said, chain) or Place(0, self._store.new_session_id(), None)
+        place = _claimed(claim) or await self._longest(said, chain)
+        place = place or Place(0, self._store.new_session_id(), None)
+        events = self._placed(place, system, said, request, key, claim)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _placed(
+        self,
+        place: Place,
+        system: str | None,
+        said: Sequence[Message],
+        request: ConversationRequest,
+        key: str | None,
+        claim: Claim | None,
+    ) -> AsyncGenerator[TurnEvent]:
+        """At the place, or in a fork of it."""
         if place.snapshot is not None and place.origin is None:
             # Both are raised before the first token.
             with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
@@ -153,7 +193,7 @@ class Conversations:
             }
             await self._turns.claims.note(key, claim.model_copy(update=chosen))
         if place.snapshot is None:
-            new = CreateSession(system=system, tools=request.tools)
+            new = CreateSession(system=system, tools=request.tools, stateless=request.stateless)
             await self._sessions.make(new, place.session_id)
         elif place.origin is not None:
             await self._store.fork(
@@ -220,8 +260,17 @@ class Conversations:
             logger.warning("%s is not found by what was said: %s", result.session_id, error)
 
 
+def _claimed(claim: Claim | None) -> Place | None:
+    """The place that the first request with the key has chosen."""
+    if claim is None or not claim.ids:
+        return None
+    return Place(claim.known, claim.ids[0], claim.head, claim.origin)
+
+
 def _turn(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
-    options = request.model_dump(exclude={"messages", "tools", "expected_head"}, exclude_unset=True)
+    options = request.model_dump(
+        exclude={*_OF_CONVERSATIONS, "messages", "expected_head"}, exclude_unset=True
+    )
     return TurnRequest(**options, messages=list(messages), expected_head=head)
 
 
@@ -232,10 +281,16 @@ def _split(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
     return None, list(messages)
 
 
-def _hashes(system: str | None, request: ConversationRequest, said: Sequence[Message]) -> list[str]:
+def _hashes(
+    system: str | None,
+    request: ConversationRequest,
+    said: Sequence[Message],
+    *,
+    stateless: bool,
+) -> list[str]:
     """Of the conversation up to each message."""
     tools = [tool.model_dump(mode="json") for tool in request.tools]
-    digest = _digest("", [system, tools])
+    digest = _digest("", [system, tools, "stateless"] if stateless else [system, tools])
     chain = []
     for message in said:
         digest = _next_hash(digest, message, request.tools)

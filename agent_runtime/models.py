@@ -72,9 +72,11 @@ class ConversationRequest(TurnRequest):
     """A whole conversation, of which any part may be known; it may begin with a `system` message.
 
     tools: as declared to the model; another set of tools is another conversation
+    stateless: as in CreateSession
     """
 
     tools: list[ToolSpec] = []
+    stateless: bool | None = None
 
 
 class Usage(_Wire):

@@ -23,6 +23,7 @@ from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReuse
 from agent_runtime.events import Reasoning, Text, TurnEvent, called
 from agent_runtime.message_log import WireMessage, messages_of, words_of
 from agent_runtime.models import (
+    ConversationRequest,
     CreateSession,
     Resumed,
     ResumeRequest,
@@ -58,7 +59,7 @@ class Stateless:
         self._backend = backend
         self._only = only
 
-    def is_asked_for(self, request: CreateSession) -> bool:
+    def is_asked_for(self, request: CreateSession | ConversationRequest) -> bool:
         return self._only if request.stateless is None else request.stateless
 
     async def holds(self, session: Session) -> bool:
