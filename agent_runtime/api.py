@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -25,6 +26,7 @@ from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.holding import Holding
+from agent_runtime.openai_api import models as openai_models
 from agent_runtime.residency import Residency
 from agent_runtime.service import answers, operation_routes
 from agent_runtime.service.bodies import Bodies
@@ -75,6 +77,8 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
 
     app = FastAPI(title="Torpor", version="0.1.0", lifespan=lifespan)
     app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.chat = chat
+    app.state.served = openai_models.Served(settings, since=time.time())
     answers.add_to(app)
     # The last is the outermost.
     app.add_middleware(Bodies, limits=settings.body_limits)
@@ -85,7 +89,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     app.add_middleware(RequestIds)
     for routes in (
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
-        operation_routes,
+        operation_routes, openai_models,
     ):  # fmt: skip
         app.include_router(routes.router)
 

@@ -26,13 +26,15 @@ from tools.define import ToolSpec
 
 class Message(BaseModel):
     """One message from the client's side: `user` text, a `tool` result, or what an `assistant`
-    said elsewhere, which becomes a part of the history as it stands."""
+    said elsewhere, which becomes a part of the history as it stands; its `reasoning` as far as the
+    checkpoint's template shows the model what it thought before."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 # Private-use characters around a third that says which reserved word stood there.
@@ -137,10 +139,14 @@ class ChatFormat:
                 )
             if message.tool_calls and message.role != "assistant":
                 raise BadRequest(f"a {message.role} message cannot call tools.")
+            if message.reasoning and message.role != "assistant":
+                raise BadRequest(f"a {message.role} message has no reasoning.")
         return [self._plain_one(message) for message in messages]
 
     def _plain_one(self, message: Message) -> dict[str, Any]:
         plain: dict[str, Any] = {"role": message.role, "content": self._mark(message.content)}
+        if message.reasoning:
+            plain["reasoning_content"] = self._mark(message.reasoning)
         if message.tool_calls:
             plain["tool_calls"] = [
                 {"type": "function", "function": self._marked(call.model_dump(mode="json"))}

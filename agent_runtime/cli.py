@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _engine_options(up)
     up.add_argument("--port", type=int, default=8700, help="of the runtime's HTTP service")
     up.add_argument("--engine-port", type=int, default=None, help="default: a free one")
+    _name_option(up)
     scheduling_options.add_to(up)
     up.set_defaults(run=_up)
 
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--model", type=Path, help="for tokenizer and chat template; needed unless --backend is"
     )
+    _name_option(serve)
     backend_options.add_to(serve)
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8700)
@@ -145,6 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _name_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="what OpenAI's clients call it; default: its folder's"
+    )
+
+
 def _engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", default="demo", help=f"NAME or NAME/VARIANT: {', '.join(PROFILES)}"
@@ -176,6 +184,7 @@ def _up(arguments: argparse.Namespace) -> int:
                 redis_url=url,
                 archive_url=arguments.archive,
                 model_dir=model,
+                model_name=arguments.model_name,
                 scheduling=scheduling_options.settings_of(arguments),
             )
             _console.print(f"torpor is up: http://127.0.0.1:{arguments.port}  (Ctrl-C stops it)")
@@ -228,6 +237,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         redis_url=arguments.redis,
         archive_url=arguments.archive,
         model_dir=arguments.model,
+        model_name=arguments.model_name,
         backend=backend,
         boundary_interval=arguments.boundary_interval,
         router=arguments.router,

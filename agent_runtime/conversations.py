@@ -102,10 +102,14 @@ class Conversations:
                     yield event
         assert result is not None, "a turn ends with its result"
         if result.snapshot is not None:
-            answer = Message(
-                role="assistant", content=result.text, tool_calls=tuple(result.tool_calls)
-            )
-            await self._note(_next_hash(chain[-1], answer, request.tools), result)
+            for reasoning in {"", result.reasoning}:  # not every client sends it back
+                answer = Message(
+                    role="assistant",
+                    content=result.text,
+                    tool_calls=tuple(result.tool_calls),
+                    reasoning=reasoning,
+                )
+                await self._note(_next_hash(chain[-1], answer, request.tools), result)
         yield result
 
     async def go_on(
@@ -300,7 +304,8 @@ def _hashes(
 
 def _next_hash(before: str, message: Message, tools: Sequence[ToolSpec]) -> str:
     calls = [[call.name, _meant(call, tools)] for call in message.tool_calls]
-    return _digest(before, [message.role, message.content, calls])
+    thought = [message.reasoning] if message.reasoning else []
+    return _digest(before, [message.role, message.content, calls, *thought])
 
 
 def _meant(call: ToolCall, tools: Sequence[ToolSpec]) -> dict[str, Any]:

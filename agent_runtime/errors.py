@@ -12,11 +12,13 @@ TorporError
 │   ├── WrongMessage      a framework's message that has no place in the conversation
 │   ├── BadVerdict        a person's answer does not fit what was asked
 │   ├── NoSemanticSearch  a memory is searched by meaning
+│   ├── Unsupported       an option of another API that would have no effect here
 │   └── NeedsState        what a backend that keeps no state cannot do
 ├── Unauthorized          no API key, or one that is not valid
 ├── Forbidden             the key's role does not allow it
 ├── RateLimited           the key has made all the requests that it may for now
 ├── NotFound              no such session or snapshot
+├── ModelNotFound         a model is asked for that this runtime does not serve
 ├── HeadMoved             somebody else moved the session since the caller looked
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── CannotStore           engines cannot store the session in the form that it asks for
@@ -47,8 +49,15 @@ class TorporError(Exception):
 
 
 class BadRequest(TorporError):
+    """param: the part of the request that it is about, as in `messages[0].content`"""
+
     code = "bad_request"
     status = 400
+    param: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class TemplateRewrites(BadRequest):
@@ -97,6 +106,10 @@ class NeedsState(BadRequest):
     code = "needs_state"
 
 
+class Unsupported(BadRequest):
+    code = "unsupported"
+
+
 class Unauthorized(TorporError):
     code = "unauthorized"
     status = 401
@@ -126,6 +139,12 @@ class CheckpointLost(TorporError):
 class NotFound(TorporError):
     code = "not_found"
     status = 404
+
+
+class ModelNotFound(TorporError):
+    code = "model_not_found"
+    status = 404
+    param = "model"
 
 
 class HeadMoved(TorporError):

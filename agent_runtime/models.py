@@ -397,10 +397,11 @@ class Entries(_Wire):
 
 
 class Problem(_Wire):
-    """Error body, after RFC 9457."""
+    """Error body, after RFC 9457. param: the part of the request that it is about, if it is one."""
 
     type: str = "about:blank"
     title: str
     status: int
     code: str
     detail: str
+    param: str | None = None

@@ -53,6 +53,9 @@ class RuntimeSettings(BaseModel):
     model_dir: Path | None = None
     """Checkpoint directory: the runtime reads its tokenizer and chat template. None: only sessions
     of the backend are served."""
+    model_name: str | None = Field(default=None, min_length=1)
+    """What clients of OpenAI's and Anthropic's protocols call the engines' model; None: as its
+    directory is called."""
     backend: BackendSettings | None = None
     """An OpenAI-compatible endpoint that answers sessions without state."""
     router: str | None = None
@@ -97,3 +100,10 @@ class RuntimeSettings(BaseModel):
         if self.model_dir is None and self.backend is None:
             raise ValueError("a runtime needs a model directory, a backend, or both")
         return self
+
+    @property
+    def served_model(self) -> str | None:
+        """The name of the engines' model, None if there are no engines to be asked."""
+        if self.model_dir is None:
+            return None
+        return self.model_name or self.model_dir.resolve().name

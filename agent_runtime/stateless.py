@@ -288,6 +288,8 @@ def _on_the_wire(messages: Sequence[Message], before: Sequence[WireMessage]) -> 
             )
         if message.tool_calls and message.role != "assistant":
             raise BadRequest(f"a {message.role} message cannot call tools.")
+        if message.reasoning and message.role != "assistant":
+            raise BadRequest(f"a {message.role} message has no reasoning.")
         one: WireMessage = {"role": message.role, "content": message.content}
         if message.role == "tool":
             if not waiting:

@@ -89,7 +89,8 @@ def problem_of(error: Exception) -> Problem:
     else:
         kind = next((one for one in type(error).__mro__ if one in _STATUS), type(error))
         status, code = _STATUS.get(kind, 500), _snake(kind.__name__)
-    return Problem(title=kind.__name__, status=status, code=code, detail=str(error))
+    param = getattr(error, "param", None)
+    return Problem(title=kind.__name__, status=status, code=code, detail=str(error), param=param)
 
 
 def _snake(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +24,11 @@ logger = logging.getLogger(__name__)
 # What Starlette itself refuses, by status.
 _CODES = {400: "malformed_body", 404: "no_such_path", 405: "method_not_allowed"}
 
+# OpenAI's and Anthropic's clients repeat every 409 and 5xx unless they are told not to.
+_NOT_REPEATED = {"cancelled", "cannot_store", "internal"}
+# The names of types that pydantic has tried, and where FastAPI found what it read.
+_NOT_FIELDS = {"body", "query", "path", "header", "str", "int", "float", "bool", "dict", "list"}
+
 
 def add_to(app: FastAPI) -> None:
     """Have `app` answer errors so."""
@@ -37,12 +43,14 @@ def problem_response(
     problem: Problem, headers: dict[str, str] | None = None, *, path: str
 ) -> Response:
     """As the clients of the request's path read it: see `shapes.py`."""
+    if problem.code in _NOT_REPEATED:
+        headers = {**(headers or {}), "x-should-retry": "false"}
     shape = shape_of(path)
     if shape is not None:
         status, body = shape(problem)
         return JSONResponse(body, status_code=status, headers=headers)
     return JSONResponse(
-        problem.model_dump(),
+        problem.model_dump(exclude_none=True),
         status_code=problem.status,
         headers=headers,
         media_type="application/problem+json",
@@ -64,9 +72,26 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     return problem_response(
-        Problem(title="Invalid request", status=422, code="invalid_request", detail=detail),
+        Problem(
+            title="Invalid request",
+            status=422,
+            code="invalid_request",
+            detail=detail,
+            param=_field(error.errors()[0]["loc"]),
+        ),
         path=request.url.path,
     )
+
+
+def _field(place: Sequence[str | int]) -> str | None:
+    """A part of a request, as in `messages[0].content`."""
+    path = ""
+    for part in place:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in _NOT_FIELDS:
+            path += f".{part}" if path else part
+    return path or None
 
 
 async def _answer_refused(request: Request, error: Exception) -> Response:

@@ -7,11 +7,17 @@ from typing import Any
 
 from agent_runtime.anthropic_api import errors as anthropic
 from agent_runtime.models import Problem
+from agent_runtime.openai_api import errors as openai
 
 Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
 """Status and JSON body."""
 
-_SHAPES: dict[str, Shape] = {"/v1/messages": anthropic.told}
+_SHAPES: dict[str, Shape] = {
+    "/v1/messages": anthropic.told,
+    "/v1/chat/completions": openai.told,
+    "/v1/models": openai.told,
+    "/v1/responses": openai.told,
+}
 
 
 def shape_of(path: str) -> Shape | None:

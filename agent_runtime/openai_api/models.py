@@ -1,0 +1,62 @@
+"""`/v1/models`: what this runtime serves, and which of it a request asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from agent_runtime.errors import ModelNotFound, SetupError
+from agent_runtime.settings import RuntimeSettings
+
+router = APIRouter(prefix="/v1/models")
+
+
+class Served:
+    """The models of a runtime by name: the engines' and the backend's."""
+
+    def __init__(self, settings: RuntimeSettings, *, since: float) -> None:
+        """since: seconds since 1970, when the runtime began to serve them. Raises SetupError."""
+        self._since = int(since)
+        self._stateless: dict[str, bool] = {}
+        if settings.served_model is not None:
+            self._stateless[settings.served_model] = False
+        if settings.backend is not None:
+            if settings.backend.model in self._stateless:
+                raise SetupError(
+                    f"the engines' model and the backend's are both called {settings.backend.model}"
+                    "; give the first another name with --model-name."
+                )
+            self._stateless[settings.backend.model] = True
+
+    def names(self) -> list[str]:
+        return list(self._stateless)
+
+    def is_stateless(self, name: str) -> bool:
+        """Whether sessions of the model keep no state. Raises ModelNotFound."""
+        if name not in self._stateless:
+            raise ModelNotFound(
+                f"the model {name[:200]!r} does not exist here; served are: "
+                f"{', '.join(self._stateless)}. Nothing was generated."
+            )
+        return self._stateless[name]
+
+    def view(self, name: str) -> dict[str, Any]:
+        self.is_stateless(name)
+        return {"id": name, "object": "model", "created": self._since, "owned_by": "torpor"}
+
+
+def served(http: Request) -> Served:
+    found: Served = http.app.state.served
+    return found
+
+
+@router.get("")
+async def list_models(http: Request) -> dict[str, Any]:
+    models = served(http)
+    return {"object": "list", "data": [models.view(name) for name in models.names()]}
+
+
+@router.get("/{name:path}")
+async def get_model(http: Request, name: str) -> dict[str, Any]:
+    return served(http).view(name)
