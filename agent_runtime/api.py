@@ -30,6 +30,7 @@ from agent_runtime.openai_api import models as openai_models
 from agent_runtime.residency import Residency
 from agent_runtime.service import answers, operation_routes
 from agent_runtime.service.bodies import Bodies
+from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Measured, Metrics
 from agent_runtime.service.request_ids import RequestIds
 from agent_runtime.sessions import Sessions
@@ -93,7 +94,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     ):  # fmt: skip
         app.include_router(routes.router)
 
-    @app.get("/health")
+    @app.get("/health", responses=problems(StoreError))
     async def health() -> dict[str, object]:
         records = await app.state.pool.records()
         served = records or settings.model_dir is None

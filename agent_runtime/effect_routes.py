@@ -7,12 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import BadRequest, TorporError
 from agent_runtime.ledger import StoreLedger
 from agent_runtime.models import Entries, FoundEntry
+from agent_runtime.service.document import problems
+from state_store.errors import StoreError
 from tools.effects import Entry
+from tools.errors import ToolsError
 
-router = APIRouter(prefix="/v1/sessions/{session_id}/effects")
+router = APIRouter(
+    prefix="/v1/sessions/{session_id}/effects",
+    responses=problems(TorporError, StoreError, ToolsError),
+)
 
 
 def _ledger(request: Request) -> StoreLedger:

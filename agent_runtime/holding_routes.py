@@ -6,10 +6,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
+from agent_runtime.errors import TorporError
 from agent_runtime.holding import Holding
 from agent_runtime.models import Dropped, Held, HoldRequest, Persisted, PersistRequest, Released
+from agent_runtime.service.document import problems
+from engine.errors import EngineError
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1/sessions/{session_id}")
+router = APIRouter(
+    prefix="/v1/sessions/{session_id}", responses=problems(TorporError, StoreError, EngineError)
+)
 
 
 def _holding(request: Request) -> Holding:

@@ -9,11 +9,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
+from agent_runtime.errors import TorporError
+from agent_runtime.service.document import problems
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.storable import require_storable_tenant
+from state_store.errors import StoreError
 from state_store.store import StateStore
 
-router = APIRouter(prefix="/v1/items")
+router = APIRouter(prefix="/v1/items", responses=problems(TorporError, StoreError))
 
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:@-]{1,200}$")]
 Limit = Annotated[int | None, Query(ge=0)]

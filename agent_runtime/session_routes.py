@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from agent_runtime.errors import TorporError
 from agent_runtime.events import ResumeEvent
 from agent_runtime.headers import Key
 from agent_runtime.models import (
@@ -24,12 +25,15 @@ from agent_runtime.models import (
     SuspendRequest,
     Whereabouts,
 )
+from agent_runtime.service.document import content, problems
 from agent_runtime.service.etags import IfNoneMatch, Match, held_to, is_known, merged, name_head
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions import Sessions
-from agent_runtime.streaming import MEDIA_TYPE, streamed
+from agent_runtime.streaming import EventStream, streamed
+from engine.errors import EngineError
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1/sessions")
+router = APIRouter(prefix="/v1/sessions", responses=problems(TorporError, StoreError, EngineError))
 
 
 def _sessions(request: Request) -> Sessions:
@@ -95,13 +99,17 @@ async def suspend(
     return done
 
 
-@router.post("/{session_id}/resume", response_model=Resumed)
+@router.post(
+    "/{session_id}/resume",
+    response_model=Resumed,
+    responses={200: content(EventStream.media_type, "`progress` and `result`")},
+)
 async def resume(
     http: Request, sessions: Asked, session_id: str, request: ResumeRequest
 ) -> Response:
     """Resumed; for a client that accepts server-sent events, `progress` and that as `result`."""
     events = _counted(http.app.state.metrics, sessions.resuming(session_id, request))
-    if MEDIA_TYPE in http.headers.get("accept", ""):
+    if EventStream.media_type in http.headers.get("accept", ""):
         return await streamed(http, events)
     async with contextlib.aclosing(events):
         *_, done = [event async for event in events]

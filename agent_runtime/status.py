@@ -83,14 +83,28 @@ def problem_of(error: Exception) -> Problem:
 
     What belongs to another tenant is not there, in every word.
     """
-    if isinstance(error, TorporError):
-        kind: type[Exception] = type(error)
-        status, code = error.status, error.code
-    else:
-        kind = next((one for one in type(error).__mro__ if one in _STATUS), type(error))
-        status, code = _STATUS.get(kind, 500), _snake(kind.__name__)
-    param = getattr(error, "param", None)
-    return Problem(title=kind.__name__, status=status, code=code, detail=str(error), param=param)
+    status, code = status_and_code(type(error))
+    return Problem(
+        title=_told_as(type(error)).__name__,
+        status=status,
+        code=code,
+        detail=str(error),
+        param=getattr(error, "param", None),
+    )
+
+
+def status_and_code(kind: type[Exception]) -> tuple[int, str]:
+    """Of the problem document of an error of this class."""
+    if issubclass(kind, TorporError):
+        return kind.status, kind.code
+    told = _told_as(kind)
+    return _STATUS.get(told, 500), _snake(told.__name__)
+
+
+def _told_as(kind: type[Exception]) -> type[Exception]:
+    if issubclass(kind, TorporError):
+        return kind
+    return next((one for one in kind.__mro__ if one in _STATUS), kind)
 
 
 def _snake(name: str) -> str:

@@ -18,13 +18,16 @@ from agent_runtime.status import problem_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
-MEDIA_TYPE = "text/event-stream"
 _Some = TypeVar("_Some")
 
 
-async def streamed(http: Request, events: AsyncGenerator[Event]) -> StreamingResponse:
+class EventStream(StreamingResponse):
+    media_type: str = "text/event-stream"
+
+
+async def streamed(http: Request, events: AsyncGenerator[Event]) -> EventStream:
     first = await first_of(http, events)  # errors before the first event get their own status
-    return StreamingResponse(_stream(first, events), media_type=MEDIA_TYPE)
+    return EventStream(_stream(first, events))
 
 
 async def first_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:

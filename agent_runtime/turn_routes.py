@@ -6,10 +6,10 @@ They stream server-sent events: see `streaming.py`.
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.conversations import Conversations
+from agent_runtime.errors import TorporError
 from agent_runtime.headers import Key
 from agent_runtime.models import (
     Cancellation,
@@ -17,23 +17,26 @@ from agent_runtime.models import (
     EngineSlots,
     TurnRequest,
 )
+from agent_runtime.service.document import problems
 from agent_runtime.service.etags import Match, held_to
-from agent_runtime.streaming import counted, streamed
+from agent_runtime.streaming import EventStream, counted, streamed
 from agent_runtime.turns import Turns
+from engine.errors import EngineError
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=problems(TorporError, StoreError, EngineError))
 
 
-@router.post("/sessions/{session_id}/turns")
+@router.post("/sessions/{session_id}/turns", response_class=EventStream)
 async def turn(
     http: Request, session_id: str, request: TurnRequest, match: Match, key: Key = None
-) -> StreamingResponse:
+) -> EventStream:
     held = held_to(request, match)
     return await streamed(http, counted(http, _turns(http).run(session_id, held, key=key)))
 
 
-@router.post("/sessions/{session_id}/turns/resume")
-async def resume(http: Request, session_id: str) -> StreamingResponse:
+@router.post("/sessions/{session_id}/turns/resume", response_class=EventStream)
+async def resume(http: Request, session_id: str) -> EventStream:
     return await streamed(http, counted(http, _turns(http).resume(session_id)))
 
 
@@ -42,10 +45,8 @@ async def cancel(http: Request, session_id: str) -> Cancellation:
     return await _turns(http).cancel(session_id)
 
 
-@router.post("/converse")
-async def converse(
-    http: Request, request: ConversationRequest, key: Key = None
-) -> StreamingResponse:
+@router.post("/converse", response_class=EventStream)
+async def converse(http: Request, request: ConversationRequest, key: Key = None) -> EventStream:
     conversations: Conversations = http.app.state.conversations
     return await streamed(http, counted(http, conversations.run(request, key=key)))
 

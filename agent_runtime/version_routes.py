@@ -10,14 +10,19 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from agent_runtime.errors import BodyTooLarge
+from agent_runtime.errors import BodyTooLarge, TorporError
 from agent_runtime.headers import Key
 from agent_runtime.models import SessionView
+from agent_runtime.service.document import content, problems
 from agent_runtime.service.etags import Match, held_to, name_head
 from agent_runtime.version_models import DiffView, Forks, ForksRequest, RewindRequest, TreeView
 from agent_runtime.versions import Versions
+from engine.errors import EngineError
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=problems(TorporError, StoreError, EngineError))
+
+_FILE = "application/octet-stream"
 
 
 def _versions(request: Request) -> Versions:
@@ -56,7 +61,11 @@ async def tree(versions: Asked, session_id: str) -> TreeView:
     return await versions.tree(session_id)
 
 
-@router.get("/sessions/{session_id}/export")
+@router.get(
+    "/sessions/{session_id}/export",
+    response_class=FileResponse,
+    responses={200: content(_FILE, "one session as one file")},
+)
 async def export(versions: Asked, session_id: str) -> FileResponse:
     folder = tempfile.TemporaryDirectory(prefix="torpor-export-")
     path = Path(folder.name) / f"{session_id}.torpor"
@@ -65,10 +74,19 @@ async def export(versions: Asked, session_id: str) -> FileResponse:
     except BaseException:
         folder.cleanup()
         raise
-    return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
+    return FileResponse(
+        path,
+        media_type=_FILE,
+        filename=path.name,
+        background=BackgroundTask(folder.cleanup),
+    )
 
 
-@router.post("/import", status_code=201)
+@router.post(
+    "/import",
+    status_code=201,
+    openapi_extra={"requestBody": content(_FILE, "an exported session") | {"required": True}},
+)
 async def take_in(versions: Asked, http: Request) -> SessionView:
     """The body is the file."""
     limit: int = http.app.state.settings.import_bytes

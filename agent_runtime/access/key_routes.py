@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent_runtime.access.identity import current_tenant
+from agent_runtime.service.document import problems
 from agent_runtime.settings import RuntimeSettings
 from state_store.api_keys import ApiKey, ApiKeys, Role
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1/keys")
+router = APIRouter(prefix="/v1/keys", responses=problems(StoreError))
 
 
 class CreateKey(BaseModel):

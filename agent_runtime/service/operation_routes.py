@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
+from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
 from engine.pool import EnginePool
 from state_store.errors import StoreError
 
-router = APIRouter()
+router = APIRouter(responses=problems(StoreError))
 
 
 class Readiness(BaseModel):
@@ -40,7 +42,7 @@ async def ready(request: Request, response: Response) -> Readiness:
     return Readiness(ready=reason is None, engines=engines, reason=reason)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     counted: Metrics = request.app.state.metrics

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from agent_runtime import errors as runtime
+from agent_runtime.service.document import problems
 from agent_runtime.status import problem_of
 from engine import errors as engine
 from state_store import errors as store
@@ -72,3 +73,13 @@ def test_what_is_anothers_is_told_as_not_there():
         problem_of(kind("no session ses-1.")) for kind in (store.NotFound, store.ForeignTenant)
     )
     assert foreign == own
+
+
+def test_the_document_of_the_api_names_every_error_that_its_routes_raise():
+    raised = (runtime.TorporError, engine.EngineError, store.StoreError, tools.ToolsError)
+    documented = problems(*raised)
+    for base in raised:
+        for kind in set(kinds(base)) - AT_START - {runtime.ClientGone}:
+            problem = problem_of(made(kind))
+            assert f"`{problem.code}`" in documented[problem.status]["description"], kind
+    assert "`store_full`" not in str(problems(engine.EngineError))
