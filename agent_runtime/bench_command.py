@@ -7,12 +7,15 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
 from agent_runtime.bench import store
 from engine.launch import checked_model
 from engine.profiles import profile_named
+
+Record = dict[str, Any]
 
 
 def add_to(commands: Any) -> None:
@@ -66,6 +69,13 @@ def add_to(commands: Any) -> None:
     _stage_options(turn)
     turn.set_defaults(run=_turn)
 
+    savers = subjects.add_parser(
+        "savers", help="LangGraph's checkpointers, ours among them, over a long thread"
+    )
+    savers.add_argument("--turns", type=int, default=1000)
+    savers.add_argument("--data", type=Path, default=Path(".torpor/bench"), help="emptied first")
+    savers.set_defaults(run=_savers)
+
 
 def _stage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, default=None, help="default: the demo model")
@@ -77,7 +87,7 @@ def _encodings(arguments: argparse.Namespace) -> int:
 
     model = checked_model(arguments.model or profile_named("demo").model)
     for record in encodings.measure(model):
-        print(json.dumps(record), flush=True)
+        _print(record)
     return 0
 
 
@@ -92,70 +102,69 @@ def _store(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import resume
 
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    record = asyncio.run(
-        resume.measure(
-            arguments.tokens,
-            synthetic=arguments.synthetic,
-            profile=profile_named("demo"),
-            model=arguments.model,
-            data=arguments.data,
-        )
-    )
-    print(json.dumps(record))
-    return 0
+    staged = _staged(arguments)
+    return _told(resume.measure(arguments.tokens, synthetic=arguments.synthetic, **staged))
 
 
 def _decode(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import decode
 
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    record = asyncio.run(
-        decode.measure(
-            rounds=arguments.rounds,
-            tokens=arguments.tokens,
-            profile=profile_named("demo"),
-            model=arguments.model,
-            data=arguments.data,
-        )
-    )
-    print(json.dumps(record))
-    return 0
+    staged = _staged(arguments)
+    return _told(decode.measure(rounds=arguments.rounds, tokens=arguments.tokens, **staged))
 
 
 def _fleet(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import fleet
 
-    async def printed() -> None:
-        records = fleet.measure(
+    return _told(
+        fleet.measure(
             sessions=arguments.sessions,
             slots=arguments.slots,
             seconds=arguments.seconds,
             seed=arguments.seed,
-            profile=profile_named("demo"),
-            model=arguments.model,
-            data=arguments.data,
+            **_staged(arguments),
         )
-        async for record in records:
-            print(json.dumps(record), flush=True)
+    )
+
+
+def _turn(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import turn
+
+    staged = _staged(arguments)
+    return _told(turn.measure(rounds=arguments.rounds, long_tokens=arguments.long, **staged))
+
+
+def _savers(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import savers
+
+    return _told(savers.measure(turns=arguments.turns, data=arguments.data))
+
+
+def _staged(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a bench with an engine of its own is given."""
+    return {
+        "profile": profile_named("demo"),
+        "model": arguments.model,
+        "data": arguments.data,
+    }
+
+
+def _told(measured: Awaitable[Record] | AsyncIterator[Record]) -> int:
+    """Print every record as it comes; and what is behind its peers, on stderr."""
+
+    async def printed() -> None:
+        if isinstance(measured, AsyncIterator):
+            async for record in measured:
+                _print(record)
+        else:
+            _print(await measured)
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
     asyncio.run(printed())
     return 0
 
 
-def _turn(arguments: argparse.Namespace) -> int:
-    from agent_runtime.bench import turn
-
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    record = asyncio.run(
-        turn.measure(
-            rounds=arguments.rounds,
-            long_tokens=arguments.long,
-            profile=profile_named("demo"),
-            model=arguments.model,
-            data=arguments.data,
-        )
-    )
-    print(json.dumps(record))
-    return 0
+def _print(record: Record) -> None:
+    print(json.dumps(record), flush=True)
+    for loss in record.get("loses", ()):
+        print(f"loses: {loss}", file=sys.stderr)

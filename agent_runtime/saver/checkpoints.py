@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -14,6 +14,7 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     get_checkpoint_id,
     get_checkpoint_metadata,
 )
@@ -22,8 +23,10 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_runtime.saver.connected import Connected
 from agent_runtime.saver.keys import Place, ThreadKeys
+from agent_runtime.saver.reading import Row
 from agent_runtime.saver.retention import needed
-from agent_runtime.saver.thread import Row, Thread
+from agent_runtime.saver.thread import Thread
+from agent_runtime.saver.values import Stored
 from state_store.connection import Control
 
 logger = logging.getLogger(__name__)
@@ -63,16 +66,19 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         self._prefix = prefix
         self._ttl = ttl
         self._keep = keep
+        self._stored = Stored()
 
     # ---- checkpoints --------------------------------------------------------
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         thread = self._thread_of(config)
-        namespace = _namespace(config)
-        checkpoint_id = get_checkpoint_id(config)
-        place = Place(namespace, checkpoint_id) if checkpoint_id else await thread.latest(namespace)
-        found = await thread.tuples([place]) if place else []
-        return found[0] if found else None
+        return await thread.tuple_at(_namespace(config), get_checkpoint_id(config))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        thread = self._thread_of(config)
+        return await thread.delta_history(_namespace(config), get_checkpoint_id(config), channels)
 
     async def alist(
         self,
@@ -104,12 +110,13 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         whole = get_checkpoint_metadata(config, metadata)
         run_id = whole.get("run_id")
         values = checkpoint["channel_values"]
-        await self._list_thread(thread, [run_id] if run_id else [])
+        await self._list_in_runs(thread, [run_id] if run_id else [])
         await thread.put(
             place,
             Row(checkpoint, whole, config["configurable"].get("checkpoint_id")),
             {ch: (version, values[ch]) for ch, version in new_versions.items() if ch in values},
             run_id,
+            enlist=lambda: self._list_thread(thread),
         )
         if self._keep is not None:
             await self._trim(thread, place.namespace, self._keep)
@@ -130,8 +137,8 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
     ) -> None:
         thread = self._thread_of(config)
         place = Place(_namespace(config), config["configurable"]["checkpoint_id"])
-        await self._list_thread(thread, [])
-        await thread.put_writes(place, writes, task_id, task_path)
+        if not await thread.put_writes(place, writes, task_id, task_path):
+            await self._list_thread(thread)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions of two branches differ, although both follow the same one: a value is stored
@@ -169,7 +176,8 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         source, target = self._thread(source_thread_id), self._thread(target_thread_id)
         if not await source.places():
             return
-        await self._list_thread(target, set((await source.runs()).values()))
+        await self._list_thread(target)
+        await self._list_in_runs(target, set((await source.runs()).values()))
         await source.copy_to(target)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -194,14 +202,17 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
 
     def _thread(self, thread_id: str) -> Thread:
         keys = ThreadKeys(self._prefix, thread_id)
-        return Thread(self._control, keys, self.serde, self._ttl)
+        return Thread(self._control, keys, self.serde, self._ttl, self._stored)
 
     def _thread_of(self, config: RunnableConfig) -> Thread:
         return self._thread(str(config["configurable"]["thread_id"]))
 
-    async def _list_thread(self, thread: Thread, run_ids: Iterable[str]) -> None:
+    async def _list_thread(self, thread: Thread) -> None:
         async with self._control.guard() as client:
             await client.sadd(self._threads_key, thread.keys.thread_id)
+
+    async def _list_in_runs(self, thread: Thread, run_ids: Iterable[str]) -> None:
+        async with self._control.guard() as client:
             for run_id in run_ids:
                 await client.sadd(self._run_key(run_id), thread.keys.thread_id)
                 if self._ttl is not None:

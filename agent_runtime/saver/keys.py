@@ -96,7 +96,12 @@ class ThreadKeys:
         return self._key("renewed")
 
     def writes(self, place: Place) -> str:
-        return self._key(f"writes:{place.field}")
+        return f"{self.all_writes}{place.field}"
+
+    @property
+    def all_writes(self) -> str:
+        """What their keys begin with."""
+        return self._key("writes:")
 
     @property
     def fixed(self) -> list[str]:

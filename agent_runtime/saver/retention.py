@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent_runtime.saver.keys import Place, value_field
-from agent_runtime.saver.thread import Row
+from agent_runtime.saver.reading import Row
 
 
 def needed(kept: Iterable[Place], rows: Mapping[Place, Row], stored: set[str]) -> set[Place]:

@@ -9,7 +9,8 @@ n / CHUNK digests and what is new.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 CHUNK = 64  # items
 DIGEST_BYTES = 16
+LIST_BYTE = 0x92  # that the entry of a list, a pair, begins with in msgpack; others are triples
 _SHORT = 4  # a list of fewer items is stored as it is
 _PLAIN, _LIST = 0, 1
 
@@ -28,12 +30,31 @@ class Parts:
 
     entry:  the value, or its chunks' digests
     chunks: digest -> digests of CHUNK items or fewer, one after another
-    items:  digest -> item
+    items:  digest -> item, serialized
     """
 
     entry: bytes
     chunks: dict[bytes, bytes] = field(default_factory=dict)
-    items: dict[bytes, bytes] = field(default_factory=dict)
+    items: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
+
+
+class Stored:
+    """Chunks and items that this process knows to have been stored: what is not among them is sent
+    without asking. They may have been removed since, and then the store says so."""
+
+    def __init__(self, *, most: int = 1 << 16) -> None:
+        self._most = most
+        self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def has(self, thread_id: str, digest: bytes) -> bool:
+        return (thread_id, digest) in self._known
+
+    def note(self, thread_id: str, digests: Iterable[bytes]) -> None:
+        for digest in digests:
+            self._known[thread_id, digest] = None
+            self._known.move_to_end((thread_id, digest))
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
 
 
 def take_apart(value: Any, serde: SerializerProtocol) -> Parts:
@@ -42,13 +63,13 @@ def take_apart(value: Any, serde: SerializerProtocol) -> Parts:
     parts = Parts(b"")
     digests = []
     for item in value:
-        packed = bytes(msgpack.packb(serde.dumps_typed(item)))
-        digests.append(_digest(b"item", packed))
-        parts.items[digests[-1]] = packed
+        serialized = serde.dumps_typed(item)
+        digests.append(_digest(b"item", serialized[0].encode(), serialized[1]))
+        parts.items[digests[-1]] = serialized
     names = []
     for start in range(0, len(digests), CHUNK):
         chunk = b"".join(digests[start : start + CHUNK])
-        names.append(_digest(b"chunk", chunk))
+        names.append(_digest(b"chunk", b"", chunk))
         parts.chunks[names[-1]] = chunk
     parts.entry = msgpack.packb([_LIST, b"".join(names)])
     return parts
@@ -76,8 +97,8 @@ def split(digests: bytes) -> list[bytes]:
     return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
 
 
-def _digest(kind: bytes, content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES, person=kind).digest()
-
-
-__all__: Sequence[str] = ("CHUNK", "Parts", "chunks_of", "put_together", "split", "take_apart")
+def _digest(kind: bytes, form: bytes, content: bytes) -> bytes:
+    """form: how the content is serialized"""
+    digest = hashlib.blake2b(form + b"\0", digest_size=DIGEST_BYTES, person=kind)
+    digest.update(content)
+    return digest.digest()

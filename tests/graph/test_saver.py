@@ -9,7 +9,7 @@ from typing import Annotated, TypedDict
 
 import pytest
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
@@ -130,6 +130,33 @@ def note_taker(saver):
     graph.add_edge(START, "note")
     graph.add_edge("note", END)
     return graph.compile(checkpointer=saver)
+
+
+async def test_a_history_read_at_once_is_what_walking_back_step_by_step_finds(saver):
+    """Past the sizes of several reads, on a branch, and with the value found in between."""
+    graph = note_taker(saver)
+    config = {"configurable": {"thread_id": "a"}}
+    for number in range(60):
+        await graph.ainvoke({"notes": [f"asked {number}"]}, config)
+    past = [state.config async for state in graph.aget_state_history(config)]
+    branch = await graph.aupdate_state(past[100], {"notes": ["another way"]})
+    await graph.ainvoke(
+        {"notes": ["on the branch"]}, {**branch, "configurable": {"thread_id": "a"}}
+    )
+    past = [state.config async for state in graph.aget_state_history(config)]
+    for one in [config, branch, *past[::20]]:
+        whole = await saver.aget_delta_channel_history(config=one, channels=["notes", "none"])
+        walked = await BaseCheckpointSaver.aget_delta_channel_history(
+            saver, config=one, channels=["notes", "none"]
+        )
+        assert whole == walked
+    assert len(past) > 180
+    assert len(whole["notes"]["writes"]) < 20
+    seeded = await saver.aget_delta_channel_history(config=config, channels=["__start__"])
+    assert set(seeded["__start__"]) == {"seed", "writes"}
+    gone = {"configurable": {"thread_id": "a", "checkpoint_ns": "", "checkpoint_id": "1e"}}
+    history = await saver.aget_delta_channel_history(config=gone, channels=["notes"])
+    assert history == {"notes": {"writes": []}}
 
 
 async def test_pruning_keeps_what_delta_channels_are_rebuilt_from(saver):

@@ -1,10 +1,12 @@
 -- Store a checkpoint, unless something that it builds on is not there.
 -- KEYS: rows, order, runs, values, items, puts
--- ARGV: place, row, run id or '', milliseconds to live or 0,
+-- ARGV: place, row, run id or '', milliseconds to live or 0, 1 if the thread is listed or 0,
 --       count, then value fields and entries; count, then digests and bodies of new items;
 --       count, then digests that are there already
--- Returns the digests that are not there; none if it was stored.
-local at = 5
+-- Returns the digests that are not there; none if it was stored. Of a thread that has none yet, and
+-- may not be listed, 'unlisted'.
+if ARGV[5] == '0' and redis.call('EXISTS', KEYS[1]) == 0 then return {'unlisted'} end
+local at = 6
 local function list(width)
   local first = at + 1
   local last = at + tonumber(ARGV[at]) * width
