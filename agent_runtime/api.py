@@ -27,6 +27,9 @@ from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.holding import Holding
 from agent_runtime.openai_api import models as openai_models
+from agent_runtime.openai_api.responses import conversation_routes as response_conversation_routes
+from agent_runtime.openai_api.responses import routes as response_routes
+from agent_runtime.openai_api.responses.service import Responses
 from agent_runtime.residency import Residency
 from agent_runtime.service import answers, operation_routes
 from agent_runtime.service.bodies import Bodies
@@ -66,6 +69,15 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             app.state.conversations = Conversations(
                 store, pool, app.state.sessions, app.state.turns, settings
             )
+            app.state.responses = Responses(
+                store,
+                app.state.sessions,
+                app.state.turns,
+                app.state.conversations,
+                app.state.served,
+                chat,
+                settings,
+            )
             # Not waited for: the whole archive is listed.
             recovering = asyncio.create_task(_recover(store, settings.lease_ttl * 2))
             yield
@@ -90,7 +102,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     app.add_middleware(RequestIds)
     for routes in (
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
-        operation_routes, openai_models,
+        operation_routes, openai_models, response_routes, response_conversation_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
 

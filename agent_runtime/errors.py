@@ -13,12 +13,14 @@ TorporError
 │   ├── BadVerdict        a person's answer does not fit what was asked
 │   ├── NoSemanticSearch  a memory is searched by meaning
 │   ├── Unsupported       an option of another API that would have no effect here
+│   ├── PreviousResponseNotFound  a response is to follow one that is not there
 │   └── NeedsState        what a backend that keeps no state cannot do
 ├── Unauthorized          no API key, or one that is not valid
 ├── Forbidden             the key's role does not allow it
 ├── RateLimited           the key has made all the requests that it may for now
 ├── NotFound              no such session or snapshot
 ├── ModelNotFound         a model is asked for that this runtime does not serve
+├── ConversationLocked    a conversation of OpenAI's API is being gone on with
 ├── HeadMoved             somebody else moved the session since the caller looked
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── CannotStore           engines cannot store the session in the form that it asks for
@@ -102,6 +104,10 @@ class NoSemanticSearch(BadRequest):
     code = "no_semantic_search"
 
 
+class PreviousResponseNotFound(BadRequest):
+    code = "previous_response_not_found"
+
+
 class NeedsState(BadRequest):
     code = "needs_state"
 
@@ -145,6 +151,14 @@ class ModelNotFound(TorporError):
     code = "model_not_found"
     status = 404
     param = "model"
+
+
+class ConversationLocked(TorporError):
+    """retry_after: seconds"""
+
+    code = "conversation_locked"
+    status = 409
+    retry_after = 1.0
 
 
 class HeadMoved(TorporError):

@@ -95,6 +95,10 @@ class RuntimeSettings(BaseModel):
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""
 
+    response_ttl: float = Field(default=30 * 86400.0, gt=0)
+    """Seconds that a response of OpenAI's API can be fetched and followed, and a conversation
+    found."""
+
     @model_validator(mode="after")
     def _serves_something(self) -> Self:
         if self.model_dir is None and self.backend is None:

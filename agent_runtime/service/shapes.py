@@ -17,6 +17,7 @@ _SHAPES: dict[str, Shape] = {
     "/v1/chat/completions": openai.told,
     "/v1/models": openai.told,
     "/v1/responses": openai.told,
+    "/v1/conversations": openai.told,
 }
 
 

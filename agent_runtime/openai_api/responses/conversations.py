@@ -1,0 +1,226 @@
+"""OpenAI's conversations: a name for the response that was last, and what was said since.
+
+    conversation ── last ──> response ── previous ──> response …
+               └─ pending items: said, and not answered
+
+A conversation is kept with an empty session of its own, whose lease is held while it is answered:
+of two who go on with it at once one is refused. To delete an item changes what was said: the next
+response has all that is left rendered anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from agent_runtime.access.identity import current_tenant
+from agent_runtime.errors import ConversationLocked, NotFound
+from agent_runtime.models import CreateSession
+from agent_runtime.openai_api.messages import Ids
+from agent_runtime.openai_api.responses.creation import Follows
+from agent_runtime.openai_api.responses.items import Item, items_of, said_in
+from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
+from agent_runtime.sessions import Sessions
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns import Turns
+from state_store import errors as store_errors
+from state_store.errors import LeaseHeld
+from state_store.records import Session
+from state_store.store import StateStore
+
+_NAME = "conversation"
+_ID = re.compile(r"conv_([0-9a-f]{16})([0-9a-f]{16})")
+
+
+class ConversationRecord(BaseModel):
+    """One conversation.
+
+    last:    id of the response that was last
+    pending: items that were added since
+    deleted: ids of items in the responses that are no part of it any more
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    created_at: int
+    metadata: dict[str, str] = {}
+    last: str | None = None
+    pending: list[Item] = []
+    deleted: list[str] = []
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "conversation",
+            "created_at": self.created_at,
+            "metadata": self.metadata,
+        }
+
+
+class Talk:
+    """A conversation that is being answered. follows: what the response goes on from"""
+
+    def __init__(
+        self, talks: ResponseConversations, session: Session, record: ConversationRecord,
+        follows: Follows,
+    ) -> None:  # fmt: skip
+        self._talks = talks
+        self._session = session
+        self._record = record
+        self.follows = follows
+
+    async def went_on(self, response: ResponseRecord) -> None:
+        """Its last response is this one, which has read all that was pending."""
+        update = {"last": response.id, "pending": [], "deleted": []}
+        await self._talks.put(self._session, self._record.model_copy(update=update))
+
+
+class ResponseConversations:
+    """Of the tenant who asks. Every method raises NotFound, and ConversationLocked if it changes
+    what somebody else is changing."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        sessions: Sessions,
+        turns: Turns,
+        records: ResponseRecords,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._turns = turns
+        self._records = records
+        self._settings = settings
+
+    async def create(
+        self, items: Sequence[dict[str, Any]], metadata: dict[str, str]
+    ) -> ConversationRecord:
+        """Raises NoEngine, CannotStore, NoBackend; what `items_of` raises."""
+        pending = _read(items)
+        session_id = self._store.new_session_id()
+        await self._sessions.make(CreateSession(labels={"holds": "conversation"}), session_id)
+        record = ConversationRecord(
+            id="conv_" + session_id.removeprefix("ses-").replace("-", ""),
+            created_at=int(time.time()),
+            metadata=metadata,
+            pending=pending,
+        )
+        await self.put(await self._store.session(session_id), record)
+        return record
+
+    async def get(self, conversation_id: str) -> ConversationRecord:
+        return (await self._get(conversation_id))[1]
+
+    async def update(self, conversation_id: str, metadata: dict[str, str]) -> ConversationRecord:
+        async with self._changing(conversation_id) as (session, record):
+            changed = record.model_copy(update={"metadata": metadata})
+            await self.put(session, changed)
+        return changed
+
+    async def delete(self, conversation_id: str) -> None:
+        """Its responses stay, and can be followed."""
+        session, _ = await self._get(conversation_id)
+        await self._sessions.delete(session.id)
+
+    async def items(self, conversation_id: str) -> list[Item]:
+        """The earliest first."""
+        return await self._items(await self.get(conversation_id))
+
+    async def add(self, conversation_id: str, items: Sequence[dict[str, Any]]) -> list[Item]:
+        """Raises what `items_of` raises."""
+        added = _read(items)
+        async with self._changing(conversation_id) as (session, record):
+            pending = [*record.pending, *added]
+            await self.put(session, record.model_copy(update={"pending": pending}))
+        return added
+
+    async def remove(self, conversation_id: str, item_id: str) -> ConversationRecord:
+        async with self._changing(conversation_id) as (session, record):
+            if all(item["id"] != item_id for item in await self._items(record)):
+                raise _no_item(item_id, conversation_id)
+            pending = [item for item in record.pending if item["id"] != item_id]
+            was_pending = len(pending) < len(record.pending)
+            deleted = record.deleted if was_pending else [*record.deleted, item_id]
+            update = {"pending": pending, "deleted": deleted}
+            await self.put(session, record.model_copy(update=update))
+        return record
+
+    @contextlib.asynccontextmanager
+    async def talking(self, conversation_id: str) -> AsyncIterator[Talk]:
+        """For the length of the block, nobody else goes on with it."""
+        async with self._changing(conversation_id) as (session, record):
+            follows = Follows(pending=record.pending)
+            if record.last is not None:
+                last, at = await self._records.get(record.last)
+                left = None
+                if record.deleted:
+                    left = [
+                        item for item in await self._items(record) if item not in record.pending
+                    ]
+                follows = Follows(last, at, record.pending, left)
+            yield Talk(self, session, record, follows)
+
+    async def put(self, session: Session, record: ConversationRecord) -> None:
+        packed = record.model_dump_json(exclude_defaults=True).encode()
+        await self._store.attachments.put(session, _NAME, packed, ttl=self._settings.response_ttl)
+
+    async def _items(self, record: ConversationRecord) -> list[Item]:
+        said: list[Item] = []
+        if record.last is not None:
+            with contextlib.suppress(NotFound):
+                said, _ = await self._records.history((await self._records.get(record.last))[0])
+        return [item for item in (*said, *record.pending) if item["id"] not in record.deleted]
+
+    @contextlib.asynccontextmanager
+    async def _changing(
+        self, conversation_id: str
+    ) -> AsyncGenerator[tuple[Session, ConversationRecord]]:
+        session, _ = await self._get(conversation_id)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._turns.writing(session.id))
+            except LeaseHeld as error:
+                raise ConversationLocked(
+                    f"{conversation_id} is being gone on with; nothing was done. Ask again when "
+                    "that is over."
+                ) from error
+            yield await self._get(conversation_id)
+
+    async def _get(self, conversation_id: str) -> tuple[Session, ConversationRecord]:
+        match = _ID.fullmatch(conversation_id)
+        try:
+            if match is not None:
+                session_id = f"ses-{match[1]}-{match[2]}"
+                tenant = current_tenant(self._settings.tenant)
+                session = await self._store.session(session_id, tenant=tenant)
+                found = await self._store.attachments.get(session, _NAME)
+                if found is not None:
+                    return session, ConversationRecord.model_validate_json(found)
+        except store_errors.NotFound:
+            pass
+        raise NotFound(f"no conversation {conversation_id[:100]}: it is deleted, or expired.")
+
+
+def item_in(items: Sequence[Item], item_id: str, conversation_id: str) -> Item:
+    """Raises NotFound."""
+    for item in items:
+        if item["id"] == item_id:
+            return item
+    raise _no_item(item_id, conversation_id)
+
+
+def _read(items: Sequence[dict[str, Any]]) -> list[Item]:
+    read = items_of(items, Ids(), "items")
+    said_in(read)  # raises for calls that cannot be read
+    return read
+
+
+def _no_item(item_id: str, conversation_id: str) -> NotFound:
+    return NotFound(f"no item {item_id[:100]} in {conversation_id}.")

@@ -1,0 +1,304 @@
+"""Making a response: behind the one that it follows, or from the beginning.
+
+nothing before      the items are a whole conversation: what is known of it is gone on from
+behind a response   new items behind its snapshot, in its session or in a fork of it
+…and it asks for other instructions, tools or another model
+                    all items anew, as a whole conversation: the response says why
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_runtime.chat import ChatFormat, Message
+from agent_runtime.conversations import Conversations
+from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
+from agent_runtime.events import TurnEvent
+from agent_runtime.frameworks import Said
+from agent_runtime.models import ConversationRequest, TurnRequest, TurnResult
+from agent_runtime.openai_api.messages import Ids, conversation
+from agent_runtime.openai_api.models import Served
+from agent_runtime.openai_api.responses import shown
+from agent_runtime.openai_api.responses.events import Telling, Told
+from agent_runtime.openai_api.responses.items import Item, items_of, said_in
+from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
+from agent_runtime.openai_api.responses.requests import (
+    NOTHING_DONE,
+    CreateResponse,
+    options_of,
+    require_possible,
+    specs_of,
+)
+from agent_runtime.stateless import Stateless
+from agent_runtime.status import problem_of
+from engine.errors import EngineError
+from state_store import errors as store_errors
+from state_store.errors import StoreError
+from state_store.records import Session
+from state_store.store import StateStore
+from tools.define import ToolSpec
+
+logger = logging.getLogger(__name__)
+
+Keep = Callable[[ResponseRecord], Awaitable[None]]
+Counted = Callable[[AsyncGenerator[TurnEvent]], AsyncGenerator[TurnEvent]]
+"""Passes a turn's events on, and counts its result."""
+
+
+@dataclass(frozen=True)
+class Follows:
+    """What comes before a response.
+
+    record:  of the response that it follows, which is in `session`; None at the beginning
+    pending: items that were said since
+    left:    all that is left of what came before, if some of it was deleted
+    """
+
+    record: ResponseRecord | None = None
+    session: Session | None = None
+    pending: Sequence[Item] = ()
+    left: Sequence[Item] | None = None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, read. items: new ones; options: fields of TurnRequest"""
+
+    request: CreateResponse
+    ids: Ids
+    items: list[Item]
+    tools: list[ToolSpec]
+    options: dict[str, Any]
+    stateless: bool
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How it is answered.
+
+    instructions: in force
+    anew:         why all is rendered anew, None if it is not
+    past:         items that are, then
+    """
+
+    instructions: str | None
+    anew: str | None = None
+    past: list[Item] = field(default_factory=list)
+
+
+class Creation:
+    """Makes responses."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        conversations: Conversations,
+        stateless: Stateless,
+        records: ResponseRecords,
+        served: Served,
+        chat: ChatFormat | None,
+    ) -> None:
+        self._store = store
+        self._conversations = conversations
+        self._stateless = stateless
+        self._records = records
+        self._served = served
+        self._chat = chat
+
+    async def behind(self, previous_id: str | None) -> Follows:
+        """Raises PreviousResponseNotFound."""
+        if previous_id is None:
+            return Follows()
+        try:
+            return Follows(*await self._records.get(previous_id))
+        except NotFound as error:
+            raise PreviousResponseNotFound(
+                f"{error} {NOTHING_DONE}", param="previous_response_id"
+            ) from None
+
+    async def events(
+        self,
+        request: CreateResponse,
+        follows: Follows,
+        *,
+        key: str | None,
+        keep: Keep,
+        counted: Counted,
+        ids: Ids,
+    ) -> AsyncGenerator[Told]:
+        """The response's events; the last one has the whole response.
+
+        key:  of idempotency; keep: told of the record before that, if there is to be one
+
+        Before the first event, raises what `Conversations.run` raises, ModelNotFound, Unsupported,
+        TextOnly, WrongMessage; later, and if it is streamed, an error is the last event.
+        """
+        asked = self._read(request, follows, ids)
+        way = await self._way(asked, follows)
+        begun = shown.in_progress(
+            request,
+            ids.of("resp_"),
+            created_at=int(time.time()),
+            instructions=way.instructions,
+            previous=request.previous_response_id,
+            max_output_tokens=asked.options.get(
+                "max_tokens", TurnRequest.model_fields["max_tokens"].default
+            ),
+        )
+        telling = Telling(ids, asked.tools)
+        has_begun = False
+        try:
+            turn = counted(self._turn(asked, follows, way, key))
+            async with contextlib.aclosing(turn) as events:
+                async for event in events:
+                    if not has_begun:
+                        has_begun = True
+                        for told in telling.begun(begun):
+                            yield told
+                    if not isinstance(event, TurnResult):
+                        for told in telling.told(event):
+                            yield told
+                        continue
+                    for told in telling.rest(event):
+                        yield told
+                    response = shown.completed(
+                        begun, event, telling.output, chat=self._chat, rendered_anew=way.anew
+                    )
+                    yield telling.ended(
+                        await self._kept(response, asked, follows, way, event, keep)
+                    )
+        except (TorporError, EngineError, StoreError) as error:
+            if not has_begun or not request.stream:
+                raise
+            problem = problem_of(error)
+            yield telling.ended(
+                shown.failed(begun, status=problem.status, code=problem.code, detail=problem.detail)
+            )
+
+    def _read(self, request: CreateResponse, follows: Follows, ids: Ids) -> _Asked:
+        require_possible(request)
+        stateless = self._served.is_stateless(request.model)
+        items = [*follows.pending, *items_of(request.input, ids, "input")]
+        if not items:
+            raise BadRequest(f"there is no input to be answered. {NOTHING_DONE}", param="input")
+        return _Asked(request, ids, items, specs_of(request), options_of(request), stateless)
+
+    async def _way(self, asked: _Asked, follows: Follows) -> _Way:
+        """Raises BadRequest if all would have to be rendered anew and some of it is gone."""
+        instructions = asked.request.instructions or None
+        record, session = follows.record, follows.session
+        if record is None or session is None:
+            return _Way(instructions)
+        before = record.response["instructions"]
+        why = await self._why_anew(asked, follows, record, session, instructions, before)
+        if why is None:
+            return _Way(before)
+        past, is_whole = (
+            (list(follows.left), True)
+            if follows.left is not None
+            else await self._records.history(record)
+        )
+        if not is_whole:
+            raise BadRequest(
+                f"{why}, so all would have to be rendered anew; and a response before {record.id} "
+                f"was deleted. {NOTHING_DONE} Send the whole conversation as `input`.",
+                param="previous_response_id",
+            )
+        return _Way(instructions or before, why, past)
+
+    async def _why_anew(
+        self,
+        asked: _Asked,
+        follows: Follows,
+        record: ResponseRecord,
+        session: Session,
+        instructions: str | None,
+        before: str | None,
+    ) -> str | None:
+        if follows.left is not None:
+            return "an item of the conversation was deleted"
+        if instructions not in (None, before):
+            return f"the instructions are not those of {record.id}"
+        declared = {tool["name"]: tool for tool in session.body.meta["tools"]}
+        wanted = {tool.name: tool.model_dump(mode="json") for tool in asked.tools}
+        if wanted and wanted != declared:
+            return f"the tools are not those of {record.id}"
+        if asked.stateless is not await self._stateless.holds(session):
+            return f"the model is not that of {record.id}"
+        try:
+            await self._store.snapshot(record.snapshot)
+        except store_errors.NotFound:
+            return f"the snapshot of {record.id} is let go: its session was rewound"
+        return None
+
+    def _turn(
+        self, asked: _Asked, follows: Follows, way: _Way, key: str | None
+    ) -> AsyncGenerator[TurnEvent]:
+        record, options = follows.record, dict(asked.options)
+        if record is None or way.anew is not None:
+            system = way.instructions
+            head = [Said(Message(role="system", content=system))] if system else []
+            said = conversation([*head, *said_in([*way.past, *asked.items])], "input")
+            whole = ConversationRequest(
+                messages=said, tools=asked.tools, stateless=asked.stateless, **options
+            )
+            return self._conversations.run(whole, key=key)
+        answered = said_in(record.response["output"])
+        said = conversation([*answered, *said_in(asked.items)], "input")[len(answered) :]
+        if said and said[-1].role == "assistant":
+            raise BadRequest(
+                f"the input ends with what is to be answered. {NOTHING_DONE}", param="input"
+            )
+        assert follows.session is not None, "a record is of a session"
+        if not asked.tools and follows.session.body.meta["tools"]:
+            if options.setdefault("tool_choice", "none") not in ("auto", "none"):
+                raise BadRequest(
+                    f"a call is required, and no tools are given. {NOTHING_DONE}",
+                    param="tool_choice",
+                )
+            options["tool_choice"] = "none"
+        return self._conversations.go_on(
+            record.session_id,
+            record.snapshot,
+            ConversationRequest(messages=said, tools=asked.tools, **options),
+            what=f"an answer behind {record.id}",
+            key=key,
+        )
+
+    async def _kept(
+        self,
+        response: shown.Shown,
+        asked: _Asked,
+        follows: Follows,
+        way: _Way,
+        result: TurnResult,
+        keep: Keep,
+    ) -> shown.Shown:
+        """The response, and whether it can be found again."""
+        if not asked.request.is_stored:
+            return response
+        why = result.not_durable_because
+        if result.snapshot is not None:
+            whole = follows.left is not None
+            record = ResponseRecord(
+                response=response,
+                input=[*way.past, *asked.items] if whole else asked.items,
+                session_id=result.session_id,
+                snapshot=result.snapshot,
+                previous=None if whole or follows.record is None else follows.record.id,
+            )
+            try:
+                await keep(record)
+                return response
+            except (NotFound, StoreError) as error:
+                logger.warning("%s is not kept: %s", record.id, error)
+                why = str(error)
+        return response | {
+            "store": False,
+            "torpor": response["torpor"] | {"not_kept_because": why},
+        }

@@ -1,0 +1,88 @@
+"""`/v1/responses`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from agent_runtime.headers import Key
+from agent_runtime.openai_api.responses.events import Told
+from agent_runtime.openai_api.responses.paging import Paged
+from agent_runtime.openai_api.responses.requests import (
+    CreateResponse,
+    require_includable,
+    unsupported,
+)
+from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.streaming import EventStream, counted, first_of, last_of
+
+router = APIRouter(prefix="/v1/responses")
+
+
+def _responses(http: Request) -> Responses:
+    found: Responses = http.app.state.responses
+    return found
+
+
+Asked = Annotated[Responses, Depends(_responses)]
+
+
+@router.post("")
+async def create(
+    http: Request, responses: Asked, request: CreateResponse, key: Key = None
+) -> Response:
+    events = responses.create(request, key=key, counted=functools.partial(counted, http))
+    if request.stream:
+        first = await first_of(http, events)  # errors before it get their own status
+        return EventStream(_sent(first, events))
+    return JSONResponse((await last_of(http, events))["response"])
+
+
+@router.get("/{response_id}")
+async def get(
+    responses: Asked,
+    response_id: str,
+    stream: bool = False,
+    starting_after: int | None = None,
+    include: Annotated[list[str] | None, Query()] = None,
+    include_more: Annotated[list[str] | None, Query(alias="include[]")] = None,
+) -> dict[str, Any]:
+    require_includable([*(include or ()), *(include_more or ())])
+    if stream or starting_after is not None:
+        raise unsupported("stream", "events are not kept; a response is, when it is whole")
+    return await responses.get(response_id)
+
+
+@router.delete("/{response_id}")
+async def delete(responses: Asked, response_id: str) -> dict[str, Any]:
+    await responses.delete(response_id)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+@router.post("/{response_id}/cancel")
+async def cancel(responses: Asked, response_id: str) -> dict[str, Any]:
+    return await responses.cancel(response_id)
+
+
+@router.get("/{response_id}/input_items")
+async def input_items(responses: Asked, response_id: str, page: Paged) -> dict[str, Any]:
+    """All that the model read for it: what came before, and the items of the request."""
+    return page.of(await responses.input_items(response_id))
+
+
+async def _sent(first: Told, rest: AsyncGenerator[Told]) -> AsyncIterator[str]:
+    # Closed even if the client goes away, so that the lease is given back at once.
+    async with contextlib.aclosing(rest):
+        yield _one(first)
+        async for told in rest:
+            yield _one(told)
+
+
+def _one(told: Told) -> str:
+    return f"event: {told['type']}\ndata: {json.dumps(told, ensure_ascii=False)}\n\n"

@@ -1,0 +1,104 @@
+"""A response as it is shown: what was asked, and at last what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent_runtime.chat import ChatFormat
+from agent_runtime.models import TurnRequest, TurnResult
+from agent_runtime.openai_api.messages import ours, thinking_tokens
+from agent_runtime.openai_api.responses.items import Item
+from agent_runtime.openai_api.responses.requests import CreateResponse
+
+Shown = dict[str, Any]
+
+_DEFAULTS = {name: TurnRequest.model_fields[name].default for name in ("temperature", "top_p")}
+
+
+def in_progress(
+    request: CreateResponse,
+    response_id: str,
+    *,
+    created_at: int,
+    instructions: str | None,
+    previous: str | None,
+    max_output_tokens: int,
+) -> Shown:
+    """instructions: in force, wherever they come from; previous: response that it follows"""
+    given = request.model_dump(mode="json")
+    text = given["text"] or {}
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at,
+        "status": "in_progress",
+        "background": bool(request.background),
+        "conversation": None if request.conversation is None else {"id": request.conversation_id},
+        "error": None,
+        "incomplete_details": None,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "max_tool_calls": None,
+        "metadata": request.metadata or {},
+        "model": request.model,
+        "output": [],
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": previous,
+        "prompt_cache_key": request.prompt_cache_key,
+        "reasoning": {"effort": None, "summary": None},
+        "safety_identifier": request.safety_identifier,
+        "service_tier": "default",
+        "store": request.is_stored,
+        "temperature": _or(request.temperature, _DEFAULTS["temperature"]),
+        "text": {"format": text.get("format") or {"type": "text"}, "verbosity": "medium"},
+        "tool_choice": request.tool_choice or "auto",
+        "tools": [{"strict": None, **tool} for tool in request.tools or ()],
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": _or(request.top_p, _DEFAULTS["top_p"]),
+        "truncation": "disabled",
+        "usage": None,
+        "user": request.user,
+    }
+
+
+def completed(
+    begun: Shown,
+    result: TurnResult,
+    output: list[Item],
+    *,
+    chat: ChatFormat | None,
+    rendered_anew: str | None,
+) -> Shown:
+    """rendered_anew: why what was known was not gone on from, None if it was"""
+    cut_off = {"length": "max_output_tokens", "content_filter": "content_filter"}
+    reason = cut_off.get(result.finish_reason)
+    usage = result.usage
+    return begun | {
+        "status": "completed" if reason is None else "incomplete",
+        "incomplete_details": None if reason is None else {"reason": reason},
+        "output": output,
+        "usage": {
+            "input_tokens": usage.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": usage.reused_tokens},
+            "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": thinking_tokens(result, chat) or 0},
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        },
+        "torpor": ours(result) | {"rendered_anew": rendered_anew, "not_kept_because": None},
+    }
+
+
+def failed(begun: Shown, *, status: int, code: str, detail: str) -> Shown:
+    """status, code: as the problem has them"""
+    kind = "rate_limit_exceeded" if status == 429 else "server_error"
+    kind = "invalid_prompt" if 400 <= status < 429 else kind
+    cancelled = code == "cancelled"
+    return begun | {
+        "status": "cancelled" if cancelled else "failed",
+        "error": None if cancelled else {"code": kind, "message": detail},
+        "torpor": {"code": code},
+    }
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

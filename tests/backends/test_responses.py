@@ -1,0 +1,414 @@
+"""`/v1/responses` with OpenAI's own client, over an endpoint that says what a test wants."""
+
+import asyncio
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.backends.endpoint import Endpoint
+from tests.backends.scripted import call, client_of, says, scripted_runtime
+
+ADD = {
+    "type": "function",
+    "name": "add",
+    "description": "Adds.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    "strict": False,
+}
+TEXT = ({"content": "Hel"}, {"content": "lo."})
+
+
+@pytest.fixture(scope="module")
+def said():
+    """The endpoint: what it is to say, and what it was sent."""
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture
+async def app(bare_store, said):
+    said.seen.clear()
+    async with scripted_runtime(bare_store.url, said) as app:
+        yield app
+    assert not said.scripted, "everything that was to be said was asked for"
+
+
+@pytest.fixture
+async def client(app):
+    async with client_of(app) as client:
+        yield client
+
+
+def sent(said, place=-1):
+    """The messages of one request to the endpoint."""
+    return [(one["role"], one["content"]) for one in said.seen[place][1]["messages"]]
+
+
+async def test_a_response_is_made_kept_and_deleted(client, said):
+    said.scripted.append(says(*TEXT))
+    made = await client.responses.create(
+        model="scripted",
+        input="Hi.",
+        instructions="Be brief.",
+        metadata={"a": "1"},
+        max_output_tokens=50,
+    )
+    assert (made.status, made.output_text, made.instructions) == (
+        "completed",
+        "Hello.",
+        "Be brief.",
+    )
+    assert (made.metadata, made.max_output_tokens, made.store) == ({"a": "1"}, 50, True)
+    assert (made.usage.input_tokens, made.usage.output_tokens, made.usage.total_tokens) == (
+        9,
+        2,
+        11,
+    )
+    assert sent(said) == [("system", "Be brief."), ("user", "Hi.")]
+    assert await client.responses.retrieve(made.id) == made
+    (item,) = (await client.responses.input_items.list(made.id)).data
+    assert (item.role, item.content[0].text) == ("user", "Hi.")
+    await client.responses.delete(made.id)
+    for asked in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
+        with pytest.raises(openai.NotFoundError, match="no response"):
+            await asked(made.id)
+
+
+async def test_a_response_that_is_not_to_be_kept_is_not(client, said):
+    said.scripted.append(says(*TEXT))
+    made = await client.responses.create(model="scripted", input="Hi.", store=False)
+    assert made.store is False
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(made.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(model="scripted", input="Hi.", previous_response_id=made.id)
+    assert refused.value.code == "previous_response_not_found"
+    assert refused.value.param == "previous_response_id"
+
+
+async def test_a_response_follows_another_in_its_session_and_a_second_one_in_a_fork(client, said):
+    said.scripted += [says({"content": answer}) for answer in ("One.", "Two.", "Three.", "Four.")]
+    first = await client.responses.create(model="scripted", input="1?")
+    second, third = [
+        await client.responses.create(model="scripted", input=text, previous_response_id=first.id)
+        for text in ("2?", "3?")
+    ]
+    fourth = await client.responses.create(
+        model="scripted", input="4?", previous_response_id=third.id
+    )
+    assert sent(said, 2) == [("user", "1?"), ("assistant", "One."), ("user", "3?")]
+    assert sent(said)[2:] == [("user", "3?"), ("assistant", "Three."), ("user", "4?")]
+    sessions = [one.torpor["session"] for one in (first, second, third, fourth)]
+    assert sessions[0] == sessions[1] != sessions[2] == sessions[3]
+    assert third.torpor["parent"] == first.torpor["snapshot"]
+    items = (await client.responses.input_items.list(fourth.id, order="asc")).data
+    assert [one.content[0].text for one in items] == ["1?", "One.", "3?", "Three.", "4?"]
+    latest = (await client.responses.input_items.list(fourth.id, limit=2)).data
+    assert [one.content[0].text for one in latest] == ["4?", "Three."]
+    rest = await client.responses.input_items.list(fourth.id, after=latest[-1].id)
+    assert [one.content[0].text for one in rest.data] == ["3?", "One.", "1?"]
+
+
+async def test_responses_that_follow_at_the_same_time_all_go_on_from_there(client, said):
+    said.scripted += [says({"content": "One."}) for _ in range(5)]
+    first = await client.responses.create(model="scripted", input="1?")
+    others = await asyncio.gather(
+        *(
+            client.responses.create(model="scripted", input=f"{n}?", previous_response_id=first.id)
+            for n in range(4)
+        )
+    )
+    assert len({one.torpor["session"] for one in others}) == 4
+    assert {one.torpor["parent"] for one in others} == {first.torpor["snapshot"]}
+
+
+async def test_calls_and_their_results_go_back_and_forth(client, said):
+    said.scripted += [says({"content": "Let me."}, call("add", "c1", a=1)), says(*TEXT)]
+    first = await client.responses.create(model="scripted", input="Add.", tools=[ADD])
+    text, asked = first.output
+    assert (text.content[0].text, asked.name, asked.arguments) == ("Let me.", "add", '{"a": 1}')
+    result = {"type": "function_call_output", "call_id": asked.call_id, "output": "2"}
+    second = await client.responses.create(
+        model="scripted", input=[result], previous_response_id=first.id, tools=[ADD]
+    )
+    assert second.output_text == "Hello."
+    assert sent(said)[1:] == [("assistant", "Let me."), ("tool", "2")]
+    assert second.torpor["session"] == first.torpor["session"]
+    whole = [{"role": "user", "content": "Add."}, *first.output, result, *second.output]
+    said.scripted.append(says(*TEXT))
+    third = await client.responses.create(
+        model="scripted", input=[*whole, {"role": "user", "content": "Go on."}], tools=[ADD]
+    )
+    assert [role for role, _ in sent(said)] == ["user", "assistant", "tool", "assistant", "user"]
+    assert third.torpor["parent"] == first.torpor["snapshot"] or third.torpor["parent"] is None
+
+
+async def test_a_result_of_no_call_and_a_call_without_its_result_are_refused(client, said):
+    said.scripted.append(says(call("add", "c1", a=1)))
+    first = await client.responses.create(model="scripted", input="Add.", tools=[ADD])
+    stray = {"type": "function_call_output", "call_id": "call_0", "output": "2"}
+    for asked in ([stray], "Never mind."):
+        with pytest.raises(openai.BadRequestError, match="Nothing was generated"):
+            await client.responses.create(
+                model="scripted", input=asked, previous_response_id=first.id, tools=[ADD]
+            )
+    with pytest.raises(openai.BadRequestError, match="none of the calls"):
+        await client.responses.create(model="scripted", input=[stray])
+
+
+async def test_tools_that_are_not_given_again_are_not_called(client, said):
+    said.scripted += [says(*TEXT), says(*TEXT)]
+    first = await client.responses.create(model="scripted", input="Hi.", tools=[ADD])
+    await client.responses.create(model="scripted", input="Hi.", previous_response_id=first.id)
+    assert said.seen[-1][1]["tool_choice"] == "none"
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(
+            model="scripted",
+            input="Hi.",
+            previous_response_id=first.id,
+            tool_choice="required",
+        )
+    assert refused.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"instructions": "Be long."}, "the instructions are not those of"),
+        ({"tools": [{**ADD, "name": "subtract"}]}, "the tools are not those of"),
+    ],
+)
+async def test_other_instructions_or_tools_have_all_rendered_anew_and_say_so(
+    client, said, other, why
+):
+    said.scripted += [says({"content": answer}) for answer in ("One.", "Two.", "Three.")]
+    first = await client.responses.create(
+        model="scripted", input="1?", instructions="Be brief.", tools=[ADD]
+    )
+    same = await client.responses.create(
+        model="scripted",
+        input="2?",
+        instructions="Be brief.",
+        tools=[ADD],
+        previous_response_id=first.id,
+    )
+    assert same.torpor["rendered_anew"] is None
+    anew = await client.responses.create(
+        model="scripted", input="3?", previous_response_id=same.id, **other
+    )
+    assert why in anew.torpor["rendered_anew"]
+    assert anew.torpor["session"] != first.torpor["session"]
+    system = other.get("instructions", "Be brief.")
+    assert sent(said)[0] == ("system", system)
+    assert [text for _, text in sent(said)[1:]] == ["1?", "One.", "2?", "Two.", "3?"]
+    assert anew.instructions == system
+    items = (await client.responses.input_items.list(anew.id, order="asc")).data
+    assert [one.content[0].text for one in items] == ["1?", "One.", "2?", "Two.", "3?"]
+
+
+async def test_what_was_deleted_cannot_be_rendered_anew(client, said):
+    said.scripted += [says(*TEXT), says(*TEXT)]
+    first = await client.responses.create(model="scripted", input="1?")
+    second = await client.responses.create(
+        model="scripted", input="2?", previous_response_id=first.id
+    )
+    await client.responses.delete(first.id)
+    with pytest.raises(openai.BadRequestError, match="was deleted"):
+        await client.responses.create(
+            model="scripted", input="3?", previous_response_id=second.id, instructions="Be brief."
+        )
+
+
+EVENTS_OF_TEXT = [
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.completed",
+]
+
+
+async def streamed(client, **asked):
+    stream = await client.responses.create(model="scripted", stream=True, **asked)
+    events = [event async for event in stream]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    return events
+
+
+async def test_an_answer_is_streamed_in_openais_events(client, said):
+    said.scripted.append(says(*TEXT))
+    events = await streamed(client, input="Hi.")
+    assert [event.type for event in events] == EVENTS_OF_TEXT
+    assert "".join(e.delta for e in events if e.type.endswith("text.delta")) == "Hello."
+    last = events[-1].response
+    assert last.output == [events[-2].item]
+    assert events[6].text == events[7].part.text == last.output_text == "Hello."
+    assert events[0].response.status == "in_progress"
+    assert await client.responses.retrieve(last.id) == last
+
+
+async def test_reasoning_and_calls_are_streamed_as_items_of_their_own(client, said):
+    said.scripted.append(
+        says(
+            {"reasoning_content": "Hm"},
+            {"reasoning_content": "m."},
+            {"content": "So."},
+            call("add", "c1", a=1),
+        )
+    )
+    events = await streamed(client, input="Add.", tools=[ADD])
+    assert [event.type.removeprefix("response.") for event in events] == [
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *("reasoning_text.delta", "reasoning_text.delta", "reasoning_text.done"),
+        *("content_part.done", "output_item.done", "output_item.added", "content_part.added"),
+        *("output_text.delta", "output_text.done", "content_part.done", "output_item.done"),
+        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.done"),
+        *("output_item.done", "completed"),
+    ]
+    reasoning, message, asked = events[-1].response.output
+    assert reasoning.content[0].text == "Hmm."
+    assert message.content[0].text == "So."
+    assert (asked.name, asked.arguments) == ("add", '{"a": 1}')
+    added = [event for event in events if event.type == "response.output_item.added"]
+    done = [event for event in events if event.type == "response.output_item.done"]
+    for one, other, item in zip(added, done, (reasoning, message, asked), strict=True):
+        assert one.item.status == "in_progress"
+        assert (one.item.id, one.output_index) == (other.item.id, other.output_index)
+        assert other.item == item
+    # As a client that keeps nothing sends it back.
+    said.scripted.append(says(*TEXT))
+    result = {"type": "function_call_output", "call_id": asked.call_id, "output": "2"}
+    items = [{"role": "user", "content": "Add."}, reasoning, message, asked, result]
+    again = await client.responses.create(model="scripted", input=items, tools=[ADD])
+    assert again.torpor["parent"] == events[-1].response.torpor["snapshot"]
+
+
+async def test_the_clients_own_stream_gathers_the_response(client, said):
+    class Point(BaseModel):
+        x: int
+
+    said.scripted.append(says({"content": '{"x":'}, {"content": " 7}"}))
+    stream = client.responses.stream(model="scripted", input="Hi.", text_format=Point)
+    async with stream as events:
+        async for _ in events:
+            pass
+        found = await events.get_final_response()
+    assert found.output_parsed == Point(x=7)
+    assert said.seen[-1][1]["response_format"]["json_schema"]["schema"]["title"] == "Point"
+
+
+async def test_an_answer_that_was_cut_off_is_incomplete(client, said):
+    said.scripted.append(says({"content": "Hel"}, finish="length"))
+    events = await streamed(client, input="Hi.", max_output_tokens=1)
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+    assert last.response.output[0].status == "incomplete"
+
+
+async def test_a_stream_that_breaks_ends_with_why(client, said):
+    answer = says(*TEXT)
+    answer.body = answer.body[: answer.body.index("lo.")]
+    answer.length = 10_000
+    said.scripted.append(answer)
+    events = await streamed(client, input="Hi.")
+    assert events[-1].type == "response.failed"
+    failed = events[-1].response
+    assert (failed.status, failed.error.code) == ("failed", "server_error")
+    assert failed.torpor["code"] == "engine_unreachable"
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(failed.id)
+
+
+async def test_the_same_request_again_is_the_same_response(client, said):
+    said.scripted += [says(*TEXT), says(*TEXT)]
+    first = await client.responses.create(model="scripted", input="Hi.")
+    asked = {"model": "scripted", "input": "Go on.", "previous_response_id": first.id}
+    key = {"extra_headers": {"Idempotency-Key": f"key of {first.id}"}}
+    one = await client.responses.create(**asked, **key)
+    two = await client.responses.create(**asked, **key)
+    assert (two.id, two.output) == (one.id, one.output)
+    assert two.torpor["replayed"]
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        await client.responses.create(**{**asked, "input": "Stop."}, **key)
+    assert refused.value.code == "key_reused"
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"truncation": "auto"}, "truncation"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"max_tool_calls": 1}, "max_tool_calls"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
+        ({"include": ["file_search_call.results"]}, "include[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [ADD, {"type": "mcp", "server_label": "x"}]}, "tools[1]"),
+        ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0]"),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}, "tool_choice"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0]"),
+        (
+            {"input": [{"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x"}]},
+            "input[0].encrypted_content",
+        ),
+    ],
+)
+async def test_what_cannot_be_done_is_refused_with_why(client, asked, param):
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(**{"model": "scripted", "input": "Hi.", **asked})
+    error = refused.value
+    assert (error.type, error.code) == ("invalid_request_error", "unsupported_parameter")
+    assert error.param == param
+    assert "Nothing was generated" in error.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"input": []}, "bad_request"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "text_only"),
+        ({"input": [{"role": "critic", "content": "x"}]}, "bad_request"),
+        ({"input": [{"role": "user", "content": "x", "mood": "good"}]}, "bad_request"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "bad_request"),
+        ({"input": [{"type": "function_call", "name": "x"}]}, "bad_request"),
+        ({"text": {"format": {"type": "grammar"}}}, "bad_request"),
+        ({"temperature": 9}, "invalid_request"),
+        ({"seed": 1}, "invalid_request"),
+        ({"metadata": {"a": "x" * 513}}, "invalid_request"),
+        ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "invalid_request"),
+    ],
+)
+async def test_what_is_asked_wrongly_is_refused(client, asked, code):
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(
+            model="scripted", input=asked.pop("input", "Hi."), extra_body=asked
+        )
+    assert refused.value.code == code
+
+
+async def test_a_model_that_is_not_served_is_not_found(client):
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.responses.create(model="gpt-9", input="Hi.")
+    assert refused.value.code == "model_not_found"
+
+
+async def test_responses_go_with_their_session(client, app, said):
+    said.scripted.append(says(*TEXT))
+    made = await client.responses.create(model="scripted", input="Hi.")
+    await app.state.sessions.delete(made.torpor["session"])
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(made.id)
