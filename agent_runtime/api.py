@@ -26,6 +26,7 @@ from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.holding import Holding
+from agent_runtime.mcp_server.mounted import Mounted
 from agent_runtime.openai_api import models as openai_models
 from agent_runtime.openai_api.responses import conversation_routes as response_conversation_routes
 from agent_runtime.openai_api.responses import routes as response_routes
@@ -80,7 +81,8 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             )
             # Not waited for: the whole archive is listed.
             recovering = asyncio.create_task(_recover(store, settings.lease_ttl * 2))
-            yield
+            async with mcp.running():
+                yield
             recovering.cancel()
             await asyncio.wait([recovering])
             await app.state.turns.close()
@@ -92,6 +94,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     app.state.settings, app.state.metrics = settings, Metrics()
     app.state.chat = chat
     app.state.served = openai_models.Served(settings, since=time.time())
+    mcp = Mounted(app, settings)
     answers.add_to(app)
     # The last is the outermost.
     app.add_middleware(Bodies, limits=settings.body_limits)

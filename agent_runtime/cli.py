@@ -20,6 +20,7 @@ from agent_runtime import (
     demo,
     doctor_command,
     engine_command,
+    mcp_command,
     plan_command,
     profiles_command,
     scheduling_options,
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--pages", type=int, default=demo.PAGES, help="passages to read")
     show.set_defaults(run=_demo)
 
+    mcp_command.add_to(commands)
     profiles_command.add_to(commands)
     plan_command.add_to(commands)
     store_command.add_to(commands)

@@ -88,13 +88,22 @@ class Torpor:
     Each method has its line in `sdk_sync.py`, for code that does not await.
     """
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """timeout: seconds; transport: what carries requests, None for the network"""
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(timeout, connect=5.0),
             limits=httpx.Limits(max_connections=None),  # any number of turns may run at a time
             trust_env=False,
+            transport=transport,
         )
 
     @property
