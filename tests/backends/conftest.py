@@ -8,6 +8,7 @@ from state_store.embedded import EmbeddedServer
 from state_store.store import StateStore
 from tests.backends.endpoint import Endpoint
 from tests.backends.llama_server import LlamaServer
+from tests.backends.scripted import client_of, scripted_runtime
 from tests.engine_cpu.gguf_writer import write_gguf
 from tests.engine_cpu.server import MODEL
 
@@ -76,3 +77,32 @@ async def torpor(runtime):
 async def store(bare_store):
     async with await StateStore.connect(bare_store.url) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def scripted_endpoint():
+    server = Endpoint()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def said(scripted_endpoint):
+    """The endpoint: what it is to say, and what it was sent. All that it is to say is asked for."""
+    scripted_endpoint.seen.clear()
+    yield scripted_endpoint
+    assert not scripted_endpoint.scripted
+
+
+@pytest.fixture
+async def scripted_app(bare_store, said):
+    """A runtime in this process, over that endpoint."""
+    async with scripted_runtime(bare_store.url, said) as app:
+        yield app
+
+
+@pytest.fixture
+async def scripted(scripted_app):
+    """OpenAI's own client of it."""
+    async with client_of(scripted_app) as client:
+        yield client

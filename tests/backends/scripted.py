@@ -54,3 +54,8 @@ def call(name: str, call_id: str, **arguments: Any) -> dict[str, Any]:
     """A piece that is a whole call."""
     function = {"name": name, "arguments": json.dumps(arguments)}
     return {"tool_calls": [{"index": 0, "id": call_id, "type": "function", "function": function}]}
+
+
+def sent(said: Endpoint, place: int = -1) -> list[tuple[str, str]]:
+    """Roles and texts of the messages in one request to the endpoint."""
+    return [(one["role"], one["content"]) for one in said.seen[place][1]["messages"]]

@@ -6,8 +6,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.backends.endpoint import Endpoint
-from tests.backends.scripted import call, client_of, says, scripted_runtime
+from tests.backends.scripted import call, says, sent
 
 ADD = {
     "type": "function",
@@ -19,36 +18,9 @@ ADD = {
 TEXT = ({"content": "Hel"}, {"content": "lo."})
 
 
-@pytest.fixture(scope="module")
-def said():
-    """The endpoint: what it is to say, and what it was sent."""
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-async def app(bare_store, said):
-    said.seen.clear()
-    async with scripted_runtime(bare_store.url, said) as app:
-        yield app
-    assert not said.scripted, "everything that was to be said was asked for"
-
-
-@pytest.fixture
-async def client(app):
-    async with client_of(app) as client:
-        yield client
-
-
-def sent(said, place=-1):
-    """The messages of one request to the endpoint."""
-    return [(one["role"], one["content"]) for one in said.seen[place][1]["messages"]]
-
-
-async def test_a_response_is_made_kept_and_deleted(client, said):
+async def test_a_response_is_made_kept_and_deleted(scripted, said):
     said.scripted.append(says(*TEXT))
-    made = await client.responses.create(
+    made = await scripted.responses.create(
         model="scripted",
         input="Hi.",
         instructions="Be brief.",
@@ -67,35 +39,39 @@ async def test_a_response_is_made_kept_and_deleted(client, said):
         11,
     )
     assert sent(said) == [("system", "Be brief."), ("user", "Hi.")]
-    assert await client.responses.retrieve(made.id) == made
-    (item,) = (await client.responses.input_items.list(made.id)).data
+    assert await scripted.responses.retrieve(made.id) == made
+    (item,) = (await scripted.responses.input_items.list(made.id)).data
     assert (item.role, item.content[0].text) == ("user", "Hi.")
-    await client.responses.delete(made.id)
-    for asked in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
+    await scripted.responses.delete(made.id)
+    for asked in (
+        scripted.responses.retrieve,
+        scripted.responses.delete,
+        scripted.responses.cancel,
+    ):
         with pytest.raises(openai.NotFoundError, match="no response"):
             await asked(made.id)
 
 
-async def test_a_response_that_is_not_to_be_kept_is_not(client, said):
+async def test_a_response_that_is_not_to_be_kept_is_not(scripted, said):
     said.scripted.append(says(*TEXT))
-    made = await client.responses.create(model="scripted", input="Hi.", store=False)
+    made = await scripted.responses.create(model="scripted", input="Hi.", store=False)
     assert made.store is False
     with pytest.raises(openai.NotFoundError):
-        await client.responses.retrieve(made.id)
+        await scripted.responses.retrieve(made.id)
     with pytest.raises(openai.BadRequestError) as refused:
-        await client.responses.create(model="scripted", input="Hi.", previous_response_id=made.id)
+        await scripted.responses.create(model="scripted", input="Hi.", previous_response_id=made.id)
     assert refused.value.code == "previous_response_not_found"
     assert refused.value.param == "previous_response_id"
 
 
-async def test_a_response_follows_another_in_its_session_and_a_second_one_in_a_fork(client, said):
+async def test_a_response_follows_another_in_its_session_and_a_second_one_in_a_fork(scripted, said):
     said.scripted += [says({"content": answer}) for answer in ("One.", "Two.", "Three.", "Four.")]
-    first = await client.responses.create(model="scripted", input="1?")
+    first = await scripted.responses.create(model="scripted", input="1?")
     second, third = [
-        await client.responses.create(model="scripted", input=text, previous_response_id=first.id)
+        await scripted.responses.create(model="scripted", input=text, previous_response_id=first.id)
         for text in ("2?", "3?")
     ]
-    fourth = await client.responses.create(
+    fourth = await scripted.responses.create(
         model="scripted", input="4?", previous_response_id=third.id
     )
     assert sent(said, 2) == [("user", "1?"), ("assistant", "One."), ("user", "3?")]
@@ -103,20 +79,22 @@ async def test_a_response_follows_another_in_its_session_and_a_second_one_in_a_f
     sessions = [one.torpor["session"] for one in (first, second, third, fourth)]
     assert sessions[0] == sessions[1] != sessions[2] == sessions[3]
     assert third.torpor["parent"] == first.torpor["snapshot"]
-    items = (await client.responses.input_items.list(fourth.id, order="asc")).data
+    items = (await scripted.responses.input_items.list(fourth.id, order="asc")).data
     assert [one.content[0].text for one in items] == ["1?", "One.", "3?", "Three.", "4?"]
-    latest = (await client.responses.input_items.list(fourth.id, limit=2)).data
+    latest = (await scripted.responses.input_items.list(fourth.id, limit=2)).data
     assert [one.content[0].text for one in latest] == ["4?", "Three."]
-    rest = await client.responses.input_items.list(fourth.id, after=latest[-1].id)
+    rest = await scripted.responses.input_items.list(fourth.id, after=latest[-1].id)
     assert [one.content[0].text for one in rest.data] == ["3?", "One.", "1?"]
 
 
-async def test_responses_that_follow_at_the_same_time_all_go_on_from_there(client, said):
+async def test_responses_that_follow_at_the_same_time_all_go_on_from_there(scripted, said):
     said.scripted += [says({"content": "One."}) for _ in range(5)]
-    first = await client.responses.create(model="scripted", input="1?")
+    first = await scripted.responses.create(model="scripted", input="1?")
     others = await asyncio.gather(
         *(
-            client.responses.create(model="scripted", input=f"{n}?", previous_response_id=first.id)
+            scripted.responses.create(
+                model="scripted", input=f"{n}?", previous_response_id=first.id
+            )
             for n in range(4)
         )
     )
@@ -124,13 +102,13 @@ async def test_responses_that_follow_at_the_same_time_all_go_on_from_there(clien
     assert {one.torpor["parent"] for one in others} == {first.torpor["snapshot"]}
 
 
-async def test_calls_and_their_results_go_back_and_forth(client, said):
+async def test_calls_and_their_results_go_back_and_forth(scripted, said):
     said.scripted += [says({"content": "Let me."}, call("add", "c1", a=1)), says(*TEXT)]
-    first = await client.responses.create(model="scripted", input="Add.", tools=[ADD])
+    first = await scripted.responses.create(model="scripted", input="Add.", tools=[ADD])
     text, asked = first.output
     assert (text.content[0].text, asked.name, asked.arguments) == ("Let me.", "add", '{"a": 1}')
     result = {"type": "function_call_output", "call_id": asked.call_id, "output": "2"}
-    second = await client.responses.create(
+    second = await scripted.responses.create(
         model="scripted", input=[result], previous_response_id=first.id, tools=[ADD]
     )
     assert second.output_text == "Hello."
@@ -138,33 +116,33 @@ async def test_calls_and_their_results_go_back_and_forth(client, said):
     assert second.torpor["session"] == first.torpor["session"]
     whole = [{"role": "user", "content": "Add."}, *first.output, result, *second.output]
     said.scripted.append(says(*TEXT))
-    third = await client.responses.create(
+    third = await scripted.responses.create(
         model="scripted", input=[*whole, {"role": "user", "content": "Go on."}], tools=[ADD]
     )
     assert [role for role, _ in sent(said)] == ["user", "assistant", "tool", "assistant", "user"]
     assert third.torpor["parent"] == first.torpor["snapshot"] or third.torpor["parent"] is None
 
 
-async def test_a_result_of_no_call_and_a_call_without_its_result_are_refused(client, said):
+async def test_a_result_of_no_call_and_a_call_without_its_result_are_refused(scripted, said):
     said.scripted.append(says(call("add", "c1", a=1)))
-    first = await client.responses.create(model="scripted", input="Add.", tools=[ADD])
+    first = await scripted.responses.create(model="scripted", input="Add.", tools=[ADD])
     stray = {"type": "function_call_output", "call_id": "call_0", "output": "2"}
     for asked in ([stray], "Never mind."):
         with pytest.raises(openai.BadRequestError, match="Nothing was generated"):
-            await client.responses.create(
+            await scripted.responses.create(
                 model="scripted", input=asked, previous_response_id=first.id, tools=[ADD]
             )
     with pytest.raises(openai.BadRequestError, match="none of the calls"):
-        await client.responses.create(model="scripted", input=[stray])
+        await scripted.responses.create(model="scripted", input=[stray])
 
 
-async def test_tools_that_are_not_given_again_are_not_called(client, said):
+async def test_tools_that_are_not_given_again_are_not_called(scripted, said):
     said.scripted += [says(*TEXT), says(*TEXT)]
-    first = await client.responses.create(model="scripted", input="Hi.", tools=[ADD])
-    await client.responses.create(model="scripted", input="Hi.", previous_response_id=first.id)
+    first = await scripted.responses.create(model="scripted", input="Hi.", tools=[ADD])
+    await scripted.responses.create(model="scripted", input="Hi.", previous_response_id=first.id)
     assert said.seen[-1][1]["tool_choice"] == "none"
     with pytest.raises(openai.BadRequestError) as refused:
-        await client.responses.create(
+        await scripted.responses.create(
             model="scripted",
             input="Hi.",
             previous_response_id=first.id,
@@ -181,13 +159,13 @@ async def test_tools_that_are_not_given_again_are_not_called(client, said):
     ],
 )
 async def test_other_instructions_or_tools_have_all_rendered_anew_and_say_so(
-    client, said, other, why
+    scripted, said, other, why
 ):
     said.scripted += [says({"content": answer}) for answer in ("One.", "Two.", "Three.")]
-    first = await client.responses.create(
+    first = await scripted.responses.create(
         model="scripted", input="1?", instructions="Be brief.", tools=[ADD]
     )
-    same = await client.responses.create(
+    same = await scripted.responses.create(
         model="scripted",
         input="2?",
         instructions="Be brief.",
@@ -195,7 +173,7 @@ async def test_other_instructions_or_tools_have_all_rendered_anew_and_say_so(
         previous_response_id=first.id,
     )
     assert same.torpor["rendered_anew"] is None
-    anew = await client.responses.create(
+    anew = await scripted.responses.create(
         model="scripted", input="3?", previous_response_id=same.id, **other
     )
     assert why in anew.torpor["rendered_anew"]
@@ -204,19 +182,19 @@ async def test_other_instructions_or_tools_have_all_rendered_anew_and_say_so(
     assert sent(said)[0] == ("system", system)
     assert [text for _, text in sent(said)[1:]] == ["1?", "One.", "2?", "Two.", "3?"]
     assert anew.instructions == system
-    items = (await client.responses.input_items.list(anew.id, order="asc")).data
+    items = (await scripted.responses.input_items.list(anew.id, order="asc")).data
     assert [one.content[0].text for one in items] == ["1?", "One.", "2?", "Two.", "3?"]
 
 
-async def test_what_was_deleted_cannot_be_rendered_anew(client, said):
+async def test_what_was_deleted_cannot_be_rendered_anew(scripted, said):
     said.scripted += [says(*TEXT), says(*TEXT)]
-    first = await client.responses.create(model="scripted", input="1?")
-    second = await client.responses.create(
+    first = await scripted.responses.create(model="scripted", input="1?")
+    second = await scripted.responses.create(
         model="scripted", input="2?", previous_response_id=first.id
     )
-    await client.responses.delete(first.id)
+    await scripted.responses.delete(first.id)
     with pytest.raises(openai.BadRequestError, match="was deleted"):
-        await client.responses.create(
+        await scripted.responses.create(
             model="scripted", input="3?", previous_response_id=second.id, instructions="Be brief."
         )
 
@@ -242,19 +220,19 @@ async def streamed(client, **asked):
     return events
 
 
-async def test_an_answer_is_streamed_in_openais_events(client, said):
+async def test_an_answer_is_streamed_in_openais_events(scripted, said):
     said.scripted.append(says(*TEXT))
-    events = await streamed(client, input="Hi.")
+    events = await streamed(scripted, input="Hi.")
     assert [event.type for event in events] == EVENTS_OF_TEXT
     assert "".join(e.delta for e in events if e.type.endswith("text.delta")) == "Hello."
     last = events[-1].response
     assert last.output == [events[-2].item]
     assert events[6].text == events[7].part.text == last.output_text == "Hello."
     assert events[0].response.status == "in_progress"
-    assert await client.responses.retrieve(last.id) == last
+    assert await scripted.responses.retrieve(last.id) == last
 
 
-async def test_reasoning_and_calls_are_streamed_as_items_of_their_own(client, said):
+async def test_reasoning_and_calls_are_streamed_as_items_of_their_own(scripted, said):
     said.scripted.append(
         says(
             {"reasoning_content": "Hm"},
@@ -263,7 +241,7 @@ async def test_reasoning_and_calls_are_streamed_as_items_of_their_own(client, sa
             call("add", "c1", a=1),
         )
     )
-    events = await streamed(client, input="Add.", tools=[ADD])
+    events = await streamed(scripted, input="Add.", tools=[ADD])
     assert [event.type.removeprefix("response.") for event in events] == [
         *("created", "in_progress", "output_item.added", "content_part.added"),
         *("reasoning_text.delta", "reasoning_text.delta", "reasoning_text.done"),
@@ -286,16 +264,16 @@ async def test_reasoning_and_calls_are_streamed_as_items_of_their_own(client, sa
     said.scripted.append(says(*TEXT))
     result = {"type": "function_call_output", "call_id": asked.call_id, "output": "2"}
     items = [{"role": "user", "content": "Add."}, reasoning, message, asked, result]
-    again = await client.responses.create(model="scripted", input=items, tools=[ADD])
+    again = await scripted.responses.create(model="scripted", input=items, tools=[ADD])
     assert again.torpor["parent"] == events[-1].response.torpor["snapshot"]
 
 
-async def test_the_clients_own_stream_gathers_the_response(client, said):
+async def test_the_clients_own_stream_gathers_the_response(scripted, said):
     class Point(BaseModel):
         x: int
 
     said.scripted.append(says({"content": '{"x":'}, {"content": " 7}"}))
-    stream = client.responses.stream(model="scripted", input="Hi.", text_format=Point)
+    stream = scripted.responses.stream(model="scripted", input="Hi.", text_format=Point)
     async with stream as events:
         async for _ in events:
             pass
@@ -304,40 +282,40 @@ async def test_the_clients_own_stream_gathers_the_response(client, said):
     assert said.seen[-1][1]["response_format"]["json_schema"]["schema"]["title"] == "Point"
 
 
-async def test_an_answer_that_was_cut_off_is_incomplete(client, said):
+async def test_an_answer_that_was_cut_off_is_incomplete(scripted, said):
     said.scripted.append(says({"content": "Hel"}, finish="length"))
-    events = await streamed(client, input="Hi.", max_output_tokens=1)
+    events = await streamed(scripted, input="Hi.", max_output_tokens=1)
     last = events[-1]
     assert last.type == "response.incomplete"
     assert last.response.incomplete_details.reason == "max_output_tokens"
     assert last.response.output[0].status == "incomplete"
 
 
-async def test_a_stream_that_breaks_ends_with_why(client, said):
+async def test_a_stream_that_breaks_ends_with_why(scripted, said):
     answer = says(*TEXT)
     answer.body = answer.body[: answer.body.index("lo.")]
     answer.length = 10_000
     said.scripted.append(answer)
-    events = await streamed(client, input="Hi.")
+    events = await streamed(scripted, input="Hi.")
     assert events[-1].type == "response.failed"
     failed = events[-1].response
     assert (failed.status, failed.error.code) == ("failed", "server_error")
     assert failed.torpor["code"] == "engine_unreachable"
     with pytest.raises(openai.NotFoundError):
-        await client.responses.retrieve(failed.id)
+        await scripted.responses.retrieve(failed.id)
 
 
-async def test_the_same_request_again_is_the_same_response(client, said):
+async def test_the_same_request_again_is_the_same_response(scripted, said):
     said.scripted += [says(*TEXT), says(*TEXT)]
-    first = await client.responses.create(model="scripted", input="Hi.")
+    first = await scripted.responses.create(model="scripted", input="Hi.")
     asked = {"model": "scripted", "input": "Go on.", "previous_response_id": first.id}
     key = {"extra_headers": {"Idempotency-Key": f"key of {first.id}"}}
-    one = await client.responses.create(**asked, **key)
-    two = await client.responses.create(**asked, **key)
+    one = await scripted.responses.create(**asked, **key)
+    two = await scripted.responses.create(**asked, **key)
     assert (two.id, two.output) == (one.id, one.output)
     assert two.torpor["replayed"]
     with pytest.raises(openai.UnprocessableEntityError) as refused:
-        await client.responses.create(**{**asked, "input": "Stop."}, **key)
+        await scripted.responses.create(**{**asked, "input": "Stop."}, **key)
     assert refused.value.code == "key_reused"
 
 
@@ -367,9 +345,9 @@ async def test_the_same_request_again_is_the_same_response(client, said):
         ),
     ],
 )
-async def test_what_cannot_be_done_is_refused_with_why(client, asked, param):
+async def test_what_cannot_be_done_is_refused_with_why(scripted, asked, param):
     with pytest.raises(openai.BadRequestError) as refused:
-        await client.responses.create(**{"model": "scripted", "input": "Hi.", **asked})
+        await scripted.responses.create(**{"model": "scripted", "input": "Hi.", **asked})
     error = refused.value
     assert (error.type, error.code) == ("invalid_request_error", "unsupported_parameter")
     assert error.param == param
@@ -392,23 +370,23 @@ async def test_what_cannot_be_done_is_refused_with_why(client, asked, param):
         ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "invalid_request"),
     ],
 )
-async def test_what_is_asked_wrongly_is_refused(client, asked, code):
+async def test_what_is_asked_wrongly_is_refused(scripted, asked, code):
     with pytest.raises(openai.BadRequestError) as refused:
-        await client.responses.create(
+        await scripted.responses.create(
             model="scripted", input=asked.pop("input", "Hi."), extra_body=asked
         )
     assert refused.value.code == code
 
 
-async def test_a_model_that_is_not_served_is_not_found(client):
+async def test_a_model_that_is_not_served_is_not_found(scripted):
     with pytest.raises(openai.NotFoundError) as refused:
-        await client.responses.create(model="gpt-9", input="Hi.")
+        await scripted.responses.create(model="gpt-9", input="Hi.")
     assert refused.value.code == "model_not_found"
 
 
-async def test_responses_go_with_their_session(client, app, said):
+async def test_responses_go_with_their_session(scripted, scripted_app, said):
     said.scripted.append(says(*TEXT))
-    made = await client.responses.create(model="scripted", input="Hi.")
-    await app.state.sessions.delete(made.torpor["session"])
+    made = await scripted.responses.create(model="scripted", input="Hi.")
+    await scripted_app.state.sessions.delete(made.torpor["session"])
     with pytest.raises(openai.NotFoundError):
-        await client.responses.retrieve(made.id)
+        await scripted.responses.retrieve(made.id)
