@@ -78,6 +78,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
                 app.state.served,
                 chat,
                 settings,
+                app.state.metrics,
             )
             # Not waited for: the whole archive is listed.
             recovering = asyncio.create_task(_recover(store, settings.lease_ttl * 2))
@@ -85,6 +86,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
                 yield
             recovering.cancel()
             await asyncio.wait([recovering])
+            await app.state.responses.close()
             await app.state.turns.close()
             await pool.close()
             if backend is not None:

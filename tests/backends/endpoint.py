@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ import httpx
 
 @dataclass
 class Scripted:
-    """One answer. `length`: what Content-Length claims, so that the stream can be cut short."""
+    """One answer. `length`: what Content-Length claims, so that the stream can be cut short;
+    `after`: is waited for before it is given."""
 
     body: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/event-stream"})
     length: int | None = None
+    after: threading.Event | None = None
 
 
 def event(delta: dict[str, Any] | None = None, **more: Any) -> str:
@@ -66,13 +69,16 @@ class Endpoint:
                     self._pass_on(sent)
 
             def _answer(self, answer: Scripted) -> None:
+                if answer.after is not None:
+                    answer.after.wait(60)
                 body = answer.body.encode()
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(answer.length or len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody waits
+                    self.end_headers()
+                    self.wfile.write(body)
                 self.close_connection = True
 
             def _pass_on(self, sent: bytes) -> None:

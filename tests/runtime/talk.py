@@ -23,6 +23,10 @@ HISTORY = [
     dialogues.read(TEXT).user,
     dialogues.tick().user,
 ]
+LONG = (
+    'Repeat "warranty license closed license given harbour closed harbour given closed harbour '
+    'closed 8979498491767153415225537531914839174624".'
+)
 QUESTIONS = [
     dialogues.tally(2).user,
     dialogues.ask_mode("blue").user,

@@ -17,12 +17,8 @@ from agent_runtime.turn_records import TurnRecords
 from engine.client import Sampling
 from engine.launch import free_port
 
-from .talk import HISTORY
+from .talk import HISTORY, LONG
 
-LONG = (
-    'Repeat "warranty license closed license given harbour closed harbour given closed harbour '
-    'closed 8979498491767153415225537531914839174624".'
-)
 LEASE = 2.0  # seconds
 SERVE = f"""
 import asyncio, sys

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,8 +33,10 @@ from agent_runtime.openai_api.responses.requests import (
     require_possible,
     specs_of,
 )
+from agent_runtime.service.metrics import Metrics
 from agent_runtime.stateless import Stateless
 from agent_runtime.status import problem_of
+from agent_runtime.streaming import counted_in
 from engine.errors import EngineError
 from state_store import errors as store_errors
 from state_store.errors import StoreError
@@ -46,8 +47,6 @@ from tools.define import ToolSpec
 logger = logging.getLogger(__name__)
 
 Keep = Callable[[ResponseRecord], Awaitable[None]]
-Counted = Callable[[AsyncGenerator[TurnEvent]], AsyncGenerator[TurnEvent]]
-"""Passes a turn's events on, and counts its result."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Follows:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A request, read. items: new ones; options: fields of TurnRequest"""
 
     request: CreateResponse
@@ -102,6 +101,7 @@ class Creation:
         records: ResponseRecords,
         served: Served,
         chat: ChatFormat | None,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._conversations = conversations
@@ -109,6 +109,7 @@ class Creation:
         self._records = records
         self._served = served
         self._chat = chat
+        self._metrics = metrics
 
     async def behind(self, previous_id: str | None) -> Follows:
         """Raises PreviousResponseNotFound."""
@@ -121,39 +122,42 @@ class Creation:
                 f"{error} {NOTHING_DONE}", param="previous_response_id"
             ) from None
 
+    def read(self, request: CreateResponse, follows: Follows, ids: Ids) -> Asked:
+        """Raises ModelNotFound, Unsupported, BadRequest, TextOnly, WrongMessage."""
+        require_possible(request)
+        stateless = self._served.is_stateless(request.model)
+        items = [*follows.pending, *items_of(request.input, ids, "input")]
+        if not items:
+            raise BadRequest(f"there is no input to be answered. {NOTHING_DONE}", param="input")
+        return Asked(request, ids, items, specs_of(request), options_of(request), stateless)
+
+    def begun(self, asked: Asked, *, instructions: str | None, created_at: int) -> shown.Shown:
+        """The response before there is anything of it. instructions: in force"""
+        default = TurnRequest.model_fields["max_tokens"].default
+        return shown.in_progress(
+            asked.request,
+            asked.ids.of("resp_"),
+            created_at=created_at,
+            instructions=instructions,
+            max_output_tokens=asked.options.get("max_tokens", default),
+        )
+
     async def events(
-        self,
-        request: CreateResponse,
-        follows: Follows,
-        *,
-        key: str | None,
-        keep: Keep,
-        counted: Counted,
-        ids: Ids,
+        self, asked: Asked, follows: Follows, *, key: str | None, keep: Keep, created_at: int
     ) -> AsyncGenerator[Told]:
         """The response's events; the last one has the whole response.
 
         key:  of idempotency; keep: told of the record before that, if there is to be one
 
-        Before the first event, raises what `Conversations.run` raises, ModelNotFound, Unsupported,
-        TextOnly, WrongMessage; later, and if it is streamed, an error is the last event.
+        Before the first event, raises what `Conversations.run` raises and WrongMessage; later, if
+        it is streamed, an error is the last event.
         """
-        asked = self._read(request, follows, ids)
         way = await self._way(asked, follows)
-        begun = shown.in_progress(
-            request,
-            ids.of("resp_"),
-            created_at=int(time.time()),
-            instructions=way.instructions,
-            previous=request.previous_response_id,
-            max_output_tokens=asked.options.get(
-                "max_tokens", TurnRequest.model_fields["max_tokens"].default
-            ),
-        )
-        telling = Telling(ids, asked.tools)
+        begun = self.begun(asked, instructions=way.instructions, created_at=created_at)
+        telling = Telling(asked.ids, asked.tools)
         has_begun = False
         try:
-            turn = counted(self._turn(asked, follows, way, key))
+            turn = counted_in(self._metrics, self._turn(asked, follows, way, key))
             async with contextlib.aclosing(turn) as events:
                 async for event in events:
                     if not has_begun:
@@ -173,22 +177,14 @@ class Creation:
                         await self._kept(response, asked, follows, way, event, keep)
                     )
         except (TorporError, EngineError, StoreError) as error:
-            if not has_begun or not request.stream:
+            if not has_begun or not asked.request.stream:
                 raise
             problem = problem_of(error)
             yield telling.ended(
                 shown.failed(begun, status=problem.status, code=problem.code, detail=problem.detail)
             )
 
-    def _read(self, request: CreateResponse, follows: Follows, ids: Ids) -> _Asked:
-        require_possible(request)
-        stateless = self._served.is_stateless(request.model)
-        items = [*follows.pending, *items_of(request.input, ids, "input")]
-        if not items:
-            raise BadRequest(f"there is no input to be answered. {NOTHING_DONE}", param="input")
-        return _Asked(request, ids, items, specs_of(request), options_of(request), stateless)
-
-    async def _way(self, asked: _Asked, follows: Follows) -> _Way:
+    async def _way(self, asked: Asked, follows: Follows) -> _Way:
         """Raises BadRequest if all would have to be rendered anew and some of it is gone."""
         instructions = asked.request.instructions or None
         record, session = follows.record, follows.session
@@ -213,7 +209,7 @@ class Creation:
 
     async def _why_anew(
         self,
-        asked: _Asked,
+        asked: Asked,
         follows: Follows,
         record: ResponseRecord,
         session: Session,
@@ -237,7 +233,7 @@ class Creation:
         return None
 
     def _turn(
-        self, asked: _Asked, follows: Follows, way: _Way, key: str | None
+        self, asked: Asked, follows: Follows, way: _Way, key: str | None
     ) -> AsyncGenerator[TurnEvent]:
         record, options = follows.record, dict(asked.options)
         if record is None or way.anew is not None:
@@ -273,7 +269,7 @@ class Creation:
     async def _kept(
         self,
         response: shown.Shown,
-        asked: _Asked,
+        asked: Asked,
         follows: Follows,
         way: _Way,
         result: TurnResult,

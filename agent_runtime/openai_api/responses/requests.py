@@ -130,6 +130,8 @@ def require_possible(request: CreateResponse) -> None:
         raise unsupported("stream_options.include_obfuscation", "events are sent as they are")
     if request.conversation is not None and not request.is_stored:
         raise unsupported("store", "what is said in a conversation is kept")
+    if request.background and request.stream:
+        raise unsupported("stream", "a background response is fetched when it is whole")
     if request.background and not request.is_stored:
         raise unsupported("store", "a background response that is not kept could not be fetched")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from agent_runtime.openai_api.responses.requests import (
     unsupported,
 )
 from agent_runtime.openai_api.responses.service import Responses
-from agent_runtime.streaming import EventStream, counted, first_of, last_of
+from agent_runtime.streaming import EventStream, first_of, last_of
 
 router = APIRouter(prefix="/v1/responses")
 
@@ -37,7 +36,9 @@ Asked = Annotated[Responses, Depends(_responses)]
 async def create(
     http: Request, responses: Asked, request: CreateResponse, key: Key = None
 ) -> Response:
-    events = responses.create(request, key=key, counted=functools.partial(counted, http))
+    if request.background:
+        return JSONResponse(await responses.begin(request, key=key))
+    events = responses.create(request, key=key)
     if request.stream:
         first = await first_of(http, events)  # errors before it get their own status
         return EventStream(_sent(first, events))

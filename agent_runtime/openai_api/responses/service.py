@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import BadRequest, NotFound
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.models import Served
+from agent_runtime.openai_api.responses.background import Background, BackgroundRecord
 from agent_runtime.openai_api.responses.conversations import ResponseConversations
-from agent_runtime.openai_api.responses.creation import Counted, Creation
+from agent_runtime.openai_api.responses.creation import Creation, Follows, Keep
 from agent_runtime.openai_api.responses.events import LAST, Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
-from agent_runtime.openai_api.responses.requests import CreateResponse, unsupported
+from agent_runtime.openai_api.responses.requests import CreateResponse
+from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
@@ -35,38 +39,113 @@ class Responses:
         served: Served,
         chat: ChatFormat | None,
         settings: RuntimeSettings,
+        metrics: Metrics,
     ) -> None:
         self._records = ResponseRecords(store, settings)
         self._creation = Creation(
-            store, conversations, turns.stateless, self._records, served, chat
+            store, conversations, turns.stateless, self._records, served, chat, metrics
         )
         self.conversations = ResponseConversations(store, sessions, turns, self._records, settings)
+        self._claims = turns.claims
+        self._background = Background(store, settings, self._made)
 
-    async def create(
-        self, request: CreateResponse, *, key: str | None, counted: Counted
-    ) -> AsyncGenerator[Told]:
+    async def create(self, request: CreateResponse, *, key: str | None) -> AsyncGenerator[Told]:
         """Events of a new response, see `Creation.events`. With the same key of idempotency, the
         same response again."""
-        if request.background:
-            raise unsupported("background", "stream it, or wait for it")
+        events = self._events(request, Ids(key), key=key, created_at=int(time.time()))
+        async with contextlib.aclosing(events):
+            async for told in events:
+                yield told
+
+    async def begin(self, request: CreateResponse, *, key: str | None) -> dict[str, Any]:
+        """A response that is made in the background, as it is now. Raises what `Creation.read`
+        raises, PreviousResponseNotFound, NotFound, CannotStore, KeyReused."""
+        if key is not None:
+            claimed = f"{key}/background"
+            await self._claims.claim(claimed, "a background response", request)
+        key = key or uuid.uuid4().hex
         ids = Ids(key)
-        async with contextlib.AsyncExitStack() as stack:
-            keep = self._records.put
-            if request.conversation_id is None:
-                follows = await self._creation.behind(request.previous_response_id)
-            else:
-                talking = self.conversations.talking(request.conversation_id)
-                talk = await stack.enter_async_context(talking)
-                follows = talk.follows
+        with contextlib.suppress(NotFound):
+            return await self.get(ids.of("resp_"))
+        follows = await self._creation.behind(request.previous_response_id)
+        if request.conversation_id is not None:
+            talk = await self.conversations.get(request.conversation_id)
+            follows = Follows(pending=talk.pending)
+        asked = self._creation.read(request, follows, ids)
+        begun = self._creation.begun(
+            asked, instructions=request.instructions, created_at=int(time.time())
+        )
+        record = BackgroundRecord(
+            response=begun | {"status": "queued"},
+            input=asked.items,
+            request=request,
+            key=key,
+        )
+        await self._background.begin(record)
+        return record.response
 
-                async def keep(record: ResponseRecord) -> None:
-                    await self._records.put(record)
-                    await talk.went_on(record)
+    async def get(self, response_id: str) -> dict[str, Any]:
+        """As it is shown. Raises NotFound."""
+        found = await self._found(response_id)
+        return found.response
 
-            events = self._creation.events(
-                request, follows, key=key, keep=keep, counted=counted, ids=ids
+    async def input_items(self, response_id: str) -> list[Item]:
+        """The earliest first. Raises NotFound."""
+        found = await self._found(response_id)
+        if isinstance(found, BackgroundRecord):
+            return found.input
+        items, _ = await self._records.history(found)
+        return items[: len(items) - len(found.response["output"])]
+
+    async def delete(self, response_id: str) -> None:
+        """Its session stays, with what the model knows. Raises NotFound, BadRequest."""
+        found = await self._found(response_id)
+        if isinstance(found, BackgroundRecord):
+            await self._background.delete(found)
+        else:
+            await self._records.delete(response_id)
+
+    async def cancel(self, response_id: str) -> dict[str, Any]:
+        """As it is when it is over. Raises NotFound, BadRequest."""
+        found = await self._found(response_id)
+        if not found.response["background"]:
+            raise BadRequest(
+                f"{response_id} was not made in the background: it is whole, and cannot be "
+                "cancelled. One that is streamed is cancelled by closing the connection."
             )
-            last: Told | None = None
+        if isinstance(found, BackgroundRecord) and found.is_running:
+            await self._background.cancel(found)
+        return await self.get(response_id)
+
+    async def close(self) -> None:
+        await self._background.close()
+
+    async def _found(self, response_id: str) -> ResponseRecord | BackgroundRecord:
+        """Raises NotFound."""
+        try:
+            return (await self._records.get(response_id))[0]
+        except NotFound:
+            # It may have come to its end in between.
+            waiting = await self._background.get(response_id)
+            return waiting or (await self._records.get(response_id))[0]
+
+    async def _made(self, record: BackgroundRecord) -> AsyncGenerator[Told]:
+        ids = Ids(record.key)
+        created_at = int(record.response["created_at"])
+        events = self._events(record.request, ids, key=record.key, created_at=created_at)
+        async with contextlib.aclosing(events):
+            async for told in events:
+                yield told
+
+    async def _events(
+        self, request: CreateResponse, ids: Ids, *, key: str | None, created_at: int
+    ) -> AsyncGenerator[Told]:
+        last: Told | None = None
+        async with self._before(request) as (follows, keep):
+            asked = self._creation.read(request, follows, ids)
+            events = self._creation.events(
+                asked, follows, key=key, keep=keep, created_at=created_at
+            )
             async with contextlib.aclosing(events):
                 async for told in events:
                     if told["type"] in LAST:
@@ -77,24 +156,16 @@ class Responses:
         if last is not None:
             yield last
 
-    async def get(self, response_id: str) -> dict[str, Any]:
-        """As it is shown. Raises NotFound."""
-        return (await self._records.get(response_id))[0].response
+    @contextlib.asynccontextmanager
+    async def _before(self, request: CreateResponse) -> AsyncIterator[tuple[Follows, Keep]]:
+        """What comes before the response, and what is to be done when it is whole."""
+        if request.conversation_id is None:
+            yield await self._creation.behind(request.previous_response_id), self._records.put
+            return
+        async with self.conversations.talking(request.conversation_id) as talk:
 
-    async def input_items(self, response_id: str) -> list[Item]:
-        """The earliest first. Raises NotFound."""
-        record, _ = await self._records.get(response_id)
-        items, _ = await self._records.history(record)
-        return items[: len(items) - len(record.response["output"])]
+            async def keep(record: ResponseRecord) -> None:
+                await self._records.put(record)
+                await talk.went_on(record)
 
-    async def delete(self, response_id: str) -> None:
-        """Its session stays, with what the model knows. Raises NotFound."""
-        await self._records.delete(response_id)
-
-    async def cancel(self, response_id: str) -> dict[str, Any]:
-        """Raises NotFound, BadRequest."""
-        await self._records.get(response_id)
-        raise BadRequest(
-            f"{response_id} was not made in the background: it is whole, and cannot be cancelled. "
-            "One that is streamed is cancelled by closing the connection."
-        )
+            yield talk.follows, keep

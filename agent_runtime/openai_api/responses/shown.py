@@ -21,10 +21,9 @@ def in_progress(
     *,
     created_at: int,
     instructions: str | None,
-    previous: str | None,
     max_output_tokens: int,
 ) -> Shown:
-    """instructions: in force, wherever they come from; previous: response that it follows"""
+    """instructions: in force, wherever they come from"""
     given = request.model_dump(mode="json")
     text = given["text"] or {}
     return {
@@ -43,7 +42,7 @@ def in_progress(
         "model": request.model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "previous_response_id": previous,
+        "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": None, "summary": None},
         "safety_identifier": request.safety_identifier,
