@@ -24,9 +24,11 @@ from agent_runtime import (
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
+from agent_runtime.choices import Choices
 from agent_runtime.conversations import Conversations
 from agent_runtime.holding import Holding
 from agent_runtime.mcp_server.mounted import Mounted
+from agent_runtime.openai_api import chat_routes as openai_chat_routes
 from agent_runtime.openai_api import models as openai_models
 from agent_runtime.openai_api.responses import conversation_routes as response_conversation_routes
 from agent_runtime.openai_api.responses import routes as response_routes
@@ -70,6 +72,9 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             app.state.conversations = Conversations(
                 store, pool, app.state.sessions, app.state.turns, settings
             )
+            app.state.choices = Choices(
+                store, app.state.conversations, app.state.sessions, app.state.turns
+            )
             app.state.responses = Responses(
                 store,
                 app.state.sessions,
@@ -108,6 +113,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     for routes in (
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
         operation_routes, openai_models, response_routes, response_conversation_routes,
+        openai_chat_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
 

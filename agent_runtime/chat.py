@@ -77,6 +77,8 @@ class ChatFormat:
         prompt = self._render([{"role": "user", "content": "u"}], (), prompt=True)
         self.opens_thinking: bool = prompt.rstrip().endswith("<think>")
         """Whether an answer begins inside the model's thinking."""
+        asked = self._render([{"role": "user", "content": "u"}], (), prompt=False)
+        self._opening = self.encode(prompt.removeprefix(asked))
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text. Control tokens are what the template wrote, never what a message
@@ -100,6 +102,10 @@ class ChatFormat:
             start -= 1
         said = self.decode(prompt[start:])
         return said.rfind("<think>") > said.rfind("</think>")
+
+    def opens_answer(self, ids: Sequence[int]) -> bool:
+        """Whether they end as a prompt does, with nothing of an answer behind it."""
+        return list(ids[-len(self._opening) :]) == self._opening
 
     def opening(
         self, messages: Sequence[Message], *, system: str | None, tools: Sequence[ToolSpec]

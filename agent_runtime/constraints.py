@@ -40,7 +40,7 @@ class Constraints(BaseModel):
     """`none`: no tool is called. `required`, or a name: the answer is calls and nothing else, with
     arguments that fit the tools' schemas."""
     parallel_tool_calls: bool = True
-    """Whether a required answer may be more than one call."""
+    """Whether an answer may be more than one call; if not, calls fit the tools' schemas too."""
     strict_calls: bool = False
     """Calls that the model makes of itself fit the tools' schemas too."""
     json_schema: dict[str, Any] | None = None
@@ -63,7 +63,7 @@ class Constraints(BaseModel):
     def is_free(self) -> bool:
         """Whether nothing is asked of the answer."""
         asked = (self.json_schema, self.regex, self.ebnf)
-        free = self.tool_choice == "auto" and not self.strict_calls
+        free = self.tool_choice == "auto" and self.parallel_tool_calls and not self.strict_calls
         return free and all(one is None for one in asked)
 
 
@@ -114,7 +114,8 @@ def _form(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format | None:
     content = _content(asked)
     if asked.tool_choice == "auto":
         if content is None:
-            return _text_and_calls(tools) if tools and asked.strict_calls else None
+            is_held = asked.strict_calls or not asked.parallel_tool_calls
+            return _text_and_calls(asked, tools) if tools and is_held else None
         if not tools:
             return content
         return {"type": "or", "elements": [content, _calls(asked, tools)]}
@@ -160,12 +161,13 @@ def _calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
     return _sequence(_optional("\n"), calls, _optional("\n"))
 
 
-def _text_and_calls(tools: Sequence[ToolSpec]) -> _Format:
+def _text_and_calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
     return {
         "type": "triggered_tags",
         "triggers": ["<tool_call>"],
         "tags": [_call(tool) for tool in tools],
         "excludes": ["<function="],
+        "stop_after_first": not asked.parallel_tool_calls,
     }
 
 

@@ -87,8 +87,7 @@ class Conversations:
         system, said = _split(request.messages)
         if not said or said[-1].role == "assistant":
             raise BadRequest("a conversation ends with what is to be answered.")
-        stateless = self._turns.stateless.is_asked_for(request)
-        chain = _hashes(system, request, said, stateless=stateless)
+        chain = self._chain(request)
         claim = None
         if key is not None:
             claim, _ = await self._turns.claims.claim(key, "an answer", request)
@@ -101,16 +100,20 @@ class Conversations:
                 else:
                     yield event
         assert result is not None, "a turn ends with its result"
-        if result.snapshot is not None:
-            for reasoning in {"", result.reasoning}:  # not every client sends it back
-                answer = Message(
-                    role="assistant",
-                    content=result.text,
-                    tool_calls=tuple(result.tool_calls),
-                    reasoning=reasoning,
-                )
-                await self._note(_next_hash(chain[-1], answer, request.tools), result)
+        await self._remember(request, chain[-1], result)
         yield result
+
+    async def remember(self, request: ConversationRequest, result: TurnResult) -> None:
+        """That the conversation, with this answer to it, is where the result says."""
+        await self._remember(request, self._chain(request)[-1], result)
+
+    async def discard(self, session_id: str) -> None:
+        """Delete a session that was made for an answer which did not come."""
+        # Not awaited in here alone: see `Writers.writing`.
+        deleting = asyncio.create_task(self._delete(session_id))
+        self._deletions.add(deleting)
+        deleting.add_done_callback(self._deletions.discard)
+        await asyncio.shield(deleting)
 
     async def go_on(
         self,
@@ -197,13 +200,21 @@ class Conversations:
             }
             await self._turns.claims.note(key, claim.model_copy(update=chosen))
         if place.snapshot is None:
-            new = CreateSession(system=system, tools=request.tools, stateless=request.stateless)
+            new = CreateSession(
+                system=system,
+                tools=request.tools,
+                stateless=request.stateless,
+                labels=request.labels,
+            )
             await self._sessions.make(new, place.session_id)
         elif place.origin is not None:
             await self._store.fork(
-                place.origin, snapshot_id=place.snapshot, fork_id=place.session_id
+                place.origin,
+                snapshot_id=place.snapshot,
+                fork_id=place.session_id,
+                labels=request.labels,
             )
-        turn = _turn(request, said[place.messages :], head=place.snapshot or "")
+        turn = turn_of(request, said[place.messages :], head=place.snapshot or "")
         turn_key = None if key is None else f"{key}/turn"
         ended = False
         try:
@@ -215,11 +226,7 @@ class Conversations:
         finally:
             is_made = place.snapshot is None or place.origin is not None
             if is_made and not ended and key is None:  # nobody could find it again
-                # Not awaited in here alone: see `Writers.writing`.
-                deleting = asyncio.create_task(self._delete(place.session_id))
-                self._deletions.add(deleting)
-                deleting.add_done_callback(self._deletions.discard)
-                await asyncio.shield(deleting)
+                await self.discard(place.session_id)
 
     async def _delete(self, session_id: str) -> None:
         try:
@@ -252,6 +259,25 @@ class Conversations:
             return Place(end + 1, session_id, snapshot)
         return None
 
+    def _chain(self, request: ConversationRequest) -> list[str]:
+        """Hashes of the conversation up to each of its messages."""
+        stateless = self._turns.stateless.is_asked_for(request)
+        system, said = _split(request.messages)
+        return _hashes(system, request, said, stateless=stateless)
+
+    async def _remember(self, request: ConversationRequest, asked: str, result: TurnResult) -> None:
+        """asked: the hash of what is answered"""
+        if result.snapshot is None:
+            return
+        for reasoning in {"", result.reasoning}:  # not every client sends it back
+            answer = Message(
+                role="assistant",
+                content=result.text,
+                tool_calls=tuple(result.tool_calls),
+                reasoning=reasoning,
+            )
+            await self._note(_next_hash(asked, answer, request.tools), result)
+
     async def _note(self, digest: str, result: TurnResult) -> None:
         note = msgpack.packb([result.session_id, result.snapshot])
         ttl = self._settings.conversation_ttl
@@ -271,11 +297,12 @@ def _claimed(claim: Claim | None) -> Place | None:
     return Place(claim.known, claim.ids[0], claim.head, claim.origin)
 
 
-def _turn(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
+def turn_of(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
+    """One that appends `messages` to what is known at `head`, or with none goes on right there."""
     options = request.model_dump(
-        exclude={*_OF_CONVERSATIONS, "messages", "expected_head"}, exclude_unset=True
+        exclude={*_OF_CONVERSATIONS, "messages", "proceed", "expected_head"}, exclude_unset=True
     )
-    return TurnRequest(**options, messages=list(messages), expected_head=head)
+    return TurnRequest(**options, messages=list(messages), proceed=not messages, expected_head=head)
 
 
 def _split(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:

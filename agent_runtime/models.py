@@ -43,8 +43,11 @@ class TurnRequest(_Wire, Constraints):
     messages: list[Message] = []
     proceed: bool = False
     """Generate right where the history ends, with no new message: after a fork at the end of a
-    prompt, or to go on with an answer that was cut off."""
+    prompt, or to go on with an answer that was cut off. The latter cannot be held to anything."""
     max_tokens: int = Field(default=128, ge=1, le=65536)
+    fit: bool = False
+    """Generate at most what the context has room for, if that is less than `max_tokens`, instead of
+    refusing the turn."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = None
@@ -61,10 +64,6 @@ class TurnRequest(_Wire, Constraints):
     def _says_something(self) -> Self:
         if bool(self.messages) is self.proceed:
             raise ValueError("a turn takes messages, or none and proceed=true")
-        if self.proceed and not self.is_free:
-            raise ValueError(
-                "what is gone on with cannot be held to anything: its beginning is not"
-            )
         return self
 
 
@@ -73,10 +72,12 @@ class ConversationRequest(TurnRequest):
 
     tools: as declared to the model; another set of tools is another conversation
     stateless: as in CreateSession
+    labels: of a session or fork that is made for it
     """
 
     tools: list[ToolSpec] = []
     stateless: bool | None = None
+    labels: dict[str, str] = {}
 
 
 class Usage(_Wire):

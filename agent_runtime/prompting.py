@@ -21,12 +21,11 @@ def with_defaults(request: TurnRequest, session: Session) -> TurnRequest:
 
 def prompt_delta(
     chat: ChatFormat, session: Session, history: History, request: TurnRequest, engine: Engine
-) -> list[int]:
-    """Ids that continue `history` with what is asked. Raises BadRequest, TemplateRewrites;
-    ContextFull if the engine has no room for them and the answer."""
+) -> tuple[list[int], TurnRequest]:
+    """Ids that continue `history` with what is asked, and the request with as many tokens as there
+    is room for. Raises BadRequest, TemplateRewrites; ContextFull if the engine has no room."""
     delta = _delta(chat, session, history, request)
-    _require_room(history, delta, request, engine)
-    return delta
+    return delta, _with_room(history, delta, request, engine)
 
 
 def _delta(chat: ChatFormat, session: Session, history: History, request: TurnRequest) -> list[int]:
@@ -35,6 +34,11 @@ def _delta(chat: ChatFormat, session: Session, history: History, request: TurnRe
             raise BadRequest(
                 f"{session.id} does not end in a prompt or an unfinished answer, so there is "
                 "nothing to proceed with; the session is unchanged. Send a message instead."
+            )
+        if not request.is_free and not chat.opens_answer(history.tokens):
+            raise BadRequest(
+                f"{session.id} ends in the middle of an answer, and what is gone on with cannot be "
+                "held to anything: its beginning is not. The session is unchanged."
             )
         return []
     if not history.tokens:
@@ -47,11 +51,17 @@ def _delta(chat: ChatFormat, session: Session, history: History, request: TurnRe
     return chat.delta(request.messages, ended=ended)
 
 
-def _require_room(history: History, delta: list[int], request: TurnRequest, engine: Engine) -> None:
+def _with_room(
+    history: History, delta: list[int], request: TurnRequest, engine: Engine
+) -> TurnRequest:
     prompt_tokens = len(history.tokens) + len(delta)
     limit = engine.record.context_length
-    if limit and prompt_tokens + request.max_tokens > limit:
-        raise ContextFull(
-            f"{prompt_tokens} prompt tokens + {request.max_tokens} to generate exceed the "
-            f"engine's context of {limit}; the session is unchanged."
-        )
+    if not limit or prompt_tokens + request.max_tokens <= limit:
+        return request
+    if request.fit and prompt_tokens < limit:
+        return request.model_copy(update={"max_tokens": limit - prompt_tokens})
+    wanted = "at least one" if request.fit else str(request.max_tokens)
+    raise ContextFull(
+        f"{prompt_tokens} prompt tokens + {wanted} to generate exceed the engine's context of "
+        f"{limit}; the session is unchanged."
+    )

@@ -88,6 +88,8 @@ class RuntimeSettings(BaseModel):
     import_bytes: int = Field(default=64 << 30, gt=0)
     """Largest export file that is taken in."""
     scheduling: SchedulingSettings = SchedulingSettings()
+    answer_tokens: int = Field(default=4096, ge=1, le=65536)
+    """Most tokens of an answer in protocols whose clients need not say how many."""
     request_ttl: float = Field(default=86400.0, gt=0)
     """Seconds that an idempotency key is known, and that an interrupted turn can be resumed."""
     cancel_interval: float = Field(default=0.5, gt=0)

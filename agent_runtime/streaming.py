@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from fastapi import Request
@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.events import Event, TurnEvent, encoded, sent
-from agent_runtime.models import TurnResult
+from agent_runtime.models import Problem, TurnResult
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.status import problem_of
 from engine.errors import EngineError
@@ -26,8 +26,16 @@ class EventStream(StreamingResponse):
 
 
 async def streamed(http: Request, events: AsyncGenerator[Event]) -> EventStream:
-    first = await first_of(http, events)  # errors before the first event get their own status
-    return EventStream(_stream(first, events))
+    return await streamed_as(http, _encoded(events), lambda problem: sent("error", problem))
+
+
+async def streamed_as(
+    http: Request, pieces: AsyncGenerator[str], failed: Callable[[Problem], str]
+) -> EventStream:
+    """Server-sent events that are written already; failed: what is said of an error behind the
+    first piece."""
+    first = await first_of(http, pieces)  # errors before it get their own status
+    return EventStream(_stream(first, pieces, failed))
 
 
 async def first_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
@@ -84,12 +92,20 @@ async def _gone(http: Request) -> None:
         pass
 
 
-async def _stream(first: Event, rest: AsyncGenerator[Event]) -> AsyncIterator[str]:
+async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[str]:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            yield encoded(event)
+
+
+async def _stream(
+    first: str, rest: AsyncGenerator[str], failed: Callable[[Problem], str]
+) -> AsyncIterator[str]:
     try:
         # Closed even if the client goes away, so that the lease is given back at once.
         async with contextlib.aclosing(rest):
-            yield encoded(first)
-            async for event in rest:
-                yield encoded(event)
+            yield first
+            async for piece in rest:
+                yield piece
     except (TorporError, EngineError, StoreError) as error:
-        yield sent("error", problem_of(error))
+        yield failed(problem_of(error))

@@ -253,7 +253,7 @@ class Turns:
             history = await self.history(session.head, session, engine)
             salt = (await self._store.tenant(session.body.tenant)).salt
             before = Standing(session, salt, engine, history)
-            delta = prompt_delta(self._chat, session, history, request, engine)
+            delta, request = prompt_delta(self._chat, session, history, request, engine)
             async with contextlib.AsyncExitStack() as stack:
                 queued = stack.enter_async_context(self._slot(before, delta, request))
                 slot = await cancellable.awaited(queued)
@@ -445,7 +445,7 @@ class Turns:
             session, history = before.session, before.history
             require_head(session, request.expected_head)
             asked_for, request = request, with_defaults(request, session)
-            delta = prompt_delta(self._chat, session, history, request, before.engine)
+            delta, request = prompt_delta(self._chat, session, history, request, before.engine)
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why
             why_there = "it holds the session, and nothing is known of others without the store"

@@ -183,3 +183,15 @@ async def test_a_prompt_that_leaves_anothers_in_the_middle_has_a_state_at_its_ow
         reused.append(turn.usage.reused_tokens)
         await torpor.delete(created.id)
     assert reused[0] <= reused[1] < reused[2]
+
+
+async def test_only_what_begins_an_answer_can_be_held_to_something(torpor, session):
+    turn = (await say(torpor, session.id, QUESTIONS[0]))[0]
+    beginning = turn.usage.prompt_tokens
+    fork = await torpor.fork(session.id, tokens=beginning)
+    held = {"regex": "7+", "tool_choice": "none", "max_tokens": 4}
+    assert set((await answer_after(torpor, fork.id, **held)).text) == {"7"}
+    fork = await torpor.fork(session.id, tokens=beginning + 1)
+    with pytest.raises(ApiError, match="in the middle of an answer"):
+        await torpor.turn(fork.id, [], proceed=True, **held)
+    await torpor.delete(fork.id)

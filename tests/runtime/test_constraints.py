@@ -99,6 +99,9 @@ def fits(chat, grammars):
         ({"tool_choice": "none"}, f"Well. {STOP}", False),
         ({"strict_calls": True}, f"I do. {MOVE} And {STOP} Done.", True),
         ({"strict_calls": True}, "Moved.", True),
+        ({"parallel_tool_calls": False}, f"I do. {MOVE}", True),
+        ({"parallel_tool_calls": False}, f"I do. {MOVE}\n{STOP}", False),
+        ({"parallel_tool_calls": False}, "Moved.", True),
         ({"strict_calls": True}, f"I do. {MOVE.replace('=to', '=from')}", False),
         ({"json_schema": POINT}, '{"x": 1, "colour": "red"}', True),
         ({"json_schema": POINT}, '{"x": 1, "colour": "green"}', False),
@@ -123,6 +126,7 @@ def test_thinking_that_is_open_stays_free(fits):
 
 def test_nothing_is_asked_of_an_answer_by_itself():
     assert structural_tag(Constraints(), TOOLS, thinking=True) is None
+    assert structural_tag(Constraints(parallel_tool_calls=False), [], thinking=True) is None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,6 @@ def test_nothing_is_asked_of_an_answer_by_itself():
     [
         {"regex": "a", "json_schema": POINT},
         {"regex": "a", "tool_choice": "required"},
-        {"proceed": True, "messages": [], "regex": "a"},
     ],
 )
 def test_what_cannot_be_meant_is_refused(asked):
