@@ -15,34 +15,35 @@ from pathlib import Path
 from rich.console import Console
 
 from agent_runtime import (
-    backend_options,
     bench_command,
+    config_command,
     demo,
     doctor_command,
     engine_command,
     mcp_command,
     plan_command,
     profiles_command,
-    scheduling_options,
+    runtime_options,
     server,
     simulate_command,
     store_command,
 )
 from agent_runtime.access import keys_command
-from agent_runtime.errors import SetupError, TorporError
+from agent_runtime.configuration import Value, configured
+from agent_runtime.errors import TorporError
 from agent_runtime.processes import Layout
-from agent_runtime.settings import RuntimeSettings
 from agent_runtime.store_options import (
     DATA,
     add_archive_option,
+    add_data_option,
     add_store_options,
+    store_at,
     store_url,
 )
 from engine.errors import EngineError
 from engine.launch import (
     EngineOptions,
     EngineProcess,
-    checked_model,
     free_port,
     require_free_port,
 )
@@ -73,13 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     up = commands.add_parser("up", help="store, engine and runtime together, in the foreground")
-    add_store_options(up)
-    add_archive_option(up)
+    add_data_option(up)
+    runtime_options.add_to(up, model=False)
     _engine_options(up)
-    up.add_argument("--port", type=int, default=8700, help="of the runtime's HTTP service")
     up.add_argument("--engine-port", type=int, default=None, help="default: a free one")
-    _name_option(up)
-    scheduling_options.add_to(up)
     up.set_defaults(run=_up)
 
     engine = commands.add_parser("engine", help="one engine")
@@ -101,34 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     engine_command.add_drain_to(engine_commands)
 
     serve = commands.add_parser("serve", help="a runtime, for a store and engines that run already")
-    serve.add_argument("--redis", required=True, metavar="URL")
-    add_archive_option(serve)
-    serve.add_argument(
-        "--model", type=Path, help="for tokenizer and chat template; needed unless --backend is"
-    )
-    _name_option(serve)
-    backend_options.add_to(serve)
-    serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8700)
-    serve.add_argument(
-        "--boundary-interval",
-        type=int,
-        default=None,
-        metavar="TOKENS",
-        help="between states kept inside long prompts; default: see docs/engine.md",
-    )
-    serve.add_argument(
-        "--router", metavar="URL", default=None, help="a router in front of the engines"
-    )
-    serve.add_argument(
-        "--require-keys",
-        action="store_true",
-        help="every request needs an API key (torpor keys create)",
-    )
-    serve.add_argument(
-        "--json-log", action="store_true", help="log lines of JSON, with the ids of requests"
-    )
-    scheduling_options.add_to(serve)
+    runtime_options.add_to(serve)
     serve.set_defaults(run=_serve)
 
     show = commands.add_parser("demo", help="suspend, kill -9, resume and fork a real session")
@@ -140,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     mcp_command.add_to(commands)
     profiles_command.add_to(commands)
+    config_command.add_to(commands)
     plan_command.add_to(commands)
     store_command.add_to(commands)
     doctor_command.add_to(commands, DATA)
@@ -147,12 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     simulate_command.add_to(commands)
     keys_command.add_to(commands)
     return parser
-
-
-def _name_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model-name", metavar="NAME", help="what OpenAI's clients call it; default: its folder's"
-    )
 
 
 def _engine_options(parser: argparse.ArgumentParser) -> None:
@@ -175,36 +141,53 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    model = checked_model(arguments.model or profile_named(arguments.profile).model)
-    require_free_port("127.0.0.1", arguments.port)  # before the engine takes its time
-    with store_url(arguments) as url:
-        options = _options(arguments, url, "127.0.0.1", arguments.engine_port or free_port())
+    values = runtime_options.values_of(arguments)
+    if arguments.model is not None:
+        values["model_dir"] = Value(arguments.model, "--model")
+    profile = profile_named(arguments.profile)
+    if profile.model is not None:
+        values.setdefault("model_dir", Value(profile.model, f"profile {profile.name}"))
+    asked = {name: values[name].value for name in ("redis_url", "archive_url") if name in values}
+    with store_at(asked.get("redis_url"), arguments.data, asked.get("archive_url")) as url:
+        values.setdefault("redis_url", Value(url, "the embedded store"))
+        settings = configured(values)
+        server.require_keys_beyond_loopback(settings)
+        require_free_port(settings.host, settings.port)  # before the engine takes its time
+        options = _options(
+            arguments,
+            url,
+            "127.0.0.1",
+            arguments.engine_port or free_port(),
+            model=settings.model_dir,
+            archive=settings.archive_url,
+        )
         engine = EngineProcess(options)
         with engine:
             _wait(engine)
-            settings = RuntimeSettings(
-                redis_url=url,
-                archive_url=arguments.archive,
-                model_dir=model,
-                model_name=arguments.model_name,
-                scheduling=scheduling_options.settings_of(arguments),
+            _console.print(
+                f"torpor is up: http://{settings.host}:{settings.port}  (Ctrl-C stops it)"
             )
-            _console.print(f"torpor is up: http://127.0.0.1:{arguments.port}  (Ctrl-C stops it)")
 
             def failed() -> str | None:
                 if engine.is_alive():
                     return None
                 return f"the engine died; sessions are safe in the store. Log: {options.log_file}"
 
-            asyncio.run(
-                server.serve(settings, host="127.0.0.1", port=arguments.port, failed=failed)
-            )
+            asyncio.run(server.serve(settings, failed=failed))
     return 0
 
 
 def _engine_up(arguments: argparse.Namespace) -> int:
     with store_url(arguments) as url:
-        options = _options(arguments, url, arguments.host, arguments.port, arguments.engine_id)
+        options = _options(
+            arguments,
+            url,
+            arguments.host,
+            arguments.port,
+            model=arguments.model,
+            archive=arguments.archive,
+            engine_id=arguments.engine_id,
+        )
         engine = EngineProcess(options)
         with engine:
             _wait(engine)
@@ -232,25 +215,7 @@ def _drain(url: str, engine_id: str, timeout: float) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    backend = backend_options.settings_of(arguments)
-    if arguments.model is None and backend is None:
-        raise SetupError("a runtime needs --model, --backend with --backend-model, or all three.")
-    settings = RuntimeSettings(
-        redis_url=arguments.redis,
-        archive_url=arguments.archive,
-        model_dir=arguments.model,
-        model_name=arguments.model_name,
-        backend=backend,
-        boundary_interval=arguments.boundary_interval,
-        router=arguments.router,
-        scheduling=scheduling_options.settings_of(arguments),
-        require_keys=arguments.require_keys,
-    )
-    asyncio.run(
-        server.serve(
-            settings, host=arguments.host, port=arguments.port, json_log=arguments.json_log
-        )
-    )
+    asyncio.run(server.serve(configured(runtime_options.values_of(arguments))))
     return 0
 
 
@@ -262,7 +227,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _options(
-    arguments: argparse.Namespace, url: str, host: str, port: int, engine_id: str = "engine"
+    arguments: argparse.Namespace,
+    url: str,
+    host: str,
+    port: int,
+    *,
+    model: Path | None,
+    archive: str | None,
+    engine_id: str = "engine",
 ) -> EngineOptions:
     layout = Layout(arguments.data)
     profile = profile_named(arguments.profile)
@@ -271,9 +243,9 @@ def _options(
     return EngineOptions(
         profile=profile,
         redis_url=url,
-        archive=arguments.archive,
+        archive=archive,
         log_file=layout.engine_log,
-        model=arguments.model,
+        model=model,
         host=host,
         port=port,
         mtp=not arguments.no_mtp,

@@ -14,7 +14,6 @@ from typing import Self
 
 import httpx
 
-from agent_runtime import backend_options
 from agent_runtime.errors import SetupError
 from engine.backends.settings import BackendSettings
 from engine.launch import require_free_port
@@ -70,7 +69,7 @@ class RuntimeProcess:
             "--redis", redis_url, "--port", str(port),
             *(() if model is None else ("--model", str(model))),
             *(() if archive is None else ("--archive", archive)),
-            *(() if backend is None else backend_options.command_line(backend)),
+            *(() if backend is None else _options_of(backend)),
             *(() if router is None else ("--router", router)),
             *options,
         ]  # fmt: skip
@@ -127,3 +126,12 @@ class RuntimeProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _options_of(backend: BackendSettings) -> list[str]:
+    key = backend.key_variable
+    return [
+        *("--backend", backend.url, "--backend-model", backend.model),
+        *("--backend-timeout", str(backend.timeout)),
+        *(() if key is None else ("--backend-key", key)),
+    ]

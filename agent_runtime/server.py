@@ -14,7 +14,7 @@ import uvicorn
 from agent_runtime.api import create_app
 from agent_runtime.errors import SetupError
 from agent_runtime.service.request_ids import JsonLines
-from agent_runtime.settings import RuntimeSettings
+from agent_runtime.settings import ServiceSettings
 from engine.launch import require_free_port
 from state_store.store import StateStore
 
@@ -23,33 +23,27 @@ _DRAIN = 10  # seconds that running requests get when the service stops
 
 
 async def serve(
-    settings: RuntimeSettings,
-    *,
-    host: str,
-    port: int,
-    failed: Callable[[], str | None] = lambda: None,
-    json_log: bool = False,
+    settings: ServiceSettings, *, failed: Callable[[], str | None] = lambda: None
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
-    json_log: log lines of JSON, with the ids of requests
     failed: looked at twice a second; a message from it ends the service with SetupError.
     Raises SetupError, also for an address that others can reach without keys; EngineStartFailed
     when the port is taken, StoreUnavailable when the store does not answer.
     """
-    _require_keys_beyond_loopback(settings, host)
-    require_free_port(host, port)
+    require_keys_beyond_loopback(settings)
+    require_free_port(settings.host, settings.port)
     async with await StateStore.connect(
         settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
     ):
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per look at an engine
-    _log_to_stderr(json_log)
+    _log_to_stderr(settings.json_log)
     server = _Server(
         uvicorn.Config(
             create_app(settings),
-            host=host,
-            port=port,
+            host=settings.host,
+            port=settings.port,
             log_level="warning",
             log_config=None,
             timeout_graceful_shutdown=_DRAIN,
@@ -69,10 +63,12 @@ async def serve(
     if reason is not None:
         raise SetupError(reason)
     if not server.started:
-        raise SetupError(f"the service could not start on {host}:{port}.")
+        raise SetupError(f"the service could not start on {settings.host}:{settings.port}.")
 
 
-def _require_keys_beyond_loopback(settings: RuntimeSettings, host: str) -> None:
+def require_keys_beyond_loopback(settings: ServiceSettings) -> None:
+    """Raises SetupError for an address that others can reach without keys."""
+    host = settings.host
     if settings.require_keys or host == "localhost":
         return
     with contextlib.suppress(ValueError):

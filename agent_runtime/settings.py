@@ -11,18 +11,20 @@ from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from agent_runtime.service.bodies import BodyLimits
 from engine.backends.settings import BackendSettings
 
+_WORDS = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
 
 class SchedulingSettings(BaseModel):
     """How one runtime shares an engine's slots: see `scheduling/`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _WORDS
 
     policy: str = ToolTime.name
     """Who leaves the device first: `lru`, `tool_time` or `flops_per_byte`."""
     queue_limit: int = Field(default=1024, gt=0)
     """Turns that may wait for an engine; one more is answered with 429."""
     tenant_queue_limit: int = Field(default=512, gt=0)
-    """Of one tenant."""
+    """Of those, turns of one tenant."""
     quantum: int = Field(default=4096, gt=0)
     """Tokens that a tenant may spend each time its queue is looked at."""
     prefetch: bool = True
@@ -44,10 +46,12 @@ class SchedulingSettings(BaseModel):
 class RuntimeSettings(BaseModel):
     """What one runtime process needs to know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _WORDS
 
     redis_url: str
+    """The store: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://."""
     prefix: str = "torpor"
+    """What the names of all keys in the store begin with."""
     archive_url: str | None = None
     """Where idle sessions go, and come back from when they are resumed; None: nothing does."""
     model_dir: Path | None = None
@@ -61,7 +65,7 @@ class RuntimeSettings(BaseModel):
     router: str | None = None
     """URL of a router in front of the engines: it chooses the engine of a turn, not the runtime."""
     tenant: str = "default"
-    """Whose sessions these are where no keys are asked for."""
+    """Whose sessions they are where no keys are asked for."""
     require_keys: bool = False
     """Whether every request needs an API key, which says whose sessions it may see."""
     lease_ttl: float = Field(default=30.0, gt=0)
@@ -76,13 +80,13 @@ class RuntimeSettings(BaseModel):
     progress_after: float = Field(default=1.0, ge=0)
     """Seconds that a client waits in a turn or resume before it is told how far it is."""
     progress_interval: float = Field(default=0.5, ge=0)
-    """Seconds until it is told again."""
+    """Seconds until a client that waits is told again."""
     standing_sessions: int = Field(default=256, gt=0)
     """Sessions that can go on while the store is gone: the last that were served."""
     kept_tokens: int = Field(default=1 << 20, gt=0)
-    """Tokens of turns that were answered meanwhile, kept in memory until the store is back."""
+    """Tokens of turns that were answered while the store was gone: kept until it is back."""
     catch_up_interval: float = Field(default=1.0, gt=0)
-    """Seconds between attempts to commit them."""
+    """Seconds between attempts to commit turns that were kept."""
     body_limits: BodyLimits = BodyLimits()
     """What one request may bring."""
     import_bytes: int = Field(default=64 << 30, gt=0)
@@ -104,7 +108,7 @@ class RuntimeSettings(BaseModel):
     @model_validator(mode="after")
     def _serves_something(self) -> Self:
         if self.model_dir is None and self.backend is None:
-            raise ValueError("a runtime needs a model directory, a backend, or both")
+            raise ValueError("a runtime needs model_dir, a [backend], or both")
         return self
 
     @property
@@ -113,3 +117,13 @@ class RuntimeSettings(BaseModel):
         if self.model_dir is None:
             return None
         return self.model_name or self.model_dir.resolve().name
+
+class ServiceSettings(RuntimeSettings):
+    """What `torpor serve` needs to know: the runtime, and how its service is reached."""
+
+    host: str = "127.0.0.1"
+    """Address that the service listens on; with `require_keys`, others than this machine's too."""
+    port: int = Field(default=8700, ge=1, le=65535)
+    """Port that the service listens on."""
+    json_log: bool = False
+    """Whether log lines are JSON, with the ids of requests."""

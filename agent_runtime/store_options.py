@@ -16,8 +16,12 @@ DATA = Path(".torpor/data")
 
 
 def add_store_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, default=DATA, help="directory of the embedded store")
+    add_data_option(parser)
     parser.add_argument("--redis", metavar="URL", default=None, help="instead of the embedded one")
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, default=DATA, help="directory of the embedded store")
 
 
 def add_archive_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -30,8 +34,13 @@ def add_archive_option(parser: argparse.ArgumentParser, *, required: bool = Fals
     )
 
 
+def store_url(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
+    """The store that these options ask for: `store_at`."""
+    return store_at(arguments.redis, arguments.data, getattr(arguments, "archive", None))
+
+
 @contextlib.contextmanager
-def store_url(arguments: argparse.Namespace) -> Iterator[str]:
+def store_at(url: str | None, data: Path, archive: str | None) -> Iterator[str]:
     """The store that was asked for; the embedded one lives as long as the block.
 
     That store and archive can be used is checked, so that a wrong URL is told at once and not
@@ -39,12 +48,11 @@ def store_url(arguments: argparse.Namespace) -> Iterator[str]:
     """
 
     async def check(url: str) -> None:
-        async with await StateStore.connect(url, archive=getattr(arguments, "archive", None)):
+        async with await StateStore.connect(url, archive=archive):
             pass
 
     with contextlib.ExitStack() as undo:
-        url = arguments.redis
         if url is None:
-            url = undo.enter_context(EmbeddedServer(Layout(arguments.data).store)).url
+            url = undo.enter_context(EmbeddedServer(Layout(data).store)).url
         asyncio.run(check(url))
         yield url

@@ -20,14 +20,14 @@ _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 class BodyLimits(BaseModel):
     """What one request may bring."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     bytes: int = Field(default=64 << 20, gt=0)
-    """A million tokens of text are about 4 MiB; an import may be far larger and is not JSON."""
+    """Most bytes of a JSON body; a million tokens of text are about 4 MiB."""
     depth: int = Field(default=64, gt=0)
-    """Lists and objects within each other."""
+    """Most lists and objects within each other."""
     seconds: float = Field(default=60.0, gt=0)
-    """Without another piece of the body."""
+    """Most seconds without another piece of the body."""
 
 
 class Bodies:

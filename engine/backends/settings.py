@@ -15,11 +15,12 @@ DEFAULT_KEY_VARIABLE = "TORPOR_BACKEND_KEY"
 class BackendSettings(BaseModel):
     """One OpenAI-compatible endpoint and one of its models."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     url: str
     """As OpenAI's clients take it: what `/chat/completions` is put behind, mostly `…/v1`."""
     model: str = Field(min_length=1)
+    """As the endpoint calls it."""
     key_variable: str | None = None
     """Environment variable that holds the key; None for TORPOR_BACKEND_KEY, which may be unset."""
     timeout: float = Field(default=600.0, gt=0)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime import backend_options, errors
+from agent_runtime import errors, runtime_options
 from agent_runtime.cli import _parser, main
+from agent_runtime.configuration import configured
 from agent_runtime.status import _STATUS, _snake
 from engine import errors as engine
 
@@ -24,7 +25,7 @@ def blocks(language):
 def test_the_commands_name_a_backend():
     (block,) = blocks("")
     found = [
-        backend_options.settings_of(_parser().parse_args(shlex.split(line)[1:]))
+        configured(runtime_options.values_of(_parser().parse_args(shlex.split(line)[1:]))).backend
         for line in block.splitlines()
     ]
     assert [settings.key_variable for settings in found] == [None, "NVIDIA_API_KEY"]
@@ -53,8 +54,8 @@ def test_every_code_and_status_is_the_one_that_is_told():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "needs --model, --backend"),
-        (["--backend", "http://x/v1"], "go together"),
+        ([], "needs model_dir, a [backend], or both"),
+        (["--backend", "http://x/v1"], "backend.model is not set"),
         (["--backend", "x", "--backend-model", "m"], "begins with http"),
         (["--backend", "http://x", "--backend-model", "m", "--backend-timeout", "0"], "than 0"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import time
@@ -10,7 +11,7 @@ import time
 import httpx
 
 from agent_runtime.server import serve
-from agent_runtime.settings import RuntimeSettings
+from agent_runtime.settings import RuntimeSettings, ServiceSettings
 from engine.launch import free_port
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -21,7 +22,7 @@ def _serve(settings: str, port: int, log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    asyncio.run(serve(RuntimeSettings.model_validate_json(settings), host="127.0.0.1", port=port))
+    asyncio.run(serve(ServiceSettings(**json.loads(settings), port=port)))
 
 
 class ForkedRuntime:

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from agent_runtime.cli import _parser
+from agent_runtime.configuration import configured
+from agent_runtime.runtime_options import values_of
 from engine.launch import free_port
 from engine.profiles import PROFILES
 
@@ -176,9 +178,16 @@ def test_compose_runs_commands_that_exist():
         assert program == "torpor"
         parsed = _parser().parse_args(
             [
-                argument.replace("${PROFILE:-nemotron-3-nano}", "nemotron-3-nano")
+                argument.replace("${PROFILE:-nemotron-3-nano}", "nemotron-3-nano").replace(
+                    "/etc/torpor", str(REPOSITORY / "deploy")
+                )
                 for argument in arguments
             ]
         )
-        assert parsed.redis == "redis://redis:6379"
-        assert getattr(parsed, "profile", "demo") in PROFILES
+        if name == "engine":
+            assert parsed.redis == "redis://redis:6379"
+            assert parsed.profile in PROFILES
+        else:
+            settings = configured(values_of(parsed))
+            assert settings.redis_url == "redis://redis:6379"
+            assert services[name]["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]

@@ -24,9 +24,11 @@ SERVE = f"""
 import asyncio, sys
 from pathlib import Path
 from agent_runtime.server import serve
-from agent_runtime.settings import RuntimeSettings
-settings = RuntimeSettings(redis_url=sys.argv[1], model_dir=Path(sys.argv[2]), lease_ttl={LEASE})
-asyncio.run(serve(settings, host="127.0.0.1", port=int(sys.argv[3])))
+from agent_runtime.settings import ServiceSettings
+settings = ServiceSettings(
+    redis_url=sys.argv[1], model_dir=Path(sys.argv[2]), port=int(sys.argv[3]), lease_ttl={LEASE}
+)
+asyncio.run(serve(settings))
 """
 
 
