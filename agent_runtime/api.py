@@ -26,6 +26,10 @@ from agent_runtime.access.guard import Guard
 from agent_runtime.chat import ChatFormat
 from agent_runtime.choices import Choices
 from agent_runtime.conversations import Conversations
+from agent_runtime.draining import Drain
+from agent_runtime.feed import routes as feed_routes
+from agent_runtime.feed.following import Followers
+from agent_runtime.feed.posting import Feed
 from agent_runtime.holding import Holding
 from agent_runtime.mcp_server.mounted import Mounted
 from agent_runtime.openai_api import chat_routes as openai_chat_routes
@@ -64,22 +68,25 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
         ) as store:
             pool, residency = EnginePool(store, router=settings.router), Residency()
             app.state.store, app.state.pool = store, pool
+            feed, followers = Feed(store), Followers(store)
+            feed.posted = followers.posted
+            residency.when_moved(feed.moved)
+            app.state.followers = followers
             stateless = Stateless(store, backend, only=chat is None)
-            app.state.turns = Turns(store, pool, chat, residency, settings, stateless)
-            app.state.sessions = Sessions(store, pool, app.state.turns, residency, settings)
-            app.state.holding = Holding(store, pool, app.state.turns, residency)
-            app.state.versions = Versions(store, app.state.sessions, app.state.turns, settings)
-            app.state.conversations = Conversations(
-                store, pool, app.state.sessions, app.state.turns, settings
-            )
-            app.state.choices = Choices(
-                store, app.state.conversations, app.state.sessions, app.state.turns
-            )
+            turns = app.state.turns = Turns(store, pool, chat, residency, settings, stateless, feed)
+            sessions = Sessions(store, pool, turns, residency, settings, feed)
+            app.state.sessions = sessions
+            app.state.drain = Drain(turns, sessions, residency, feed, followers)
+            app.state.holding = Holding(store, pool, turns, residency)
+            app.state.versions = Versions(store, sessions, turns, settings, feed)
+            conversations = Conversations(store, pool, sessions, turns, settings)
+            app.state.conversations = conversations
+            app.state.choices = Choices(store, conversations, sessions, turns)
             app.state.responses = Responses(
                 store,
-                app.state.sessions,
-                app.state.turns,
-                app.state.conversations,
+                sessions,
+                turns,
+                conversations,
                 app.state.served,
                 chat,
                 settings,
@@ -92,7 +99,9 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             recovering.cancel()
             await asyncio.wait([recovering])
             await app.state.responses.close()
-            await app.state.turns.close()
+            await turns.close()
+            await feed.close()
+            await followers.close()
             await pool.close()
             if backend is not None:
                 await backend.close()
@@ -112,8 +121,8 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     app.add_middleware(RequestIds)
     for routes in (
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
-        operation_routes, openai_models, response_routes, response_conversation_routes,
-        openai_chat_routes,
+        feed_routes, operation_routes, openai_models, response_routes,
+        response_conversation_routes, openai_chat_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
 

@@ -1,4 +1,4 @@
-"""Ending a turn that runs, from whichever runtime is asked.
+"""The turns that run in this process, and ending one from whichever runtime is asked.
 
 The runtime that runs a turn looks now and then whether another one has been asked to cancel it:
 one command for all its turns of a tenant.
@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from agent_runtime.errors import Cancelled
+from agent_runtime.errors import Cancelled, Draining, TorporError
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import StoreError
 from state_store.records import Session
@@ -31,13 +31,18 @@ class Cancellable:
         self.session = session
         self.id = turn_id
         self._asked = asyncio.Event()
+        self._why: TorporError = Cancelled(
+            f"the turn {turn_id} of {session.id} was cancelled; the session is what it was before."
+        )
 
-    def cancel(self) -> None:
-        """While it generates; later it is too late, and nothing happens."""
-        self._asked.set()
+    def cancel(self, why: TorporError | None = None) -> None:
+        """While it generates; later it is too late, and nothing happens. why: what it raises"""
+        if not self._asked.is_set():
+            self._why = why or self._why
+            self._asked.set()
 
     async def awaited(self, coming: Coroutine[Any, Any, Result]) -> Result:
-        """What comes, unless the turn is cancelled before. Raises Cancelled."""
+        """What comes, unless the turn is cancelled before. Raises Cancelled, Draining."""
         following = asyncio.create_task(coming)
         asked = asyncio.create_task(self._asked.wait())
         try:
@@ -46,7 +51,7 @@ class Cancellable:
             asked.cancel()
 
     async def events(self, generated: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-        """`generated`, until the turn is cancelled. Raises Cancelled."""
+        """`generated`, until the turn is cancelled. Raises Cancelled, Draining."""
         asked = asyncio.create_task(self._asked.wait())
         try:
             async with contextlib.aclosing(generated):
@@ -63,10 +68,7 @@ class Cancellable:
                 following.cancel()
                 await asyncio.wait([following])
         if asked.done():
-            raise Cancelled(
-                f"the turn {self.id} of {self.session.id} was cancelled; the session is what it "
-                "was before."
-            )
+            raise self._why
         return following.result()
 
 
@@ -78,6 +80,32 @@ class Cancelling:
         self._settings = settings
         self._running: dict[str, Cancellable] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self.begun = 0
+        """Turns that have come and not left."""
+        self.is_draining = False
+
+    def drain(self) -> None:
+        """Begin no more turns."""
+        self.is_draining = True
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """For the whole of a turn, until it has given its session back. Raises Draining."""
+        if self.is_draining:
+            raise Draining(
+                "this runtime is being stopped and begins no more turns; the session is unchanged. "
+                "Send the turn again: another runtime takes it, or this one when it is back."
+            )
+        self.begun += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self.begun -= 1
+            if not self.begun:
+                self._is_idle.set()
 
     @contextlib.contextmanager
     def running(self, session: Session, turn_id: str) -> Iterator[Cancellable]:
@@ -89,6 +117,23 @@ class Cancelling:
             yield turn
         finally:
             del self._running[session.id]
+
+    async def until_idle(self, timeout: float) -> bool:
+        """Whether no turn runs any more, before `timeout` seconds are over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._is_idle.wait()
+        return not self.begun
+
+    def end_all(self) -> None:
+        """The turns that run end with Draining, but those that commit already."""
+        for turn in self._running.values():
+            turn.cancel(
+                Draining(
+                    f"the turn {turn.id} of {turn.session.id} was ended, because its runtime is "
+                    "being stopped; the session is what it was before. Send the turn again."
+                )
+            )
 
     async def ask(self, session: Session, turn_id: str) -> None:
         """Ask whoever runs the turn to end it."""

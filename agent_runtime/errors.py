@@ -32,6 +32,7 @@ TorporError
 ├── StillRunning          what an idempotency key was first used for is not done yet
 ├── NothingInterrupted    no turn of the session was cut short by the end of its runtime
 ├── Cancelled             somebody asked to end the turn while it was generated
+├── Draining              this runtime is being stopped and takes no turns
 ├── ClientGone            nobody waits for the answer any more
 ├── NothingReused         strict mode: the resume would recompute everything
 ├── Unavailable           engine or store cannot be reached; nothing was lost
@@ -223,6 +224,14 @@ class NothingInterrupted(TorporError):
 class Cancelled(TorporError):
     code = "cancelled"
     status = 409
+
+
+class Draining(TorporError):
+    """retry_after: seconds"""
+
+    code = "draining"
+    status = 503
+    retry_after = 1.0
 
 
 class ClientGone(TorporError):

@@ -19,6 +19,7 @@ from engine.backends.settings import BackendSettings
 from engine.launch import require_free_port
 
 _START_TIMEOUT = 60.0  # seconds
+_STOP_TIMEOUT = 45.0  # seconds; a runtime lets running turns end
 _POLL = 0.1
 
 
@@ -122,7 +123,7 @@ class RuntimeProcess:
             return
         how(self.process)
         try:
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

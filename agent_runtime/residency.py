@@ -35,6 +35,7 @@ class Residency:
         self._servers: dict[str, Servers] = {}
         self._serial = itertools.count(1)
         self._tell: Callable[[str], None] = lambda _: None
+        self._tell_where: Callable[[str, bool], None] = lambda *_: None
 
     def place(self, session_id: str) -> Place | None:
         return self._places.get(session_id)
@@ -50,6 +51,7 @@ class Residency:
     def placed(self, session_id: str, boot_id: str) -> None:
         if not self.on_device(session_id, boot_id):
             self._places[session_id] = Place(boot_id, tagged(session_id, next(self._serial)))
+            self._tell_where(session_id, True)
 
     def shared(self, session_id: str, fork_id: str) -> None:
         """A fork has the same head: where that is, it is."""
@@ -60,10 +62,20 @@ class Residency:
     def left(self, session_id: str) -> None:
         if self._places.pop(session_id, None) is not None:
             self._tell(session_id)
+            self._tell_where(session_id, False)
 
     def when_left(self, tell: Callable[[str], None]) -> None:
         """Have `tell` called with each session that is not on a device any more."""
         self._tell = tell
+
+    def when_moved(self, tell: Callable[[str, bool], None]) -> None:
+        """Have `tell` called with each session that comes to a device (True) or leaves it."""
+        self._tell_where = tell
+
+    def sessions(self) -> set[str]:
+        """That are on a device, as far as this process knows, or that it has written to since they
+        were last made durable."""
+        return {*self._places, *self._servers}
 
     def tag(self, session_id: str, boot_id: str) -> str:
         """The engine's name for this stay of the session; a new one after each suspend.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from agent_runtime.api import create_app
+from agent_runtime.draining import Drain, Drained
 from agent_runtime.errors import SetupError
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.settings import ServiceSettings
@@ -19,13 +20,14 @@ from engine.launch import require_free_port
 from state_store.store import StateStore
 
 _WATCH = 0.5  # seconds between looks at what the service depends on
-_DRAIN = 10  # seconds that running requests get when the service stops
+_LAST = 5  # seconds that requests get which still run when the service is drained
 
 
 async def serve(
     settings: ServiceSettings, *, failed: Callable[[], str | None] = lambda: None
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM, which drains the runtime first: see `draining.py`. Another
+    one cuts that short.
 
     failed: looked at twice a second; a message from it ends the service with SetupError.
     Raises SetupError, also for an address that others can reach without keys; EngineStartFailed
@@ -39,19 +41,30 @@ async def serve(
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per look at an engine
     _log_to_stderr(settings.json_log)
+    app = create_app(settings)
     server = _Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             log_level="warning",
             log_config=None,
-            timeout_graceful_shutdown=_DRAIN,
+            timeout_graceful_shutdown=_LAST,
         )
     )
+    draining: list[asyncio.Task[Drained]] = []
+
+    def stop() -> None:
+        if draining or not server.started:
+            server.stop()
+            return
+        drain: Drain = app.state.drain
+        draining.append(asyncio.create_task(drain.run(timeout=settings.drain_timeout)))
+        draining[0].add_done_callback(lambda _: server.stop())
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve())
     reason: str | None = None
     while not serving.done():
@@ -60,6 +73,9 @@ async def serve(
         if reason is not None:
             server.stop()
     await serving
+    for task in draining:
+        task.cancel()  # cut short
+    await asyncio.gather(*draining, return_exceptions=True)
     if reason is not None:
         raise SetupError(reason)
     if not server.started:

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, NothingReused
 from agent_runtime.events import ResumeEvent
+from agent_runtime.feed.events import Deleted, WasSuspended
+from agent_runtime.feed.posting import Feed
 from agent_runtime.forks import fork_at
 from agent_runtime.holding import confirmed, give_up
 from agent_runtime.models import (
@@ -46,7 +48,10 @@ class Sessions:
         turns: Turns,
         residency: Residency,
         settings: RuntimeSettings,
+        feed: Feed,
     ) -> None:
+        """feed: is told of what happens to sessions"""
+        self._feed = feed
         self._store = store
         self._pool = pool
         self._turns = turns
@@ -134,6 +139,7 @@ class Sessions:
             require_head(session, request.expected_head)
             reached = await confirmed(self._store, self._residency, session_id, request.durability)
             await give_up(self._pool, self._residency, session_id)
+        self._feed.tell(session_id, WasSuspended(head=session.head, durable=reached))
         return Suspended(
             session_id=session_id,
             head=session.head,
@@ -162,7 +168,9 @@ class Sessions:
         started = time.perf_counter()
         session = await storable_session(self._store, session_id)
         if await self._turns.stateless.holds(session):
-            yield await self._turns.stateless.resume(session, request)
+            resumed = await self._turns.stateless.resume(session, request)
+            self._feed.resumed(resumed)
+            yield resumed
             return
         engine = (await self._turns.placing.place(session)).engine
         history = await self._turns.history(session.head, session, engine)
@@ -178,6 +186,7 @@ class Sessions:
             telling = reports.during(staging, "load", then=founds.append)
             async with contextlib.aclosing(telling):
                 async for progress in telling:
+                    self._feed.working(session_id, None, progress)
                     yield progress
             (found,) = founds
             restorable = history.boundary if found.state and found.pages == pages else 0
@@ -190,7 +199,7 @@ class Sessions:
                 f"{reason or 'no boundary was stored'}. The token log is intact; "
                 "resume without strict to recompute."
             )
-        yield Resumed(
+        resumed = Resumed(
             session_id=session_id,
             head=session.head,
             tokens=len(history.tokens),
@@ -199,6 +208,8 @@ class Sessions:
             reason=reason,
             seconds=time.perf_counter() - started,
         )
+        self._feed.resumed(resumed)
+        yield resumed
 
     async def fork(
         self, session_id: str, request: ForkRequest, *, key: str | None = None
@@ -263,6 +274,7 @@ class Sessions:
         self._turns.outage.drop(session_id)
         self._residency.forget_servers(session_id)
         self._residency.take_written(session_id)
+        self._feed.tell(session_id, Deleted())
         await give_up(self._pool, self._residency, session_id)
 
     async def snapshot_view(self, snapshot: Snapshot) -> SnapshotView:

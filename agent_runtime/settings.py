@@ -125,5 +125,7 @@ class ServiceSettings(RuntimeSettings):
     """Address that the service listens on; with `require_keys`, others than this machine's too."""
     port: int = Field(default=8700, ge=1, le=65535)
     """Port that the service listens on."""
+    drain_timeout: float = Field(default=30.0, ge=0)
+    """Seconds that running turns get to end when the service is told to stop."""
     json_log: bool = False
     """Whether log lines are JSON, with the ids of requests."""

@@ -24,6 +24,7 @@ from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import HeadMoved, NoModel, NothingInterrupted, StillRunning
 from agent_runtime.events import Progress, TurnEvent, replayed
+from agent_runtime.feed.posting import Feed
 from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
 from agent_runtime.idempotency import Claims, turn_of
@@ -65,8 +66,9 @@ class Turns:
         residency: Residency,
         settings: RuntimeSettings,
         stateless: Stateless,
+        feed: Feed,
     ) -> None:
-        """chat: None if only sessions without state are served"""
+        """chat: None if only sessions without state are served; feed: is told of turns"""
         self.stateless = stateless
         self._store = store
         self.placing = Placing(store, pool, residency)
@@ -82,7 +84,8 @@ class Turns:
         self.claims = Claims(store, settings)
         self.records = TurnRecords(store, settings)
         self._answers = Answers(store, self.records, settings)
-        self._cancelling = Cancelling(store, settings)
+        self.cancelling = Cancelling(store, settings)
+        self._feed = feed
         self.outage = Outage(store, settings, self._histories.hold)
         self._keeping = Keeping(self.outage, self._writers, self.claims, settings)
         self._without_store: dict[str, asyncio.Lock] = {}
@@ -99,15 +102,17 @@ class Turns:
 
         Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
         BadRequest, ContextFull, Overloaded, NoEngine, EngineUnreachable, EngineRefused,
-        KeptTurnsRefused, Cancelled; KeyReused, StillRunning. After any of them the session's head
-        is what it was.
+        KeptTurnsRefused, Cancelled, Draining; KeyReused, StillRunning. After any of them the
+        session's head is what it was.
         """
         began = False
         try:
-            async with contextlib.aclosing(self._run(session_id, request, key)) as events:
-                async for event in events:
-                    began = began or not isinstance(event, Progress)
-                    yield event
+            run = self._run(session_id, request, key)
+            with self.cancelling.turn():
+                async with contextlib.aclosing(run) as events:
+                    async for event in events:
+                        began = began or not isinstance(event, Progress)
+                        yield event
         except LeaseHeld as error:
             await self._require_over(session_id, key, error)
             raise
@@ -131,9 +136,10 @@ class Turns:
                 "Nothing was generated."
             )
         interrupted = self._run(session_id, record.request, record.key, on=record.head or "")
-        async with contextlib.aclosing(interrupted) as events:
-            async for event in events:
-                yield event
+        with self.cancelling.turn():
+            async with contextlib.aclosing(interrupted) as events:
+                async for event in events:
+                    yield event
 
     async def cancel(self, session_id: str) -> Cancellation:
         """End the session's turn, if it is being generated: its head stays. An interrupted one can
@@ -145,7 +151,7 @@ class Turns:
                 async with self.writing(session_id):
                     await self.records.end(session, record.id)
                 break
-            await self._cancelling.ask(session, record.id)
+            await self.cancelling.ask(session, record.id)
             await asyncio.sleep(_LOOK_AGAIN)
             now = await self.records.read(session)
             if now is None or now.id != record.id:
@@ -220,7 +226,7 @@ class Turns:
     ) -> AsyncGenerator[TurnEvent]:
         # The record keeps the request as it came, for who sends it again.
         request = with_defaults(record.request, session)
-        with self._cancelling.running(session, record.id) as cancellable:
+        with self.cancelling.running(session, record.id) as cancellable:
             if await self.stateless.holds(session):
                 events = self.stateless.turn(
                     session,
@@ -231,6 +237,7 @@ class Turns:
                 )
             else:
                 events = self._turn(session, lease, request, record, cancellable)
+            events = self._feed.turn(session, record.id, events)
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, TurnResult):
@@ -320,7 +327,7 @@ class Turns:
     async def close(self) -> None:
         """Turns that wait for the store end here: they lived in this process only."""
         await self.admission.close()
-        await self._cancelling.close()
+        await self.cancelling.close()
         await self._keeping.close()
         await self.readiness.close()
 

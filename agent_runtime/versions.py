@@ -8,6 +8,8 @@ from pathlib import Path
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
+from agent_runtime.feed.events import Rewound
+from agent_runtime.feed.posting import Feed
 from agent_runtime.models import ForkRequest, SessionView, SnapshotView
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
@@ -34,8 +36,14 @@ class Versions:
     """Takes ids of sessions that whoever asks may see; other ids are looked at here."""
 
     def __init__(
-        self, store: StateStore, sessions: Sessions, turns: Turns, settings: RuntimeSettings
+        self,
+        store: StateStore,
+        sessions: Sessions,
+        turns: Turns,
+        settings: RuntimeSettings,
+        feed: Feed,
     ) -> None:
+        self._feed = feed
         self._store = store
         self._sessions = sessions
         self._turns = turns
@@ -88,7 +96,9 @@ class Versions:
                 place = await self._turns_back(session, request.turns)
             await self._store.rewind(session_id, place, lease=lease)
             self._turns.forget(session_id)
-        return await self._sessions.get(session_id)
+        view = await self._sessions.get(session_id)
+        self._feed.tell(session_id, Rewound(head=view.head))
+        return view
 
     async def diff(self, session_id: str, other: str) -> DiffView:
         """other: a session, or a snapshot. Raises NotFound."""

@@ -149,6 +149,10 @@ class LineageKeys:
         """Hash of what is kept with a session, see `state_store/attachments.py`."""
         return self._key(f"attachments:{session_id}")
 
+    def feed(self, session_id: str) -> str:
+        """Stream of what happens to a session, see `state_store/feeds.py`; expires."""
+        return self._key(f"feed:{session_id}")
+
     @property
     def seed(self) -> str:
         """What the key of the lineage's token log and metadata is derived from."""

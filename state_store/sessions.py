@@ -251,6 +251,7 @@ class Sessions:
                 keys.dead,
                 keys.sessions,
                 keys.attachments(session_id),
+                keys.feed(session_id),
             ],
             session_id,
         )

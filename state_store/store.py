@@ -34,6 +34,7 @@ from state_store.errors import (
     QuotaExceeded,
     StoreUnavailable,
 )
+from state_store.feeds import Feeds
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Tree
@@ -87,6 +88,7 @@ class StateStore(Tenancy, Moving):
         self.notes = Notes(control, prefix)
         self.items = Items(control, prefix)
         self.keys = ApiKeys(control, prefix)
+        self.feeds = Feeds(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(self.notes, self._lineages)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns import Turns
 from engine.pool import EnginePool
 from state_store.errors import StoreError
 
@@ -27,13 +28,17 @@ class Readiness(BaseModel):
 
 @router.get("/ready", responses={503: {"model": Readiness}})
 async def ready(request: Request, response: Response) -> Readiness:
-    """503 while no turn could be served: the store is gone, or there is no engine or backend."""
+    """503 while no turn could be served: the store is gone, there is no engine or backend, or the
+    service is being stopped."""
     pool: EnginePool = request.app.state.pool
     settings: RuntimeSettings = request.app.state.settings
+    turns: Turns = request.app.state.turns
     engines, reason = 0, None
     try:
         engines = len(await pool.records())
-        if not engines and settings.backend is None:
+        if turns.cancelling.is_draining:
+            reason = "it is being stopped"
+        elif not engines and settings.backend is None:
             reason = "no engine is registered in the store"
     except StoreError as error:
         reason = str(error)

@@ -43,6 +43,7 @@ async def forget_lost(
         keys.lease(session_id),
         keys.sessions,
         keys.attachments(session_id),
+        keys.feed(session_id),
     ]
     await control.run("forget", forgotten, session_id, body or b"")
     async with control.guard() as client:

@@ -1,8 +1,8 @@
 -- Drop a session. Its head is unwound later if nothing else holds it.
--- KEYS: session, lease, refs, dead, sessions, attachments     ARGV: session id
+-- KEYS: session, lease, refs, dead, sessions, attachments, feed     ARGV: session id
 local head = redis.call('HGET', KEYS[1], 'head')
 if not head then return 'no_session' end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[6])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[6], KEYS[7])
 redis.call('SREM', KEYS[5], ARGV[1])
 if head ~= '' and redis.call('HINCRBY', KEYS[3], head, -1) < 1 then
   redis.call('HDEL', KEYS[3], head)

@@ -8,6 +8,7 @@ import pytest
 from agent_runtime.chat import Message
 from agent_runtime.conversations import Conversations
 from agent_runtime.events import Text
+from agent_runtime.feed.posting import Feed
 from agent_runtime.models import ConversationRequest, TurnResult
 from agent_runtime.residency import Residency
 from agent_runtime.sessions import Sessions
@@ -54,8 +55,11 @@ async def converse(server, store, scripted):
     backend = Backend(BackendSettings(url=url, model="m"))
     settings = RuntimeSettings(redis_url=server.url, backend=backend.settings)
     pool, residency = EnginePool(store), Residency()
-    turns = Turns(store, pool, None, residency, settings, Stateless(store, backend, only=True))
-    sessions = Sessions(store, pool, turns, residency, settings)
+    feed = Feed(store)
+    turns = Turns(
+        store, pool, None, residency, settings, Stateless(store, backend, only=True), feed
+    )
+    sessions = Sessions(store, pool, turns, residency, settings, feed)
     conversations = Conversations(store, pool, sessions, turns, settings)
 
     def converse(said, answer):
@@ -64,6 +68,7 @@ async def converse(server, store, scripted):
 
     yield converse
     await turns.close()
+    await feed.close()
     await pool.close()
     await backend.close()
 

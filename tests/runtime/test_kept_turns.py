@@ -8,6 +8,7 @@ import pytest
 from agent_runtime.chat import Message
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import KeptTurnsRefused
+from agent_runtime.feed.posting import Feed
 from agent_runtime.histories import EMPTY
 from agent_runtime.idempotency import Claims
 from agent_runtime.keeping import Keeping
@@ -81,10 +82,11 @@ async def kept(server, store):
     session = await store.create_session(tenant="default", fingerprint=FINGERPRINT)
     pool, residency = EnginePool(store), Residency()
     settings = RuntimeSettings(redis_url=server.url, model_dir="unused")
-    turns = Turns(store, pool, None, residency, settings, Stateless(store, None, only=False))
+    feed = Feed(store)
+    turns = Turns(store, pool, None, residency, settings, Stateless(store, None, only=False), feed)
     outage = turns.outage
     outage.keep(Standing(session, "salt", engine, EMPTY), KeptTurn([5, 6, 7], 2, "memory"))
-    sessions = Sessions(store, pool, turns, residency, settings)
+    sessions = Sessions(store, pool, turns, residency, settings, feed)
     lease = await store.acquire(session.id, ttl=30, owner="test")
 
     async def commit(ids):
@@ -114,6 +116,7 @@ async def kept(server, store):
     )
     await store.release(lease)
     await turns.close()
+    await feed.close()
     await pool.close()
 
 

@@ -1,0 +1,53 @@
+"""The route that tells what happens to a session, as server-sent events."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import StreamingResponse
+
+from agent_runtime.errors import TorporError
+from agent_runtime.events import sent
+from agent_runtime.feed.following import Followers
+from agent_runtime.models import SessionView
+from agent_runtime.sessions import Sessions
+from agent_runtime.status import problem_of
+from agent_runtime.streaming import MEDIA_TYPE
+from engine.errors import EngineError
+from state_store.errors import StoreError
+
+router = APIRouter(prefix="/v1/sessions/{session_id}")
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", max_length=64, description="Go on after this event's `id`."),
+]
+
+
+@router.get("/events")
+async def events(
+    http: Request, session_id: str, last_event_id: LastEventId = None
+) -> StreamingResponse:
+    """How the session is now, and what happens to it from now on, in whichever runtime."""
+    sessions: Sessions = http.app.state.sessions
+    followers: Followers = http.app.state.followers
+
+    async def look() -> SessionView:
+        return await sessions.get(session_id)
+
+    await look()
+    told = followers.follow(session_id, look, after=last_event_id)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_stream(told), media_type=MEDIA_TYPE, headers=headers)
+
+
+async def _stream(told: AsyncGenerator[str]) -> AsyncIterator[str]:
+    try:
+        async with contextlib.aclosing(told):
+            async for text in told:
+                yield text
+    except (TorporError, EngineError, StoreError) as error:
+        yield sent("error", problem_of(error))
