@@ -26,7 +26,16 @@ from agent_runtime.models import (
     Whereabouts,
 )
 from agent_runtime.service.document import content, problems
-from agent_runtime.service.etags import IfNoneMatch, Match, held_to, is_known, merged, name_head
+from agent_runtime.service.etags import (
+    MOVED,
+    UNCHANGED,
+    IfNoneMatch,
+    Match,
+    held_to,
+    is_known,
+    merged,
+    name_head,
+)
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions import Sessions
 from agent_runtime.streaming import EventStream, streamed
@@ -68,7 +77,7 @@ async def list_sessions(
     return views
 
 
-@router.get("/{session_id}", response_model=SessionView)
+@router.get("/{session_id}", response_model=SessionView, responses=UNCHANGED)
 async def get(
     sessions: Asked, response: Response, session_id: str, if_none_match: IfNoneMatch = None
 ) -> SessionView | Response:
@@ -90,7 +99,7 @@ async def residency(sessions: Asked, session_id: str) -> Whereabouts:
     return await sessions.whereabouts(session_id)
 
 
-@router.post("/{session_id}/suspend")
+@router.post("/{session_id}/suspend", responses=MOVED)
 async def suspend(
     http: Request, sessions: Asked, session_id: str, request: SuspendRequest, match: Match
 ) -> Suspended:
@@ -126,7 +135,7 @@ async def _counted(
             yield event
 
 
-@router.post("/{session_id}/fork", status_code=201)
+@router.post("/{session_id}/fork", status_code=201, responses=MOVED)
 async def fork(
     sessions: Asked,
     response: Response,
@@ -140,7 +149,7 @@ async def fork(
     return forked
 
 
-@router.delete("/{session_id}", status_code=204)
+@router.delete("/{session_id}", status_code=204, responses=MOVED)
 async def delete(
     sessions: Asked, session_id: str, match: Match, expected_head: str | None = None
 ) -> Response:

@@ -118,6 +118,7 @@ class RuntimeSettings(BaseModel):
             return None
         return self.model_name or self.model_dir.resolve().name
 
+
 class ServiceSettings(RuntimeSettings):
     """What `torpor serve` needs to know: the runtime, and how its service is reached."""
 

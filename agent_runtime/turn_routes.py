@@ -18,7 +18,7 @@ from agent_runtime.models import (
     TurnRequest,
 )
 from agent_runtime.service.document import problems
-from agent_runtime.service.etags import Match, held_to
+from agent_runtime.service.etags import MOVED, Match, held_to
 from agent_runtime.streaming import EventStream, counted, streamed
 from agent_runtime.turns import Turns
 from engine.errors import EngineError
@@ -27,7 +27,7 @@ from state_store.errors import StoreError
 router = APIRouter(prefix="/v1", responses=problems(TorporError, StoreError, EngineError))
 
 
-@router.post("/sessions/{session_id}/turns", response_class=EventStream)
+@router.post("/sessions/{session_id}/turns", response_class=EventStream, responses=MOVED)
 async def turn(
     http: Request, session_id: str, request: TurnRequest, match: Match, key: Key = None
 ) -> EventStream:

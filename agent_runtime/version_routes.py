@@ -14,7 +14,7 @@ from agent_runtime.errors import BodyTooLarge, TorporError
 from agent_runtime.headers import Key
 from agent_runtime.models import SessionView
 from agent_runtime.service.document import content, problems
-from agent_runtime.service.etags import Match, held_to, name_head
+from agent_runtime.service.etags import MOVED, Match, held_to, name_head
 from agent_runtime.version_models import DiffView, Forks, ForksRequest, RewindRequest, TreeView
 from agent_runtime.versions import Versions
 from engine.errors import EngineError
@@ -33,14 +33,14 @@ def _versions(request: Request) -> Versions:
 Asked = Annotated[Versions, Depends(_versions)]
 
 
-@router.post("/sessions/{session_id}/forks", status_code=201)
+@router.post("/sessions/{session_id}/forks", status_code=201, responses=MOVED)
 async def forks(
     versions: Asked, session_id: str, request: ForksRequest, match: Match, key: Key = None
 ) -> Forks:
     return await versions.forks(session_id, held_to(request, match), key=key)
 
 
-@router.post("/sessions/{session_id}/rewind")
+@router.post("/sessions/{session_id}/rewind", responses=MOVED)
 async def rewind(
     versions: Asked, response: Response, session_id: str, request: RewindRequest, match: Match
 ) -> SessionView:

@@ -7,19 +7,21 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import StreamingResponse
 
 from agent_runtime.errors import TorporError
 from agent_runtime.events import sent
 from agent_runtime.feed.following import Followers
 from agent_runtime.models import SessionView
+from agent_runtime.service.document import problems
 from agent_runtime.sessions import Sessions
 from agent_runtime.status import problem_of
-from agent_runtime.streaming import MEDIA_TYPE
+from agent_runtime.streaming import EventStream
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1/sessions/{session_id}")
+router = APIRouter(
+    prefix="/v1/sessions/{session_id}", responses=problems(TorporError, StoreError, EngineError)
+)
 
 LastEventId = Annotated[
     str | None,
@@ -27,10 +29,8 @@ LastEventId = Annotated[
 ]
 
 
-@router.get("/events")
-async def events(
-    http: Request, session_id: str, last_event_id: LastEventId = None
-) -> StreamingResponse:
+@router.get("/events", response_class=EventStream)
+async def events(http: Request, session_id: str, last_event_id: LastEventId = None) -> EventStream:
     """How the session is now, and what happens to it from now on, in whichever runtime."""
     sessions: Sessions = http.app.state.sessions
     followers: Followers = http.app.state.followers
@@ -41,7 +41,7 @@ async def events(
     await look()
     told = followers.follow(session_id, look, after=last_event_id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(told), media_type=MEDIA_TYPE, headers=headers)
+    return EventStream(_stream(told), headers=headers)
 
 
 async def _stream(told: AsyncGenerator[str]) -> AsyncIterator[str]:

@@ -44,7 +44,17 @@ def problems(*trees: type[Exception]) -> Responses:
             if kind is not ClientGone:  # nobody is left to be told
                 status, code = status_and_code(kind)
                 codes[status].add(code)
-    return {status: _documented(status, codes[status]) for status in sorted(codes)}
+    return {status: one_problem(status, *codes[status]) for status in sorted(codes)}
+
+
+def one_problem(status: int, *codes: str) -> dict[str, Any]:
+    """A status with the codes that come with it."""
+    named = ", ".join(f"`{code}`" for code in sorted(codes))
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {
+        "description": f"{HTTPStatus(status).phrase}: {named}",
+        "content": {"application/problem+json": {"schema": schema}},
+    }
 
 
 def content(media_type: str, says: str) -> dict[str, Any]:
@@ -58,12 +68,3 @@ def _kinds(tree: type[Exception]) -> Iterator[type[Exception]]:
     for kind in tree.__subclasses__():
         if kind.__module__ == tree.__module__:
             yield from _kinds(kind)
-
-
-def _documented(status: int, codes: set[str]) -> dict[str, Any]:
-    named = ", ".join(f"`{code}`" for code in sorted(codes))
-    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-    return {
-        "description": f"{HTTPStatus(status).phrase}: {named}",
-        "content": {"application/problem+json": {"schema": schema}},
-    }

@@ -12,7 +12,12 @@ from typing import Annotated, Protocol, Self, TypeVar
 from fastapi import Depends, Header, Request, Response
 
 from agent_runtime.errors import BadRequest, HeadMoved
+from agent_runtime.service.document import Responses, one_problem
 from state_store.store import StateStore
+
+UNCHANGED: Responses = {304: {"description": "Not Modified: the head is the one that is known"}}
+MOVED: Responses = {412: one_problem(412, HeadMoved.code)}
+"""Of a route that takes If-Match."""
 
 _TAG = r'(?:W/)?"[!#-~]*"'
 _TAGS = re.compile(rf"\s*{_TAG}\s*(?:,\s*{_TAG}\s*)*")
