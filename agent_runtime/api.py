@@ -33,6 +33,7 @@ from agent_runtime.feed.posting import Feed
 from agent_runtime.holding import Holding
 from agent_runtime.mcp_server.mounted import Mounted
 from agent_runtime.openai_api import chat_routes as openai_chat_routes
+from agent_runtime.listing import Listing
 from agent_runtime.openai_api import models as openai_models
 from agent_runtime.openai_api.responses import conversation_routes as response_conversation_routes
 from agent_runtime.openai_api.responses import routes as response_routes
@@ -77,6 +78,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
             sessions = Sessions(store, pool, turns, residency, settings, feed)
             app.state.sessions = sessions
             app.state.drain = Drain(turns, sessions, residency, feed, followers)
+            app.state.listing = Listing(store, pool, sessions, turns, settings)
             app.state.holding = Holding(store, pool, turns, residency)
             app.state.versions = Versions(store, sessions, turns, settings, feed)
             conversations = Conversations(store, pool, sessions, turns, settings)

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from agent_runtime.errors import TorporError
 from agent_runtime.events import ResumeEvent
 from agent_runtime.headers import Key
+from agent_runtime.listing import Listing, Residency, labels_of
 from agent_runtime.models import (
     CreateSession,
     Forked,
@@ -64,15 +65,25 @@ async def create(
 
 @router.get("")
 async def list_sessions(
-    sessions: Asked,
+    http: Request,
     response: Response,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: str | None = None,
+    residency: Annotated[Residency | None, Query(description="Only those there.")] = None,
+    label: Annotated[
+        list[str], Query(description="NAME=VALUE; only sessions with all of these labels.")
+    ] = [],  # noqa: B006
 ) -> list[SessionView]:
-    """Newest first; the `Link` header leads to the next ones, if there are any."""
-    views, following = await sessions.page(limit=limit, after=after)
+    """Newest first; the `Link` header leads to the next ones, if there are any. With few matches a
+    page may have fewer than `limit`, or none, although others follow."""
+    listing: Listing = http.app.state.listing
+    labels = labels_of(label)
+    views, following = await listing.page(
+        limit=limit, after=after, residency=residency, labels=labels
+    )
     if following is not None:
-        query = urlencode({"limit": limit, "after": following})
+        asked = {"limit": limit, "after": following, "residency": residency, "label": label}
+        query = urlencode({name: value for name, value in asked.items() if value}, doseq=True)
         response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
     return views
 

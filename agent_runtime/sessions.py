@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Mapping
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.errors import BadRequest, NothingReused
+from agent_runtime.errors import NothingReused
 from agent_runtime.events import ResumeEvent
 from agent_runtime.feed.events import Deleted, WasSuspended
 from agent_runtime.feed.posting import Feed
@@ -34,7 +34,6 @@ from agent_runtime.turns import Turns, require_head
 from agent_runtime.whereabouts import whereabouts
 from engine.pool import EnginePool, Prefetch
 from state_store.errors import NotFound
-from state_store.sessions import Listed
 from state_store.store import Session, Snapshot, StateStore
 
 
@@ -96,24 +95,25 @@ class Sessions:
         kept = self._turns.outage.kept_turns()
         return await self._view(await self._store.session(session_id), kept)
 
+    async def listed(
+        self, session: Session, kept: Mapping[str, int], alive: Collection[str]
+    ) -> SessionView | None:
+        """The session as a list shows it; None if it has been deleted since it was listed.
+
+        kept, alive: as of before the list was read, see `_view`
+        """
+        for _ in range(2):  # it may have been rewound, too
+            with contextlib.suppress(NotFound):
+                return await self._view(session, kept, alive)
+            try:
+                session = await self._store.session(session.id)
+            except NotFound:
+                return None
+        return await self._view(session, kept, alive)
+
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the head's state is now."""
         return await whereabouts(self._store, self._pool, self._turns, self._residency, session_id)
-
-    async def page(
-        self, *, limit: int, after: str | None = None
-    ) -> tuple[list[SessionView], str | None]:
-        """At most `limit` sessions, newest first, from after a place in the list on; and the place
-        where the next ones begin after, None if there are none. Raises BadRequest for a place that
-        is none."""
-        tenant = current_tenant(self._settings.tenant)
-        place = None if after is None else _place(after)
-        kept = self._turns.outage.kept_turns()
-        sessions, end = await self._store.page_of_sessions(tenant, limit=limit, after=place)
-        alive = {record.boot_id for record in await self._pool.records()}
-        views = [await self._listed(session, kept, alive) for session in sessions]
-        following = None if end is None else f"{end.created_at!r},{end.session_id}"
-        return [view for view in views if view is not None], following
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:
         """The session's history, root first."""
@@ -290,19 +290,6 @@ class Sessions:
             created_at=snapshot.created_at,
         )
 
-    async def _listed(
-        self, session: Session, kept: Mapping[str, int], alive: Collection[str]
-    ) -> SessionView | None:
-        """None if it has been deleted since it was listed."""
-        for _ in range(2):  # it may have been rewound, too
-            with contextlib.suppress(NotFound):
-                return await self._view(session, kept, alive)
-            try:
-                session = await self._store.session(session.id)
-            except NotFound:
-                return None
-        return await self._view(session, kept, alive)
-
     async def _view(
         self,
         session: Session,
@@ -342,14 +329,3 @@ class Sessions:
             if place.boot_id in alive:
                 return "device"
         return await self._store.residency(session_id)
-
-
-def _place(after: str) -> Listed:
-    created_at, _, session_id = after.partition(",")
-    try:
-        return Listed(float(created_at), session_id)
-    except ValueError:
-        raise BadRequest(
-            f"{after[:80]!r} is no place in the list of sessions; use the link to the next page "
-            "that came with the last one, or begin without `after`."
-        ) from None

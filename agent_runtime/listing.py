@@ -1,0 +1,120 @@
+"""Lists of sessions, a page at a time: all of a tenant, or those of a residency or with labels."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Literal
+
+from agent_runtime.access.identity import current_tenant
+from agent_runtime.errors import BadRequest
+from agent_runtime.models import SessionView
+from agent_runtime.sessions import Sessions
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns import Turns
+from engine.pool import EnginePool
+from state_store.sessions import Listed
+from state_store.store import Session, StateStore
+
+_LOOKED_AT = 1000  # sessions that one page with few matches looks at
+
+Residency = Literal["device", "stored", "archived", "partly", "lost", "empty", "none"]
+
+
+class Listing:
+    """Newest first."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pool: EnginePool,
+        sessions: Sessions,
+        turns: Turns,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._sessions = sessions
+        self._turns = turns
+        self._settings = settings
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: str | None = None,
+        residency: Residency | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> tuple[list[SessionView], str | None]:
+        """At most `limit` sessions from after a place in the list on; and the place where the next
+        ones begin after, None if there are none.
+
+        labels: all of them
+
+        With few matches a page may have fewer, and others still follow: it ends when it has looked
+        at enough. Raises BadRequest for a place that is none, InvalidLabels.
+        """
+        tenant = current_tenant(self._settings.tenant)
+        kept = self._turns.outage.kept_turns()
+        alive = {record.boot_id for record in await self._pool.records()}
+        place = None if after is None else _place(after)
+        views: list[SessionView] = []
+        looked_at = 0
+        found = self._labelled(tenant, labels, place) if labels else self._all(tenant, limit, place)
+        async for session in found:
+            if len(views) == limit or looked_at >= max(limit, _LOOKED_AT):
+                assert place is not None, "a page without a session is no page"
+                return views, f"{place.created_at!r},{place.session_id}"
+            place = _place_of(session)
+            looked_at += 1
+            view = await self._sessions.listed(session, kept, alive)
+            if view is not None and residency in (None, view.residency):
+                views.append(view)
+        return views, None
+
+    async def _all(self, tenant: str, limit: int, place: Listed | None) -> AsyncGenerator[Session]:
+        more = True
+        while more:
+            # One more than the page, to know whether there is one.
+            sessions, place = await self._store.page_of_sessions(
+                tenant, limit=limit + 1, after=place
+            )
+            more = place is not None
+            for session in sessions:
+                yield session
+
+    async def _labelled(
+        self, tenant: str, labels: Mapping[str, str], place: Listed | None
+    ) -> AsyncGenerator[Session]:
+        found = await self._store.find_sessions(tenant, labels)
+        for session in sorted(found, key=_place_of, reverse=True):
+            if place is None or _place_of(session) < place:
+                yield session
+
+
+def labels_of(assignments: Sequence[str]) -> dict[str, str]:
+    """From NAME=VALUE each. Raises BadRequest."""
+    found: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or found.setdefault(name, value) != value:
+            raise BadRequest(
+                f"{assignment[:80]!r} is no label to look for: give NAME=VALUE, a name once."
+            )
+    return found
+
+
+def _place_of(session: Session) -> Listed:
+    return Listed(session.body.created_at, session.id)
+
+
+def _place(after: str) -> Listed:
+    created_at, _, session_id = after.partition(",")
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(created_at)):
+            return Listed(float(created_at), session_id)
+    raise BadRequest(
+        f"{after[:80]!r} is no place in the list of sessions; use the link to the next page that "
+        "came with the last one, or begin without `after`."
+    )

@@ -1,0 +1,69 @@
+"""Sessions are listed by where they are and by their labels, a page at a time."""
+
+import pytest
+
+from agent_runtime import listing
+
+
+async def listed(http, query):
+    """Ids of every page, and how many pages there were."""
+    found, pages, path = [], 0, f"/v1/sessions?{query}"
+    while path is not None:
+        answer = await http.get(path)
+        assert answer.status_code == 200, answer.text
+        found += [row["id"] for row in answer.json()]
+        pages, path = pages + 1, answer.links.get("next", {}).get("url")
+    return found, pages
+
+
+@pytest.fixture
+async def made(http, session):
+    """Ids of ten sessions, newest first; every other one is of team a, two are of env x."""
+    ids = []
+    for n in range(10):
+        labels = {"team": "a" if n % 2 else "b =c&d", **({"env": "x"} if n > 7 else {})}
+        ids.insert(0, (await session(labels=labels)).json()["id"])
+    yield ids
+    for session_id in ids:
+        await http.delete(f"/v1/sessions/{session_id}")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+async def test_by_labels(http, made, limit):
+    assert await listed(http, f"label=team=a&limit={limit}") == (made[::2], max(1, -(-5 // limit)))
+    found, _ = await listed(http, f"label=team=b%20%3Dc%26d&limit={limit}")
+    assert found == made[1::2]
+    assert (await listed(http, f"label=team=a&label=env=x&limit={limit}"))[0] == made[:1]
+    assert (await listed(http, f"label=team=z&limit={limit}"))[0] == []
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_by_residency(http, made, limit):
+    found, _ = await listed(http, f"residency=none&limit={limit}")
+    assert [one for one in found if one in made] == made
+    assert (await listed(http, f"residency=archived&limit={limit}"))[0] == []
+    found, _ = await listed(http, f"residency=none&label=env=x&limit={limit}")
+    assert found == made[:2]
+
+
+async def test_a_page_looks_at_a_bounded_number_of_sessions(http, made, monkeypatch):
+    monkeypatch.setattr(listing, "_LOOKED_AT", 4)
+    found, pages = await listed(http, "residency=archived&limit=3")
+    assert (found, pages >= 3) == ([], True)
+    found, _ = await listed(http, "residency=none&limit=3")
+    assert [one for one in found if one in made] == made
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("residency=elsewhere", 422),
+        ("label=team", 400),
+        ("label=team=a&label=team=b", 400),
+        ("label==a", 400),
+        ("after=nan,ses-1", 400),
+        ("after=inf,ses-1", 400),
+    ],
+)
+async def test_what_is_no_filter_is_refused(http, query, status):
+    assert (await http.get(f"/v1/sessions?{query}")).status_code == status
