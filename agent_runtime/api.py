@@ -31,9 +31,9 @@ from agent_runtime.feed import routes as feed_routes
 from agent_runtime.feed.following import Followers
 from agent_runtime.feed.posting import Feed
 from agent_runtime.holding import Holding
+from agent_runtime.listing import Listing
 from agent_runtime.mcp_server.mounted import Mounted
 from agent_runtime.openai_api import chat_routes as openai_chat_routes
-from agent_runtime.listing import Listing
 from agent_runtime.openai_api import models as openai_models
 from agent_runtime.openai_api.responses import conversation_routes as response_conversation_routes
 from agent_runtime.openai_api.responses import routes as response_routes
