@@ -100,7 +100,6 @@ class RuntimeSettings(BaseModel):
     """Seconds between looks whether another runtime was asked to cancel a turn that runs here."""
     conversation_ttl: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that the runtime finds a conversation's snapshot by what was said in it."""
-
     response_ttl: float = Field(default=30 * 86400.0, gt=0)
     """Seconds that a response of OpenAI's API can be fetched and followed, and a conversation
     found."""

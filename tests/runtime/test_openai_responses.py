@@ -9,6 +9,7 @@ import pytest
 from agents import (
     Agent,
     ModelSettings,
+    OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     Runner,
     function_tool,
@@ -144,6 +145,16 @@ async def test_an_answer_is_parsed(client):
     assert isinstance(parsed.output_parsed, Point)
 
 
+async def test_log_probabilities_are_those_of_the_text(ask):
+    made = await ask(
+        "Thanks.", top_logprobs=2, include=["message.output_text.logprobs"], tools=[CALCULATOR]
+    )
+    (part,) = made.output[0].content
+    assert "".join(token.token for token in part.logprobs) == part.text == "You are welcome."
+    assert {len(token.top_logprobs) for token in part.logprobs} == {2}
+    assert (await ask("Thanks.")).output[0].content[0].logprobs == []
+
+
 async def test_a_stream_that_is_closed_ends_its_turn(client, ask, torpor):
     root = await ask("Thanks.")
     stream = await client.responses.create(
@@ -204,6 +215,22 @@ async def test_an_agent_hands_over_to_another_with_its_own_instructions(agent, c
     assert all(one.torpor["rendered_anew"] is None for one in (kept[0], *kept[2:]))
     items = (await client.responses.input_items.list(kept[1].id, order="asc")).data
     assert [item.type for item in items] == ["message", "function_call", "function_call_output"]
+
+
+async def test_the_sdks_model_of_chat_completions_calls_tools_and_hands_over(agent, client):
+    chatting = agent.clone(model=OpenAIChatCompletionsModel("demo", client))
+    run = Runner.run_streamed(chatting, "What is 318 + 264?")
+    kinds = [e.item.type async for e in run.stream_events() if e.type == "run_item_stream_event"]
+    assert kinds == ["tool_call_item", "tool_call_output_item", "message_output_item"]
+    assert run.final_output == "318 + 264 = 582."
+    first = chatting.clone(
+        name="Cleo",
+        tools=[],
+        handoffs=[handoff(chatting)],
+        model_settings=ModelSettings(tool_choice="transfer_to_ann", max_tokens=96),
+    )
+    handed = await Runner.run(first, "What is 12 + 30?")
+    assert handed.last_agent is chatting
 
 
 async def test_a_conversation_of_openais_is_one_session(client, agent):

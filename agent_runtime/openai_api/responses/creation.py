@@ -19,12 +19,13 @@ from agent_runtime.conversations import Conversations
 from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
 from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import Said
-from agent_runtime.models import ConversationRequest, TurnRequest, TurnResult
+from agent_runtime.models import ConversationRequest, TurnResult
 from agent_runtime.openai_api.messages import Ids, conversation
 from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Telling, Told
 from agent_runtime.openai_api.responses.items import Item, items_of, said_in
+from agent_runtime.openai_api.responses.logprobs import with_logprobs
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import (
     NOTHING_DONE,
@@ -34,6 +35,7 @@ from agent_runtime.openai_api.responses.requests import (
     specs_of,
 )
 from agent_runtime.service.metrics import Metrics
+from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.status import problem_of
 from agent_runtime.streaming import counted_in
@@ -102,6 +104,7 @@ class Creation:
         served: Served,
         chat: ChatFormat | None,
         metrics: Metrics,
+        settings: RuntimeSettings,
     ) -> None:
         self._store = store
         self._conversations = conversations
@@ -110,6 +113,7 @@ class Creation:
         self._served = served
         self._chat = chat
         self._metrics = metrics
+        self._settings = settings
 
     async def behind(self, previous_id: str | None) -> Follows:
         """Raises PreviousResponseNotFound."""
@@ -129,17 +133,16 @@ class Creation:
         items = [*follows.pending, *items_of(request.input, ids, "input")]
         if not items:
             raise BadRequest(f"there is no input to be answered. {NOTHING_DONE}", param="input")
-        return Asked(request, ids, items, specs_of(request), options_of(request), stateless)
+        options = options_of(request, answer_tokens=self._settings.answer_tokens)
+        return Asked(request, ids, items, specs_of(request), options, stateless)
 
     def begun(self, asked: Asked, *, instructions: str | None, created_at: int) -> shown.Shown:
         """The response before there is anything of it. instructions: in force"""
-        default = TurnRequest.model_fields["max_tokens"].default
         return shown.in_progress(
             asked.request,
             asked.ids.of("resp_"),
             created_at=created_at,
             instructions=instructions,
-            max_output_tokens=asked.options.get("max_tokens", default),
         )
 
     async def events(
@@ -170,9 +173,7 @@ class Creation:
                         continue
                     for told in telling.rest(event):
                         yield told
-                    response = shown.completed(
-                        begun, event, telling.output, chat=self._chat, rendered_anew=way.anew
-                    )
+                    response = self._completed(begun, asked, way, event, telling.output)
                     yield telling.ended(
                         await self._kept(response, asked, follows, way, event, keep)
                     )
@@ -183,6 +184,15 @@ class Creation:
             yield telling.ended(
                 shown.failed(begun, status=problem.status, code=problem.code, detail=problem.detail)
             )
+
+    def _completed(
+        self, begun: shown.Shown, asked: Asked, way: _Way, result: TurnResult, output: list[Item]
+    ) -> shown.Shown:
+        chat = None if asked.stateless else self._chat
+        if chat is not None and asked.request.shows_logprobs:
+            top = asked.request.top_logprobs or 0
+            output = with_logprobs(output, result, chat, top=top)
+        return shown.completed(begun, result, output, chat=chat, rendered_anew=way.anew)
 
     async def _way(self, asked: Asked, follows: Follows) -> _Way:
         """Raises BadRequest if all would have to be rendered anew and some of it is gone."""

@@ -175,10 +175,15 @@ def specs_of(request: CreateResponse) -> list[ToolSpec]:
     return specs
 
 
-def options_of(request: CreateResponse) -> dict[str, Any]:
-    """Fields of TurnRequest that the request sets. Raises Unsupported, BadRequest."""
+def options_of(request: CreateResponse, *, answer_tokens: int) -> dict[str, Any]:
+    """Fields of TurnRequest for what the request asks. Raises Unsupported, BadRequest.
+
+    answer_tokens: at most, and as many as there is room for, if the request does not say
+    """
+    has_limit = request.max_output_tokens is not None
     options: dict[str, Any] = {
-        "max_tokens": request.max_output_tokens,
+        "max_tokens": request.max_output_tokens if has_limit else answer_tokens,
+        "fit": None if has_limit else True,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "parallel_tool_calls": request.parallel_tool_calls,

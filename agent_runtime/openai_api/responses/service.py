@@ -43,7 +43,7 @@ class Responses:
     ) -> None:
         self._records = ResponseRecords(store, settings)
         self._creation = Creation(
-            store, conversations, turns.stateless, self._records, served, chat, metrics
+            store, conversations, turns.stateless, self._records, served, chat, metrics, settings
         )
         self.conversations = ResponseConversations(store, sessions, turns, self._records, settings)
         self._claims = turns.claims

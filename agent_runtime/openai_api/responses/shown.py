@@ -21,7 +21,6 @@ def in_progress(
     *,
     created_at: int,
     instructions: str | None,
-    max_output_tokens: int,
 ) -> Shown:
     """instructions: in force, wherever they come from"""
     given = request.model_dump(mode="json")
@@ -36,7 +35,7 @@ def in_progress(
         "error": None,
         "incomplete_details": None,
         "instructions": instructions,
-        "max_output_tokens": max_output_tokens,
+        "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": None,
         "metadata": request.metadata or {},
         "model": request.model,
