@@ -59,11 +59,13 @@ def finish_loads(original: Callable[..., Any], wrapper: Any) -> list[str]:
 
 
 def finish_external_linker_loads(original: Callable[..., Any], tree: Any, reqs: Any) -> Any:
-    """Complete the message that the aborted requests end with."""
+    """Complete the message that the aborted requests end with; the others keep what they loaded."""
     failed = original(tree, reqs)
     for req in failed:
         reason = tree.linker.cache_linker.failed_loads.reasons[req.rid]
         req.discard_output_reason.message += f": {reason}"
+    if tree.linker is not None:
+        tree.linker.cache_linker.restored.keep(tree, reqs, failed)
     return failed
 
 
@@ -80,6 +82,6 @@ PATCHES = (
         ".UnifiedRadixCache.finish_external_linker_loads",
         kind=Kind.AROUND,
         ours=finish_external_linker_loads,
-        reason="a failed load is reported to the client without its reason",
+        reason="a failed load is reported to the client without its reason; see also `restored.py`",
     ),
 )

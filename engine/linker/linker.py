@@ -12,6 +12,7 @@ Loaded by `--unified-cache-external-linker-backend dynamic`.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
 from engine.linker.progress import Progress
 from engine.linker.ranks import Ranks
+from engine.linker.restored import RestoredStates
 from engine.linker.staging import StagedObjects
 from engine.linker.steps import Steps
 from engine.linker.thinning import Thinning
@@ -84,7 +86,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self._index = StoredIndex()
         self.progress = Progress()
         self.tags: dict[str, str | None] = {}
-        """Of requests whose load is being queued: see `progress.load_back`."""
+        """Of requests whose load is being queued: see `restored.load_back`."""
+        self.restored = RestoredStates()
         self.failed_loads = FailedLoads(self._ranks)
         self._holds = Holds()
         self.steps = Steps(self._ranks, self._holds.due)
@@ -193,6 +196,11 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         )
         if not resolved:
             return False
+        if (slot := self.restored.slot(rid)) is not None:
+            (state,) = [t for t in transfers if t.name == PoolName.MAMBA]
+            resolved += self._group.resolve_transfers(
+                [replace(state, device_indices=slot)], allow_partial=True, allow_missing_kv=True
+            )
         self._queued_loads[rid] = resolved, _session(self.tags[rid])
         return True
 
@@ -259,6 +267,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             staged.discard_all()
         self._index.clear()
         self.thinning.clear()
+        self.restored.clear()
         self.layer_done_counter.reset()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +42,8 @@ _DISTRUST = 2.0  # seconds after a read that failed in which only staged objects
 
 @dataclass(frozen=True)
 class Load:
-    """Rows of each request of one batch, under the counter index that its forward waits on.
+    """Rows of each request of one batch, under the counter index that its forward waits on. A state
+    may have to go into two rows: then two parts name it.
 
     sessions: by request, None for one that is no session's
     """
@@ -151,8 +152,8 @@ class Loader:
     def _fill(self, load: Load, failed: dict[str, str]) -> None:
         """Fill the rows of every request that can be staged; name the others in `failed`."""
         needed = {
-            kind: sum(len(p.hashes) for parts in load.requests.values() for p in parts
-                      if p.kind == kind)
+            kind: sum(len(part.hashes) for parts in load.requests.values()
+                      for part in _distinct(parts) if part.kind == kind)
             for kind in self._staged
         }  # fmt: skip
         if all(count <= len(self._staged[kind].frames) for kind, count in needed.items()):
@@ -187,7 +188,7 @@ class Loader:
                 self._staged[part.kind].release(staged)
 
     def _begins(self, rid: str, load: Load) -> Came:
-        total = sum(self._size(part) for part in load.requests[rid])
+        total = sum(map(self._size, _distinct(load.requests[rid])))
         return self._progress.load_begins(load.sessions[rid], total)
 
     def _size(self, part: Rows) -> int:
@@ -199,8 +200,9 @@ class Loader:
             if rid in failed:
                 self._progress.load_failed(load.sessions[rid])
             else:
-                self.objects_loaded += sum(len(part.hashes) for part in parts)
-                self._progress.loaded(load.sessions[rid], sum(map(self._size, parts)))
+                objects = _distinct(parts)
+                self.objects_loaded += sum(len(part.hashes) for part in objects)
+                self._progress.loaded(load.sessions[rid], sum(map(self._size, objects)))
 
     def _stage_all(
         self, parts: tuple[Rows, ...], load: Load, came: Came
@@ -305,3 +307,8 @@ class Loader:
             frames.scatter(rows_in, rows_out, layer)
         if self._stream is not None:
             self._stream.synchronize()
+
+
+def _distinct(parts: Sequence[Rows]) -> list[Rows]:
+    """Each object once."""
+    return list({(part.kind, part.hashes[-1]): part for part in parts}.values())

@@ -4,7 +4,17 @@ for grammars."""
 from __future__ import annotations
 
 from engine import grammars
-from engine.linker import branches, failures, loads, offers, progress, routed, steps, thinning
+from engine.linker import (
+    branches,
+    failures,
+    loads,
+    offers,
+    progress,
+    restored,
+    routed,
+    steps,
+    thinning,
+)
 from engine.patch import Patch
 
 ALL: tuple[Patch, ...] = (
@@ -13,6 +23,7 @@ ALL: tuple[Patch, ...] = (
     *failures.PATCHES,
     *steps.PATCHES,
     *progress.PATCHES,
+    *restored.PATCHES,
     *thinning.PATCHES,
     *routed.PATCHES,
     *loads.PATCHES,

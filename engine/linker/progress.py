@@ -146,16 +146,6 @@ def process_batch_result_prefill(
     return answer
 
 
-def load_back(original: Callable[..., Any], wrapper: Any, req: Any) -> Any:
-    """Tell the linker whose load it is."""
-    tags = wrapper.cache_linker.tags
-    tags[req.rid] = req.session_id
-    try:
-        return original(wrapper, req)
-    finally:
-        del tags[req.rid]
-
-
 PATCHES = (
     Patch(
         target="sglang.srt.managers.scheduler_components.batch_result_processor"
@@ -163,12 +153,5 @@ PATCHES = (
         kind=Kind.AROUND,
         ours=process_batch_result_prefill,
         reason="nobody else knows how much of a long prompt is computed",
-    ),
-    Patch(
-        target="sglang.srt.mem_cache.unified_cache.unified_cache_linker"
-        ".UnifiedCacheLinkerWrapper.load_back",
-        kind=Kind.AROUND,
-        ours=load_back,
-        reason="a linker is told of which request a load is, and not of which session",
     ),
 )
