@@ -33,15 +33,15 @@ async def fork_at(
 
     Raises BadRequest when it has fewer, NotFound; then nothing was made.
     """
-    history = [] if session.head is None else await store.ancestors(session.head)
-    known = history[-1].total_tokens if history else 0
-    if tokens > known:
+    place = await store.place(session.id, tokens)
+    before, whole = place.before, place.within
+    known = before.total_tokens if before else 0
+    if whole is None and tokens > known:
         raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
     fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
     if tokens == (0 if fork.head is None else (await store.snapshot(fork.head)).total_tokens):
         return fork
-    before = next((snapshot for snapshot in history if snapshot.id == fork.head), None)
-    whole = next(snapshot for snapshot in history if snapshot.total_tokens > tokens)
+    assert whole is not None, "a place between two turns has one after it"
     try:
         await _commit_part(store, turns, fork, whole, before, tokens)
     except BaseException:
@@ -60,7 +60,7 @@ async def _commit_part(
 ) -> None:
     """Commit the tokens of `whole`'s turn up to `tokens` onto `before`, the fork's head."""
     page_size = (await store.fingerprint(whole.fingerprint_id)).page_size
-    log = await store.tokens(whole.id)
+    log = await store.new_tokens(whole)
     known = before.total_tokens if before else 0
     pages = whole.page_chain
     base = whole.boundary // page_size - len(pages)  # own pages may start before the parent's end
@@ -76,7 +76,7 @@ async def _commit_part(
             draft = SnapshotDraft(
                 session_id=fork.id,
                 parent=before.id if before else None,
-                new_tokens=log[known:tokens],
+                new_tokens=log[: tokens - known],
                 total_tokens=tokens,
                 boundary=(base + end) * page_size,
                 boundary_hash=pages[end - 1] if end else inherited,

@@ -102,6 +102,7 @@ async def commit(
             len(draft.new_tokens),
             draft.expected_head or "",
             keys.snapshot_prefix,
+            snapshot.total_tokens,
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), draft)
         kept_by = detail.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
@@ -53,6 +54,18 @@ class Diff:
     def right_tokens(self) -> int:
         """Tokens after the ancestor."""
         return self.right[-1].total_tokens - self.common_tokens if self.right else 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a history a number of tokens ends.
+
+    before: the last snapshot with no more; None if the first has more
+    within: the one after it, whose turn goes past the place; None at the history's end or beyond
+    """
+
+    before: Snapshot | None
+    within: Snapshot | None
 
 
 @dataclass(frozen=True)
@@ -119,15 +132,14 @@ class Histories:
         await garbage.unwind(self._control, self._prefix, lineage)
         return replace(session, head=snapshot_id)
 
-    async def at(self, session: Session, tokens: int) -> str | None:
-        """The last snapshot of a session's history with at most so many tokens."""
+    async def place(self, head: str | None, tokens: int) -> Place:
         if tokens < 0:
             raise NotFound(f"no history has {tokens} tokens.")
-        async with aclosing(self._snapshots.walk(session.head)) as history:
-            async for snapshot in history:
-                if snapshot.total_tokens <= tokens:
-                    return snapshot.id
-        return None
+        before, within = await self._place(head, tokens)
+        found = await self._read([one for one in (before, within) if one is not None])
+        if missing := {before, within} - {None, *found}:
+            raise NotFound(f"no snapshot {missing.pop()}.")
+        return Place(found.get(before or ""), found.get(within or ""))
 
     async def diff(self, left: str, right: str) -> Diff:
         heads = [
@@ -161,13 +173,37 @@ class Histories:
         )
 
     async def _check_is_in(self, session: Session, snapshot_id: str) -> None:
-        async with aclosing(self._snapshots.walk(session.head)) as history:
-            async for snapshot in history:
-                if snapshot.id == snapshot_id:
-                    return
+        with contextlib.suppress(NotFound):
+            tokens = (await self._snapshots.record(snapshot_id)).total_tokens
+            last, _ = await self._place(session.head, tokens)
+            async with aclosing(self._snapshots.walk(last)) as history:
+                async for snapshot in history:  # several may have as many tokens
+                    if snapshot.id == snapshot_id:
+                        return
+                    if snapshot.total_tokens < tokens:
+                        break
         raise NotFound(
             f"snapshot {snapshot_id} is not in the history of {session.id}; the head is unchanged."
         )
+
+    async def _place(self, head: str | None, tokens: int) -> tuple[str | None, str | None]:
+        """Ids of `Place`. One command of a logarithmic number of steps, but for what was committed
+        before ways back were marked: that is walked."""
+        if head is None:
+            return None, None
+        keys = LineageKeys(self._prefix, lineage_of(head))
+        at, after, *unmarked = await self._control.run(
+            "place", [keys.snapshot(head)], keys.snapshot_prefix, head, tokens
+        )
+        before, within = at.decode() or None, after.decode() or None
+        if not unmarked:
+            return before, within
+        async with aclosing(self._snapshots.walk(before)) as history:
+            async for snapshot in history:
+                if snapshot.total_tokens <= tokens:
+                    return snapshot.id, within
+                within = snapshot.id
+        return None, within
 
     async def _part(
         self, heads: Sequence[str | None]

@@ -31,13 +31,12 @@ from state_store.errors import (
     CorruptObject,
     ForeignTenant,
     NotFound,
-    QuotaExceeded,
     StoreUnavailable,
 )
 from state_store.feeds import Feeds
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
-from state_store.history import Diff, Histories, Tree
+from state_store.history import Diff, Histories, Place, Tree
 from state_store.integrity import Report
 from state_store.items import Items
 from state_store.labels import Labels
@@ -47,7 +46,7 @@ from state_store.lineages import Lineages
 from state_store.moving import Moving
 from state_store.notes import Notes, SessionNotes
 from state_store.portable.export import Exported
-from state_store.quotas import Quotas, Room
+from state_store.quotas import Quotas
 from state_store.records import (
     Commit,
     Lease,
@@ -55,6 +54,7 @@ from state_store.records import (
     Snapshot,
     SnapshotDraft,
 )
+from state_store.reserving import reserve
 from state_store.sessions import Listed, Page, Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenancy import Tenancy
@@ -91,7 +91,7 @@ class StateStore(Tenancy, Moving):
         self.feeds = Feeds(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)
-        self.session_notes = SessionNotes(self.notes, self._lineages)
+        self.session_notes = SessionNotes(control, prefix, self._lineages)
         self.effects = Effects(control, prefix, self._lineages)
         self.attachments = Attachments(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
@@ -205,11 +205,11 @@ class StateStore(Tenancy, Moving):
     ) -> Session:
         """A fork whose head is the session's last snapshot of at most `tokens` tokens.
 
-        Empty if the first turn is longer. Walks from the head to there. Raises NotFound,
-        VaultLocked.
+        Empty if the first turn is longer. Raises NotFound, VaultLocked.
         """
         parent = await self._sessions.get(session_id, tenant=tenant)
-        head = await self._histories.at(parent, tokens)
+        place = await self._histories.place(parent.head, tokens)
+        head = None if place.before is None else place.before.id
         return await self._sessions.branch(parent, head, labels=labels, meta=meta, fork_id=fork_id)
 
     def new_session_id(self, *, beside: str | None = None) -> str:
@@ -330,7 +330,7 @@ class StateStore(Tenancy, Moving):
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
         tenant = await self._uses.note_commit(draft.session_id)
-        room = await self._reserve(tenant, draft, fingerprint)
+        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprint)
         try:
             done = await committing.commit(
                 self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability
@@ -344,23 +344,6 @@ class StateStore(Tenancy, Moving):
             with contextlib.suppress(StoreUnavailable):  # it is committed; `recover` copies, too
                 await self._quotas.mirror(tenant, [lineage_of(draft.session_id)], room=room)
         return done
-
-    async def _reserve(
-        self, tenant: str, draft: SnapshotDraft, fingerprint: Fingerprint
-    ) -> Room | None:
-        """Room in the tenant's quota; None without a quota. Raises QuotaExceeded."""
-        pages = len(draft.page_hashes)
-        states = len(draft.checkpoints) + 1 if pages else 0
-        size = pages * fingerprint.kv_payload_bytes + states * fingerprint.state_payload_bytes
-        try:
-            return await self._quotas.reserve(
-                tenant, bytes=draft.ranks * size, tokens=len(draft.new_tokens)
-            )
-        except QuotaExceeded:
-            # One that was committed before its reply was lost adds nothing when it is sent again.
-            if (await self._sessions.get(draft.session_id)).head == draft.expected_head:
-                raise
-            return None
 
     async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
         """Raises UnknownFingerprint."""
@@ -376,6 +359,18 @@ class StateStore(Tenancy, Moving):
         VaultLocked."""
         await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.ancestors(snapshot_id)
+
+    async def place(self, session_id: str, tokens: int, *, tenant: str | None = None) -> Place:
+        """Where in a session's history so many tokens end; in a logarithmic number of steps.
+
+        Raises NotFound, VaultLocked.
+        """
+        session = await self._sessions.get(session_id, tenant=tenant)
+        return await self._histories.place(session.head, tokens)
+
+    async def new_tokens(self, snapshot: Snapshot) -> array[int]:
+        """The token ids that a snapshot added to its history: uint32[n]. Raises as `tokens`."""
+        return array("I", (await self._snapshots.token_logs([snapshot]))[0])
 
     async def tokens(self, snapshot_id: str, *, tenant: str | None = None) -> array[int]:
         """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens].
@@ -491,6 +486,6 @@ class StateStore(Tenancy, Moving):
 
 
 __all__: Sequence[str] = (
-    "Commit", "Diff", "Exported", "Lease", "Recovered", "Session", "Snapshot", "SnapshotDraft",
-    "StateStore", "Tree",
+    "Commit", "Diff", "Exported", "Lease", "Place", "Recovered", "Session", "Snapshot",
+    "SnapshotDraft", "StateStore", "Tree",
 )  # fmt: skip

@@ -1,11 +1,12 @@
 -- Make a snapshot the head of a session, if the caller may.
 -- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted, usage
 -- ARGV: lease token, parent, snapshot id, pin id, body, tokens, bytes of its objects and number of
---       its tokens, for quotas; expected head and key prefix of snapshots (same slot)
+--       its tokens, for quotas; expected head and key prefix of snapshots (same slot); tokens of
+--       the whole history
 -- The expected head is the parent, or descends from it: then the snapshot takes its place.
 -- Returns {'ok', pin id and body that the snapshot keeps, pin id to remove or ''} or
 -- {reason, detail}.
-local token, parent, id, pin, body, tokens, size, count, expected, prefix = unpack(ARGV)
+local token, parent, id, pin, body, tokens, size, count, expected, prefix, total = unpack(ARGV)
 local head = redis.call('HGET', KEYS[1], 'head')
 if not head then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
@@ -27,11 +28,33 @@ if redis.call('HEXISTS', KEYS[7], pin) == 0 then return {'too_late', ''} end
 -- holds too much at worst, which recovery and repair let go.
 local fresh = redis.call('EXISTS', KEYS[3]) == 0
 local dead, superseded = redis.call('SISMEMBER', KEYS[6], id) == 1, ''
+-- The way back from a snapshot is marked with an ancestor to skip to, chosen so that any other is
+-- reached in a logarithmic number of steps (Myers, An applicative random-access stack, 1983):
+-- 'tokens depth', then tokens and id of the ancestor, or nothing.
+local function mark(of)
+  local tokens_of, depth, tokens_over, over = string.match(
+    redis.call('HGET', prefix .. of, 'skip') or '', '^(%d+) (%d+) (%d*) ?(.*)$')
+  return tokens_of, tonumber(depth), tokens_over, over
+end
+local function way_back()
+  local tokens_of, depth, tokens_over, over = mark(parent)
+  if parent == '' or not depth then return total .. ' 0 ' end
+  local one = {depth = depth + 1, tokens = tokens_of, over = parent}
+  if over ~= '' then
+    local _, further, tokens_beyond, beyond = mark(over)
+    local _, furthest = mark(beyond or '')
+    if furthest and depth - further == further - furthest then
+      one.tokens, one.over = tokens_beyond, beyond
+    end
+  end
+  return string.format('%s %d %s %s', total, one.depth, one.tokens, one.over)
+end
 if fresh then
+  local skip = way_back()
   redis.call('SET', KEYS[4], tokens)
   if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, 1) end
   redis.call('HSET', KEYS[3], 'body', body, 'parent', parent, 'pin', pin, 'bytes', size,
-    'count', count)
+    'count', count, 'skip', skip)
   kept_pin, kept_body = pin, body
 elseif dead then
   -- Nothing held it and its pins are being removed: it lives on by the new ones. Whoever removes

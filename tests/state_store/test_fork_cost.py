@@ -11,7 +11,7 @@ from writer import FINGERPRINT, TENANT
 
 from state_store.codec import HEADER_BYTES, Frame, seal
 from state_store.identity import page_hashes
-from state_store.layout import ObjectNames, ObjectRef
+from state_store.layout import LineageKeys, ObjectNames, ObjectRef, lineage_of
 from state_store.objects import ObjectClient
 from state_store.records import SnapshotDraft
 from state_store.store import StateStore
@@ -100,3 +100,65 @@ async def test_a_fork_costs_the_same_at_a_thousand_tokens_and_at_a_million(own_s
             assert control_bytes(raw) - before_forks < stored / 1000
             assert {key for kind in ("kv", "state") for key in raw.keys(f"p:{kind}:*")} == objects
     client.close()
+
+
+async def turns_of_two(store: StateStore, count: int) -> tuple[str, list[str]]:
+    """A session of so many turns of two tokens each, without state, and its snapshots."""
+    session = await store.create_session(tenant=TENANT, fingerprint=MODEL)
+    lease = await store.acquire(session.id, ttl=600, owner="writer")
+    made: list[str] = []
+    for number in range(count):
+        draft = SnapshotDraft(
+            session_id=session.id, parent=made[-1] if made else None,
+            new_tokens=array("I", [number, number]), total_tokens=2 * number + 2, boundary=0,
+            boundary_hash=None, page_hashes=(), fingerprint_id=MODEL.id, ranks=1,
+        )  # fmt: skip
+        made.append((await store.commit(draft, lease=lease, durability="memory")).snapshot.id)
+    await store.release(lease)
+    return session.id, made
+
+
+async def test_a_place_anywhere_in_a_long_history_is_found_in_few_steps(own_server):
+    turns = 600
+    async with await StateStore.connect(own_server.url, prefix="p", timeout=60.0) as store:
+        with redis.Redis.from_url(own_server.url) as raw:
+            session_id, made = await turns_of_two(store, turns)
+            await store.place(session_id, 0)  # the server knows the script from here on
+            steps, sent = [], []
+            for tokens in range(0, 2 * turns + 3, 7):
+                reads, before = raw.info("commandstats")["cmdstat_hmget"]["calls"], traffic(raw)
+                place = await store.place(session_id, tokens)
+                steps.append(raw.info("commandstats")["cmdstat_hmget"]["calls"] - reads)
+                sent.append((traffic(raw) - before)[2])
+                found = [None if one is None else one.id for one in (place.before, place.within)]
+                assert found == [
+                    made[tokens // 2 - 1] if 1 < tokens <= 2 * turns else made[-1] if tokens > 1
+                    else None,
+                    made[tokens // 2] if tokens < 2 * turns else None,
+                ]  # fmt: skip
+            assert max(steps) <= 2 * np.log2(turns) + 4
+            assert max(sent) < 16384  # bytes: two snapshots, and the server's own counts
+
+            fork = await store.branch_at(session_id, tokens=turns + 1)
+            assert fork.head == made[turns // 2 - 1]
+
+
+async def test_places_are_found_in_histories_that_began_before_ways_back_were_marked(own_server):
+    turns = 40
+    async with await StateStore.connect(own_server.url, prefix="q", timeout=60.0) as store:
+        with redis.Redis.from_url(own_server.url) as raw:
+            session_id, made = await turns_of_two(store, turns)
+            for old in made[:25]:
+                assert raw.hdel(LineageKeys("q", lineage_of(old)).snapshot(old), "skip")
+            for tokens in range(2 * turns + 1):
+                place = await store.place(session_id, tokens)
+                assert (place.before and place.before.id) == (made[: tokens // 2] or [None])[-1]
+                assert (place.within and place.within.id) == ((made[tokens // 2 :] or [None])[0])
+            fork = await store.branch_at(session_id, tokens=21)
+            lease = await store.acquire(fork.id, ttl=600, owner="writer")
+            draft = SnapshotDraft(
+                session_id=fork.id, parent=fork.head, new_tokens=array("I", [1]), total_tokens=21,
+                boundary=0, boundary_hash=None, page_hashes=(), fingerprint_id=MODEL.id, ranks=1,
+            )  # fmt: skip
+            commit = await store.commit(draft, lease=lease, durability="memory")
+            assert (await store.place(fork.id, 20)).within == commit.snapshot
