@@ -8,6 +8,7 @@ to go back to that head: if the session has moved on since, the model continues 
 from __future__ import annotations
 
 import hashlib
+import logging
 import operator
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Annotated, Any, NotRequired, Protocol, TypedDict
@@ -20,13 +21,15 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.chat import Message
-from agent_runtime.errors import BadVerdict
+from agent_runtime.errors import BadVerdict, TorporError
 from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from tools.calls import ToolCall
 from tools.context import Progress
 from tools.registry import Registry
 from tools.running import Executor, Place, Question
+
+logger = logging.getLogger(__name__)
 
 
 class Step(BaseModel):
@@ -70,6 +73,9 @@ class TakesTurns(Protocol):
         self, session_id: str, *, snapshot: str | None = None, tokens: int | None = None
     ) -> SessionView:
         """A new session that ends in `snapshot`, or after `tokens` tokens."""
+
+    async def delete(self, session_id: str) -> None:
+        """Drop a session."""
 
 
 Observer = Callable[[Step], Awaitable[None]]
@@ -208,8 +214,15 @@ async def _take_turn(
         if error.code != "head_moved":
             raise
     at_start = None if head else 0
-    branch = await client.fork(session_id, snapshot=head or None, tokens=at_start)
-    return branch.id, await client.turn(branch.id, pending, expected_head=head, **options)
+    branch = (await client.fork(session_id, snapshot=head or None, tokens=at_start)).id
+    try:
+        return branch, await client.turn(branch, pending, expected_head=head, **options)
+    except BaseException:  # nobody would ever know of it
+        try:
+            await client.delete(branch)
+        except TorporError as error:
+            logger.warning("branch %s is left over: %s", branch, error)
+        raise
 
 
 def _executor(client: TakesTurns, tools: Registry | Executor) -> Executor:

@@ -204,6 +204,10 @@ class TenantKeys:
         """A small value that expires, see `state_store/notes.py`."""
         return self._key(f"note:{name}")
 
+    def notes_on(self, session_id: str) -> str:
+        """Sorted set of the names of a session's notes by the time when they expire."""
+        return self._key(f"notes-on:{session_id}")
+
     def items(self, name: str) -> str:
         """List of values that a client keeps, see `state_store/items.py`."""
         return self._key(f"items:{name}")

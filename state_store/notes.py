@@ -53,11 +53,12 @@ class Notes:
 
 
 class SessionNotes:
-    """Notes on one session: sealed as its token log is, if its tenant is encrypted, and unreadable
-    once that is deleted. Every method raises VaultLocked."""
+    """Notes on one session: sealed as its token log is, if its tenant is encrypted, and deleted
+    with it. Every method raises VaultLocked."""
 
-    def __init__(self, notes: Notes, lineages: Lineages) -> None:
-        self._notes = notes
+    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+        self._control = control
+        self._prefix = prefix
         self._lineages = lineages
 
     async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
@@ -65,17 +66,42 @@ class SessionNotes:
         seals = await self._lineages.seals(Lineage.of(session.body))
         place = _place(session, name)
         sealed = value if seals is None else seals.seal(value, place)
-        await self._notes.put(session.body.tenant, place, sealed, ttl=ttl)
+        keys = self._keys(session)
+        await self._control.run(
+            "note", [keys.note(place), keys.notes_on(session.id)], sealed, int(ttl * 1000), place
+        )
 
     async def get(self, session: Session, name: str) -> bytes | None:
         """Raises CorruptObject."""
         place = _place(session, name)
-        (found,) = await self._notes.get(session.body.tenant, [place])
+        async with self._control.guard() as client:
+            found: bytes | None = await client.get(self._keys(session).note(place))
         seals = await self._lineages.seals(Lineage.of(session.body))
         return found if found is None or seals is None else seals.open(found, place)
 
     async def delete(self, session: Session, name: str) -> None:
-        await self._notes.delete(session.body.tenant, _place(session, name))
+        place, keys = _place(session, name), self._keys(session)
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.delete(keys.note(place))
+            pipeline.zrem(keys.notes_on(session.id), place)
+            await pipeline.execute()
+
+    def _keys(self, session: Session) -> TenantKeys:
+        return TenantKeys(self._prefix, session.body.tenant)
+
+
+async def delete_notes(control: Control, prefix: str, tenant: str, session_id: str) -> None:
+    """All that were put on a session."""
+    keys = TenantKeys(prefix, tenant)
+    async with control.guard() as client:
+        names = await client.zrange(keys.notes_on(session_id), 0, -1)
+        if names:
+            pipeline = client.pipeline(transaction=False)
+            for name in names:
+                pipeline.delete(keys.note(name.decode()))
+            pipeline.delete(keys.notes_on(session_id))
+            await pipeline.execute()
 
 
 def _place(session: Session, name: str) -> str:

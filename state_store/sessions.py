@@ -21,6 +21,7 @@ from state_store.layout import (
     new_session_id,
 )
 from state_store.lineages import Lineage, Lineages, Seals
+from state_store.notes import delete_notes
 from state_store.quotas import Quotas
 from state_store.records import LabelSet, Session, SessionBody
 from state_store.tenants import Tenants
@@ -257,6 +258,7 @@ class Sessions:
         )
         async with self._control.guard() as client:
             await client.zrem(TenantKeys(self._prefix, session.body.tenant).sessions, session_id)
+        await delete_notes(self._control, self._prefix, session.body.tenant, session_id)
         await self._uses.forget(session.body.tenant, session_id)
         await self._labels.forget(session.body.tenant, session_id, session.labels)
         await garbage.unwind(self._control, self._prefix, lineage)

@@ -279,9 +279,19 @@ class _File:
             os.fsync(self._file)
             self.write([memoryview(header)], 0)
             os.fsync(self._file)
+            _sync_names(self._path.parent)
         except OSError as error:
             raise self._failed(error) from error
         self._finished = True
 
     def _failed(self, error: Exception) -> ExportFailed:
         return ExportFailed(f"{self._session_id} cannot be written to {self._path}: {error}")
+
+
+def _sync_names(folder: Path) -> None:
+    """Until a folder is on the disk as well, a crash may leave its new file without a name."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,11 +1,14 @@
 """The agent loop as a LangGraph graph: the trained model really calls real tools."""
 
+from types import SimpleNamespace
+
 import pytest
 from langgraph.errors import GraphRecursionError
 
 from agent_runtime.chat import Message
 from agent_runtime.graph import ask, build_agent
-from agent_runtime.models import TurnResult, Usage
+from agent_runtime.models import Problem, TurnResult, Usage
+from agent_runtime.sdk import ApiError
 from tools.calls import ToolCall
 from tools.context import Context, Progress
 from tools.define import define
@@ -81,6 +84,31 @@ async def test_who_listens_hears_how_far_a_tool_has_come():
     )
     await ask(agent, "any", "Go.")
     assert heard == [(call, Progress("half", 1, 2))]
+
+
+async def test_a_branch_whose_turn_fails_is_not_left_behind():
+    client = Moved()
+    with pytest.raises(ApiError, match="no engine"):
+        await ask(build_agent(client, Registry([])), "any", "Go.")
+    assert (client.forks, client.deleted) == (["branch"], ["branch"])
+
+
+class Moved:
+    """Has no session any more where the loop believes it, and no engine for a branch."""
+
+    def __init__(self):
+        self.forks, self.deleted = [], []
+
+    async def turn(self, session_id, messages, **options):
+        code = "no_engine" if session_id in self.forks else "head_moved"
+        raise ApiError(Problem(title="", status=503, detail=code.replace("_", " "), code=code))
+
+    async def fork(self, session_id, **place):
+        self.forks.append("branch")
+        return SimpleNamespace(id="branch")
+
+    async def delete(self, session_id):
+        self.deleted.append(session_id)
 
 
 class Scripted:

@@ -97,6 +97,32 @@ async def test_a_note_on_a_session_is_sealed_as_its_tokens_are(author, elsewhere
     assert await store.session_notes.get(sealed, "turn") is None
 
 
+async def test_notes_on_a_session_are_deleted_with_it(author, raw, prefix):
+    store = author.store
+    session, other = await author.session("ann", range(9)), await author.session("ann", range(9))
+    for name in ("a", "b"):
+        await store.session_notes.put(session, name, b"1", ttl=600)
+    await store.session_notes.put(other, "a", b"2", ttl=600)
+    await store.session_notes.put(session, "gone", b"3", ttl=0.001)
+    await store.session_notes.delete(session, "b")
+    assert raw.exists(f"{prefix}:{{tenant:ann}}:notes-on:{session.id}")
+    await store.delete_session(session.id)
+    assert list(raw.scan_iter(f"{prefix}:*{session.id}*", count=1000)) == []
+    assert await store.session_notes.get(other, "a") == b"2"
+
+
+async def test_the_list_of_a_session_s_notes_is_of_those_that_live(author, raw, prefix):
+    session = await author.session("ann", range(9))
+    key = f"{prefix}:{{tenant:ann}}:notes-on:{session.id}"
+    for number in range(5):
+        await author.store.session_notes.put(session, str(number), b"1", ttl=0.001)
+        while await author.store.session_notes.get(session, str(number)) is not None:
+            pass
+    await author.store.session_notes.put(session, "last", b"1", ttl=600)
+    assert raw.zcard(key) == 1
+    assert raw.pttl(key) > 500_000
+
+
 async def test_the_writer_of_a_session_is_known_while_it_holds_the_lease(author):
     store = author.store
     session = await author.session("ann", range(9))

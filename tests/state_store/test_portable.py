@@ -273,6 +273,21 @@ async def test_states_in_several_parts_travel_to_the_bit_in_little_memory(
     assert await problems(other) == []
 
 
+async def test_an_export_and_its_name_are_on_the_disk_before_it_is_told_of(
+    writer, path, monkeypatch
+):
+    session = await writer.session(*TURNS)
+    synced, fsync = [], os.fsync
+
+    def noted(file):
+        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    await writer.store.export_session(session.id, path)
+    assert synced == [str(path), str(path), str(path.parent)]
+
+
 async def test_any_reader_of_safetensors_can_open_an_export(writer, path):
     session = await writer.session(*TURNS)
     await writer.store.export_session(session.id, path)
