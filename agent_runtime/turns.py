@@ -30,6 +30,7 @@ from agent_runtime.histories import Histories, History
 from agent_runtime.idempotency import Claims, turn_of
 from agent_runtime.keeping import Keeping
 from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
+from agent_runtime.one_at_a_time import OneAtATime
 from agent_runtime.outage import Outage, Standing
 from agent_runtime.placing import Placement, Placing
 from agent_runtime.prompting import prompt_delta, with_defaults
@@ -88,7 +89,7 @@ class Turns:
         self._feed = feed
         self.outage = Outage(store, settings, self._histories.hold)
         self._keeping = Keeping(self.outage, self._writers, self.claims, settings)
-        self._without_store: dict[str, asyncio.Lock] = {}
+        self._without_store = OneAtATime()
 
     async def run(
         self, session_id: str, request: TurnRequest, *, key: str | None = None
@@ -441,7 +442,7 @@ class Turns:
         self, session_id: str, request: TurnRequest, why: StoreUnavailable, key: str | None
     ) -> AsyncGenerator[TurnEvent]:
         """On the engine and the history that are known here. One turn at a time."""
-        async with self._without_store.setdefault(session_id, asyncio.Lock()):
+        async with self._without_store.of(session_id):
             before = self.outage.standing(session_id)
             if before is None:  # refused meanwhile
                 raise why

@@ -31,14 +31,14 @@ class ObjectSet:
             while len(self._members) > self._capacity:
                 self._members.popitem(last=False)
 
-    def remove(self, kind: Kind, hashes: Iterable[str]) -> bool:
-        """Whether any of them was there."""
-        there = False
+    def remove(self, kind: Kind, hashes: Iterable[str]) -> list[str]:
+        """Those of them that were there."""
+        there = []
         with self._lock:
             for page_hash in hashes:
                 if (kind, page_hash) in self._members:
                     del self._members[kind, page_hash]
-                    there = True
+                    there.append(page_hash)
         return there
 
     def clear(self) -> None:
@@ -59,16 +59,21 @@ class StoredIndex:
     def __init__(self, capacity: int = 1 << 20) -> None:
         self._known = ObjectSet(capacity)
         self._corrupt = ObjectSet(capacity)
-        self.has_forgotten = False
-        """Whether anything that was known to be stored has turned out to be gone."""
+        self._forgotten = ObjectSet(capacity)
+
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether anything that was known to be stored has turned out to be gone, and is not
+        stored again. False after `clear`: what the device held then is gone too."""
+        return len(self._forgotten) > 0
 
     def add(self, kind: Kind, hashes: Collection[str]) -> None:
         self._known.add(kind, hashes)
         self._corrupt.remove(kind, hashes)
+        self._forgotten.remove(kind, hashes)
 
     def forget(self, kind: Kind, hashes: Iterable[str]) -> None:
-        if self._known.remove(kind, hashes):
-            self.has_forgotten = True
+        self._forgotten.add(kind, self._known.remove(kind, hashes))
 
     def condemn(self, kind: Kind, hashes: Collection[str]) -> None:
         """Remember that these were found corrupt: the next offload overwrites them."""
@@ -81,6 +86,7 @@ class StoredIndex:
     def clear(self) -> None:
         """Forget all but what is corrupt."""
         self._known.clear()
+        self._forgotten.clear()
 
     def has(self, kind: Kind, hashes: Sequence[str]) -> list[bool]:
         return self._known.has(kind, hashes)

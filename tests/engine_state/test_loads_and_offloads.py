@@ -181,3 +181,19 @@ def test_what_an_offload_wrote_before_it_failed_counts_as_written(rank):
     assert [offloader.failed(kind, HASHES) for kind in ("kv", "state")] == [0, 0]
     assert [offloader.pop_result() for _ in range(2)] == [False, True]
     offloader.close()
+
+
+def test_what_has_expired_is_told_of_until_it_is_stored_again_or_the_device_is_emptied():
+    index = StoredIndex()
+    index.forget("kv", HASHES)  # nobody knew of them
+    assert not index.has_forgotten
+    index.add("kv", HASHES)
+    index.forget("kv", HASHES[:2])
+    assert index.has_forgotten
+    index.add("kv", HASHES[:1])
+    assert index.has_forgotten
+    index.add("kv", HASHES[1:2])
+    assert not index.has_forgotten
+    index.forget("kv", HASHES[:1])
+    index.clear()
+    assert not index.has_forgotten
