@@ -23,6 +23,8 @@ command -v bwrap >/dev/null || missing+=(bubblewrap)
     missing+=(libseccomp2)
 # Tests fork workspaces on a file system that shares blocks.
 [ -e /usr/sbin/mkfs.xfs ] || missing+=(xfsprogs)
+# Tests run OpenAI's client for Node; images come without tests.
+[ ! -d tests/node ] || command -v npm >/dev/null || missing+=(nodejs npm)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||
@@ -45,3 +47,4 @@ echo "setup: installing requirements into .venv (about 1.8 GB, a few minutes the
 "${pip[@]}" -r requirements/cpu.lock
 "${pip[@]}" --no-deps -r requirements/cpu-nodeps.lock
 PYTHONWARNINGS=ignore "${pip[@]}" --no-deps --editable .
+[ ! -d tests/node ] || npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --silent

@@ -7,7 +7,7 @@ from typing import Any
 from agent_runtime.models import Problem
 
 # Where clients look for a code or status of OpenAI's own; all other codes are ours.
-_AS_OPENAI = {
+AS_OPENAI = {
     "invalid_request": (400, "invalid_request"),
     "context_full": (400, "context_length_exceeded"),
     "unauthorized": (401, "invalid_api_key"),
@@ -24,7 +24,7 @@ _TYPES = {
 
 def told(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Status and body; the body is also what a stream says when it ends with an error."""
-    status, code = _AS_OPENAI.get(problem.code, (problem.status, problem.code))
+    status, code = AS_OPENAI.get(problem.code, (problem.status, problem.code))
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
     error = {"message": problem.detail, "type": kind, "param": problem.param, "code": code}
     return status, {"error": error}
