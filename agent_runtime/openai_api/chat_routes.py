@@ -10,23 +10,50 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.choices import Choices
+from agent_runtime.errors import TorporError
 from agent_runtime.events import TurnEvent
 from agent_runtime.headers import Key
 from agent_runtime.models import Problem, TurnResult
 from agent_runtime.openai_api.chat_answer import Answering
 from agent_runtime.openai_api.chat_models import ChatRequest, require_supported
 from agent_runtime.openai_api.chat_request import conversation_of
-from agent_runtime.openai_api.errors import told
+from agent_runtime.openai_api.errors import refusals, told
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.models import served
+from agent_runtime.service.document import Responses, content
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.streaming import last_of, streamed_as
+from agent_runtime.streaming import EventStream, last_of, streamed_as
+from engine.errors import EngineError
+from state_store.errors import StoreError
+
+_COMPLETION = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "choices", "usage"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "chat.completion"},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "choices": {"type": "array", "items": {"type": "object"}},
+        "usage": {"type": "object"},
+    },
+}
+_ANSWERS: Responses = {
+    200: {
+        "description": "The completion, or a stream of its chunks.",
+        "content": {
+            "application/json": {"schema": _COMPLETION},
+            **content(EventStream.media_type, "`chat.completion.chunk`s, then [DONE]")["content"],
+        },
+    },
+    **refusals(TorporError, StoreError, EngineError),
+}
 
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=None, responses=_ANSWERS)
 async def complete(http: Request, request: ChatRequest, key: Key = None) -> Response:
     """OpenAI's chat completions: see docs/openai.md."""
     settings: RuntimeSettings = http.app.state.settings

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from http import HTTPStatus
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from agent_runtime.models import Problem
+from agent_runtime.service.document import Responses, codes_of
 
 # Where clients look for a code or status of OpenAI's own; all other codes are ours.
 AS_OPENAI = {
@@ -22,9 +27,47 @@ _TYPES = {
 }
 
 
+class OpenAIError(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorBody(BaseModel):
+    """What OpenAI's clients make their exceptions of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    error: OpenAIError
+
+
 def told(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Status and body; the body is also what a stream says when it ends with an error."""
-    status, code = AS_OPENAI.get(problem.code, (problem.status, problem.code))
+    status, code = _as_openai(problem.status, problem.code)
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
     error = {"message": problem.detail, "type": kind, "param": problem.param, "code": code}
     return status, {"error": error}
+
+
+def refusals(*trees: type[Exception]) -> Responses:
+    """As `document.problems`, in this form."""
+    codes: dict[int, set[str]] = defaultdict(set)
+    for status, named in codes_of(*trees).items():
+        for code in named:
+            as_status, as_code = _as_openai(status, code)
+            codes[as_status].add(as_code)
+    return {
+        status: {
+            "model": OpenAIErrorBody,
+            "description": f"{HTTPStatus(status).phrase}: "
+            + ", ".join(f"`{code}`" for code in sorted(codes[status])),
+        }
+        for status in sorted(codes)
+    }
+
+
+def _as_openai(status: int, code: str) -> tuple[int, str]:
+    return AS_OPENAI.get(code, (status, code))

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.errors import ModelNotFound, SetupError
+from agent_runtime.openai_api.errors import refusals
 from agent_runtime.settings import RuntimeSettings
 
-router = APIRouter(prefix="/v1/models")
+router = APIRouter(prefix="/v1/models", responses=refusals(ModelNotFound))
+
+
+class ModelView(BaseModel):
+    """created: seconds since 1970, when this runtime began to serve it"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["torpor"] = "torpor"
+
+
+class ModelList(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    object: Literal["list"] = "list"
+    data: list[ModelView]
 
 
 class Served:
@@ -41,9 +61,10 @@ class Served:
             )
         return self._stateless[name]
 
-    def view(self, name: str) -> dict[str, Any]:
+    def view(self, name: str) -> ModelView:
+        """Raises ModelNotFound."""
         self.is_stateless(name)
-        return {"id": name, "object": "model", "created": self._since, "owned_by": "torpor"}
+        return ModelView(id=name, created=self._since)
 
 
 def served(http: Request) -> Served:
@@ -52,11 +73,11 @@ def served(http: Request) -> Served:
 
 
 @router.get("")
-async def list_models(http: Request) -> dict[str, Any]:
+async def list_models(http: Request) -> ModelList:
     models = served(http)
-    return {"object": "list", "data": [models.view(name) for name in models.names()]}
+    return ModelList(data=[models.view(name) for name in models.names()])
 
 
 @router.get("/{name:path}")
-async def get_model(http: Request, name: str) -> dict[str, Any]:
+async def get_model(http: Request, name: str) -> ModelView:
     return served(http).view(name)

@@ -36,6 +36,11 @@ def problems(*trees: type[Exception]) -> Responses:
 
     What every request passes through is always among them.
     """
+    return {status: one_problem(status, *codes) for status, codes in codes_of(*trees).items()}
+
+
+def codes_of(*trees: type[Exception]) -> dict[int, set[str]]:
+    """The same, by status."""
     codes: dict[int, set[str]] = defaultdict(set)
     for status, named in _AT_THE_EDGE.items():
         codes[status].update(named)
@@ -44,7 +49,7 @@ def problems(*trees: type[Exception]) -> Responses:
             if kind is not ClientGone:  # nobody is left to be told
                 status, code = status_and_code(kind)
                 codes[status].add(code)
-    return {status: one_problem(status, *codes[status]) for status in sorted(codes)}
+    return {status: codes[status] for status in sorted(codes)}
 
 
 def one_problem(status: int, *codes: str) -> dict[str, Any]:

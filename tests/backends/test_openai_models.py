@@ -57,7 +57,7 @@ def test_a_checkpoint_is_called_as_its_folder_unless_it_is_given_a_name(tmp_path
         ("ours", False),
         ("nano", True),
     ]
-    assert both.view("nano")["created"] == 7
+    assert both.view("nano").created == 7
 
 
 def test_two_models_cannot_have_one_name(tmp_path):
