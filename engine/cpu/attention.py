@@ -19,6 +19,9 @@ _BLOCK = 8192
 """Tokens attended to at once. Where slots are scattered their keys and values are copied, so this
 bounds the copy; it is the same where they are not, since results must not depend, to the bit, on
 which slots a session got."""
+_WINDOW_BLOCK = 512
+"""Queries over sliding windows computed at once: their scores are all held, with those of the
+tokens of one window before them."""
 
 
 class Part(NamedTuple):
@@ -61,16 +64,18 @@ def decode_attention_cpu(
         loc: int[batch], slots of `key`.
         req_to_token: int[requests, positions], the slot of each position.
         req_pool_indices: int[batch], rows of it. seq_lens: int[batch], including this token.
+        sliding_window: the latest tokens that are seen, this one included; all if not positive.
         attn_logits: upstream's scratch space; unused.
     """
-    _refuse(logit_cap, is_cross_attn, sliding_window, sinks, k_scale, v_scale)
+    _refuse(logit_cap, is_cross_attn, sinks, k_scale, v_scale)
     if key is not None and value is not None:
         k_cache[loc] = key.view(-1, *k_cache.shape[1:]).to(k_cache.dtype)
         v_cache[loc] = value.view(-1, *v_cache.shape[1:]).to(v_cache.dtype)
     for i, (row, length) in enumerate(
         zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
     ):
-        slots = req_to_token[row, :length]
+        first = max(0, length - sliding_window) if sliding_window > 0 else 0
+        slots = req_to_token[row, first:length]
         out[i] = _rows(_attend_all(q[i : i + 1], k_cache, v_cache, slots, scale))[0]
 
 
@@ -105,11 +110,14 @@ def extend_attention_cpu(
         seq_lens: int[batch], cached tokens including the new ones.
         tree_mask: bool, an [n, n] matrix per request of n new tokens, end to end: which new token
             sees which. The tokens before are seen by all. Causal if None.
+        sliding_window: the latest tokens that a token sees, itself included; all if not positive.
         k, v, max_extend_len: the new keys and values once more; unused.
     """
-    _refuse(logit_cap, is_cross_attn, sliding_window, sinks, k_scale, v_scale)
+    _refuse(logit_cap, is_cross_attn, sinks, k_scale, v_scale)
     if not is_causal:
         raise NotImplementedError("attention that is not causal")
+    if sliding_window > 0 and tree_mask is not None:
+        raise NotImplementedError("draft trees over sliding windows on CPU")
     offset = 0
     requests = zip(
         req_pool_indices.tolist(),
@@ -122,6 +130,12 @@ def extend_attention_cpu(
         if new == 0:
             continue
         queries, before = q[start : start + new], length - new
+        if sliding_window > 0:
+            slots = req_to_token[row, :length]
+            out[start : start + new] = _attend_windows(
+                queries, k_cache, v_cache, slots, sliding_window, scale
+            )
+            continue
         own = _cached(k_cache, v_cache, req_to_token[row, before:length], q.dtype)
         if tree_mask is None:
             y = _attend_causal(queries, *own, scale)
@@ -165,15 +179,34 @@ def build_draft_decode_metadata_cpu(
 def _refuse(
     logit_cap: float,
     is_cross_attn: bool,
-    sliding_window: int,
     sinks: Tensor | None,
     k_scale: float,
     v_scale: float,
 ) -> None:
-    if logit_cap or is_cross_attn or sliding_window > 0 or sinks is not None:
-        raise NotImplementedError("logit caps, cross attention, sliding windows or sinks on CPU")
+    if logit_cap or is_cross_attn or sinks is not None:
+        raise NotImplementedError("logit caps, cross attention or sinks on CPU")
     if k_scale != 1.0 or v_scale != 1.0:
         raise NotImplementedError("a scaled (8-bit) KV cache on CPU")
+
+
+def _attend_windows(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, window: int, scale: float
+) -> Tensor:
+    """Each query over the `window` tokens up to its own. The queries' own are the last of `slots`.
+
+    Returns:
+        [queries, heads, head_dim]
+    """
+    rows = []
+    for start in range(0, len(q), _WINDOW_BLOCK):
+        block = q[start : start + _WINDOW_BLOCK]
+        first = len(slots) - len(q) + start
+        oldest, end = max(0, first - window + 1), first + len(block)
+        k, v = _cached(k_cache, v_cache, slots[oldest:end], q.dtype)
+        own, other = torch.arange(first, end)[:, None], torch.arange(oldest, end)
+        seen = (other <= own) & (other > own - window)
+        rows.append(_rows(_attend_masked(block, k, v, scale, seen)))
+    return torch.cat(rows)
 
 
 def _attend_all(q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, scale: float) -> Part:

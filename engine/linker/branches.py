@@ -30,7 +30,7 @@ def select_prefill_admission(
     if adder.new_chunked_req is not None:
         return AddReqResult.OTHER  # SGLang tracks one unfinished prompt; it usually fills the batch
     admission = original(adder, req, has_chunked_req=has_chunked_req, **kwargs)
-    branch = req.mamba_branching_seqlen
+    branch = branch_point(adder.tree_cache, req)
     if (
         not isinstance(admission, _PrefillAdmission)
         or branch is None
@@ -42,6 +42,13 @@ def select_prefill_admission(
     return replace(
         admission, extend_len=branch - admission.prefix_len, max_new_tokens=0, is_chunked=True
     )
+
+
+def branch_point(tree: Any, req: Any) -> int | None:
+    """How many of the request's tokens it shares with a known path that has no state there."""
+    has_mamba = tree.is_mamba_enabled
+    found: int | None = req.mamba_branching_seqlen if has_mamba else req.swa_branching_seqlen
+    return found
 
 
 PATCHES = (

@@ -19,7 +19,7 @@ from engine.linker.steps import Work
 @dataclass(frozen=True)
 class OnDevice:
     """pages: leading pages of the chain on the device; states: counts of leading pages, ascending,
-    at which a Mamba state is there"""
+    at which a state is there"""
 
     pages: int
     states: tuple[int, ...]
@@ -36,7 +36,10 @@ class _Hold:
 class Holds:
     """Page chains that are kept from eviction, by name, each for a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, pages: int, states: int) -> None:
+        """pages, states: that the device has room for"""
+        self._pages = pages
+        self._states = states
         self._holds: dict[str, _Hold] = {}
 
     def hold(self, tree: Any, name: str, hashes: Sequence[str], seconds: float) -> tuple[int, str]:
@@ -50,9 +53,8 @@ class Holds:
         if not path:
             return 0, "nothing of it is on the device"
         pages = sum(len(node.hash_value) for node, _ in path)
-        kv, states = tree.token_to_kv_pool_allocator, tree.req_to_token_pool.mamba_pool
-        room = kv.size // tree.page_size // 2 - sum(hold.pages for hold in self._holds.values())
-        if pages > room or len(self._holds) >= states.size // 2:
+        room = self._pages // 2 - sum(hold.pages for hold in self._holds.values())
+        if pages > room or len(self._holds) >= self._states // 2:
             return 0, (
                 f"{len(self._holds)} others are held, and {max(room, 0)} pages may be held besides"
             )
@@ -86,10 +88,11 @@ class Holds:
 
 
 def where(tree: Any, hashes: Sequence[str]) -> OnDevice:
+    parts = tree.linker.cache_linker.parts
     pages, states = 0, []
     for node, matched in _path(tree, hashes):
         pages += matched
-        if _has_state(node) and matched == len(node.hash_value):
+        if matched == len(node.hash_value) and parts.are_at(node):
             states.append(pages)
     return OnDevice(pages, tuple(states))
 
@@ -114,10 +117,10 @@ def drop(tree: Any, hashes: Sequence[str]) -> int:
 def offer(tree: Any, hashes: Sequence[str]) -> None:
     """Offload what of the chain is on the device and neither stored nor about to be: of the states
     that nobody wanted so far, the last."""
-    path = _path(tree, hashes)
+    path, linker = _path(tree, hashes), tree.linker.cache_linker
     nodes = [node for node, _ in path]
-    ends = [node for node, matched in path if _has_state(node) and matched == len(node.hash_value)]
-    if ends and tree.linker.cache_linker.thinning.recall(ends[-1].hash_value[-1]):
+    ends = [n for n, matched in path if matched == len(n.hash_value) and linker.parts.are_at(n)]
+    if ends and linker.thinning.recall(ends[-1].hash_value[-1]):
         ends[-1].external_cache_stored = False
     offers.unmark_expired([node for node in nodes if node.external_cache_stored])
     tree.linker.offload_nodes([node.id for node in nodes])
@@ -141,12 +144,6 @@ def _path(tree: Any, hashes: Sequence[str]) -> list[tuple[Any, int]]:
         if matched < len(node.hash_value):
             break
     return path
-
-
-def _has_state(node: Any) -> bool:
-    from sglang.srt.mem_cache.unified_cache.components import ComponentType
-
-    return node.component_data[ComponentType.MAMBA].value is not None
 
 
 def _begins(node: Any, page_hash: str) -> bool:

@@ -43,7 +43,7 @@ def fingerprint_of(
         tp_size=rank_count,
         draft=f"mtp:{len(drafts)}" if drafts else "none",
         # `unified_tree_core.py`: a tree that holds Mamba states keys single tokens, even when
-        # the engine speculates; `describe_pools` accepts no other.
+        # the engine speculates; without them `describe_pools` accepts no engine that does.
         bigram=False,
         engine=f"sglang {sglang.__version__}, state format {_STATE_FORMAT}",
     )

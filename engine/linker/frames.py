@@ -39,21 +39,27 @@ class Frames:
         ]
 
     def gather(self, device_rows: torch.Tensor) -> None:
-        """Copy device rows int64[n] into rows 0..n-1, all layers. Returns when readable."""
+        """Copy device rows int64[n, places] into rows 0..n-1, all layers. Returns when readable.
+
+        A place without a row (-1) is filled with zeros.
+        """
         n = len(device_rows)
         for segment in self.layout.segments:
-            end = segment.offset + segment.row_bytes
-            self._payload[:n, segment.offset : end].copy_(
-                segment.rows.index_select(0, device_rows.to(segment.rows.device))
-            )
+            rows = device_rows[:, segment.place]
+            target = self._payload[:n, segment.offset : segment.offset + segment.row_bytes]
+            target.copy_(segment.rows.index_select(0, rows.clamp(min=0).to(segment.rows.device)))
+            target[rows < 0] = 0
 
     def scatter(self, frames: torch.Tensor, device_rows: torch.Tensor, layer: int) -> None:
-        """Copy `layer`'s bytes of the given rows int64[n] to device rows int64[n]."""
+        """Copy `layer`'s bytes of the given rows int64[n] to device rows int64[n, places], those
+        of -1 to nowhere."""
         for segment in self.layout.at_layer(layer):
-            end = segment.offset + segment.row_bytes
+            rows = device_rows[:, segment.place]
+            wanted = rows >= 0
             device = segment.rows.device
-            source = self._payload[:, segment.offset : end].index_select(0, frames)
-            segment.rows.index_copy_(0, device_rows.to(device), source.to(device))
+            payload = self._payload[:, segment.offset : segment.offset + segment.row_bytes]
+            source = payload.index_select(0, frames[wanted])
+            segment.rows.index_copy_(0, rows[wanted].to(device), source.to(device))
 
 
 def _cut(row: memoryview, headers: int) -> list[Frame]:

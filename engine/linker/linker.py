@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
-    """KV pages, Mamba states and draft KV between the device pools and Redis.
+    """KV pages, states (Mamba, sliding windows) and draft KV between the device pools and Redis.
 
     Raises UnsupportedModel for pools it cannot store, UnsupportedLayout for ranks that are not
     arranged for it, PatchError when a hook is not in place, StoreUnavailable when the store does
@@ -89,19 +89,22 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         """Of requests whose load is being queued: see `restored.load_back`."""
         self.restored = RestoredStates()
         self.failed_loads = FailedLoads(self._ranks)
-        self._holds = Holds()
-        self.steps = Steps(self._ranks, self._holds.due)
         described = self._described
+        self._holds = Holds(described.kv_slots // self._page_size, described.state_slots)
+        self.steps = Steps(self._ranks, self._holds.due)
+        self.parts = described.parts
+        has_mamba = self.parts.has_mamba
         self.thinning = Thinning(
+            self.parts,
             interval=break_even(
                 page_size=self._page_size,
                 page_bytes=described.kv.payload_bytes,
                 state_bytes=described.state.payload_bytes,
             ),
             chunk=int(server_args.chunked_prefill_size),
-            grid=max(self._page_size, int(server_args.mamba_track_interval)),
+            grid=max(self._page_size, int(server_args.mamba_track_interval) * has_mamba),
         )
-        offers.watch(self._index, self._ranks, self.thinning)
+        offers.watch(self._index, self._ranks, self.thinning, self.parts)
         layouts = {"kv": self._described.kv, "state": self._described.state}
         device = self._described.kv.segments[0].rows.device
         pin = device.type == "cuda"
@@ -122,7 +125,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             "state": StagedObjects(frames("state", config.state_staging_bytes, 2), "state"),
         }
         self.layer_done_counter = LayerWiseLoadCounter(self._group.num_layers)
-        params.req_to_token_pool.register_layer_transfer_counter(self.layer_done_counter)
+        if has_mamba:
+            params.req_to_token_pool.register_layer_transfer_counter(self.layer_done_counter)
         self._loader = Loader(
             self._staged,
             self._index,
@@ -291,15 +295,25 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
 
     def _rows(self, transfers: list[PoolTransfer]) -> list[Rows]:
         """Physical transfers as rows per kind. Draft KV shares the KV pool's rows and object."""
+        by_name = {transfer.name: transfer for transfer in transfers}
         rows = []
-        for transfer in transfers:
-            if transfer.name == PoolName.DRAFT:
-                continue
-            entry = self.pools[transfer.name]
-            kind: Kind = "state" if transfer.name == PoolName.MAMBA else "kv"
-            slots = torch.tensor(entry.prepare_locations(transfer.host_indices))
-            rows.append(Rows(kind, list(transfer.keys), slots // entry.page_size))
+        if kv := by_name.get(PoolName.KV):
+            rows.append(Rows("kv", list(kv.keys), self._device_rows(kv)[:, None]))
+        parts = [t for name in (PoolName.MAMBA, PoolName.SWA) if (t := by_name.get(name))]
+        if parts:
+            places = torch.full((1, self._described.state.places), -1)
+            for part in parts:
+                found = self._device_rows(part)
+                last = 1 if part.name == PoolName.MAMBA else places.shape[1]
+                places[0, last - len(found) : last] = found
+            rows.append(Rows("state", [parts[0].keys[-1]], places))
         return rows
+
+    def _device_rows(self, transfer: PoolTransfer) -> torch.Tensor:
+        """int64[pages or states]"""
+        entry = self.pools[transfer.name]
+        slots = torch.tensor(entry.prepare_locations(transfer.host_indices))
+        return slots // int(entry.page_size)
 
     def _thinned(self, part: Rows) -> Rows:
         if part.kind != "state":

@@ -5,6 +5,9 @@ node and gives the Mamba state of the split point to a node whose KV is there al
 is not new, so the tree does not offer it to a linker, and a session whose prompt begins like
 another's would be stored without a state to resume from.
 
+**Whole windows.** A node is offered with the sliding-window KV of its own tokens, however many.
+What a state needs is that of the last tokens before the node's end, also of nodes above it.
+
 **Objects that have expired.** What the last snapshot lets go of expires from the store, while the
 device still holds it. The next session that begins alike must store it again; the tree has it
 marked as stored for good. The tree has to decide alike on all ranks, whose indexes forget at
@@ -19,15 +22,16 @@ from typing import Any
 from engine.linker.index import StoredIndex
 from engine.linker.ranks import Ranks
 from engine.linker.thinning import Thinning
+from engine.linker.windows import StateParts
 from engine.patch import Kind, Patch
 
-_watched: list[tuple[StoredIndex, Ranks, Thinning]] = []
+_watched: list[tuple[StoredIndex, Ranks, Thinning, StateParts]] = []
 
 
-def watch(index: StoredIndex, ranks: Ranks, thinning: Thinning) -> None:
+def watch(index: StoredIndex, ranks: Ranks, thinning: Thinning, parts: StateParts) -> None:
     """Have what any rank's `index` forgets offered again, by all ranks, and what was left out once
-    it is wanted."""
-    _watched[:] = [(index, ranks, thinning)]
+    it is wanted. parts: of a state"""
+    _watched[:] = [(index, ranks, thinning, parts)]
 
 
 def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: Any) -> bool:
@@ -36,7 +40,8 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
     `TorporLinker.offload` leaves out what is stored, so only what is missing is written.
     """
     node = state.target_node
-    is_recalled = _decide(node, is_new=state.is_new_leaf or not state.result.mamba_exist)
+    gained = _gains_state(state)
+    is_recalled = _decide(node, is_new=state.is_new_leaf or gained)
     if original(tree, state):
         return True
     if (
@@ -46,10 +51,18 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
         or node.write_through_pending_id is not None  # locked by an offload that is under way
     ):
         return False
-    if is_recalled or not state.result.mamba_exist:  # it has one now
+    if is_recalled or gained:
         node.external_cache_stored = False
         return True
     return bool(unmark_expired([node, *_stored_ancestors(tree, node)]))
+
+
+def _gains_state(state: Any) -> bool:
+    """Whether an insert gives its node a state. Of windows nobody tells; it may be one if the node
+    is where a prompt or a turn ends."""
+    if not _watched or _watched[0][3].has_mamba:
+        return not state.result.mamba_exist
+    return not state.is_new_leaf and _watched[0][2].wanted
 
 
 def _decide(node: Any, *, is_new: bool) -> bool:
@@ -111,23 +124,40 @@ def _have_expired(nodes: Sequence[Any]) -> list[bool]:
     """Whether objects of nodes that were stored are known to be gone, on any rank."""
     if not _watched or not nodes:
         return [False] * len(nodes)
-    index, ranks, thinning = _watched[0]
+    index, ranks, thinning, parts = _watched[0]
     # The usual case costs one small reduction.
     if not ranks.any([index.has_forgotten or thinning.recalled])[0]:
         return [False] * len(nodes)
-    return ranks.any([_is_missed(node, index, thinning) for node in nodes])
+    return ranks.any([_is_missed(node, index, thinning, parts) for node in nodes])
 
 
-def _is_missed(node: Any, index: StoredIndex, thinning: Thinning) -> bool:
-    from sglang.srt.mem_cache.unified_cache.components import ComponentType
-
+def _is_missed(node: Any, index: StoredIndex, thinning: Thinning, parts: StateParts) -> bool:
     hashes = node.hash_value
-    has_state = node.component_data[ComponentType.MAMBA].value is not None
     return not all(index.has("kv", hashes)) or (
-        has_state
+        parts.are_at(node)
         and not thinning.is_left_out(hashes[-1])
         and not all(index.has("state", hashes[-1:]))
     )
+
+
+def build_external_linker_offload_transfers(
+    original: Callable[..., Any], core: Any, node_id: Any
+) -> Any:
+    """Offer the parts of a state together, if they are all there, and the whole window."""
+    from sglang.srt.mem_cache.hicache_storage import PoolName
+
+    transfers = original(core, node_id)
+    if transfers is None or not _watched or not _watched[0][3].window_pages:
+        return transfers
+    parts, node = _watched[0][3], core.node_by_id(node_id)
+    is_whole = parts.are_at(node)
+    offered = []
+    for transfer in transfers:
+        if transfer.name == PoolName.SWA and is_whole:
+            transfer.keys, transfer.device_indices = node.hash_value[-1:], parts.window(node)
+        if transfer.name == PoolName.KV or is_whole:
+            offered.append(transfer)
+    return offered
 
 
 PATCHES = (
@@ -148,5 +178,14 @@ PATCHES = (
         kind=Kind.AROUND,
         ours=build_backup_kv_action,
         reason="a node once stored is never offered again, even when its objects have expired",
+    ),
+    Patch(
+        target=(
+            "sglang.srt.mem_cache.unified_cache.unified_tree_core"
+            ".UnifiedTreeCore.build_external_linker_offload_transfers"
+        ),
+        kind=Kind.AROUND,
+        ours=build_external_linker_offload_transfers,
+        reason="a node is offered with the windows of its own tokens, be they too few or too many",
     ),
 )

@@ -33,7 +33,8 @@ _PAUSE = 1.0  # seconds after a write that failed in which no other is tried
 
 @dataclass(frozen=True)
 class Rows:
-    """Device rows to store: `hashes[i]` names the object in row `rows[i]` (int64)."""
+    """Device rows to store: `hashes[i]` names the object in `rows[i]`, int64[n, places]; -1 is no
+    row."""
 
     kind: Kind
     hashes: list[str]

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.boundaries import hint_in
+from engine.linker.branches import branch_point
+from engine.linker.windows import StateParts
 from engine.patch import Kind, Patch
 
 _REMEMBERED = 1 << 16  # states
@@ -32,9 +34,11 @@ class Thinning:
     recalled: whether one that was not stored has ever been wanted later
     """
 
-    def __init__(self, *, interval: int, chunk: int, grid: int) -> None:
-        """In tokens. interval: most between two stored states, unless a request says otherwise;
-        chunk: most that are computed at once; grid: states lie at its multiples"""
+    def __init__(self, parts: StateParts, *, interval: int, chunk: int, grid: int) -> None:
+        """parts: of a state; the others in tokens. interval: most between two stored states, unless
+        a request says otherwise; chunk: most that are computed at once; grid: states lie at its
+        multiples"""
+        self._parts = parts
         self._interval = interval
         self._chunk = chunk
         self._grid = grid
@@ -45,7 +49,7 @@ class Thinning:
     def wants(self, tree: Any, req: Any, end: int) -> bool:
         """Whether the state is to be stored that the request leaves after `end` of its tokens."""
         total = len(req.origin_input_ids)
-        if req.finished() or total - end < self._grid or req.mamba_branching_seqlen == end:
+        if req.finished() or total - end < self._grid or branch_point(tree, req) == end:
             return True
         hint = hint_in(req.kv_hints)
         interval = self._interval if hint is None else hint
@@ -82,16 +86,13 @@ class Thinning:
     def _last_stored(self, tree: Any, req: Any) -> int:
         """How many of the request's tokens come before the last of its states that is stored, or
         is about to be."""
-        from sglang.srt.mem_cache.unified_cache.components import ComponentType
-
         in_tree = req.kv.cache_protected_len
         if req.prefix_len > in_tree:
             return int(req.prefix_len)  # loaded: not in the tree yet, and stored for sure
         core, at = tree.tree_core, in_tree
         node = core.node_by_id(req.last_node)
         while node is not core.root_node:
-            has_state = node.component_data[ComponentType.MAMBA].value is not None
-            if has_state and not self.is_left_out(node.hash_value[-1]):
+            if self._parts.are_at(node) and not self.is_left_out(node.hash_value[-1]):
                 return int(at)
             at -= len(node.hash_value) * tree.page_size
             node = node.parent

@@ -37,10 +37,10 @@ class Cache:
         return torch.randn(tokens, HEADS, D, generator=self.rng).to(self.k.dtype)
 
 
-def decode(cache, q, key=None, value=None, loc=None):
+def decode(cache, q, key=None, value=None, loc=None, window=0):
     out = torch.full_like(q, float("nan"))
     head = (q, cache.k, cache.v, 1.0, 1.0, out, key, value, loc, None, cache.table, cache.rows)
-    decode_attention_cpu(*head, cache.lengths, SCALE, 0.0, False, 0, None, None)
+    decode_attention_cpu(*head, cache.lengths, SCALE, 0.0, False, window, None, None)
     return out
 
 
@@ -116,6 +116,25 @@ def test_prefill_is_causal_over_the_prefix_and_the_new_tokens(lengths, new, seed
         start += n
 
 
+@pytest.mark.parametrize("window", [1, 7, 64, 500])
+def test_a_sliding_window_ends_with_the_token_itself(window, monkeypatch):
+    monkeypatch.setattr(attention, "_WINDOW_BLOCK", 16)
+    lengths, new = [70, 20, 90], [30, 20, 1]
+    cache = Cache(lengths, seed=5)
+    q = cache.queries(sum(new))
+    out = extend(cache, q, new, sliding_window=window)
+    last = decode(cache, q[torch.tensor(new).cumsum(0) - 1], window=window)
+    start = 0
+    for i, (length, n) in enumerate(zip(lengths, new, strict=True)):
+        ends, others = torch.arange(length - n, length)[:, None], torch.arange(length)
+        seen = (others <= ends) & (others > ends - window)
+        mine = slice(start, start + n)
+        expected = attend(q[mine], *cache.of(i), SCALE, seen)
+        torch.testing.assert_close(out[mine].double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(last[i].double(), expected[-1], rtol=1e-5, atol=1e-5)
+        start += n
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_verify_lets_a_draft_token_see_its_ancestors_only(seed):
     nodes, lengths = 6, [26, 7]
@@ -144,7 +163,13 @@ def test_bfloat16_prefill_with_a_prefix_stays_close():
 
 @pytest.mark.parametrize(
     "change",
-    [{"logit_cap": 30.0}, {"sliding_window": 8}, {"k_scale": 0.5}, {"is_causal": False}],
+    [
+        {"logit_cap": 30.0},
+        {"sinks": torch.zeros(HEADS)},
+        {"k_scale": 0.5},
+        {"is_causal": False},
+        {"sliding_window": 8, "tree_mask": torch.ones(16).bool()},
+    ],
 )
 def test_what_is_not_implemented_is_refused(change):
     cache = Cache([4], seed=0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from engine_cpu.server import MODEL
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 512,
@@ -79,6 +81,64 @@ def granite_4() -> Any:
     )
 
 
+WINDOW = 100  # tokens that a layer with a window sees, less one in Nemotron-H
+
+
+def mellum() -> Any:
+    """Attention only, in most layers over a sliding window; experts in every other layer."""
+    from transformers import MellumConfig, MellumForCausalLM
+
+    rope = {"rope_type": "default", "rope_theta": 1000.0}
+    return MellumForCausalLM(
+        MellumConfig(
+            **{name: size for name, size in _SIZES.items() if not name.startswith("mamba_")},
+            num_hidden_layers=4,
+            head_dim=16,
+            intermediate_size=128,
+            moe_intermediate_size=32,
+            num_experts=4,
+            num_experts_per_tok=2,
+            layer_types=["sliding_attention", "full_attention"] + ["sliding_attention"] * 2,
+            mlp_layer_types=["dense", "sparse"] * 2,
+            sliding_window=WINDOW,
+            rope_parameters={"sliding_attention": rope, "full_attention": rope},
+        )
+    )
+
+
+def nemotron_h_with_windows() -> Any:
+    """Mamba layers beside attention over sliding windows.
+
+    Published ones have no windows. SGLang serves one if its configuration asks for them; it then
+    windows every attention layer, also the one whose KV it keeps from the beginning.
+    """
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+
+    given = _windowed_nemotron_h()
+    for name in ("architectures", "model_type", "num_hidden_layers", "time_step_min"):
+        del given[name]
+    model = NemotronHForCausalLM(NemotronHConfig(**given | {"sliding_window": WINDOW + 1}))
+    for layer in model.model.layers:
+        if hasattr(layer.mixer, "time_step_limit"):
+            layer.mixer.time_step_limit = (0.0, float("inf"))  # see engine_cpu's oracle
+    return model
+
+
+def _windowed_nemotron_h() -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((MODEL / "config.json").read_text())
+    del config["num_nextn_predict_layers"], config["mtp_hybrid_override_pattern"]
+    # Attention comes first: SGLang's CPU backend asks the pool of windows for layer 0.
+    pattern = "*EMM*EM"
+    return config | {
+        "vocab_size": _SIZES["vocab_size"],
+        "num_hidden_layers": len(pattern),
+        "hybrid_override_pattern": pattern,
+        "sliding_window": WINDOW,
+        "is_hybrid_swa": True,
+        "hybrid_layer_pattern": [1, 2, 2, 2, 0, 2, 2],  # windows, not attention, whole contexts
+    }
+
+
 class RandomModel:
     """A checkpoint on disk, and transformers' own reading of it."""
 
@@ -103,3 +163,22 @@ class RandomModel:
             warnings.simplefilter("ignore")
             logits = self._model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
         return logits.float().log_softmax(-1)
+
+
+class WindowedNemotronH(RandomModel):
+    """transformers has no windows for it; its mask is replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(nemotron_h_with_windows, folder)
+        (folder / "config.json").write_text(json.dumps(_windowed_nemotron_h()))
+
+    def logprobs(self, tokens: Sequence[int]) -> torch.Tensor:
+        from transformers.masking_utils import create_sliding_window_causal_mask
+        from transformers.models.nemotron_h import modeling_nemotron_h as modeling
+
+        whole = modeling.create_causal_mask
+        modeling.create_causal_mask = create_sliding_window_causal_mask
+        try:
+            return super().logprobs(tokens)
+        finally:
+            modeling.create_causal_mask = whole

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from engine_cpu.server import PAGE_SIZE, Server, running
 
 from engine.client import Sampling
@@ -100,6 +101,13 @@ async def stored_pages(engine: Engine, tokens: Sequence[int]) -> int:
 async def make_ready(engine: Engine, tokens: Sequence[int]) -> Prefetch:
     """Stage the pages of `tokens` and the state at their end."""
     return await engine.prefetch(chain(engine, tokens), timeout=SECONDS)
+
+
+async def used(server: Server) -> tuple[int, int, int]:
+    """Tokens that its pools hold, requests that run, requests that wait."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        (load,) = (await client.get("/v1/loads")).json()["loads"]
+    return load["num_used_tokens"], load["num_running_reqs"], load["num_waiting_reqs"]
 
 
 def random_tokens(seed: int, count: int, vocabulary: int = 512) -> list[int]:

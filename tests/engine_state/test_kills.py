@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import httpx
 import pytest
 from engine_cpu.server import MODEL, MTP, PAGE_SIZE
 
@@ -28,7 +27,7 @@ from engine.pool import Engine, EnginePool
 from state_store.errors import StoreUnavailable
 from state_store.store import StateStore
 
-from .linked import Answer, ask, chain, linked, random_tokens
+from .linked import Answer, ask, chain, linked, random_tokens, used
 from .trouble import Cut, TroubledStore
 
 KILLS = {"path": 114, "store": 80, "engine": 6}
@@ -255,13 +254,6 @@ class Scene:
         status = await self.status()
         assert (status["offloads_waiting"], status["objects_pinned"]) == (0, 0)
         assert self.server.process.poll() is None
-
-
-async def used(server):
-    """Tokens that its pools hold, requests that run, requests that wait."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
-        (load,) = (await client.get("/v1/loads")).json()["loads"]
-    return load["num_used_tokens"], load["num_running_reqs"], load["num_waiting_reqs"]
 
 
 @pytest.mark.slow

@@ -64,10 +64,10 @@ def moved():
 
         def carry(layout, rows, source, target):
             frames = Frames(getattr(source.described, layout), 4, pin=False)
-            frames.gather(torch.tensor(rows[0]))
+            frames.gather(torch.tensor(rows[0])[:, None])
             frames.layout = getattr(target.described, layout)
             for layer in range(target.described.num_layers):
-                frames.scatter(torch.arange(len(rows[0])), torch.tensor(rows[1]), layer)
+                frames.scatter(torch.arange(len(rows[0])), torch.tensor(rows[1])[:, None], layer)
 
         def page(engine, layer, row):
             return engine.kv.get_key_buffer(layer)[row * PAGE : (row + 1) * PAGE]

@@ -31,7 +31,7 @@ READY = SimpleNamespace(synchronize=lambda: None)
 
 
 def kv(hashes, rows):
-    return Rows("kv", hashes, torch.tensor(rows))
+    return Rows("kv", hashes, torch.tensor(rows)[:, None])
 
 
 class _Rank:
@@ -61,7 +61,8 @@ class _Rank:
         return Payloads(ObjectClient(self.url, timeout=5.0), self.names)
 
     def store(self):
-        parts = tuple(Rows(kind, HASHES, torch.arange(len(HASHES))) for kind in ("kv", "state"))
+        rows = torch.arange(len(HASHES))[:, None]
+        parts = tuple(Rows(kind, HASHES, rows) for kind in ("kv", "state"))
         self.offloader.submit(Offload(parts, ()))
         assert self.offloader.settle(timeout=10)
 
@@ -115,7 +116,7 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
         LinkerConfig(url=rank.url, engine_id="e", boot_id="b"), None, None,
         rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(),
         progress=Progress(), offloader=rank.offloader, loader=rank.loader,
-        backlog=Backlog(1, 1), holds=Holds(), steps=Steps(Ranks(), dict), payloads=payloads,
+        backlog=Backlog(1, 1), holds=Holds(8, 8), steps=Steps(Ranks(), dict), payloads=payloads,
     )  # fmt: skip
     found = control.prefetch({"hashes": HASHES[4:5], "session": None})
     assert (found["state"], found["pages"], found["reason"]) == (True, 1, None)
@@ -170,7 +171,7 @@ def test_what_an_offload_wrote_before_it_failed_counts_as_written(rank):
     payloads = _WithoutStates(ObjectClient(rank.url, timeout=5.0), rank.names)
     frames = {"kv": rank.frames(8), "state": rank.frames(8)}
     offloader = Offloader(frames, StoredIndex(), payloads, Progress(), ttl=60)
-    state = Rows("state", HASHES[1:2], torch.tensor([1]))
+    state = Rows("state", HASHES[1:2], torch.tensor([[1]]))
     offloader.submit(Offload((kv(HASHES[:2], [0, 1]), state), ()))
     assert offloader.settle(timeout=10)
     assert [offloader.failed(kind, HASHES) for kind in ("kv", "state")] == [0, 1]

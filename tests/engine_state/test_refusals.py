@@ -78,7 +78,7 @@ def pools():
         import torch
         from sglang.srt.mem_cache import memory_pool as pools, swa_memory_pool as swa
         from engine.errors import UnsupportedModel
-        from engine.linker.pools import _draft_pool, _full_attention_pool
+        from engine.linker.pools import _attention_pools, _draft_pool
 
         shared = dict(page_size=64, dtype=torch.float32, device="cpu", enable_memory_saver=False)
         heads = dict(head_num=2, head_dim=16)
@@ -95,10 +95,6 @@ def pools():
         latent = pools.MLATokenToKVPool(
             size=128, kv_lora_rank=16, qk_rope_head_dim=8, layer_num=2, **shared
         )
-        windows = swa.SWAKVPool(
-            size=128, size_swa=128, swa_attention_layer_ids=[0], full_attention_layer_ids=[1],
-            **shared, **heads,
-        )
 
         class Sparse(pools.MLATokenToKVPool):
             pass  # as the pool of DSA, which adds indices
@@ -108,9 +104,15 @@ def pools():
         class Scaled(pools.MHATokenToKVPool):
             pass  # as the FP4 and MXFP8 pools, whose buffers a CPU cannot make
 
-        def verdict(check, value):
+        def windows(*full, **other):
+            return swa.SWAKVPool(
+                size=128, size_swa=128, swa_attention_layer_ids=[0], full_attention_layer_ids=full,
+                **shared, **heads, **other,
+            )
+
+        def verdict(check, value, **more):
             try:
-                check(value)
+                check(value, **more)
                 return None
             except UnsupportedModel as error:
                 return str(error)
@@ -121,21 +123,28 @@ def pools():
                 mtp_draft_mamba_pools=mamba, page_size=page_size,
             )
 
+        def drafted(params, has_windows=False):
+            return verdict(_draft_pool, params, has_windows=has_windows)
+
         print(json.dumps({
-            "grouped": verdict(_full_attention_pool, hybrid(mha())),
-            "no Mamba": verdict(_full_attention_pool, mha()),
-            "latent": verdict(_full_attention_pool, latent),
-            "latent in a hybrid": verdict(_full_attention_pool, hybrid(latent)),
-            "sparse in a hybrid": verdict(_full_attention_pool, hybrid(sparse)),
-            "sliding windows": verdict(_full_attention_pool, windows),
-            "scaled": verdict(_full_attention_pool, hybrid(mha(Scaled))),
-            "one draft": verdict(_draft_pool, drafting(mha())),
-            "no draft": verdict(_draft_pool, drafting()),
-            "two drafts": verdict(_draft_pool, drafting(mha(), mha())),
-            "latent draft": verdict(_draft_pool, drafting(latent)),
-            "sparse draft": verdict(_draft_pool, drafting(sparse)),
-            "draft with states": verdict(_draft_pool, drafting(mha(), mamba=(object(),))),
-            "other draft pages": verdict(_draft_pool, drafting(mha(), page_size=128)),
+            "grouped": verdict(_attention_pools, hybrid(mha())),
+            "no Mamba": verdict(_attention_pools, mha()),
+            "latent": verdict(_attention_pools, latent),
+            "latent in a hybrid": verdict(_attention_pools, hybrid(latent)),
+            "sparse in a hybrid": verdict(_attention_pools, hybrid(sparse)),
+            "sliding windows": verdict(_attention_pools, windows(1)),
+            "sliding windows only": verdict(_attention_pools, windows()),
+            "scaled windows": verdict(_attention_pools, windows(1, swa_kv_pool_class=Scaled)),
+            "windows and scaled": verdict(_attention_pools, windows(1, full_kv_pool_class=Scaled)),
+            "scaled": verdict(_attention_pools, hybrid(mha(Scaled))),
+            "one draft": drafted(drafting(mha())),
+            "draft beside windows": drafted(drafting(mha()), has_windows=True),
+            "no draft": drafted(drafting()),
+            "two drafts": drafted(drafting(mha(), mha())),
+            "latent draft": drafted(drafting(latent)),
+            "sparse draft": drafted(drafting(sparse)),
+            "draft with states": drafted(drafting(mha(), mamba=(object(),))),
+            "other draft pages": drafted(drafting(mha(), page_size=128)),
         }))
         """
     )
@@ -144,7 +153,8 @@ def pools():
 
 
 @pytest.mark.parametrize(
-    "pool", ["grouped", "latent in a hybrid", "one draft", "latent draft", "no draft"]
+    "pool",
+    ["grouped", "latent in a hybrid", "sliding windows", "one draft", "latent draft", "no draft"],
 )
 def test_pools_that_snapshots_hold_are_served(pools, pool):
     assert pools[pool] is None
@@ -156,9 +166,12 @@ def test_pools_that_snapshots_hold_are_served(pools, pool):
         ("no Mamba", "MHATokenToKVPool;"),
         ("latent", "MLATokenToKVPool;"),
         ("sparse in a hybrid", "HybridLinearKVPool over Sparse;"),
-        ("sliding windows", "SWAKVPool over MHATokenToKVPool;"),
+        ("sliding windows only", "every attention layer"),
+        ("scaled windows", "SWAKVPool over Scaled;"),
+        ("windows and scaled", "SWAKVPool over Scaled;"),
         ("scaled", "HybridLinearKVPool over Scaled;"),
         ("two drafts", "2 KV pools"),
+        ("draft beside windows", "sliding windows"),
         ("sparse draft", "1 KV pools (Sparse)"),
         ("draft with states", "1 Mamba pools"),
         ("other draft pages", "64 tokens in the draft's KV pool and 128"),
