@@ -23,6 +23,7 @@ from agent_runtime import (
 )
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
+from agent_runtime.anthropic_api import routes as anthropic_routes
 from agent_runtime.chat import ChatFormat
 from agent_runtime.choices import Choices
 from agent_runtime.conversations import Conversations
@@ -125,6 +126,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
         feed_routes, operation_routes, openai_models, response_routes,
         response_conversation_routes, openai_chat_routes,
+        anthropic_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
 

@@ -13,6 +13,7 @@ TorporError
 │   ├── BadVerdict        a person's answer does not fit what was asked
 │   ├── NoSemanticSearch  a memory is searched by meaning
 │   ├── Unsupported       an option of another API that would have no effect here
+│   │   └── ThreadUnsupportedRequest  a thread of Anthropic's, whose clients go on without
 │   ├── PreviousResponseNotFound  a response is to follow one that is not there
 │   └── NeedsState        what a backend that keeps no state cannot do
 ├── Unauthorized          no API key, or one that is not valid
@@ -115,6 +116,10 @@ class NeedsState(BadRequest):
 
 class Unsupported(BadRequest):
     code = "unsupported"
+
+
+class ThreadUnsupportedRequest(Unsupported):
+    code = "thread_unsupported_request"
 
 
 class Unauthorized(TorporError):

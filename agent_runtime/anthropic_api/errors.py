@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.models import Problem
+from agent_runtime.service.document import Responses, problems
 from agent_runtime.service.request_ids import current_request_id
 
 _TYPES = {
@@ -12,21 +15,56 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    413: "request_too_large",
+    409: "conflict_error",
     429: "rate_limit_error",
-    503: "overloaded_error",
     504: "timeout_error",
 }
 _STATUS = {422: 400}  # what is no request is a 400 there
 
 
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ErrorDetails(_Wire):
+    """error_code: ours, stable, and finer than `type`"""
+
+    error_code: str
+
+
+class ErrorObject(_Wire):
+    type: str
+    message: str
+    details: ErrorDetails
+
+
+class ErrorBody(_Wire):
+    """request_id: also in the header `request-id`"""
+
+    type: Literal["error"] = "error"
+    error: ErrorObject
+    request_id: str | None
+
+
+def documented(*trees: type[Exception]) -> Responses:
+    """As `document.problems`, in this form."""
+    found: Responses = {}
+    for status, told_so in problems(*trees).items():
+        other = _STATUS.get(int(status), int(status))
+        description = told_so["description"]
+        if other in found:
+            description = found[other]["description"] + "; " + description
+        found[other] = {"model": ErrorBody, "description": description}
+    return found
+
+
 def told(problem: Problem) -> tuple[int, dict[str, Any]]:
-    """Status and body. `code` in it is ours, and finer than `type`."""
+    """Status and body."""
     status = _STATUS.get(problem.status, problem.status)
     other = "invalid_request_error" if status < 500 else "api_error"
-    error = {
-        "type": _TYPES.get(status, other),
-        "message": problem.detail,
-        "code": problem.code,
-    }
-    return status, {"type": "error", "error": error, "request_id": current_request_id()}
+    error = ErrorObject(
+        type=_TYPES.get(status, other),
+        message=problem.detail,
+        details=ErrorDetails(error_code=problem.code),
+    )
+    return status, ErrorBody(error=error, request_id=current_request_id()).model_dump()

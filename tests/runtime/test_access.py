@@ -67,8 +67,9 @@ def routes(app):
 
 def code_in(answer):
     """Of an error in any form."""
-    body = answer.json()
-    code = body["error"]["code"] if "error" in body else body["code"]
+    told = answer.json()
+    told = told.get("error", told)
+    code = told["details"]["error_code"] if "details" in told else told["code"]
     return "unauthorized" if code == "invalid_api_key" else code
 
 

@@ -54,7 +54,7 @@ async def test_what_is_refused_before_any_route_is_told_so(service, sent, status
         answer = await http.post("/v1/messages", **sent)
     error = answer.json()
     assert (answer.status_code, error["type"]) == (status, "error")
-    assert (error["error"]["type"], error["error"]["code"]) == (kind, code)
+    assert (error["error"]["type"], error["error"]["details"]) == (kind, {"error_code": code})
     assert error["error"]["message"]
     assert error["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
 

@@ -1,0 +1,135 @@
+"""From Anthropic's request to the runtime's conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent_runtime.anthropic_api.blocks import (
+    AssistantMessage,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+    paragraphs,
+    text_of,
+)
+from agent_runtime.anthropic_api.request import (
+    AnyChoice,
+    CountRequest,
+    CustomTool,
+    MessagesRequest,
+    NoChoice,
+    ToolChoice,
+)
+from agent_runtime.chat import Message
+from agent_runtime.constraints import NamedTool
+from agent_runtime.errors import ThreadUnsupportedRequest, WrongMessage
+from agent_runtime.frameworks import Said
+from agent_runtime.models import ConversationRequest
+from agent_runtime.openai_api.messages import conversation
+from tools.calls import ToolCall
+from tools.define import ToolSpec
+
+
+def conversation_of(request: MessagesRequest, *, stateless: bool) -> ConversationRequest:
+    """stateless: whether an endpoint answers that keeps no state. Raises as `messages_of`."""
+    options: dict[str, Any] = {}
+    if request.output_config.format is not None:
+        options["json_schema"] = request.output_config.format.schema_
+    if any(tool.strict for tool in request.tools):
+        options["strict_calls"] = True
+    return ConversationRequest(
+        messages=messages_of(request),
+        tools=specs_of(request.tools),
+        stateless=stateless,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        stop=request.stop_sequences,
+        **_choice(request),
+        **options,
+    )
+
+
+def messages_of(request: CountRequest) -> list[Message]:
+    """What the model is to read, the system text first.
+
+    Raises WrongMessage, ThreadUnsupportedRequest.
+    """
+    if request.thread is not None:
+        raise ThreadUnsupportedRequest(
+            "threads are not served: send the whole conversation, whose known part is not computed "
+            "again. Nothing was generated.",
+            param="thread",
+        )
+    system = text_of(request.system)
+    said = [Said(Message(role="system", content=system))] if system else []
+    for place, message in enumerate(request.messages):
+        if isinstance(message, UserMessage):
+            said += _of_user(message, f"messages[{place}]")
+        else:
+            said.append(_of_assistant(message))
+    return conversation(said, "messages")
+
+
+def specs_of(tools: Sequence[CustomTool]) -> list[ToolSpec]:
+    return [
+        ToolSpec(name=tool.name, description=tool.description, parameters=tool.input_schema)
+        for tool in tools
+    ]
+
+
+def _of_user(message: UserMessage, where: str) -> list[Said]:
+    """Results first, then what the user says."""
+    if isinstance(message.content, str):
+        return [Said(Message(role="user", content=message.content))]
+    results: list[Said] = []
+    texts: list[str] = []
+    for block in message.content:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif texts:
+            raise WrongMessage(
+                f"{where}: a tool_result comes before what the user says. Nothing was generated.",
+                param=where,
+            )
+        else:
+            results.append(_result(block))
+    if texts or not results:
+        results.append(Said(Message(role="user", content=paragraphs(texts))))
+    return results
+
+
+def _result(block: ToolResultBlock) -> Said:
+    text = text_of(block.content)
+    if block.is_error:
+        text = f"Error: {text}" if text else "Error."
+    return Said(Message(role="tool", content=text), answers=block.tool_use_id)
+
+
+def _of_assistant(message: AssistantMessage) -> Said:
+    if isinstance(message.content, str):
+        return Said(Message(role="assistant", content=message.content))
+    blocks = message.content
+    uses = [block for block in blocks if isinstance(block, ToolUseBlock)]
+    said = Message(
+        role="assistant",
+        content=paragraphs([block.text for block in blocks if isinstance(block, TextBlock)]),
+        reasoning=paragraphs([b.thinking for b in blocks if isinstance(b, ThinkingBlock)]),
+        tool_calls=tuple(ToolCall(name=use.name, arguments=use.input) for use in uses),
+    )
+    return Said(said, calls=[use.id for use in uses])
+
+
+def _choice(request: MessagesRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if isinstance(choice, NoChoice):
+        return {"tool_choice": "none"}
+    options: dict[str, Any] = {"parallel_tool_calls": not choice.disable_parallel_tool_use}
+    if isinstance(choice, AnyChoice):
+        options["tool_choice"] = "required"
+    elif isinstance(choice, ToolChoice):
+        options["tool_choice"] = NamedTool(name=choice.name)
+    return options

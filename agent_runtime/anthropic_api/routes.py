@@ -1,0 +1,103 @@
+"""`/v1/messages`, and how many tokens one would have."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+
+from agent_runtime.anthropic_api.answers import Answer, Event
+from agent_runtime.anthropic_api.errors import documented
+from agent_runtime.anthropic_api.reading import conversation_of, messages_of, specs_of
+from agent_runtime.anthropic_api.request import CountRequest, MessagesRequest
+from agent_runtime.chat import ChatFormat
+from agent_runtime.conversations import Conversations
+from agent_runtime.errors import TorporError, Unsupported
+from agent_runtime.events import TurnEvent
+from agent_runtime.headers import Key
+from agent_runtime.models import TurnResult
+from agent_runtime.openai_api.messages import Ids
+from agent_runtime.openai_api.models import served
+from agent_runtime.streaming import EventStream, counted, first_of, last_of
+from engine.errors import EngineError
+from state_store.errors import StoreError
+
+router = APIRouter(
+    prefix="/v1/messages", responses=documented(TorporError, StoreError, EngineError)
+)
+Version = Annotated[Literal["2023-06-01", "2026-10-21"], Header(alias="anthropic-version")]
+"""What they have in common is served; see docs/anthropic.md."""
+
+
+@router.post("", response_model=None)
+async def create(
+    http: Request, request: MessagesRequest, version: Version, key: Key = None
+) -> Response:
+    """A message; with `stream`, Anthropic's server-sent events."""
+    chat: ChatFormat | None = http.app.state.chat
+    conversations: Conversations = http.app.state.conversations
+    stateless = served(http).is_stateless(request.model)
+    _require_thinking(request, chat if not stateless else None)
+    asked = conversation_of(request, stateless=stateless)
+    turn = counted(http, conversations.run(asked, key=key))
+    answer = Answer(
+        Ids(key), model=request.model, tools=asked.tools, thinking=request.shows_thinking
+    )
+    if not request.stream:
+        result = await last_of(http, turn)
+        assert isinstance(result, TurnResult), "a turn ends with its result"
+        return JSONResponse(answer.message(result))
+    first = await first_of(http, turn)  # errors before it get their own status
+    events = answer.events(_with(first, turn))
+    return EventStream(_lines(events))
+
+
+@router.post("/count_tokens")
+async def count_tokens(http: Request, request: CountRequest, version: Version) -> dict[str, int]:
+    """Of the whole prompt, as the model's template shows it."""
+    chat: ChatFormat | None = http.app.state.chat
+    if served(http).is_stateless(request.model) or chat is None:
+        raise Unsupported(
+            f"tokens of {request.model} cannot be counted here: its endpoint has the tokenizer, "
+            "and counts them when it answers.",
+            param="model",
+        )
+    _require_thinking(request, chat)
+    said = messages_of(request)
+    system = said.pop(0).content if said[0].role == "system" else None
+    prompt = chat.opening(said, system=system, tools=specs_of(request.tools))
+    return {"input_tokens": len(prompt)}
+
+
+def _require_thinking(request: CountRequest, chat: ChatFormat | None) -> None:
+    """Raises Unsupported if the model cannot be told to think, or not to."""
+    if request.thinking is None or request.thinking.type == "adaptive" or chat is None:
+        return
+    wanted = request.thinking.type == "enabled"
+    if wanted != chat.opens_thinking:
+        always = "always" if chat.opens_thinking else "never"
+        raise Unsupported(
+            f"thinking cannot be {request.thinking.type}: by its template {request.model} {always} "
+            "thinks before it answers. Leave `thinking` out, or send adaptive. Nothing was "
+            "generated.",
+            param="thinking",
+        )
+
+
+async def _with(first: TurnEvent, rest: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:
+    # Closed even if the client goes away, so that the lease is given back at once.
+    async with contextlib.aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
+
+
+async def _lines(events: AsyncGenerator[Event]) -> AsyncIterator[str]:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            data = json.dumps(event, ensure_ascii=False)
+            yield f"event: {event['type']}\ndata: {data}\n\n"
