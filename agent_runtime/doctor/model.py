@@ -39,11 +39,12 @@ def examine(folder: Path | None) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield fail("model config", str(error), why="nothing can be loaded", fix=_AGAIN)
     except ImpossiblePlan as error:
-        yield fail(
+        yield warn(
             "model config",
             str(error),
-            why="snapshots hold attention KV and recurrent states of hybrid models only",
-            fix="use a hybrid, or a stateless backend for this model",
+            why="snapshots hold what hybrids with recurrent layers or sliding windows remember",
+            fix="start an engine: it ends at once if it cannot store this model's state; then use "
+            "a hybrid, or a stateless backend for this model",
         )
     else:
         yield ok("model config", f"{folder}: {_described(architecture)}")

@@ -101,6 +101,11 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise ImpossiblePlan(
             f"models of type {family!r} cannot be planned for; known are {', '.join(_READERS)}."
         )
+    if config.get("is_hybrid_swa"):
+        raise ImpossiblePlan(
+            "models with sliding windows are served, but cannot be planned for: what is counted "
+            "here grows with the context, and windows do not."
+        )
     try:
         return reader(config)
     except KeyError as error:

@@ -53,6 +53,13 @@ def test_a_config_that_cannot_be_used(folder, config, words):
     assert words in the_failure(folder).found
 
 
+def test_of_a_model_that_no_plan_knows_the_engine_decides(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "mellum"}))
+    finding = the_failure(folder)
+    assert finding.level is Level.WARN
+    assert "start an engine" in finding.fix
+
+
 @pytest.mark.parametrize(("text", "words"), [(None, "No such file"), ("{}", "tokenizer.json")])
 def test_a_tokenizer_that_cannot_be_loaded(folder, text, words):
     path = folder / "tokenizer.json"

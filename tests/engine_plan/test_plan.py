@@ -15,6 +15,7 @@ from agent_runtime.cli import main
 from engine.errors import ImpossiblePlan
 from engine.linker.layouts import require_restorable
 from engine.plan import Question, plan, stored
+from engine.plan.architecture import read_architecture
 from engine.plan.device import SLOTS
 from engine.plan.sizes import StateSize
 from engine.plan.stored import PART_BYTES, size_class
@@ -185,6 +186,12 @@ def test_a_slow_store_never_breaks_even():
 def test_what_is_impossible_is_refused_with_the_reason_and_what_would_fit(changes, words):
     with pytest.raises(ImpossiblePlan, match=words):
         plan(question(**changes))
+
+
+def test_a_model_with_windows_is_not_planned_for_as_if_it_had_none():
+    config = {"model_type": "nemotron_h", "is_hybrid_swa": True}
+    with pytest.raises(ImpossiblePlan, match="sliding windows are served, but cannot be planned"):
+        read_architecture(config)
 
 
 def test_what_is_said_to_fit_does():
