@@ -45,9 +45,11 @@ from agent_runtime.service.bodies import Bodies
 from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Measured, Metrics
 from agent_runtime.service.request_ids import RequestIds
+from agent_runtime.service.traces import Traced
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
+from agent_runtime.telemetry import Telemetry, no_telemetry
 from agent_runtime.turns import Turns
 from agent_runtime.versions import Versions
 from engine.backends.chat import Backend
@@ -57,11 +59,20 @@ from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
 
+_LOOK = 30.0  # seconds between looks at what there is, for the metrics
 
-def create_app(settings: RuntimeSettings) -> FastAPI:
-    """The service over one store and the engines registered in it."""
+
+def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) -> FastAPI:
+    """The service over one store and the engines registered in it.
+
+    telemetry: where traces and metrics go besides `/metrics`; None: nowhere
+    """
+    telemetry = telemetry or no_telemetry()
     chat = None if settings.model_dir is None else ChatFormat(settings.model_dir)
     backend = None if settings.backend is None else Backend(settings.backend)
+
+    model = settings.served_model or (None if backend is None else backend.settings.model)
+    metrics = Metrics(telemetry, model=model)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,11 +107,13 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
                 app.state.metrics,
             )
             # Not waited for: the whole archive is listed.
-            recovering = asyncio.create_task(_recover(store, settings.lease_ttl * 2))
+            recovering = asyncio.create_task(_recover(store, metrics, settings.lease_ttl * 2))
+            looking = asyncio.create_task(_look_now_and_then(app))
             async with mcp.running():
                 yield
             recovering.cancel()
-            await asyncio.wait([recovering])
+            looking.cancel()
+            await asyncio.wait([recovering, looking])
             await app.state.responses.close()
             await turns.close()
             await feed.close()
@@ -110,7 +123,7 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
                 await backend.close()
 
     app = FastAPI(title="Torpor", version="0.1.0", lifespan=lifespan)
-    app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.settings, app.state.metrics = settings, metrics
     app.state.chat = chat
     app.state.served = openai_models.Served(settings, since=time.time())
     mcp = Mounted(app, settings)
@@ -120,7 +133,8 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     if settings.require_keys:
         app.add_middleware(Guard, store=lambda: app.state.store)
         app.include_router(key_routes.router)
-    app.add_middleware(Measured, metrics=app.state.metrics)
+    app.add_middleware(Traced, tracer=telemetry.tracer)
+    app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(RequestIds)
     for routes in (
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
@@ -141,9 +155,19 @@ def create_app(settings: RuntimeSettings) -> FastAPI:
     return app
 
 
-async def _recover(store: StateStore, older_than: float) -> None:
+async def _look_now_and_then(app: FastAPI) -> None:
+    """For who is sent the metrics, and does not ask for them."""
+    while True:
+        await operation_routes.look(app)
+        await asyncio.sleep(_LOOK)
+
+
+async def _recover(store: StateStore, metrics: Metrics, older_than: float) -> None:
     try:
         recovered = await store.recover(older_than=older_than)
+        metrics.collected("snapshots", recovered.snapshots)
+        metrics.collected("archived", recovered.collected.condemned)
+        metrics.collected("orphans", recovered.collected.orphans)
         logger.info("recovered: %s", recovered)
     except StoreError as error:
         logger.error("recovery is left to the next start of a runtime: %s", error)

@@ -69,6 +69,14 @@ def add_to(commands: Any) -> None:
     _stage_options(turn)
     turn.set_defaults(run=_turn)
 
+    streams = subjects.add_parser(
+        "streams", help="many open streams of session events: is all told, does memory grow"
+    )
+    streams.add_argument("--streams", type=int, default=500)
+    streams.add_argument("--seconds", type=float, default=180.0)
+    streams.add_argument("--data", type=Path, default=Path(".torpor/bench"), help="emptied first")
+    streams.set_defaults(run=_streams)
+
     savers = subjects.add_parser(
         "savers", help="LangGraph's checkpointers, ours among them, over a long thread"
     )
@@ -132,6 +140,14 @@ def _turn(arguments: argparse.Namespace) -> int:
 
     staged = _staged(arguments)
     return _told(turn.measure(rounds=arguments.rounds, long_tokens=arguments.long, **staged))
+
+
+def _streams(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import streams
+
+    return _told(
+        streams.measure(streams=arguments.streams, seconds=arguments.seconds, data=arguments.data)
+    )
 
 
 def _savers(arguments: argparse.Namespace) -> int:

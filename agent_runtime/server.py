@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,7 @@ from agent_runtime.draining import Drain, Drained
 from agent_runtime.errors import SetupError
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.settings import ServiceSettings
+from agent_runtime.telemetry import telemetry_from
 from engine.launch import require_free_port
 from state_store.store import StateStore
 
@@ -41,7 +43,8 @@ async def serve(
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per look at an engine
     _log_to_stderr(settings.json_log)
-    app = create_app(settings)
+    telemetry = telemetry_from(os.environ)
+    app = create_app(settings, telemetry)
     server = _Server(
         uvicorn.Config(
             app,
@@ -76,6 +79,7 @@ async def serve(
     for task in draining:
         task.cancel()  # cut short
     await asyncio.gather(*draining, return_exceptions=True)
+    await asyncio.to_thread(telemetry.close)
     if reason is not None:
         raise SetupError(reason)
     if not server.started:

@@ -107,5 +107,11 @@ def _told_as(kind: type[Exception]) -> type[Exception]:
     return next((one for one in kind.__mro__ if one in _STATUS), kind)
 
 
+def layer_of(error: Exception) -> str:
+    """Which of our packages raised it: `store`, `engine`, `tools` or `runtime`."""
+    layers = {store.StoreError: "store", engine.EngineError: "engine", tools.ToolsError: "tools"}
+    return next((name for tree, name in layers.items() if isinstance(error, tree)), "runtime")
+
+
 def _snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

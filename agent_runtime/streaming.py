@@ -14,7 +14,7 @@ from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.events import Event, TurnEvent, encoded, sent
 from agent_runtime.models import Problem, TurnResult
 from agent_runtime.service.metrics import Metrics
-from agent_runtime.status import problem_of
+from agent_runtime.status import layer_of, problem_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
@@ -35,7 +35,7 @@ async def streamed_as(
     """Server-sent events that are written already; failed: what is said of an error behind the
     first piece."""
     first = await first_of(http, pieces)  # errors before it get their own status
-    return EventStream(_stream(first, pieces, failed))
+    return EventStream(_stream(http, first, pieces, failed))
 
 
 async def first_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
@@ -99,7 +99,7 @@ async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[str]:
 
 
 async def _stream(
-    first: str, rest: AsyncGenerator[str], failed: Callable[[Problem], str]
+    http: Request, first: str, rest: AsyncGenerator[str], failed: Callable[[Problem], str]
 ) -> AsyncIterator[str]:
     try:
         # Closed even if the client goes away, so that the lease is given back at once.
@@ -108,4 +108,7 @@ async def _stream(
             async for piece in rest:
                 yield piece
     except (TorporError, EngineError, StoreError) as error:
-        yield failed(problem_of(error))
+        problem = problem_of(error)
+        metrics: Metrics = http.app.state.metrics
+        metrics.error(layer_of(error), problem.code)
+        yield failed(problem)

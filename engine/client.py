@@ -25,6 +25,7 @@ from engine.errors import EngineRefused, EngineUnreachable, GrammarRefused, Load
 from engine.linker.config import RECOMPUTE
 from engine.prompts import GONE, PATH, Head, Name
 from engine.routing import BOOT_ID, ROUTING_KEY, carried
+from engine.tracing import HOOKS
 
 _NAMES = 1024  # prefixes that a client believes its engine remembers
 _GRAMMAR = re.compile(r"((?:Failed to compile|Grammar).*? grammar.*?)(?:\\n|\"|$)")
@@ -115,6 +116,7 @@ class EngineClient:
             timeout=httpx.Timeout(timeout, connect=5.0),
             limits=EVERY_TURN,
             trust_env=False,
+            event_hooks=HOOKS,
         )
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from agent_runtime.errors import HeadMoved, TorporError
 from agent_runtime.models import Problem
 from agent_runtime.service.request_ids import current_request_id
 from agent_runtime.service.shapes import shape_of
-from agent_runtime.status import problem_of
+from agent_runtime.status import layer_of, problem_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from tools.errors import ToolsError
@@ -59,6 +59,7 @@ def problem_response(
 
 async def _answer_ours(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    request.app.state.metrics.error(layer_of(error), problem.code)
     if problem.code == HeadMoved.code and "if-match" in request.headers:
         problem = problem.model_copy(update={"status": 412})
     if problem.status >= 500:

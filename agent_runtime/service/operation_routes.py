@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+import contextlib
+
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
+from agent_runtime.feed.following import Followers
 from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
@@ -50,10 +53,18 @@ async def ready(request: Request, response: Response) -> Readiness:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
+    await look(request.app)
     counted: Metrics = request.app.state.metrics
-    pool: EnginePool = request.app.state.pool
-    try:
-        counted.engines(len(await pool.records()))
-    except StoreError:
-        counted.engines(0)
     return Response(counted.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def look(app: FastAPI) -> None:
+    """Have the metrics say what there is now."""
+    pool: EnginePool = app.state.pool
+    turns: Turns = app.state.turns
+    followers: Followers = app.state.followers
+    metrics: Metrics = app.state.metrics
+    engines = 0
+    with contextlib.suppress(StoreError):
+        engines = len(await pool.records())
+    metrics.now(engines=engines, slots=turns.admission.status(), streams=followers.readers)

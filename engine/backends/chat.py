@@ -25,6 +25,7 @@ from engine.errors import (
     EngineRefused,
     EngineUnreachable,
 )
+from engine.tracing import HOOKS
 
 _SHOWN = 500  # characters of what the endpoint said
 
@@ -79,6 +80,7 @@ class Backend:
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(settings.timeout, connect=5.0),
             limits=EVERY_TURN,
+            event_hooks=HOOKS,
             trust_env=not settings.is_local,  # a proxy leads to a hosted one, not to this machine
         )
 

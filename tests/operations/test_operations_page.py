@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from agent_runtime import draining, server
+from agent_runtime.cli import _parser
 from agent_runtime.errors import Draining
 from agent_runtime.feed import following
 from agent_runtime.feed.events import SESSION_EVENTS
@@ -35,6 +36,14 @@ async def test_the_program_follows_a_session(settings, script):
         assert await running.wait() == 0
     names = [line.decode().split()[1] for line in read]
     assert names == ["session", "turn_began", "turn_committed", "deleted"]
+
+
+def test_the_commands_are_some():
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    lines = [line for kind, block in fenced if not kind for line in block.splitlines()]
+    assert len(lines) >= 3
+    for line in lines:
+        _parser().parse_args(line.partition("torpor ")[2].split())
 
 
 def test_every_event_is_in_the_table():
