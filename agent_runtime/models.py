@@ -1,4 +1,7 @@
-"""What travels between clients and the runtime, validated at the edge."""
+"""What travels between clients and the runtime, validated at the edge.
+
+What comes from a client is read strictly: no text becomes a number, and no number a truth value.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SamplingDefaults(_Wire):
+class SamplingDefaults(_Wire, strict=True):
     """Of a session's turns, unless they say otherwise; see TurnRequest, which decides the rest."""
 
     max_tokens: int | None = Field(default=None, ge=1, le=65536)
@@ -27,7 +30,7 @@ class SamplingDefaults(_Wire):
     stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=16)
 
 
-class CreateSession(_Wire):
+class CreateSession(_Wire, strict=True):
     system: str | None = None
     tools: list[ToolSpec] = []
     labels: dict[str, str] = {}
@@ -37,7 +40,7 @@ class CreateSession(_Wire):
     else in this runtime."""
 
 
-class TurnRequest(_Wire, Constraints):
+class TurnRequest(_Wire, Constraints, strict=True):
     """`temperature` 0 is greedy. `top_logprobs` > 0 returns that many alternatives per token."""
 
     messages: list[Message] = []
@@ -285,7 +288,7 @@ class SnapshotView(_Wire):
     created_at: float
 
 
-class SuspendRequest(_Wire):
+class SuspendRequest(_Wire, strict=True):
     durability: str = "fsync"
     """`memory`, `fsync` or `replicated:n`: what must be confirmed before memory is given up."""
     expected_head: str | None = None
@@ -302,7 +305,7 @@ class Suspended(_Wire):
     seconds: float
 
 
-class PersistRequest(_Wire):
+class PersistRequest(_Wire, strict=True):
     durability: str = "fsync"
     """`memory`, `fsync` or `replicated:n`: what must be confirmed before the answer."""
 
@@ -317,7 +320,7 @@ class Persisted(_Wire):
     seconds: float
 
 
-class HoldRequest(_Wire):
+class HoldRequest(_Wire, strict=True):
     seconds: float = Field(default=600.0, gt=0, le=86400)
 
 
@@ -349,7 +352,7 @@ class Dropped(_Wire):
     freed_tokens: int
 
 
-class ResumeRequest(_Wire):
+class ResumeRequest(_Wire, strict=True):
     strict: bool = False
     """Refuse (NothingReused) instead of leaving everything to be recomputed."""
 
@@ -364,7 +367,7 @@ class Resumed(_Wire):
     seconds: float
 
 
-class ForkRequest(_Wire):
+class ForkRequest(_Wire, strict=True):
     snapshot: str | None = None
     """Where to fork: any snapshot in the session's history; its head if None."""
     tokens: int | None = Field(default=None, ge=0)

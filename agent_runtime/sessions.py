@@ -240,7 +240,9 @@ class Sessions:
             )
         else:
             session = await self._store.session(session_id)
-            await self._turns.stateless.require_state(session, "forked at a number of tokens")
+            await self._turns.stateless.require_state(
+                session, "forked at a number of tokens, only at a snapshot"
+            )
             forked = await fork_at(
                 self._store,
                 self._turns,

@@ -90,12 +90,11 @@ class Stateless:
         return backend
 
     async def require_state(self, session: Session, done: str) -> None:
-        """done: what is to be done to a session, as in "forked at a number of tokens".
-        Raises NeedsState."""
+        """done: what is to be done to a session, as in "exported". Raises NeedsState."""
         if await self.holds(session):
             raise NeedsState(
-                f"{session.id} cannot be {done}: {_WHY}, and its history is messages. "
-                "It is unchanged; name a snapshot instead."
+                f"{session.id} cannot be {done}: {_WHY}, and its history is messages. It "
+                "is unchanged."
             )
 
     async def resume(self, session: Session, request: ResumeRequest) -> Resumed:

@@ -28,7 +28,7 @@ class Forks(_Wire):
     forks: list[Fork]
 
 
-class RewindRequest(_Wire):
+class RewindRequest(_Wire, strict=True):
     """Back to a snapshot of the session's own history, or by a number of turns, or to before the
     first one (`snapshot` is "")."""
 

@@ -132,8 +132,10 @@ class Versions:
         )
 
     async def export(self, session_id: str, path: Path) -> None:
-        """Write the session to a new file, see docs/export-format.md. Raises what
+        """Write the session to a new file, see docs/export-format.md. Raises NeedsState, and what
         `StateStore.export_session` raises."""
+        session = await self._store.session(session_id)
+        await self._turns.stateless.require_state(session, "exported")
         await self._store.export_session(session_id, path)
 
     async def take_in(self, path: Path) -> SessionView:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from tools.results import ToolResult
 
@@ -60,12 +60,12 @@ class Entry(BaseModel):
 
     branch: str
     point: str
-    position: int
+    position: Annotated[int, Strict(), Field(ge=0, lt=1 << 32)]
     tool: str
     arguments_hash: str
     effect: Effect
     scope: Scope
-    at: float
+    at: Annotated[float, Strict()]
     state: State = State.STARTED
     result: ToolResult | None = None
     taken_from: str = ""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from pydantic_core import to_json, to_jsonable_python
 
 
@@ -47,7 +47,7 @@ class FilePart(_Part):
     kind: Literal["file"] = "file"
     name: str
     media_type: str
-    size: int
+    size: StrictInt
     path: Path | None = None
     data: bytes | None = Field(default=None, repr=False)
 

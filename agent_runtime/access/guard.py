@@ -27,7 +27,7 @@ from state_store.store import StateStore
 audit = logging.getLogger("torpor.audit")
 """One line of JSON per request that changes something or is refused."""
 
-_OPEN = {"/health", "/ready"}
+OPEN = {"/health", "/ready"}
 _ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics|/v1/scheduling")
 _OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
 _READING = {"GET", "HEAD", "OPTIONS"}
@@ -46,7 +46,7 @@ class Guard:
         self._known: dict[str, tuple[float, ApiKey]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         key: ApiKey | None = None

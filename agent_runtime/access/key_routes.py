@@ -16,7 +16,7 @@ from state_store.errors import StoreError
 router = APIRouter(prefix="/v1/keys", responses=problems(StoreError))
 
 
-class CreateKey(BaseModel):
+class CreateKey(BaseModel, strict=True):
     """See `ApiKey`. expires_in: seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -40,8 +40,9 @@ DONE = "data: [DONE]\n\n"
 class Endpoint:
     """Serves until `close`. `scripted` answers come first; `seen` holds (headers, body)."""
 
-    def __init__(self, upstream: str | None = None) -> None:
-        """upstream: URL that other requests are passed on to."""
+    def __init__(self, upstream: str | None = None, *, always: Scripted | None = None) -> None:
+        """upstream: URL that other requests are passed on to; always: or how they are answered"""
+        self.always = always
         self.scripted: list[Scripted] = []
         self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.upstream = upstream
@@ -65,6 +66,8 @@ class Endpoint:
                 endpoint.seen.append((dict(self.headers), json.loads(sent)))
                 if endpoint.scripted:
                     self._answer(endpoint.scripted.pop(0))
+                elif endpoint.always is not None:
+                    self._answer(endpoint.always)
                 else:
                     self._pass_on(sent)
 
