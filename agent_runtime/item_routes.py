@@ -19,7 +19,7 @@ from state_store.store import StateStore
 router = APIRouter(prefix="/v1/items", responses=problems(TorporError, StoreError))
 
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:@-]{1,200}$")]
-Limit = Annotated[int | None, Query(ge=0)]
+Limit = Annotated[int | None, Query(ge=0, le=1_000_000)]
 
 
 class Items(BaseModel):

@@ -15,6 +15,7 @@ import uvicorn
 from agent_runtime.api import create_app
 from agent_runtime.draining import Drain, Drained
 from agent_runtime.errors import SetupError
+from agent_runtime.service.connections import Connection
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.settings import ServiceSettings
 from agent_runtime.telemetry import telemetry_from
@@ -50,6 +51,7 @@ async def serve(
             app,
             host=settings.host,
             port=settings.port,
+            http=Connection,
             log_level="warning",
             log_config=None,
             timeout_graceful_shutdown=_LAST,

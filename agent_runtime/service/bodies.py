@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.models import Problem
 from agent_runtime.service.answers import problem_response
+from agent_runtime.service.json_values import flaw_of
 
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
@@ -105,7 +106,8 @@ class Bodies:
             return _problem(
                 400, "too_deep", f"the body nests deeper than {self._limits.depth} levels"
             )
-        return None
+        flaw = flaw_of(body)
+        return None if flaw is None else _problem(400, "malformed_body", flaw)
 
     def _is_flat(self, body: bytes) -> bool:
         depth = 0

@@ -10,6 +10,7 @@ import schemathesis
 KEY = os.environ["TORPOR_FUZZ_KEY"]
 HAS_ENGINE = bool(os.environ["TORPOR_FUZZ_HAS_ENGINE"])
 CASES_OF_A_SESSION = 25
+NEVER = "ses-0123456789abcdef-0123456789abcdef"
 SAID = {"messages": [{"role": "user", "content": "What is 48 * 17?"}], "max_tokens": 4}
 
 calls = count()
@@ -22,6 +23,9 @@ def before_call(context, case, kwargs):
     if KEY and case.path_parameters.get("key_id") == KEY.split(".")[1]:
         case.path_parameters["key_id"] = "0" * 12  # or all that follows would be refused
     if "session_id" not in case.path_parameters:
+        return
+    if case.operation.path.endswith("/events"):  # of a session that there is, they never end
+        case.path_parameters["session_id"] = NEVER
         return
     number = next(calls)
     if number % 2:

@@ -11,6 +11,7 @@ import uvicorn
 from agent_runtime.api import create_app
 from agent_runtime.demo.stage import Stage
 from agent_runtime.sdk import Torpor
+from agent_runtime.service.connections import Connection
 from agent_runtime.settings import RuntimeSettings
 from engine.launch import free_port
 
@@ -19,14 +20,20 @@ from engine.launch import free_port
 async def served(stage: Stage, **settings: object) -> AsyncIterator[Torpor]:
     """settings: fields of `RuntimeSettings`"""
     given = {"redis_url": stage.store.url, "model_dir": stage.model, **settings}
-    app = create_app(RuntimeSettings.model_validate(given))
+    async with listening(RuntimeSettings.model_validate(given)) as url, Torpor(url) as torpor:
+        yield torpor
+
+
+@contextlib.asynccontextmanager
+async def listening(settings: RuntimeSettings) -> AsyncIterator[str]:
+    """Its URL."""
+    app = create_app(settings)
     port = free_port()
-    server = _Server(uvicorn.Config(app, port=port, log_level="warning"))
+    server = _Server(uvicorn.Config(app, port=port, http=Connection, log_level="warning"))
     serving = asyncio.create_task(server.serve())
     await server.is_up.wait()
     try:
-        async with Torpor(f"http://127.0.0.1:{port}") as torpor:
-            yield torpor
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         await serving
