@@ -44,7 +44,7 @@ from agent_runtime.service import answers, operation_routes
 from agent_runtime.service.bodies import Bodies
 from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Measured, Metrics
-from agent_runtime.service.openapi import complete
+from agent_runtime.service.openapi import document_keys
 from agent_runtime.service.request_ids import RequestIds
 from agent_runtime.service.traces import Traced
 from agent_runtime.sessions import Sessions
@@ -134,6 +134,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     if settings.require_keys:
         app.add_middleware(Guard, store=lambda: app.state.store)
         app.include_router(key_routes.router)
+        document_keys(app)
     app.add_middleware(Traced, tracer=telemetry.tracer)
     app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(RequestIds)
@@ -144,8 +145,6 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
         anthropic_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
-
-    complete(app, keyed=settings.require_keys)
 
     @app.get("/health", responses=problems(StoreError))
     async def health() -> dict[str, object]:

@@ -60,9 +60,15 @@ def refusals_are_named(context, response, case):
     if status < 400 or status == 405 or (case.path, status) == ("/ready", 503):
         return
     body = json.loads(response.content)
-    code = body.get("error", body)["code"]
+    code = code_of(body)
     documented = case.operation.definition.raw["responses"].get(str(status), {})
     if f"`{code}`" not in documented.get("description", "") and code != "no_such_path":
         raise AssertionError(f"{status} {code} is not documented")
     if status >= 500 and (HAS_ENGINE or code != "no_engine"):
         raise AssertionError(f"the service failed: {status} {code}: {response.text}")
+
+
+def code_of(body):
+    """Of a problem document, or of an error as OpenAI or Anthropic tell it."""
+    error = body.get("error", body)
+    return error["details"]["error_code"] if "details" in error else error["code"]

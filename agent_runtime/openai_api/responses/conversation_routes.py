@@ -7,12 +7,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent_runtime.errors import TorporError
+from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.conversations import ResponseConversations, item_in
 from agent_runtime.openai_api.responses.paging import Page, Paged
 from agent_runtime.openai_api.responses.requests import Metadata
 from agent_runtime.openai_api.responses.service import Responses
+from engine.errors import EngineError
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1/conversations")
+router = APIRouter(
+    prefix="/v1/conversations", responses=refusals(TorporError, StoreError, EngineError)
+)
 
 Items = Annotated[list[dict[str, Any]], Field(max_length=20)]
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from agent_runtime.errors import TorporError
 from agent_runtime.headers import Key
+from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.paging import Paged
 from agent_runtime.openai_api.responses.requests import (
@@ -19,9 +21,12 @@ from agent_runtime.openai_api.responses.requests import (
     unsupported,
 )
 from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.service.document import content
 from agent_runtime.streaming import EventStream, first_of, last_of
+from engine.errors import EngineError
+from state_store.errors import StoreError
 
-router = APIRouter(prefix="/v1/responses")
+router = APIRouter(prefix="/v1/responses", responses=refusals(TorporError, StoreError, EngineError))
 
 
 def _responses(http: Request) -> Responses:
@@ -32,7 +37,7 @@ def _responses(http: Request) -> Responses:
 Asked = Annotated[Responses, Depends(_responses)]
 
 
-@router.post("")
+@router.post("", responses={200: content(EventStream.media_type, "a response's events")})
 async def create(
     http: Request, responses: Asked, request: CreateResponse, key: Key = None
 ) -> Response:
