@@ -51,6 +51,28 @@ def add_to(commands: Any) -> None:
     _stage_options(decode)
     decode.set_defaults(run=_decode)
 
+    million = subjects.add_parser(
+        "million", help="`resume --tokens 1000000 --synthetic`: a session of a million tokens"
+    )
+    _stage_options(million)
+    million.set_defaults(run=_resume, tokens=1_000_000, synthetic=True)
+
+    suspend = subjects.add_parser(
+        "suspend", help="what one more turn takes to be put to sleep, beside llama.cpp's save"
+    )
+    suspend.add_argument("--tokens", type=int, nargs="+", default=[1000, 4000, 16000])
+    suspend.add_argument("--rounds", type=int, default=8, help="turns of each session")
+    _stage_options(suspend)
+    suspend.set_defaults(run=_suspend)
+
+    fork = subjects.add_parser("fork", help="what forks cost: time, memory, and from the middle")
+    fork.add_argument("--short", type=int, default=1000, help="tokens of the session forked")
+    fork.add_argument("--long", type=int, default=64_000, help="tokens of the one beside it")
+    fork.add_argument("--told", type=int, default=16_000, help="of the one forked in its middle")
+    fork.add_argument("--rounds", type=int, default=100)
+    _stage_options(fork)
+    fork.set_defaults(run=_fork)
+
     fleet = subjects.add_parser(
         "fleet", help="many agents with tools on an engine of few slots: waits, and what was lost"
     )
@@ -76,6 +98,27 @@ def add_to(commands: Any) -> None:
     streams.add_argument("--seconds", type=float, default=180.0)
     streams.add_argument("--data", type=Path, default=Path(".torpor/bench"), help="emptied first")
     streams.set_defaults(run=_streams)
+
+    growth = subjects.add_parser(
+        "growth", help="what the store's operations cost as sessions get longer, and more"
+    )
+    growth.add_argument("--tokens", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    growth.add_argument("--sessions", type=int, nargs="+", default=[10, 100, 1000, 10_000])
+    growth.add_argument("--rounds", type=int, default=100)
+    growth.set_defaults(run=_growth)
+
+    report = subjects.add_parser(
+        "report", help="one page about what was measured, with pictures and where we lose"
+    )
+    report.add_argument("folder", type=Path)
+    report.add_argument(
+        "--run",
+        dest="benches",
+        nargs="*",
+        metavar="BENCH",
+        help="run these before; all of them if none is named",
+    )
+    report.set_defaults(run=_report)
 
     savers = subjects.add_parser(
         "savers", help="LangGraph's checkpointers, ours among them, over a long thread"
@@ -114,6 +157,27 @@ def _resume(arguments: argparse.Namespace) -> int:
     return _told(resume.measure(arguments.tokens, synthetic=arguments.synthetic, **staged))
 
 
+def _suspend(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import suspend
+
+    staged = _staged(arguments)
+    return _told(suspend.measure(lengths=arguments.tokens, rounds=arguments.rounds, **staged))
+
+
+def _fork(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import fork
+
+    return _told(
+        fork.measure(
+            short=arguments.short,
+            long=arguments.long,
+            told=arguments.told,
+            rounds=arguments.rounds,
+            **_staged(arguments),
+        )
+    )
+
+
 def _decode(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import decode
 
@@ -148,6 +212,25 @@ def _streams(arguments: argparse.Namespace) -> int:
     return _told(
         streams.measure(streams=arguments.streams, seconds=arguments.seconds, data=arguments.data)
     )
+
+
+def _growth(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import growth
+
+    return _told(
+        growth.measure(
+            tokens=arguments.tokens, sessions=arguments.sessions, rounds=arguments.rounds
+        )
+    )
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import report
+
+    if arguments.benches is not None:
+        report.run(arguments.benches or list(report.RUNS), arguments.folder)
+    print(report.write(arguments.folder))
+    return 0
 
 
 def _savers(arguments: argparse.Namespace) -> int:

@@ -39,12 +39,12 @@ def require_plottable(path: Path) -> None:
     """Raises SetupError before a long replay whose picture could not be drawn."""
     if path.suffix not in _FORMATS:
         raise SetupError(f"{path} should end in {' or '.join(_FORMATS)}.")
-    _pyplot()
+    pyplot()
 
 
 def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
     """How many turns had their first token after how many seconds, a curve per policy."""
-    figure, axes = _pyplot().subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(8, 5), layout="constrained")
     for name, outcome in outcomes.items():
         ttfts = sorted(outcome.ttfts)
         shares = [(rank + 1) / len(ttfts) for rank in range(len(ttfts))]
@@ -55,14 +55,15 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's, for files only. Raises SetupError without it."""
     try:
         import matplotlib
     except ImportError as error:
-        raise SetupError("--plot needs matplotlib: pip install 'torpor[plot]'.") from error
+        raise SetupError("pictures need matplotlib: pip install 'torpor[plot]'.") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -1,5 +1,6 @@
 import pytest
 
+from agent_runtime.bench.peers.gguf_file import write_gguf
 from agent_runtime.processes import RuntimeProcess
 from agent_runtime.sdk import Torpor
 from engine.backends.settings import BackendSettings
@@ -9,7 +10,6 @@ from state_store.store import StateStore
 from tests.backends.endpoint import Endpoint
 from tests.backends.llama_server import LlamaServer
 from tests.backends.scripted import client_of, scripted_runtime
-from tests.engine_cpu.gguf_writer import write_gguf
 from tests.engine_cpu.server import MODEL
 
 KEY_VARIABLE, KEY = "TORPOR_TEST_KEY", "sk-never-shown"

@@ -2,9 +2,10 @@ import random
 
 import pytest
 
+from agent_runtime.bench.peers.gguf_file import write_gguf
+from agent_runtime.bench.peers.llama import LlamaProcess
+
 from .agreeing_checkpoint import write_agreeing_checkpoint
-from .gguf_writer import write_gguf
-from .llama_oracle import LlamaProcess
 from .server import CHUNK_SIZE, MODEL, MTP, PAGE_SIZE, running
 from .transformers_oracle import TransformersModel
 

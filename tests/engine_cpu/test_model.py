@@ -54,13 +54,15 @@ def test_greedy_tokens_and_logprobs_equal_transformers(answers, prompts, transfo
 def test_greedy_tokens_and_logprobs_equal_llama_cpp(answers, prompts, llama_model):
     """llama.cpp reads the answer token by token, as our decode kernels wrote it."""
     for prompt, answer in zip(prompts, answers, strict=True):
-        reference = llama_model.logprobs(prompt + answer["output_ids"][:-1], len(prompt))
+        reference = torch.from_numpy(
+            llama_model.logprobs(prompt + answer["output_ids"][:-1], len(prompt))
+        )
         assert_agrees(answer, reference)
 
 
 def test_the_two_references_agree_with_each_other(prompts, transformers_model, llama_model):
     for prompt in prompts:
-        theirs = llama_model.logprobs(prompt, len(prompt))[0]
+        theirs = torch.from_numpy(llama_model.logprobs(prompt, len(prompt))[0])
         torch.testing.assert_close(
             transformers_model.logprobs(prompt)[-1], theirs, rtol=0, atol=TOLERANCE
         )

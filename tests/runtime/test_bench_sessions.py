@@ -12,11 +12,21 @@ pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf-8")
 
 
-def measured(capsys, tmp_path, *arguments):
+def all_measured(capsys, tmp_path, *arguments):
     assert main(["bench", *arguments, "--data", str(tmp_path / "data")]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    record = json.loads(line)
-    assert [field for field in record if f'"{field}": ' not in PAGE] == []  # as shown there
+    told = capsys.readouterr()
+    records = [json.loads(line) for line in told.out.splitlines()]
+    for record in records:
+        assert [field for field in record if f'"{field}": ' not in PAGE] == []  # as shown there
+    losses = [loss for record in records for loss in record.get("loses", ())]
+    assert [line for line in told.err.splitlines() if line.startswith("loses: ")] == [
+        f"loses: {loss}" for loss in losses
+    ]
+    return records
+
+
+def measured(capsys, tmp_path, *arguments):
+    (record,) = all_measured(capsys, tmp_path, *arguments)
     return record
 
 
@@ -29,6 +39,33 @@ def test_a_resume_is_compared_with_a_prefill(capsys, tmp_path):
     assert record["ratio"] == pytest.approx(
         record["reprefill_ttft_s"] / record["resume_ttft_s"], rel=0.1
     )
+
+
+def test_one_more_turn_is_put_to_sleep_with_what_is_new(capsys, tmp_path):
+    *records, goal = all_measured(
+        capsys, tmp_path, "suspend", "--tokens", "600", "6000", "--rounds", "3"
+    )
+    short, long = records
+    assert 5000 < long["tokens"] < 7500
+    assert long["bytes_written"] == pytest.approx(short["bytes_written"], rel=0.5)
+    assert long["llama_bytes"] > 4 * short["llama_bytes"]
+    assert goal["bytes_ratio"] == long["bytes_ratio"]
+    assert goal["bytes_ratio"] == pytest.approx(
+        long["bytes_written"] / long["llama_bytes"], abs=1e-3
+    )
+
+
+def test_forks_are_compared_by_length_and_counted_in_the_store(capsys, tmp_path):
+    options = ("--short", "500", "--long", "8000", "--told", "3000", "--rounds", "4")
+    timed, stored, middle, goal = all_measured(capsys, tmp_path, "fork", *options)
+    assert (timed["short_tokens"], timed["long_tokens"]) == (500, 8000)
+    assert timed["time_ratio"] == pytest.approx(
+        timed["fork_long_s"] / timed["fork_short_s"], rel=0.05
+    )
+    assert 1 <= stored["storage_ratio"] < 1.1
+    assert 0 < middle["recomputed_tokens"] <= middle["boundary_interval"]
+    assert middle["llama_recomputed_tokens"] == middle["middle"]
+    assert goal["met"] in (True, False)
 
 
 def test_a_synthetic_session_longer_than_the_profile_is_restored(capsys, tmp_path):

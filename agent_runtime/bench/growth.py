@@ -1,0 +1,189 @@
+"""What the store's small operations cost as sessions get longer, and as there are more of them.
+
+Every operation is timed beside bare `SET`s on the same server in the same rounds: how fast the
+machine is at the moment meets both. A curve is fitted with a power of what grows; 0 is flat.
+Payloads are left out, whose cost is their bytes: `torpor bench store`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis.asyncio
+
+from state_store.embedded import EmbeddedServer
+from state_store.encodings import Segment
+from state_store.fingerprint import Fingerprint
+from state_store.records import Session, SnapshotDraft
+from state_store.store import StateStore
+
+_FLAT = 0.1  # a power that counts as none: 4 % for every half of a power of ten
+_NEW = 100  # tokens of a turn
+_SETS = 20  # timed together
+_AT_ONCE = 1_000_000  # tokens of a commit, at most
+_TENANT, _OWNER, _TTL = "bench", "bench", 600.0
+_FINGERPRINT = Fingerprint(
+    weights="none", architecture="none", tokenizer="none", kv_dtype="bfloat16",
+    conv_dtype="bfloat16", ssm_dtype="float32", page_size=64, kv_payload_bytes=1024,
+    state_payload_bytes=1024, kv_segments=(Segment("bfloat16", 1024),),
+    state_segments=(Segment("float32", 1024),), tp_size=1, draft="none", bigram=False,
+    engine="none",
+)  # fmt: skip
+
+Operation = Callable[[], Awaitable[object]]
+
+
+async def measure(
+    *, tokens: Sequence[int], sessions: Sequence[int], rounds: int
+) -> AsyncIterator[dict[str, Any]]:
+    """A record over tokens, one over sessions, and one of the goals."""
+    loses = []
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        async with (
+            await StateStore.connect(server.url) as store,
+            redis.asyncio.from_url(server.url) as bare,
+        ):
+            for record in (
+                await _over_tokens(store, bare, tokens, rounds),
+                await _over_sessions(store, bare, sessions, rounds),
+            ):
+                yield record
+                loses += [
+                    f"{name} over {record['over']}: power {power}"
+                    for name, power in record["powers"].items()
+                    if power > _FLAT
+                ]
+    yield {"bench": "growth", "measure": "goal", "met": not loses, "loses": loses}
+
+
+async def _over_tokens(
+    store: StateStore, bare: redis.asyncio.Redis, tokens: Sequence[int], rounds: int
+) -> dict[str, Any]:
+    ladder = [await _session_of(store, count) for count in tokens]
+    times: list[dict[str, list[float]]] = [{} for _ in tokens]
+    for number in range(rounds):
+        for session, spent in zip(*_turned(ladder, times, number), strict=True):
+            await _timed(_operations(store, bare, session), spent)
+    return _record("tokens", tokens, times)
+
+
+async def _over_sessions(
+    store: StateStore, bare: redis.asyncio.Redis, sessions: Sequence[int], rounds: int
+) -> dict[str, Any]:
+    session = await _session_of(store, 1000)
+    times: list[dict[str, list[float]]] = []
+    there = len(await store.sessions(_TENANT))
+    for count in sessions:
+        for _ in range(there, count):
+            await _created(store)
+        there = max(there, count)
+        spent: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            await _timed(
+                _operations(store, bare, session)
+                | {
+                    "create": lambda: _created_and_deleted(store),
+                    "list_10": lambda: store.page_of_sessions(_TENANT, limit=10),
+                },
+                spent,
+            )
+        times.append(spent)
+    return _record("sessions", sessions, times)
+
+
+def _operations(
+    store: StateStore, bare: redis.asyncio.Redis, session: Session
+) -> dict[str, Operation]:
+    async def fork() -> None:
+        made = await store.fork(session.id)
+        await store.delete_session(made.id)
+
+    async def sets() -> None:
+        for _ in range(_SETS):
+            await bare.set("bare", b"x")
+
+    return {
+        "set": sets,
+        "read": lambda: store.session(session.id),
+        "commit": lambda: _commit(store, session, _NEW),
+        "fork_and_delete": fork,
+    }
+
+
+async def _timed(operations: Mapping[str, Operation], spent: dict[str, list[float]]) -> None:
+    for name, operation in operations.items():
+        started = time.perf_counter()
+        await operation()
+        seconds = time.perf_counter() - started
+        spent.setdefault(name, []).append(seconds / _SETS if name == "set" else seconds)
+
+
+async def _created(store: StateStore) -> Session:
+    return await store.create_session(tenant=_TENANT, fingerprint=_FINGERPRINT)
+
+
+async def _created_and_deleted(store: StateStore) -> None:
+    await store.delete_session((await _created(store)).id)
+
+
+async def _session_of(store: StateStore, tokens: int) -> Session:
+    session = await _created(store)
+    for start in range(0, tokens, _AT_ONCE):
+        await _commit(store, session, min(_AT_ONCE, tokens - start))
+    return session
+
+
+async def _commit(store: StateStore, session: Session, tokens: int) -> None:
+    """One turn of so many tokens, without payloads."""
+    lease = await store.acquire(session.id, ttl=_TTL, owner=_OWNER)
+    head = (await store.session(session.id)).head
+    total = 0 if head is None else (await store.snapshot(head)).total_tokens
+    draft = SnapshotDraft(
+        session_id=session.id,
+        parent=head,
+        new_tokens=array("I", range(tokens)),
+        total_tokens=total + tokens,
+        boundary=0,
+        boundary_hash=None,
+        page_hashes=(),
+        fingerprint_id=_FINGERPRINT.id,
+        ranks=1,
+    )
+    await store.commit(draft, lease=lease, durability="memory")
+    await store.release(lease)
+
+
+def _turned(ladder: Sequence[Any], times: Sequence[Any], by: int) -> tuple[list[Any], list[Any]]:
+    """Both from another place on: the first of one round is the last of the next."""
+    at = by % len(ladder)
+    return [*ladder[at:], *ladder[:at]], [*times[at:], *times[:at]]
+
+
+def _record(
+    over: str, points: Sequence[int], times: Sequence[Mapping[str, Sequence[float]]]
+) -> dict[str, Any]:
+    medians = [
+        {name: statistics.median(seconds) for name, seconds in spent.items()} for spent in times
+    ]
+    names = [name for name in medians[0] if name != "set"]
+    return {
+        "bench": "growth",
+        "over": over,
+        "points": list(points),
+        "set_ms": [round(at["set"] * 1e3, 3) for at in medians],
+        "ratios": {name: [round(at[name] / at["set"], 2) for at in medians] for name in names},
+        "powers": {
+            name: _power(points, [at[name] / at["set"] for at in medians]) for name in names
+        },
+    }
+
+
+def _power(points: Sequence[int], values: Sequence[float]) -> float:
+    return round(float(np.polyfit(np.log(points), np.log(values), 1)[0]), 3)

@@ -1,0 +1,1 @@
+"""Other ways to keep a model's state, driven on the same weights."""
