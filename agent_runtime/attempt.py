@@ -89,7 +89,9 @@ class Attempts:
                 restore=loads < _LOADS,
             )
             try:
-                async with contextlib.aclosing(self._watched(generation, stream)) as chunks:
+                async with contextlib.aclosing(
+                    self._watched(session, generation, stream)
+                ) as chunks:
                     async for chunk in chunks:
                         await self._see_who_serves(session, generation, chunk)
                         for place, token in _collect(generation, chunk):
@@ -167,7 +169,7 @@ class Attempts:
         )
 
     async def _watched(
-        self, generation: Generation, chunks: AsyncGenerator[Chunk]
+        self, session: Session, generation: Generation, chunks: AsyncGenerator[Chunk]
     ) -> AsyncGenerator[Chunk]:
         """The chunks; EngineUnreachable once the engine is gone, even if the connection stays."""
 
@@ -176,7 +178,9 @@ class Attempts:
 
         async with contextlib.aclosing(chunks):
             if self._pool.router is not None:  # who serves is not known before the first chunk
-                if (chunk := await following()) is None:
+                format_id = generation.engine.record.fingerprint.id
+                first = self._pool.while_all_alive(following(), format_id, session.id)
+                if (chunk := await first) is None:
                     return
                 yield chunk
             while (chunk := await generation.engine.while_alive(following())) is not None:

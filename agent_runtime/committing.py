@@ -11,7 +11,8 @@ from typing import Any
 from agent_runtime.boundaries import interval_of, kept
 from agent_runtime.histories import History
 from engine.errors import EngineUnreachable
-from engine.pool import Engine, Settled
+from engine.pool import Engine
+from engine.replies import Settled
 from state_store.errors import ObjectsMissing
 from state_store.records import Commit, Lease, Session, SnapshotDraft
 from state_store.store import StateStore

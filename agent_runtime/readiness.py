@@ -10,7 +10,8 @@ from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.staging import Staging
 from engine.errors import EngineUnreachable
-from engine.pool import Engine, EnginePool, Prefetch
+from engine.pool import Engine, EnginePool
+from engine.replies import Prefetch
 from state_store.records import Session
 from state_store.store import StateStore
 

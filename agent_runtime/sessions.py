@@ -32,7 +32,8 @@ from agent_runtime.stateless import tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns, require_head
 from agent_runtime.whereabouts import whereabouts
-from engine.pool import EnginePool, Prefetch
+from engine.pool import EnginePool
+from engine.replies import Prefetch
 from state_store.errors import NotFound
 from state_store.store import Session, Snapshot, StateStore
 

@@ -14,7 +14,8 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from engine.pool import Engine, Prefetch
+from engine.pool import Engine
+from engine.replies import Prefetch
 from state_store.errors import StoreError
 from state_store.store import StateStore
 

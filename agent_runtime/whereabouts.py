@@ -6,7 +6,8 @@ from agent_runtime.models import Whereabouts
 from agent_runtime.residency import Residency
 from agent_runtime.turns import Turns
 from engine.errors import EngineUnreachable, NoEngine
-from engine.pool import Engine, EnginePool, InPlace
+from engine.pool import Engine, EnginePool
+from engine.replies import InPlace
 from state_store.records import Session
 from state_store.store import StateStore
 

@@ -119,6 +119,10 @@ class EngineClient:
             event_hooks=HOOKS,
         )
 
+    @property
+    def is_closed(self) -> bool:
+        return self._http.is_closed
+
     async def close(self) -> None:
         if self._aborts:
             await asyncio.wait(self._aborts)
@@ -130,6 +134,7 @@ class EngineClient:
         From SGLang's `/v1/loads`, which asks no scheduler: unlike `/health` it costs no token.
         Raises EngineUnreachable when nobody listens.
         """
+        self._require_open()
         try:
             response = await self._http.get(
                 "/v1/loads", params={"include": "core"}, timeout=timeout
@@ -172,6 +177,7 @@ class EngineClient:
         None for the engine's own choice.
         restore: False to compute what is not on the device, even if it could be loaded.
         """
+        self._require_open()
         ids = input_ids if isinstance(input_ids, array) else array("I", input_ids)
         head = Head(
             rid=("" if restore else RECOMPUTE) + secrets.token_hex(16),
@@ -218,7 +224,7 @@ class EngineClient:
     def _abort(self, rid: str) -> None:
         """SGLang ends a request whose connection is gone, but only seconds later. A router has no
         such door, and a client that is closed has no connection left."""
-        if self._routed or self._http.is_closed:
+        if self._routed or self.is_closed:
             return
 
         async def abort() -> None:
@@ -258,6 +264,10 @@ class EngineClient:
         async with self._http.stream("POST", "/generate", json=body, headers=headers) as response:
             yield response
 
+    def _require_open(self) -> None:
+        if self.is_closed:
+            raise EngineUnreachable(f"engine {self.url} has ended; ask for one that is alive.")
+
     def _known(self, page_hashes: Sequence[str], page_size: int) -> Name | None:
         """The longest prefix that the engine was told to remember."""
         for pages in range(len(page_hashes), 0, -1):
@@ -285,6 +295,7 @@ class EngineClient:
         await self._post("/flush_cache?timeout=10", {})
 
     async def _post(self, path: str, body: dict[str, Any]) -> None:
+        self._require_open()
         try:
             response = await self._http.post(path, json=body, timeout=30.0)
         except httpx.HTTPError as error:

@@ -10,12 +10,12 @@ Engines announce themselves in the store with a heartbeat. Payload never passes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import secrets
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
 from engine.linker.config import watched
+from engine.replies import (
+    Held,
+    Prefetch,
+    SessionWork,
+    Settled,
+    Whereabouts,
+    in_place,
+    settled_of,
+    work_of,
+)
 from state_store.errors import EngineSilent, StoreUnavailable
 from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
@@ -34,6 +44,7 @@ PUT_ASIDE = 10.0  # seconds that an engine which failed gets no turn while anoth
 _LOOK = 2.0  # seconds that an engine gets to answer a look
 _FRESH = 1.0  # seconds that a look at an engine is good for
 _WATCH = 1.0  # seconds between looks at an engine that something is waiting for
+_FORGET = 60.0  # seconds without a heartbeat after which an engine is not waited for any more
 
 _T = TypeVar("_T")
 
@@ -67,76 +78,6 @@ class EngineRecord(BaseModel):
     """It takes no new turns: somebody is about to end it."""
 
 
-@dataclass(frozen=True)
-class Prefetch:
-    """What a prefetch found, worst rank.
-
-    pages:  leading pages of the chain that can be restored
-    state:  whether the state at the chain's end can be restored
-    reason: why not everything can, None if it can
-    """
-
-    pages: int
-    state: bool
-    bytes_read: int
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class InPlace:
-    """pages: leading pages that are in a place; states: counts of leading pages, ascending, at
-    which a state is there too. On all ranks."""
-
-    pages: int
-    states: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Whereabouts:
-    """Where a page chain is: on the device, in the engine's host memory, and in the store or the
-    archive; held_for: seconds that the device still keeps it, None if it may evict it."""
-
-    device: InPlace
-    staged: InPlace
-    stored: InPlace
-    held_for: float | None
-
-
-@dataclass(frozen=True)
-class Held:
-    """pages: that are kept on the device; reason: why none are, else None"""
-
-    pages: int
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Settled:
-    """states: counts, ascending, of leading pages that end in a restorable boundary; reason: why
-    more could have been stored but was not, None if all was."""
-
-    states: tuple[int, ...]
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class SessionWork:
-    """How far the work on a session is, and what it has taken, since the engine started.
-
-    load, prefill, offload: done and total: bytes, tokens of the prompt, objects. What is over is
-    told until the next begins. Bytes and objects are of all ranks
-    The others: see `engine/linker/progress.py`; tokens and requests are of the rank with most
-    """
-
-    load: tuple[int, int]
-    prefill: tuple[int, int]
-    offload: tuple[int, int]
-    prefilled_tokens: int
-    loaded_bytes: int
-    offloaded_bytes: int
-    failed_loads: int
-
-
 class _Signs(enum.Enum):
     """Of life, that an engine gives."""
 
@@ -157,6 +98,8 @@ class Engine:
         """At the last look; None when it did not say."""
         self.turns = 0
         """Turns of this runtime that it is running."""
+        self.seen_at = time.monotonic()
+        """When it last had a heartbeat."""
         self._looked_at = float("-inf")
         self._store = store
 
@@ -200,7 +143,7 @@ class Engine:
         replies = await self._command("settle", {"hashes": list(hashes)}, timeout)
         if any(reply["failed"] or reply["turned_away"] for reply in replies):
             return await self.persist(hashes, timeout=timeout)
-        return _settled(replies, hashes)
+        return settled_of(replies, hashes)
 
     async def persist(self, hashes: Sequence[str], *, timeout: float) -> Settled:
         """Have all that the device holds of `hashes` stored, and wait for it; what is stored then.
@@ -208,13 +151,13 @@ class Engine:
         Stored in memory: `StateStore.confirm` tells when it is durable.
         """
         replies = await self._step("persist", {"hashes": list(hashes)}, timeout)
-        return _settled(replies, hashes)
+        return settled_of(replies, hashes)
 
     async def where(self, hashes: Sequence[str], *, name: str, timeout: float) -> Whereabouts:
         """Where the chain `hashes` is now; `name`: of a hold, see `hold`."""
         replies = await self._step("where", {"hashes": list(hashes), "name": name}, timeout)
         left = [reply["held_for"] for reply in replies if reply["held_for"] is not None]
-        places = {place: _restorable(place, replies) for place in ("device", "staged", "stored")}
+        places = {place: in_place(place, replies) for place in ("device", "staged", "stored")}
         return Whereabouts(**places, held_for=min(left, default=None))
 
     async def hold(
@@ -243,7 +186,7 @@ class Engine:
         EngineUnreachable; StoreUnavailable."""
         record, payload = self.record, {"session": session_id}
         try:
-            return _work(
+            return work_of(
                 await self._store.send_command(
                     watched(record.engine_id), record.ranks, "progress", payload, timeout=timeout
                 )
@@ -275,22 +218,12 @@ class Engine:
         It is gone when nobody listens, or when it neither answers nor beats; when it does only
         one of the two, or beats cannot be seen because the store is gone too, after `HANGS` s.
         """
-        tasks: set[asyncio.Future[Any]] = {waiting := asyncio.ensure_future(wanted)}
-        try:
-            if not (await asyncio.wait(tasks, timeout=_WATCH))[0]:
-                tasks.add(watching := asyncio.create_task(self._until_gone()))
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    raise EngineUnreachable(
-                        f"engine {self.record.engine_id} ended or hangs: {watching.result()}."
-                    )
-            return waiting.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+        return await _while(wanted, self._ends)
 
-    async def _until_gone(self) -> str:
+    async def _ends(self) -> str:
+        return f"engine {self.record.engine_id} ended or hangs: {await self.until_gone()}."
+
+    async def until_gone(self) -> str:
         """Returns once it is gone, with what is known of it then."""
         well_at = time.monotonic()
         while True:
@@ -408,14 +341,52 @@ class EnginePool:
                 return self._engine(record)
         return None
 
+    async def while_all_alive(
+        self, wanted: Coroutine[Any, Any, _T], fingerprint_id: str, session_id: str
+    ) -> _T:
+        """What `wanted` gives, which waits for an answer on a session through the router: for one
+        of the engines with that state format, and nobody knows for which.
+
+        EngineUnreachable once one of them is gone (see `Engine.while_alive`) and no other is seen
+        at work on the session.
+        """
+        return await _while(wanted, lambda: self._until_one_is_gone(fingerprint_id, session_id))
+
+    async def _until_one_is_gone(self, fingerprint_id: str, session_id: str) -> str:
+        watched: dict[asyncio.Task[str], Engine] = {}
+        while not watched:  # without the store nobody knows who they are
+            with contextlib.suppress(StoreUnavailable):
+                for record in await self.records():
+                    if record.fingerprint.id == fingerprint_id:
+                        engine = self._engine(record)
+                        watched[asyncio.create_task(engine.until_gone())] = engine
+            if not watched:
+                await asyncio.sleep(_WATCH)
+        try:
+            while watched:
+                done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    gone = watched.pop(task).record.engine_id
+                    if not await _one_works_on(session_id, watched.values()):
+                        return (
+                            f"engine {gone} ended or hangs: {task.result()}; the router may have "
+                            "chosen it, and no other engine is seen at work on the session."
+                        )
+            return "all engines behind the router ended or hang."
+        finally:
+            for task in watched:
+                task.cancel()
+
     async def records(self) -> list[EngineRecord]:
         """Records of all engines with a live heartbeat; malformed ones are an error."""
         try:
-            return [EngineRecord.model_validate(raw) for raw in await self._store.engines()]
+            records = [EngineRecord.model_validate(raw) for raw in await self._store.engines()]
         except ValidationError as error:
             raise NoEngine(f"an engine published a record this version cannot read: {error}") from (
                 error
             )
+        await self._forget_all_but({record.boot_id for record in records})
+        return records
 
     async def close(self) -> None:
         for engine in self._engines.values():
@@ -430,6 +401,18 @@ class EnginePool:
         known.record = record  # an engine may begin to drain
         return known
 
+    async def _forget_all_but(self, live: Collection[str]) -> None:
+        """Close the clients of engines that ended a while ago. Whoever still holds one finds it
+        unreachable."""
+        now = time.monotonic()
+        for boot_id, engine in list(self._engines.items()):
+            if boot_id in live:
+                engine.seen_at = now
+            elif not engine.turns and now - engine.seen_at > _FORGET:
+                del self._engines[boot_id]
+                self._aside.pop(boot_id, None)
+                await engine.client.close()
+
     def _is_aside(self, engine: Engine) -> bool:
         return self._aside.get(engine.record.boot_id, 0.0) > time.monotonic()
 
@@ -442,47 +425,27 @@ class EnginePool:
         return True
 
 
-def _work(replies: Sequence[Mapping[str, Any]]) -> SessionWork:
-    def of_all(part: str) -> tuple[int, int]:
-        done, total = (sum(reply[part][one] for reply in replies) for one in ("done", "total"))
-        return done, total
-
-    slowest = min(replies, key=lambda reply: reply["prefill"]["done"])["prefill"]
-    return SessionWork(
-        load=of_all("load"),
-        prefill=(slowest["done"], slowest["total"]),
-        offload=of_all("offload"),
-        prefilled_tokens=max(reply["prefilled_tokens"] for reply in replies),
-        loaded_bytes=sum(reply["loaded_bytes"] for reply in replies),
-        offloaded_bytes=sum(reply["offloaded_bytes"] for reply in replies),
-        failed_loads=max(reply["failed_loads"] for reply in replies),
-    )
-
-
-def _settled(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> Settled:
-    reason = None
-    failed = sum(reply["failed"] for reply in replies)
-    turned_away = sum(reply["turned_away"] for reply in replies)
-    if turned_away:
-        reason = (
-            f"{turned_away} objects were not taken, because too much waits for the store; the "
-            "next turn offers them again"
-        )
-    elif failed:
-        reason = f"{failed} objects could not be written to the store"
-    elif not all(reply["settled"] for reply in replies):
-        reason = "the engine had not written everything in time"
-    whole = min(
-        reply["kv"].index(False) if False in reply["kv"] else len(hashes) for reply in replies
-    )
-    states = tuple(
-        pages + 1 for pages in range(whole) if all(reply["state"][pages] for reply in replies)
-    )
-    return Settled(states, reason)
+async def _while(wanted: Coroutine[Any, Any, _T], ends: Callable[[], Awaitable[str]]) -> _T:
+    """What `wanted` gives; EngineUnreachable with what `ends` says if that is first. `ends` is
+    asked only if it takes a while."""
+    tasks: set[asyncio.Future[Any]] = {waiting := asyncio.ensure_future(wanted)}
+    try:
+        if not (await asyncio.wait(tasks, timeout=_WATCH))[0]:
+            tasks.add(watching := asyncio.ensure_future(ends()))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise EngineUnreachable(watching.result())
+        return waiting.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
-def _restorable(place: str, replies: Sequence[Mapping[str, Any]]) -> InPlace:
-    kv = [all(found) for found in zip(*(r[place]["kv"] for r in replies), strict=True)]
-    state = [all(found) for found in zip(*(r[place]["state"] for r in replies), strict=True)]
-    pages = kv.index(False) if False in kv else len(kv)
-    return InPlace(pages, tuple(at + 1 for at in range(pages) if state[at]))
+async def _one_works_on(session_id: str, engines: Collection[Engine]) -> bool:
+    for engine in engines:
+        with contextlib.suppress(EngineUnreachable, StoreUnavailable):
+            work = await engine.progress(session_id, timeout=_LOOK)
+            if any(done < total for done, total in (work.load, work.prefill)):
+                return True
+    return False

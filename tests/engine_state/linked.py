@@ -16,7 +16,8 @@ from engine_cpu.server import PAGE_SIZE, Server, running
 
 from engine.client import Sampling
 from engine.linker.config import LinkerConfig
-from engine.pool import Engine, Prefetch
+from engine.pool import Engine
+from engine.replies import Prefetch
 from state_store.identity import page_hashes
 
 SALT = "the salt of these tests"

@@ -8,7 +8,8 @@ from agent_runtime.committing import commit_turn
 from agent_runtime.histories import EMPTY
 from agent_runtime.sdk import ApiError
 from engine.errors import EngineUnreachable
-from engine.pool import EnginePool, Settled
+from engine.pool import EnginePool
+from engine.replies import Settled
 
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, say
 

@@ -20,7 +20,8 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.turns import Turns
 from agent_runtime.writing import Writers
-from engine.pool import EnginePool, Settled
+from engine.pool import EnginePool
+from engine.replies import Settled
 from state_store.embedded import EmbeddedServer
 from state_store.encodings import Segment
 from state_store.errors import NotFound, StoreUnavailable

@@ -1,0 +1,168 @@
+"""Engines that end, as a pool sees them: by their heartbeats, their ports and what they tell.
+
+No model runs: what an engine says of itself and replies is put into a real store.
+"""
+
+import asyncio
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from engine.errors import EngineUnreachable
+from engine.linker.config import watched
+from engine.linker.progress import SessionWork, Work
+from engine.pool import EnginePool
+from state_store.embedded import EmbeddedServer
+from state_store.encodings import Segment
+from state_store.fingerprint import Fingerprint
+from state_store.registry import CommandListener, Heartbeat
+from state_store.store import StateStore
+
+FINGERPRINT = Fingerprint(
+    weights="w", architecture="a", tokenizer="t", kv_dtype="bfloat16", conv_dtype="bfloat16",
+    ssm_dtype="float32", page_size=64, kv_payload_bytes=96, state_payload_bytes=160,
+    kv_segments=(Segment("bfloat16", 96),), state_segments=(Segment("float32", 160),),
+    tp_size=1, draft="none", bigram=False, engine="e",
+)  # fmt: skip
+IDLE = {"num_running_reqs": 0, "num_waiting_reqs": 0, "num_used_tokens": 0}
+
+
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.looked_at.set()
+        body = json.dumps({"loads": [IDLE]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Pretended:
+    """Gives all signs of life that an engine gives.
+
+    work: what it tells of any session; looked_at: set when somebody has asked for its load
+    """
+
+    def __init__(self, url, engine_id):
+        self.work = SessionWork()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.looked_at = self._http.looked_at = threading.Event()
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+        record = {
+            "engine_id": engine_id, "boot_id": f"boot of {engine_id}", "ranks": 1,
+            "url": f"http://127.0.0.1:{self._http.server_port}", "page_size": 64,
+            "fingerprint": FINGERPRINT.model_dump(mode="json"), "kv_object_bytes": 96,
+            "state_object_bytes": 160, "context_length": 4096, "prefill_chunk": 1024,
+            "running_slots": 4, "state_slots": 24, "kv_slots": 4096, "staging_bytes": 4096,
+            "greedy_only": False,
+        }  # fmt: skip
+        beat = Heartbeat(url, engine_id, record, ttl=60.0, prefix="torpor")
+        commands = {"progress": lambda _: self.told()}
+        listener = CommandListener(url, watched(engine_id), 0, commands, prefix="torpor")
+        self._parts = (beat, listener)
+        for thread in (*self._parts, self._thread):
+            thread.start()
+
+    def told(self):
+        return {
+            **vars(self.work),
+            **{part: vars(getattr(self.work, part)) for part in ("load", "prefill", "offload")},
+        }
+
+    def end(self):
+        for part in self._parts:
+            part.stop()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("gone")) as server:
+        yield server
+
+
+@pytest.fixture
+async def pool(server):
+    async with await StateStore.connect(server.url) as store:
+        pool = EnginePool(store)
+        yield pool
+        await pool.close()
+
+
+@pytest.fixture
+async def engines(server, pool):
+    """Two, by id."""
+    made = {name: Pretended(server.url, name) for name in ("a", "b")}
+    async with asyncio.timeout(30):
+        while len(await pool.records()) < len(made):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    yield made
+    for one in made.values():
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(one.end)
+
+
+def end(engines, name):
+    return asyncio.to_thread(engines.pop(name).end)
+
+
+async def waiting(pool, engines):
+    """For a router's answer on a session, which never comes; the engines are watched."""
+    forever = asyncio.Event().wait()
+    answer = asyncio.create_task(pool.while_all_alive(forever, FINGERPRINT.id, "session"))
+    for one in engines.values():
+        await asyncio.to_thread(one.looked_at.wait)
+    return answer
+
+
+async def test_what_a_router_may_have_given_to_an_engine_that_ends_is_not_waited_for(pool, engines):
+    answer = await waiting(pool, engines)
+    await end(engines, "b")
+    with pytest.raises(EngineUnreachable, match="engine b ended or hangs: it neither answers"):
+        await answer
+
+
+async def test_what_another_engine_is_seen_at_work_on_is_waited_for(pool, engines):
+    engines["a"].work.prefill = Work(done=1024, total=4096)
+    answer = await waiting(pool, engines)
+    await end(engines, "b")
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(asyncio.shield(answer), 3.0)
+    await end(engines, "a")
+    with pytest.raises(EngineUnreachable, match="engine a ended"):
+        await answer
+
+
+async def test_an_answer_that_comes_is_given(pool, engines):
+    async def answered():
+        await asyncio.sleep(1.5)  # longer than until the engines are looked at
+        return "token"
+
+    assert await pool.while_all_alive(answered(), FINGERPRINT.id, "session") == "token"
+
+
+async def test_the_client_of_an_engine_that_ended_is_closed_in_time(pool, engines, monkeypatch):
+    engine = await pool.named("a")
+    await end(engines, "a")
+    await pool.records()
+    assert not engine.client.is_closed  # it may be back in a moment
+    monkeypatch.setattr("engine.pool._FORGET", 0.0)
+    engine.turns = 1
+    await pool.records()
+    assert not engine.client.is_closed
+    engine.turns = 0
+    await pool.records()
+    assert engine.client.is_closed
+    with pytest.raises(EngineUnreachable, match="has ended"):
+        await engine.client.load(timeout=1.0)
+    with pytest.raises(EngineUnreachable, match="has ended"):
+        await engine.client.release("session")
+    assert not (await pool.named("b")).client.is_closed
