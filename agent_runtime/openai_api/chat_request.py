@@ -10,7 +10,7 @@ from agent_runtime.errors import BadRequest, WrongMessage
 from agent_runtime.frameworks import Said
 from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.chat_models import ChatMessage, ChatRequest, FunctionTool, ToolChoice
-from agent_runtime.openai_api.messages import call_of, conversation, text_of
+from agent_runtime.openai_api.messages import asked_of, call_of, conversation, text_of
 from tools.define import ToolSpec
 
 _ANY_JSON = {"type": "object"}
@@ -26,8 +26,8 @@ def conversation_of(
     """
     said = [_said(message, place) for place, message in enumerate(request.messages)]
     tools = [spec_of(tool) for tool in request.tools or ()]
-    return ConversationRequest(
-        messages=conversation(said, "messages"),
+    return asked_of(
+        conversation(said, "messages"),
         tools=tools,
         stateless=stateless,
         labels=request.metadata or {},

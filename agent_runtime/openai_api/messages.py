@@ -11,10 +11,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
-from agent_runtime.models import TurnResult
+from agent_runtime.models import ConversationRequest, TurnResult
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 
@@ -100,6 +102,15 @@ def _require_answers(waiting: Sequence[str | None], answered: set[str | None], p
             f"{_NOTHING_DONE}",
             param=param,
         )
+
+
+def asked_of(messages: Sequence[Message], **options: Any) -> ConversationRequest:
+    """options: of the request. Raises BadRequest for ones that exclude each other."""
+    try:
+        return ConversationRequest(messages=list(messages), **options)
+    except ValidationError as error:
+        why = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+        raise BadRequest(f"{why}. {_NOTHING_DONE}") from None
 
 
 class Ids:

@@ -2,10 +2,12 @@
 
 import asyncio
 
+import httpx
 import openai
 import pytest
 from pydantic import BaseModel
 
+from agent_runtime.openai_api.responses.requests import CreateResponse
 from tests.backends.scripted import call, says, sent
 
 ADD = {
@@ -312,11 +314,35 @@ async def test_the_same_request_again_is_the_same_response(scripted, said):
     key = {"extra_headers": {"Idempotency-Key": f"key of {first.id}"}}
     one = await scripted.responses.create(**asked, **key)
     two = await scripted.responses.create(**asked, **key)
-    assert (two.id, two.output) == (one.id, one.output)
+    assert (two.id, two.output, two.usage) == (one.id, one.output, one.usage)
     assert two.torpor["replayed"]
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         await scripted.responses.create(**{**asked, "input": "Stop."}, **key)
     assert refused.value.code == "key_reused"
+
+
+async def test_a_stream_again_is_the_same_events_and_adds_nothing_to_its_conversation(
+    scripted, said
+):
+    said.scripted.append(says({"reasoning_content": "Hm."}, {"content": "So."}, call("add", "c1")))
+    talk = await scripted.conversations.create()
+    key = {"extra_headers": {"Idempotency-Key": f"key of {talk.id}"}}
+    asked = {"input": "Hi.", "conversation": talk.id, "tools": [ADD], **key}
+    one, two = [await streamed(scripted, **asked) for _ in range(2)]
+    assert [event.type for event in two] == [event.type for event in one]
+    assert two[2:-1] == one[2:-1]
+    assert two[-1].response.output == one[-1].response.output
+    assert len((await scripted.conversations.items.list(talk.id)).data) == 4
+
+
+async def test_without_a_record_the_same_request_again_is_answered_the_same(scripted, said):
+    said.scripted.append(says(*TEXT))
+    asked = {"model": "scripted", "input": "Hi.", "store": False}
+    key = {"extra_headers": {"Idempotency-Key": "of what is not kept"}}
+    one = await scripted.responses.create(**asked, **key)
+    two = await scripted.responses.create(**asked, **key)
+    assert (two.id, two.output) == (one.id, one.output)
+    assert two.torpor["replayed"]
 
 
 @pytest.mark.parametrize(
@@ -390,3 +416,28 @@ async def test_responses_go_with_their_session(scripted, scripted_app, said):
     await scripted_app.state.sessions.delete(made.torpor["session"])
     with pytest.raises(openai.NotFoundError):
         await scripted.responses.retrieve(made.id)
+
+
+async def test_nothing_that_is_asked_breaks_the_service(scripted_app, said):
+    junk = [None, 1, True, "x", [], [1], {}, {"type": "x"}, [{"type": "input_text", "text": 1}]]
+    items = [
+        {"type": "message", "role": "assistant", "content": "x", "id": "i", "status": "completed"},
+        {"type": "function_call", "call_id": "c", "name": "n", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "o"},
+        {"type": "reasoning", "summary": [], "content": [], "encrypted_content": None},
+    ]
+    fields = CreateResponse.model_fields.keys() - {"background", "model"}
+    bodies = [{name: value} for name in fields for value in junk]
+    bodies += [{"input": [{**i, name: value}]} for i in items for name in i for value in junk]
+    bodies += [{"tools": [{**ADD, name: value}]} for name in ADD for value in junk]
+    bodies += [{"text": {"format": {"type": "json_schema", "schema": one}}} for one in junk]
+    bodies += [{"tool_choice": {"type": "function", "name": one}} for one in junk]
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(scripted_app, raise_app_exceptions=False)
+    ) as http:
+        for body in bodies:
+            said.scripted[:] = [says(*TEXT)]  # for what is possible
+            asked = {"input": "x", **body, "model": "scripted"}
+            answer = await http.post("http://scripted/v1/responses", json=asked)
+            assert answer.status_code < 500, (body, answer.text)
+    said.scripted.clear()

@@ -71,7 +71,7 @@ async def client(stage):
 @pytest.fixture
 def ask(client):
     async def ask(said, behind=None, **options):
-        asked = {"model": "demo", "instructions": SYSTEM, "max_output_tokens": 64, **options}
+        asked = {"model": "demo", "instructions": SYSTEM, "temperature": 0, **options}
         previous = None if behind is None else behind.id
         return await client.responses.create(input=said, previous_response_id=previous, **asked)
 
@@ -80,7 +80,7 @@ def ask(client):
 
 @pytest.fixture
 def agent(client):
-    settings = ModelSettings(max_tokens=96)
+    settings = ModelSettings(temperature=0)
     return Agent(
         "Ann",
         instructions=SYSTEM,
@@ -129,7 +129,10 @@ async def test_a_tools_result_goes_on_where_the_state_is(ask):
 
 async def test_pieces_come_as_they_are_generated(client):
     stream = client.responses.stream(
-        model="demo", input='Repeat "one two three four".', instructions=SYSTEM
+        model="demo",
+        input='Repeat "one two three four".',
+        instructions=SYSTEM,
+        temperature=0,
     )
     async with stream as events:
         pieces = [e.delta async for e in events if e.type == "response.output_text.delta"]
@@ -205,7 +208,7 @@ async def test_an_agent_hands_over_to_another_with_its_own_instructions(agent, c
         name="Cleo",
         tools=[],
         handoffs=[handoff(other)],
-        model_settings=ModelSettings(tool_choice="transfer_to_ben", max_tokens=96),
+        model_settings=ModelSettings(tool_choice="transfer_to_ben", temperature=0),
     )
     run = await Runner.run(first, "What is 318 + 264?", auto_previous_response_id=True)
     assert run.last_agent is other
@@ -227,7 +230,7 @@ async def test_the_sdks_model_of_chat_completions_calls_tools_and_hands_over(age
         name="Cleo",
         tools=[],
         handoffs=[handoff(chatting)],
-        model_settings=ModelSettings(tool_choice="transfer_to_ann", max_tokens=96),
+        model_settings=ModelSettings(tool_choice="transfer_to_ann", temperature=0),
     )
     handed = await Runner.run(first, "What is 12 + 30?")
     assert handed.last_agent is chatting

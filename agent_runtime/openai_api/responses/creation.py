@@ -19,8 +19,8 @@ from agent_runtime.conversations import Conversations
 from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
 from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import Said
-from agent_runtime.models import ConversationRequest, TurnResult
-from agent_runtime.openai_api.messages import Ids, conversation
+from agent_runtime.models import TurnResult
+from agent_runtime.openai_api.messages import Ids, asked_of, conversation
 from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Telling, Told
@@ -250,16 +250,12 @@ class Creation:
             system = way.instructions
             head = [Said(Message(role="system", content=system))] if system else []
             said = conversation([*head, *said_in([*way.past, *asked.items])], "input")
-            whole = ConversationRequest(
-                messages=said, tools=asked.tools, stateless=asked.stateless, **options
-            )
+            _require_question(said)
+            whole = asked_of(said, tools=asked.tools, stateless=asked.stateless, **options)
             return self._conversations.run(whole, key=key)
         answered = said_in(record.response["output"])
         said = conversation([*answered, *said_in(asked.items)], "input")[len(answered) :]
-        if said and said[-1].role == "assistant":
-            raise BadRequest(
-                f"the input ends with what is to be answered. {NOTHING_DONE}", param="input"
-            )
+        _require_question(said)
         assert follows.session is not None, "a record is of a session"
         if not asked.tools and follows.session.body.meta["tools"]:
             if options.setdefault("tool_choice", "none") not in ("auto", "none"):
@@ -271,7 +267,7 @@ class Creation:
         return self._conversations.go_on(
             record.session_id,
             record.snapshot,
-            ConversationRequest(messages=said, tools=asked.tools, **options),
+            asked_of(said, tools=asked.tools, **options),
             what=f"an answer behind {record.id}",
             key=key,
         )
@@ -308,3 +304,10 @@ class Creation:
             "store": False,
             "torpor": response["torpor"] | {"not_kept_because": why},
         }
+
+
+def _require_question(said: Sequence[Message]) -> None:
+    if not said or said[-1].role not in ("user", "tool"):
+        raise BadRequest(
+            f"the input ends with what is to be answered. {NOTHING_DONE}", param="input"
+        )

@@ -102,6 +102,19 @@ class Telling:
                 said = message_item(item["id"], result.text, status=item["status"])
                 self.output[place] = said
 
+    def again(self, response: Told) -> Iterator[Told]:
+        """Of a response that is whole, from the first event to the last."""
+        begun = response | {"status": "in_progress", "output": [], "usage": None}
+        yield from self.begun(begun | {"incomplete_details": None})
+        for item in response["output"]:
+            if item["type"] == "function_call":
+                yield from self._call(item)
+                continue
+            text = "".join(part["text"] for part in item["content"])
+            yield from self._piece(text, is_reasoning=item["type"] == "reasoning")
+            yield from self._close(status=item["status"])
+        yield self.ended(response)
+
     def ended(self, response: Told) -> Told:
         """response: `completed`, `incomplete` or `failed`"""
         return self._event(f"response.{response['status']}", response=response)

@@ -22,7 +22,7 @@ from tools.define import ToolSpec
 Item = dict[str, Any]
 
 _FIELDS = {
-    "message": {"role", "content", "phase"},
+    "message": {"role", "content"},
     "function_call": {"call_id", "name", "arguments"},
     "function_call_output": {"call_id", "output"},
     "reasoning": {"summary", "content", "encrypted_content"},
@@ -34,6 +34,7 @@ _PREFIXES = {
     "reasoning": "rs_",
 }
 _ROLES = ("user", "assistant", "system", "developer")
+_STATUSES = ("in_progress", "completed", "incomplete")
 
 
 def items_of(given: str | Sequence[Mapping[str, Any]], ids: Ids, param: str) -> list[Item]:
@@ -128,7 +129,7 @@ class _Answer:
 
 def _item(given: Mapping[str, Any], ids: Ids, place: int, param: str) -> Item:
     kind = given.get("type") or ("message" if "role" in given else None)
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         raise unsupported(
             param, f"an item of type {str(kind)[:80]!r} is nothing that is known here"
         )
@@ -140,7 +141,10 @@ def _item(given: Mapping[str, Any], ids: Ids, place: int, param: str) -> Item:
         )
     item_id = given.get("id") or ids.of(_PREFIXES[kind], -1, place)
     _require_text(item_id, f"{param}.id")
-    item: Item = {"id": item_id, "type": kind, "status": given.get("status") or "completed"}
+    status = given.get("status") or "completed"
+    if status not in _STATUSES:
+        raise _one_of(_STATUSES, f"{param}.status")
+    item: Item = {"id": item_id, "type": kind, "status": status}
     match kind:
         case "message":
             return item | _message(given, param)
@@ -159,10 +163,9 @@ def _item(given: Mapping[str, Any], ids: Ids, place: int, param: str) -> Item:
 def _message(given: Mapping[str, Any], param: str) -> Item:
     role = given.get("role")
     if role not in _ROLES:
-        raise BadRequest(
-            f"the role of a message is one of {', '.join(_ROLES)}. {NOTHING_DONE}",
-            param=f"{param}.role",
-        )
+        raise _one_of(_ROLES, f"{param}.role")
+    if given.get("content") is None:
+        raise BadRequest(f"a message has `content`. {NOTHING_DONE}", param=f"{param}.content")
     kinds = ("output_text", "input_text") if role == "assistant" else ("input_text",)
     text = text_of(given.get("content"), f"{param}.content", kinds=kinds)
     part = text_part(text) if role == "assistant" else {"type": "input_text", "text": text}
@@ -176,7 +179,15 @@ def _reasoning(given: Mapping[str, Any], param: str) -> Item:
         )
     text = text_of(given.get("content"), f"{param}.content", kinds=("reasoning_text",))
     content = [{"type": "reasoning_text", "text": text}] if text else []
-    return {"summary": list(given.get("summary") or ()), "content": content}
+    if given.get("summary"):
+        raise unsupported(
+            f"{param}.summary", "nothing that is summed up can be read; send it whole"
+        )
+    return {"summary": [], "content": content}
+
+
+def _one_of(known: Sequence[str], param: str) -> BadRequest:
+    return BadRequest(f"`{param}` is one of {', '.join(known)}. {NOTHING_DONE}", param=param)
 
 
 def _require_text(value: object, param: str) -> str:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from agent_runtime.constraints import NamedTool
 from agent_runtime.errors import BadRequest, Unsupported
+from agent_runtime.openai_api.chat_models import Ours
 from tools.define import ToolSpec
 
 NOTHING_DONE = "Nothing was generated."
+TEMPERATURE = 1.0  # what OpenAI documents for requests that name none
 LOGPROBS = "message.output_text.logprobs"
 
 Metadata = Annotated[
@@ -54,6 +63,14 @@ class ConversationId(_Asked):
     id: str
 
 
+class Function(_Asked):
+    type: Literal["function"]
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
 class CreateResponse(_Asked):
     """As OpenAI documents it; see docs/openai-responses.md for each field."""
 
@@ -86,6 +103,7 @@ class CreateResponse(_Asked):
     max_tool_calls: Any = None
     prompt: Any = None
     prompt_cache_retention: Any = None
+    torpor: Ours = Ours()
 
     @model_validator(mode="after")
     def _follows_one_thing(self) -> Self:
@@ -161,15 +179,20 @@ def specs_of(request: CreateResponse) -> list[ToolSpec]:
                 f"tools[{place}]",
                 f"tools of type {str(kind)[:80]!r} run at OpenAI; declare a function",
             )
-        unknown = sorted(tool.keys() - {"type", "name", "description", "parameters", "strict"})
-        if unknown or not isinstance(tool.get("name"), str):
-            wrong = f"has no {', '.join(unknown)}" if unknown else "has a `name`"
-            raise BadRequest(f"a function {wrong}. {NOTHING_DONE}", param=f"tools[{place}]")
+        try:
+            function = Function.model_validate(tool)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place_in = ".".join(map(str, wrong["loc"]))
+            raise BadRequest(
+                f"`tools[{place}].{place_in}`: {wrong['msg']}. {NOTHING_DONE}",
+                param=f"tools[{place}].{place_in}",
+            ) from None
         specs.append(
             ToolSpec(
-                name=tool["name"],
-                description=tool.get("description") or "",
-                parameters=tool.get("parameters") or {"type": "object", "properties": {}},
+                name=function.name,
+                description=function.description or "",
+                parameters=function.parameters or {"type": "object", "properties": {}},
             )
         )
     return specs
@@ -184,12 +207,13 @@ def options_of(request: CreateResponse, *, answer_tokens: int) -> dict[str, Any]
     options: dict[str, Any] = {
         "max_tokens": request.max_output_tokens if has_limit else answer_tokens,
         "fit": None if has_limit else True,
-        "temperature": request.temperature,
+        "temperature": TEMPERATURE if request.temperature is None else request.temperature,
         "top_p": request.top_p,
         "parallel_tool_calls": request.parallel_tool_calls,
         "tool_choice": _tool_choice(request.tool_choice),
         "json_schema": _schema(request.text),
         "strict_calls": any(tool.get("strict") for tool in request.tools or ()) or None,
+        **request.torpor.model_dump(exclude_none=True),
         "top_logprobs": max(1, request.top_logprobs or 0) if request.shows_logprobs else None,
     }
     return {name: value for name, value in options.items() if value is not None}

@@ -21,12 +21,33 @@ from agent_runtime.openai_api.responses.requests import (
     unsupported,
 )
 from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.service.document import Responses as Documented
 from agent_runtime.service.document import content
 from agent_runtime.streaming import EventStream, first_of, last_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
 router = APIRouter(prefix="/v1/responses", responses=refusals(TorporError, StoreError, EngineError))
+
+_RESPONSE = {
+    "type": "object",
+    "required": ["id", "object", "status", "output"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "response"},
+        "status": {"type": "string"},
+        "output": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_ANSWERS: Documented = {
+    200: {
+        "description": "The response, or a stream of its events.",
+        "content": {
+            "application/json": {"schema": _RESPONSE},
+            **content(EventStream.media_type, "`response.created` to the last")["content"],
+        },
+    }
+}
 
 
 def _responses(http: Request) -> Responses:
@@ -37,7 +58,7 @@ def _responses(http: Request) -> Responses:
 Asked = Annotated[Responses, Depends(_responses)]
 
 
-@router.post("", responses={200: content(EventStream.media_type, "a response's events")})
+@router.post("", response_model=None, responses=_ANSWERS)
 async def create(
     http: Request, responses: Asked, request: CreateResponse, key: Key = None
 ) -> Response:

@@ -16,10 +16,11 @@ from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses.background import Background, BackgroundRecord
 from agent_runtime.openai_api.responses.conversations import ResponseConversations
 from agent_runtime.openai_api.responses.creation import Creation, Follows, Keep
-from agent_runtime.openai_api.responses.events import LAST, Told
+from agent_runtime.openai_api.responses.events import LAST, Telling, Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import CreateResponse
+from agent_runtime.openai_api.responses.shown import replayed
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
@@ -51,8 +52,16 @@ class Responses:
 
     async def create(self, request: CreateResponse, *, key: str | None) -> AsyncGenerator[Told]:
         """Events of a new response, see `Creation.events`. With the same key of idempotency, the
-        same response again."""
-        events = self._events(request, Ids(key), key=key, created_at=int(time.time()))
+        same response again. Raises KeyReused."""
+        ids = Ids(key)
+        if key is not None:
+            await self._claim(key, request)
+            with contextlib.suppress(NotFound):
+                record, _ = await self._records.get(ids.of("resp_"))
+                for told in Telling(ids, ()).again(replayed(record.response)):
+                    yield told
+                return
+        events = self._events(request, ids, key=key, created_at=int(time.time()))
         async with contextlib.aclosing(events):
             async for told in events:
                 yield told
@@ -61,8 +70,7 @@ class Responses:
         """A response that is made in the background, as it is now. Raises what `Creation.read`
         raises, PreviousResponseNotFound, NotFound, CannotStore, KeyReused."""
         if key is not None:
-            claimed = f"{key}/background"
-            await self._claims.claim(claimed, "a background response", request)
+            await self._claim(key, request)
         key = key or uuid.uuid4().hex
         ids = Ids(key)
         with contextlib.suppress(NotFound):
@@ -119,6 +127,9 @@ class Responses:
 
     async def close(self) -> None:
         await self._background.close()
+
+    async def _claim(self, key: str, request: CreateResponse) -> None:
+        await self._claims.claim(f"{key}/response", "a response", request)
 
     async def _found(self, response_id: str) -> ResponseRecord | BackgroundRecord:
         """Raises NotFound."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from agent_runtime.chat import ChatFormat
-from agent_runtime.models import TurnRequest, TurnResult
+from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import ours, thinking_tokens
 from agent_runtime.openai_api.responses.items import Item
-from agent_runtime.openai_api.responses.requests import CreateResponse
+from agent_runtime.openai_api.responses.requests import TEMPERATURE, CreateResponse
 
 Shown = dict[str, Any]
-
-_DEFAULTS = {name: TurnRequest.model_fields[name].default for name in ("temperature", "top_p")}
 
 
 def in_progress(
@@ -47,12 +45,12 @@ def in_progress(
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": request.is_stored,
-        "temperature": _or(request.temperature, _DEFAULTS["temperature"]),
+        "temperature": _or(request.temperature, TEMPERATURE),
         "text": {"format": text.get("format") or {"type": "text"}, "verbosity": "medium"},
         "tool_choice": request.tool_choice or "auto",
         "tools": [{"strict": None, **tool} for tool in request.tools or ()],
         "top_logprobs": request.top_logprobs or 0,
-        "top_p": _or(request.top_p, _DEFAULTS["top_p"]),
+        "top_p": _or(request.top_p, 1.0),
         "truncation": "disabled",
         "usage": None,
         "user": request.user,
@@ -96,6 +94,11 @@ def failed(begun: Shown, *, status: int, code: str, detail: str) -> Shown:
         "error": None if cancelled else {"code": kind, "message": detail},
         "torpor": {"code": code},
     }
+
+
+def replayed(response: Shown) -> Shown:
+    """As it is told to who asks for it again."""
+    return response | {"torpor": response["torpor"] | {"replayed": True}}
 
 
 def _or(value: float | None, default: float) -> float:
