@@ -20,13 +20,17 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""As SGLang takes them."""
+
+
 class SamplingDefaults(_Wire, strict=True):
     """Of a session's turns, unless they say otherwise; see TurnRequest, which decides the rest."""
 
     max_tokens: int | None = Field(default=None, ge=1, le=65536)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = None
+    seed: Seed | None = None
     stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=16)
 
 
@@ -53,7 +57,8 @@ class TurnRequest(_Wire, Constraints, strict=True):
     refusing the turn."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = None
+    seed: Seed | None = None
+    """Of what is drawn, on engines that draw by it; on others the result's `problems` say so."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default=[], max_length=16)
     """Texts at which the answer ends; it is given without them."""
     top_logprobs: int = Field(default=0, ge=0, le=20)

@@ -56,9 +56,15 @@ def result_of(
 
 
 def _unsampled(request: TurnRequest, record: EngineRecord) -> list[str]:
-    if not request.temperature or not record.greedy_only:
-        return []
-    return [
-        "only the first token was sampled: this engine verifies drafts greedily, as SGLang does on "
-        "a CPU. Start it with --no-mtp to sample."
-    ]
+    problems = []
+    if request.temperature and record.greedy_only:
+        problems.append(
+            "only the first token was sampled: this engine verifies drafts greedily, as SGLang "
+            "does on a CPU. Start it with --no-mtp to sample."
+        )
+    if request.temperature and request.seed is not None and not record.seeded:
+        problems.append(
+            "the seed had no effect: SGLang draws by it only if the engine is started with "
+            "--enable-deterministic-inference."
+        )
+    return problems

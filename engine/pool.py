@@ -74,6 +74,8 @@ class EngineRecord(BaseModel):
     """Host memory of each rank for pages that are fetched before they are asked for."""
     greedy_only: bool
     """SGLang verifies drafts greedily on a CPU: of an answer only the first token is sampled."""
+    seeded: bool = False
+    """It draws by the seeds of requests: SGLang does with --enable-deterministic-inference only."""
     draining: bool = False
     """It takes no new turns: somebody is about to end it."""
 

@@ -14,7 +14,7 @@ from agent_runtime.errors import Unsupported
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class CalledFunction(_Wire):
@@ -30,13 +30,15 @@ class MessageCall(_Wire):
 
 
 class ChatMessage(_Wire):
-    """content: a text, or parts of type `text`. What must be null is what answers of OpenAI's have
+    """content: a text, or parts of type `text`; name: of an assistant only, as frameworks note it
+    in its messages, and not told to the model. What must be null is what answers of OpenAI's have
     and ours do not: clients send messages back as they came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[MessageCall] | None = None
     tool_call_id: str | None = None
+    name: str | None = None
     reasoning_content: str | None = None
     refusal: None = None
     audio: None = None
@@ -66,7 +68,7 @@ class ToolChoice(_Wire):
 
 
 class JsonSchema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
     name: str
     description: str | None = None
@@ -99,7 +101,7 @@ class ChatRequest(BaseModel):
     """Fields that have no effect here are in UNSUPPORTED, and are refused by `require_supported`
     unless they ask for what is done anyway."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -111,7 +113,8 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1, le=65536)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 129)
+    """Below the most there is, for those of further answers."""
     stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
     n: int | None = Field(default=None, ge=1, le=128)
     logprobs: bool | None = None

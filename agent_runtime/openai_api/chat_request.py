@@ -52,6 +52,7 @@ def _said(message: ChatMessage, place: int) -> Said:
     _require_role(message, "tool", message.tool_call_id, f"{where}.tool_call_id")
     _require_role(message, "assistant", message.tool_calls, f"{where}.tool_calls")
     _require_role(message, "assistant", message.reasoning_content, f"{where}.reasoning_content")
+    _require_role(message, "assistant", message.name, f"{where}.name")
     if message.role == "tool":
         if message.tool_call_id is None:
             raise WrongMessage(

@@ -116,6 +116,8 @@ class Control:
                 # `speculative/eagle_utils.py:_verify_uses_greedy`
                 "greedy_only": bool(server_args.speculative_algorithm)
                 and server_args.device == "cpu",
+                # `sampling/sampling_batch_info.py:from_schedule_batch`
+                "seeded": bool(server_args.enable_deterministic_inference),
             }
             self._heartbeat = Heartbeat(
                 config.url, config.engine_id, self._record, ttl=HEARTBEAT_TTL, prefix=config.prefix

@@ -270,6 +270,30 @@ async def test_several_answers_are_each_a_session_and_each_can_be_gone_on_with(c
         assert following.torpor["session"] == choice.torpor["session"]
 
 
+async def test_several_answers_come_in_one_stream(create, answers):
+    answers += [said("One."), said("Two.", thought="Hm.")]
+    stream = await create(n=2, stream=True, stream_options={"include_usage": True})
+    *chunks, last = await chunks_of(stream)
+    choices = [chunk.choices[0] for chunk in chunks]
+    texts = ["".join(one.delta.content or "" for one in choices if one.index == n) for n in (0, 1)]
+    assert texts == ["One.", "Two."]
+    assert [one.finish_reason for one in choices].count("stop") == 2
+    assert [one.delta.role for one in choices].count("assistant") == 2
+    assert last.usage.completion_tokens == 4
+
+
+async def test_one_answer_that_fails_fails_the_request_and_leaves_the_first(
+    create, answers, torpor
+):
+    before = {session.id async for session in torpor.sessions()}
+    answers += [said("One."), Scripted("{}", status=401, headers={})]
+    with pytest.raises(openai.InternalServerError) as refused:
+        await create([{"role": "user", "content": "Twice."}], n=2)
+    assert refused.value.code == "backend_unauthorized"
+    (left,) = [one async for one in torpor.sessions() if one.id not in before]
+    assert left.head is not None
+
+
 async def test_an_answer_is_given_again_to_who_repeats_the_request(create, answers):
     key = {"extra_headers": {"Idempotency-Key": "openai-once"}}
     answers.append(called(("add", {"a": 1, "b": 2})))
@@ -323,9 +347,11 @@ ANSWERED = {"role": "assistant", "tool_calls": [
         ({"store": True}, "unsupported_parameter", "store"),
         ({"extra_body": {"colour": "red"}}, "unsupported_parameter", "colour"),
         ({"temperature": 3}, "invalid_request", "temperature"),
+        ({"temperature": "1"}, "invalid_request", "temperature"),
+        ({"seed": 2**63}, "invalid_request", "seed"),
         ({"messages": []}, "invalid_request", "messages"),
         ({"messages": [{"role": "clown", "content": "x"}]}, "invalid_request", "messages[0].role"),
-        ({"messages": [{"role": "user", "content": "x", "name": "a"}]}, "invalid_request",
+        ({"messages": [{"role": "user", "content": "x", "name": "a"}]}, "wrong_message",
          "messages[0].name"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text_only",
          "messages[0].content[0]"),

@@ -5,6 +5,7 @@ import logging
 import re
 
 import httpx
+import openai
 import pytest
 from redis.asyncio import Redis
 
@@ -155,6 +156,34 @@ async def test_a_conversation_of_one_tenant_is_not_continued_for_another(client,
     async with client(await keys("acme", role="admin")) as admin:
         (slots,) = (await admin.get("/v1/scheduling")).json()
     assert slots["waiting"] == {"acme": 0}  # and of others' queues nothing
+
+
+async def test_openais_client_uses_a_key_and_sees_what_is_its_tenants(app, keys):
+    async def asked(key, messages):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with openai.AsyncOpenAI(
+            base_url="http://keyed/v1",
+            api_key=key,
+            max_retries=0,
+            http_client=httpx.AsyncClient(transport=transport),
+        ) as client:
+            completion = await client.chat.completions.create(
+                model="demo", messages=messages, max_tokens=4, temperature=0
+            )
+        return completion.choices[0]
+
+    said = [{"role": "user", "content": "What is 32 + 11?"}]
+    acme, globex = await keys("acme"), await keys("globex")
+    first = await asked(acme, said)
+    more = [*said, first.message, {"role": "user", "content": "Thanks."}]
+    assert (await asked(globex, more)).torpor["parent"] is None
+    assert (await asked(acme, more)).torpor["parent"] == first.torpor["snapshot"]
+    with pytest.raises(openai.AuthenticationError) as refused:
+        await asked("sk-none", said)
+    assert refused.value.code == "invalid_api_key"
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        await asked(await keys(role="read"), said)
+    assert refused.value.code == "forbidden"
 
 
 async def test_roles_allow_what_they_say(client, keys):

@@ -151,3 +151,26 @@ def test_a_turn_needs_a_message(chat):
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(SetupError, match="tokenizer"):
         ChatFormat(tmp_path)
+
+
+def test_what_an_assistant_thought_elsewhere_is_shown_as_the_template_shows_it(chat, oracle):
+    asked = Message(role="user", content="Hi.")
+    calling = Message(
+        role="assistant",
+        content="",
+        tool_calls=(ToolCall(name="calculator", arguments={"expression": "1 + 2"}),),
+        reasoning="A sum. <|im_end|>",
+    )
+    told = [asked, calling, Message(role="tool", content="3")]
+    shown = chat.decode(chat.opening(told, system=None, tools=TOOLS))
+    assert "<think>\nA sum. <|im_end|>\n</think>" in shown
+    assert "A sum." not in chat.decode(chat.opening([*told, asked], system=None, tools=TOOLS))
+    assert shown == rendered(oracle, [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "", "reasoning_content": "A sum. <|im_end|>",
+         "tool_calls": [{"type": "function", "function": {
+             "name": "calculator", "arguments": {"expression": "1 + 2"}}}]},
+        {"role": "tool", "content": "3"},
+    ])  # fmt: skip
+    # In a message it is text, and ends no turn.
+    assert chat.opening(told, system=None, tools=TOOLS).count(chat.eos_id) == 4

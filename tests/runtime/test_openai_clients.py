@@ -1,5 +1,6 @@
 """Official clients against a live runtime: OpenAI's, and LangChain's ChatOpenAI on top of it."""
 
+import asyncio
 import json
 import math
 
@@ -119,6 +120,7 @@ async def test_several_answers_are_forks_at_the_end_of_one_prompt(create, torpor
     )  # fmt: skip
     assert len(completion.choices) == 3
     for choice in completion.choices:
+        assert any("the seed had no effect" in one for one in choice.torpor["problems"])
         Point.model_validate_json(choice.message.content)
     first, *others = [choice.torpor for choice in completion.choices]
     for other in others:
@@ -127,6 +129,23 @@ async def test_several_answers_are_forks_at_the_end_of_one_prompt(create, torpor
         assert 0 < first["prompt_tokens"] - other["reused_tokens"] <= PAGE
     generated = sum(len(choice.logprobs.content) + 1 for choice in completion.choices)
     assert completion.usage.completion_tokens == generated  # each ends with a token of its own
+
+
+async def test_forks_of_a_client_that_goes_away_are_deleted(create, torpor):
+    async def made():
+        return [one async for one in torpor.sessions() if one.id not in before]
+
+    before = {session.id async for session in torpor.sessions()}
+    asked = [{"role": "user", "content": "Tick. Tock."}]
+    stream = await create(asked, n=2, stream=True, response_format={"type": "json_object"})
+    async for chunk in stream:
+        if chunk.choices[0].index == 1:
+            break
+    await stream.close()
+    async with asyncio.timeout(60):
+        while len(left := await made()) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert left[0].forked_from is None
 
 
 async def test_log_probabilities_are_of_the_texts_tokens(create):
