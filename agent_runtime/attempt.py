@@ -166,6 +166,7 @@ class Attempts:
             page_size=engine.record.page_size,
             restore=restore,
             boundary_interval=interval_of(engine.record, self._boundary_interval),
+            marks=generation.marks,
         )
 
     async def _watched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from array import array
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ async def commit_turn(
     durability: str,
     settle_timeout: float,
     boundary_interval: int | None,
+    marks: Sequence[int] = (),
     meta: Mapping[str, Any] | None = None,
 ) -> tuple[Commit, str | None]:
     """Commit `new_ids` onto the session's head; the commit, and why its state fell short, if so.
@@ -43,7 +45,8 @@ async def commit_turn(
     prompt_tokens: of the history, where generation began. Of the states that the engine stored, the
     ones that `boundaries.kept` names are committed; the others expire.
     settle_timeout: seconds to wait for the engine to have stored the turn's state.
-    boundary_interval: see `RuntimeSettings`. meta: what the snapshot is to keep besides.
+    boundary_interval: see `RuntimeSettings`. marks: token counts, see `marks.py`.
+    meta: what the snapshot is to keep besides.
 
     Token ids are the source of truth: a turn whose state did not reach the store is still
     committed, at the last boundary that did. What is past it is computed again on resume.
@@ -52,10 +55,12 @@ async def commit_turn(
     """
     record = engine.record
     base = history.boundary // record.page_size
-    places = {
-        "prompt_pages": prompt_tokens // record.page_size - base,
-        "interval_pages": interval_of(record, boundary_interval) // record.page_size,
-    }
+    keep = functools.partial(
+        kept,
+        prompt_pages=prompt_tokens // record.page_size - base,
+        interval_pages=interval_of(record, boundary_interval) // record.page_size,
+        marks=[mark // record.page_size - base for mark in marks],
+    )
     own = (len(history.tokens) + len(new_ids) - 1) // record.page_size - base
     shortfall = None
     for attempt in (_settled, _stored_again, None):
@@ -63,14 +68,14 @@ async def commit_turn(
         try:
             if attempt is not None:
                 settled = await attempt(engine, hashes, base, own, settle_timeout)
-                states = kept(settled.states, **places)
+                states = keep(settled.states)
                 why = settled.reason
                 shortfall = None if why is None else f"state stored in part only: {why}"
         except EngineUnreachable as error:
             # What it stored before it ended is as good as any; nothing more will come.
             shortfall = f"only what the engine had stored before it was gone is kept: {error}"
             stored = await store.stored_boundaries(record.fingerprint, record.ranks, hashes[base:])
-            states = kept(stored, **places)
+            states = keep(stored)
         end = base + (states[-1] if states else 0)
         draft = SnapshotDraft(
             session_id=session.id,

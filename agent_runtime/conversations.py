@@ -300,9 +300,17 @@ def _claimed(claim: Claim | None) -> Place | None:
 def turn_of(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
     """One that appends `messages` to what is known at `head`, or with none goes on right there."""
     options = request.model_dump(
-        exclude={*_OF_CONVERSATIONS, "messages", "proceed", "expected_head"}, exclude_unset=True
+        exclude={*_OF_CONVERSATIONS, "messages", "marks", "proceed", "expected_head"},
+        exclude_unset=True,
     )
-    return TurnRequest(**options, messages=list(messages), proceed=not messages, expected_head=head)
+    known = len(_split(request.messages)[1]) - len(messages)
+    return TurnRequest(
+        **options,
+        messages=list(messages),
+        marks=[mark - known for mark in request.marks if mark >= known],
+        proceed=not messages,
+        expected_head=head,
+    )
 
 
 def _split(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:

@@ -20,6 +20,7 @@ class Generation:
     placement:   where it was begun, and after a failure where it goes on
     reasons:     why that engine computes again what was known
     failed_over: what made it change engines
+    marks:       token counts inside the prompt at which a state is wanted, see `marks.py`
     stopped_by:  the text that the client wanted it to end at
     """
 
@@ -33,6 +34,7 @@ class Generation:
     accept_length: float | None = None
     first_token_at: float | None = None
     failed_over: list[str] = field(default_factory=list)
+    marks: tuple[int, ...] = ()
 
     @property
     def engine(self) -> Engine:

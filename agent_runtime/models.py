@@ -62,6 +62,10 @@ class TurnRequest(_Wire, Constraints, strict=True):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default=[], max_length=16)
     """Texts at which the answer ends; it is given without them."""
     top_logprobs: int = Field(default=0, ge=0, le=20)
+    marks: list[Annotated[int, Field(ge=0)]] = Field(default=[], max_length=16)
+    """Numbers of messages behind which a boundary is kept, besides those that always are, so that
+    others that begin alike go on from there; 0 is before the first, behind system text and tools.
+    """
     durability: str = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
     expected_head: str | None = None

@@ -257,6 +257,8 @@ def _require_possible(session: Session, request: TurnRequest) -> None:
             f"log-probabilities name token ids, and a backend deals in text: {kept} Ask without "
             "top_logprobs."
         )
+    if request.marks:
+        raise NeedsState(f"there is no boundary behind a message: {kept} Ask without marks.")
     if request.regex is not None or request.ebnf is not None:
         raise NeedsState(
             f"the protocol of backends has schemas, and no patterns and grammars: {kept} Ask with "

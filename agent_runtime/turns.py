@@ -29,6 +29,7 @@ from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
 from agent_runtime.idempotency import Claims, turn_of
 from agent_runtime.keeping import Keeping
+from agent_runtime.marks import marks_of
 from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.one_at_a_time import OneAtATime
 from agent_runtime.outage import Outage, Standing
@@ -366,6 +367,7 @@ class Turns:
                 return [str(error)]
             return reasons
 
+        generation.marks = marks_of(self._chat, before, asked, request)
         attempts = Attempts(
             self._pool,
             self.placing,
@@ -409,6 +411,7 @@ class Turns:
                 durability=request.durability,
                 settle_timeout=self._settings.settle_timeout,
                 boundary_interval=self._settings.boundary_interval,
+                marks=generation.marks,
                 meta=meta,
             )
         except StoreUnavailable as error:

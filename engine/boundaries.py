@@ -6,7 +6,8 @@ takes as many bytes, states would cost more than the KV between them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 _ACTION = "torpor.boundary_interval"
 _VERSION = "1"
@@ -17,9 +18,28 @@ def break_even(*, page_size: int, page_bytes: int, state_bytes: int) -> int:
     return -(-state_bytes * page_size // page_bytes)
 
 
-def hinted(tokens: int) -> dict[str, Any]:
-    """Most tokens between two states, as SGLang's `kv_hints` carry it."""
-    payload = {"tokens": tokens}
+class Hint(NamedTuple):
+    """What a request wants of the states inside its prompt.
+
+    interval: most tokens between two of them
+    marks:    token counts at which there is to be one, whatever is before it; ascending
+    """
+
+    interval: int
+    marks: tuple[int, ...] = ()
+
+    def on(self, grid: int) -> Hint:
+        """With each mark at the last multiple of `grid` that is not behind it."""
+        return self._replace(marks=tuple(mark // grid * grid for mark in self.marks))
+
+    def next_mark(self, after: int, before: int) -> int | None:
+        """The first between two token counts, both excluded."""
+        return next((mark for mark in self.marks if after < mark < before), None)
+
+
+def hinted(tokens: int, marks: Sequence[int] = ()) -> dict[str, Any]:
+    """The fields of a `Hint`, as SGLang's `kv_hints` carry them."""
+    payload = {"tokens": tokens, "marks": list(marks)}
     action = {"action_type": _ACTION, "action_version": _VERSION, "payload": payload}
     return {
         "protocol_version": "1",
@@ -28,9 +48,10 @@ def hinted(tokens: int) -> dict[str, Any]:
     }
 
 
-def hint_in(kv_hints: Any) -> int | None:
+def hint_in(kv_hints: Any) -> Hint | None:
     """What `hinted` put into a request's hints; None if nobody did. kv_hints: SGLang's envelope"""
     for action in kv_hints.actions if kv_hints is not None else ():
         if (action.action_type, action.action_version) == (_ACTION, _VERSION):
-            return int(action.payload["tokens"])
+            marks = action.payload.get("marks", ())
+            return Hint(int(action.payload["tokens"]), tuple(sorted(map(int, marks))))
     return None

@@ -165,6 +165,7 @@ class EngineClient:
         page_size: int = 1,
         restore: bool = True,
         boundary_interval: int | None = None,
+        marks: Sequence[int] = (),
     ) -> AsyncGenerator[Chunk]:
         """Stream a continuation of exactly `input_ids`. The engine ends it if it is not read on.
 
@@ -175,6 +176,8 @@ class EngineClient:
         remembers the ids by them, and those that it remembers are not sent again.
         boundary_interval: most tokens between the states that the engine stores inside the prompt;
         None for the engine's own choice.
+        marks: token counts inside the prompt at which one is stored besides; without
+        boundary_interval they are not told.
         restore: False to compute what is not on the device, even if it could be loaded.
         """
         self._require_open()
@@ -186,7 +189,7 @@ class EngineClient:
             session_id=session_id,
             return_logprob=bool(top_logprobs),
             top_logprobs_num=top_logprobs,
-            kv_hints=None if boundary_interval is None else hinted(boundary_interval),
+            kv_hints=None if boundary_interval is None else hinted(boundary_interval, marks),
             prefix=self._known(page_hashes, page_size),
             remember=_name(page_hashes, page_size),
         )

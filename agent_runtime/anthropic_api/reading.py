@@ -32,6 +32,8 @@ from agent_runtime.openai_api.messages import conversation
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 
+_MOST_MARKS = 16
+
 
 def conversation_of(request: MessagesRequest, *, stateless: bool) -> ConversationRequest:
     """stateless: whether an endpoint answers that keeps no state. Raises as `messages_of`."""
@@ -42,6 +44,7 @@ def conversation_of(request: MessagesRequest, *, stateless: bool) -> Conversatio
         options["strict_calls"] = True
     return ConversationRequest(
         messages=messages_of(request),
+        marks=[] if stateless else _marks(request),
         tools=specs_of(request.tools),
         stateless=stateless,
         max_tokens=request.max_tokens,
@@ -79,6 +82,27 @@ def specs_of(tools: Sequence[CustomTool]) -> list[ToolSpec]:
         ToolSpec(name=tool.name, description=tool.description, parameters=tool.input_schema)
         for tool in tools
     ]
+
+
+def _marks(request: CountRequest) -> list[int]:
+    """Behind how many of the conversation's messages `cache_control` is. What is marked in the last
+    one is kept anyway. Of more than a turn takes, the last."""
+    before = [*request.tools, *(request.system if isinstance(request.system, list) else ())]
+    marks = [0] if any(one.cache_control for one in before) else []
+    messages = 0
+    for place, message in enumerate(request.messages[:-1]):
+        if isinstance(message, UserMessage):
+            messages += len(_of_user(message, f"messages[{place}]"))
+        else:
+            messages += 1
+        if _is_marked(message):
+            marks.append(messages)
+    return marks[-_MOST_MARKS:]
+
+
+def _is_marked(message: UserMessage | AssistantMessage) -> bool:
+    blocks = [] if isinstance(message.content, str) else message.content
+    return any(getattr(block, "cache_control", None) for block in blocks)
 
 
 def _of_user(message: UserMessage, where: str) -> list[Said]:

@@ -5,7 +5,7 @@ one weighs as much as the KV of tens of thousands of tokens, so most are not wor
 
     chunks   |----|----|----|----|----|-|
     states        s    s    s    s    s       on the device
-    stored                  s    s    s       the prompt's end, a branch point, and between them
+    stored                  s    s    s       the prompt's end, a branch point, a mark, and between
                             │    │            as few as lie no more than an interval apart
                             │    └ branch
                             └ the next would be too far from the last one stored
@@ -41,7 +41,7 @@ class Thinning:
         self._parts = parts
         self._interval = interval
         self._chunk = chunk
-        self._grid = grid
+        self.grid = grid
         self._left_out: OrderedDict[str, None] = OrderedDict()
         self.wanted = True
         self.recalled = False
@@ -49,10 +49,12 @@ class Thinning:
     def wants(self, tree: Any, req: Any, end: int) -> bool:
         """Whether the state is to be stored that the request leaves after `end` of its tokens."""
         total = len(req.origin_input_ids)
-        if req.finished() or total - end < self._grid or branch_point(tree, req) == end:
+        if req.finished() or total - end < self.grid or branch_point(tree, req) == end:
             return True
         hint = hint_in(req.kv_hints)
-        interval = self._interval if hint is None else hint
+        if hint is not None and end in hint.on(self.grid).marks:
+            return True
+        interval = self._interval if hint is None else hint.interval
         following = min(end + self._chunk, total)
         return following - self._last_stored(tree, req) > interval
 
@@ -76,7 +78,7 @@ class Thinning:
         leaves none of its own."""
         core = tree.tree_core
         node = core.node_by_id(req.last_node)
-        at_end = len(req.origin_input_ids) - req.kv.cache_protected_len < self._grid
+        at_end = len(req.origin_input_ids) - req.kv.cache_protected_len < self.grid
         if at_end and node is not core.root_node and self.recall(node.hash_value[-1]):
             offer(tree, node)
 

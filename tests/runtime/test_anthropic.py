@@ -1,6 +1,7 @@
 """Anthropic's own client, unchanged, on a live service."""
 
 import itertools
+import secrets
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ from anthropic import AsyncAnthropic, BadRequestError, NotFoundError, beta_async
 from pydantic import BaseModel
 
 from agent_runtime.demo.script import SYSTEM
-from tests.runtime.talk import HISTORY, PAGE
+from tests.runtime.talk import HISTORY, PAGE, TEXT
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -225,3 +226,19 @@ async def test_versions_of_the_protocol_that_are_not_known_are_refused(stage):
     for refused in (missing, unknown):
         assert refused.status_code == 400
         assert "anthropic-version" in refused.json()["error"]["message"]
+
+
+async def test_what_is_marked_for_the_cache_is_not_computed_by_another_conversation(client):
+    system = [
+        {
+            "type": "text",
+            "text": f"You are {secrets.token_hex(8)}. {TEXT}",
+            "cache_control": {"type": "ephemeral"},
+        }
+    ]
+    texts = [f"{number}: {TEXT}" for number in range(2)]
+    first, second = [
+        await client.messages.create(**asked([user(text)], system=system)) for text in texts
+    ]
+    assert first.usage.cache_read_input_tokens == 0
+    assert second.usage.cache_read_input_tokens > PAGE

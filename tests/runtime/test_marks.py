@@ -1,0 +1,114 @@
+"""A place that is marked is one that other conversations go on from."""
+
+import secrets
+
+import pytest
+
+from agent_runtime.boundaries import kept
+from agent_runtime.chat import Message
+from engine.boundaries import Hint, hint_in, hinted
+from engine.client import EngineClient, Sampling
+from tests.runtime.talk import PAGE, TEXT
+
+
+def user(text):
+    return Message(role="user", content=text)
+
+
+def assistant(text):
+    return Message(role="assistant", content=text)
+
+
+def alike(one, other):
+    """How many tokens two histories begin with together."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next(place for place, (a, b) in pairs if a != b)
+
+
+@pytest.fixture
+async def begin(torpor):
+    """Makes sessions, which are deleted afterwards."""
+    made = []
+
+    async def begin(system):
+        made.append((await torpor.create(system=system)).id)
+        return made[-1]
+
+    yield begin
+    for session in made:
+        await torpor.delete(session)
+
+
+@pytest.fixture
+async def continuation(stage):
+    """Greedy, by an engine that may reuse nothing: the salt is another tenant's."""
+    client = EngineClient(stage.engine.url)
+
+    async def continuation(ids, length):
+        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
+        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
+        return [token async for chunk in chunks for token in chunk.new_ids]
+
+    yield continuation
+    await client.close()
+
+
+async def test_the_second_conversation_with_a_marked_system_text_computes_only_what_is_its_own(
+    torpor, store, begin, continuation
+):
+    system = f"You are {secrets.token_hex(8)}. {TEXT}"
+    first = await torpor.turn(await begin(system), f"0: {TEXT}", marks=[0])
+    second = await torpor.turn(await begin(system), f"1: {TEXT}")
+    logs = [await store.tokens(result.snapshot) for result in (first, second)]
+    assert second.usage.reused_tokens == alike(*logs) // PAGE * PAGE > PAGE
+    for result, log in zip((first, second), logs, strict=True):
+        prompt = log[: result.usage.prompt_tokens]
+        assert result.token_ids == await continuation(prompt, len(result.token_ids))
+    (snapshot,) = await torpor.snapshots(first.session_id)
+    assert second.usage.reused_tokens in snapshot.boundaries
+
+
+async def test_without_a_mark_it_is_computed_again(torpor, begin):
+    system = f"You are {secrets.token_hex(8)}. {TEXT}"
+    await torpor.turn(await begin(system), f"0: {TEXT}")
+    second = await torpor.turn(await begin(system), f"1: {TEXT}")
+    assert second.usage.reused_tokens == 0
+
+
+async def test_every_mark_of_a_prompt_is_kept(torpor, begin):
+    said = []
+    for number in range(3):
+        said += [user(f"{number}: {TEXT}"), assistant("Good.")]
+    said.append(user("Tick."))
+    session = await begin(f"You are {secrets.token_hex(8)}.")
+    marked = await torpor.turn(session, said, marks=[2, 4])
+    (snapshot,) = await torpor.snapshots(session)
+    prompt_end = marked.usage.prompt_tokens // PAGE * PAGE
+    inside = [boundary for boundary in snapshot.boundaries if boundary < prompt_end]
+    assert len(inside) == 2
+    # The three parts of the prompt are about as long as each other.
+    assert inside[0] < prompt_end / 2 < inside[1]
+
+
+def test_marks_travel_with_a_request_and_lie_where_states_do():
+    class Envelope:
+        def __init__(self, fields):
+            self.actions = [Action(**action) for action in fields["actions"]]
+
+    class Action:
+        def __init__(self, **fields):
+            vars(self).update(fields)
+
+    hint = hint_in(Envelope(hinted(1024, [300, 130])))
+    assert hint == Hint(1024, (130, 300))
+    assert hint.on(128) == Hint(1024, (128, 256))
+    assert hint.next_mark(0, 1000) == 130
+    assert hint.next_mark(130, 1000) == 300
+    assert hint.next_mark(130, 300) is None
+
+
+def test_of_the_states_that_are_there_the_last_before_each_mark_is_kept():
+    states = [2, 4, 6, 8, 9]
+    assert kept(states, prompt_pages=8, interval_pages=100) == (8, 9)
+    assert kept(states, prompt_pages=8, interval_pages=100, marks=[4, 7]) == (4, 6, 8, 9)
+    assert kept(states, prompt_pages=8, interval_pages=100, marks=[1, -3]) == (8, 9)
