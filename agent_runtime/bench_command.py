@@ -120,6 +120,15 @@ def add_to(commands: Any) -> None:
     )
     report.set_defaults(run=_report)
 
+    tenants = subjects.add_parser(
+        "tenants", help="whether one tenant can tell what another has asked: by the clock, by reuse"
+    )
+    tenants.add_argument("--trials", type=int, default=300)
+    tenants.add_argument("--words", type=int, default=400, help="of each prompt")
+    tenants.add_argument("--seed", type=int, default=1)
+    _stage_options(tenants)
+    tenants.set_defaults(run=_tenants)
+
     savers = subjects.add_parser(
         "savers", help="LangGraph's checkpointers, ours among them, over a long thread"
     )
@@ -231,6 +240,19 @@ def _report(arguments: argparse.Namespace) -> int:
         report.run(arguments.benches or list(report.RUNS), arguments.folder)
     print(report.write(arguments.folder))
     return 0
+
+
+def _tenants(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import tenants
+
+    return _told(
+        tenants.measure(
+            trials=arguments.trials,
+            words=arguments.words,
+            seed=arguments.seed,
+            **_staged(arguments),
+        )
+    )
 
 
 def _savers(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,98 @@
+"""What is deleted is nowhere any more: raw dumps of everything are searched for it."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from agent_runtime.chat import ChatFormat
+from agent_runtime.sdk import ApiError
+from state_store.archive.collect import collect_condemned
+from state_store.archive.policy import ArchivePolicy
+from state_store.store import StateStore
+
+
+async def dumped(url):
+    """All that a Redis holds, names and values of every type, as pairs of bytes."""
+    readers = {
+        b"string": lambda redis, key: redis.get(key),
+        b"hash": lambda redis, key: redis.hgetall(key),
+        b"list": lambda redis, key: redis.lrange(key, 0, -1),
+        b"set": lambda redis, key: redis.smembers(key),
+        b"zset": lambda redis, key: redis.zrange(key, 0, -1),
+        b"stream": lambda redis, key: redis.xrange(key),
+    }
+    found = {}
+    async with Redis(unix_socket_path=url.removeprefix("unix://")) as redis:
+        async for key in redis.scan_iter(count=1000):
+            kind = await redis.type(key)
+            if kind != b"none":  # expired meanwhile
+                found[key] = b"\0".join(parts(await readers[kind](redis, key)))
+    return found
+
+
+def parts(value):
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, dict):
+        yield from parts(list(value.items()))
+    elif isinstance(value, list | tuple | set):
+        for one in value:
+            yield from parts(one)
+
+
+def files_of(url):
+    """Of an archive, by path."""
+    files = Path(url.removeprefix("file://")).rglob("*")
+    return {str(path).encode(): path.read_bytes() for path in files if path.is_file()}
+
+
+def holding(dump, *needles):
+    """Names of what has any of the needles in its name or value."""
+    return sorted(k for k, v in dump.items() if any(one in k or one in v for one in needles))
+
+
+async def test_what_is_deleted_is_in_no_dump_archive_or_export(stage, torpor, store, tmp_path):
+    canary = secrets.token_hex(16)
+    kept = await torpor.create(system=f"You are {secrets.token_hex(8)}.")
+    await torpor.turn(kept.id, "What is 2 + 2?", max_tokens=4)
+    doomed = await torpor.fork(kept.id, labels={"about": canary})
+    said = f"Remember {canary}, {canary} and {canary}. What is 48 * 17?"
+    await torpor.turn(doomed.id, said, max_tokens=4, idempotency_key=canary)
+    await torpor.suspend(doomed.id)
+    head = await store.snapshot((await torpor.get(doomed.id)).head)
+    ids = (await store.tokens(head.id))[(await torpor.get(kept.id)).tokens :]
+    text = ChatFormat(stage.model).decode(ids.tolist())
+    assert canary in text  # so that these are the ids to look for
+    middle = ids[len(ids) // 2 - 8 : len(ids) // 2 + 8].tobytes()
+    pages = [page.encode() for page in head.page_chain]
+    needles = [canary.encode(), middle, head.id.encode(), *pages]
+    before = await dumped(stage.store.url)
+    for needle in (*needles, doomed.id.encode()):
+        assert holding(before, needle), needle  # what is looked for can be found
+
+    await torpor.export(doomed.id, tmp_path / "doomed")
+    assert middle in (tmp_path / "doomed").read_bytes()
+    async with await StateStore.connect(stage.store.url, archive=stage.archive) as keeper:
+        swept = await keeper.sweep(ArchivePolicy(idle=0, spare=0))
+        assert doomed.id in {one.session_id for one in swept.sessions}
+        assert len(holding(files_of(stage.archive), *pages)) >= len(pages)
+
+        await torpor.delete(doomed.id)
+        await keeper.recover(older_than=0)
+        # Nobody moves anything in this store now: no grace is needed.
+        await collect_condemned(keeper._control, "torpor", keeper._archiving.archive, older_than=0)
+
+    after = await dumped(stage.store.url)
+    assert holding(after, *needles) == []
+    # That it was deleted is told for a minute to who has not heard it.
+    assert all(b"feed:" in name for name in holding(after, doomed.id.encode()))
+    assert holding(files_of(stage.archive), *needles, doomed.id.encode()) == []
+    with pytest.raises(ApiError) as refused:
+        await torpor.export(doomed.id, tmp_path / "gone")
+    assert refused.value.code == "not_found"
+    await torpor.export(kept.id, tmp_path / "kept")
+    content = (tmp_path / "kept").read_bytes()
+    assert not any(one in content for one in needles)
+    await torpor.delete(kept.id)
