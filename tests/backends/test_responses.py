@@ -138,10 +138,13 @@ async def test_a_result_of_no_call_and_a_call_without_its_result_are_refused(scr
         await scripted.responses.create(model="scripted", input=[stray])
 
 
-async def test_tools_that_are_not_given_again_are_not_called(scripted, said):
+@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}])
+async def test_tools_that_are_not_given_again_are_not_called(scripted, said, choice):
     said.scripted += [says(*TEXT), says(*TEXT)]
     first = await scripted.responses.create(model="scripted", input="Hi.", tools=[ADD])
-    await scripted.responses.create(model="scripted", input="Hi.", previous_response_id=first.id)
+    await scripted.responses.create(
+        model="scripted", input="Hi.", previous_response_id=first.id, **choice
+    )
     assert said.seen[-1][1]["tool_choice"] == "none"
     with pytest.raises(openai.BadRequestError) as refused:
         await scripted.responses.create(
