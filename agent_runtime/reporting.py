@@ -23,6 +23,7 @@ from state_store.errors import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 2.0  # seconds for the engine's answer
+_RAREST = 8  # how many times longer the engine is left alone that has nothing new to tell
 _T = TypeVar("_T")
 
 
@@ -76,14 +77,16 @@ class Reports:
     async def _until(
         self, waiting: asyncio.Future[Any], phases: Sequence[Phase], prompt_tokens: int
     ) -> AsyncGenerator[Progress]:
-        pause = self._settings.progress_after
+        pause, interval = self._settings.progress_after, self._settings.progress_interval
         while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-            pause = self._settings.progress_interval
             looking = asyncio.ensure_future(self._look(phases, prompt_tokens))
             try:
                 await asyncio.wait({waiting, looking}, return_when=asyncio.FIRST_COMPLETED)
                 found = looking.result() if looking.done() else None
-                if found is not None and found != self._last:
+                is_new = found is not None and found != self._last
+                longer = min(2 * max(pause, interval), _RAREST * interval)
+                pause = interval if is_new else longer
+                if found is not None and is_new:
                     self._last = found
                     yield found
             finally:

@@ -4,13 +4,16 @@
       (on the device)     └────────── POST /generate .... the same ids, the engine alone
 
 Pairs take turns in going first, since the second finds the first one's prompt on the device. What
-grows with the session is what comes before the prompt is sent and after the last token. CPU seconds
-of the runtime and the store are told as well: in them is the runtime's look at the engine, once a
-second, which grows with how long the model takes.
+grows with the session is what comes before the prompt is sent and after the last token.
+
+CPU seconds of the runtime and the store are compared as well. In them are the runtime's looks at
+the engine, which are as many as the model takes seconds. What a second of them costs is measured in
+the same run, by the same code at work in this process, and taken off.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import statistics
 import time
@@ -26,6 +29,7 @@ from agent_runtime.bench.synthetic import write_session
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.demo.stage import Stage
 from agent_runtime.models import TurnResult
+from agent_runtime.reporting import Reports
 from agent_runtime.sdk import Torpor
 from agent_runtime.settings import RuntimeSettings
 from engine.demo_model import dialogues
@@ -37,6 +41,7 @@ _SHORT = 1000  # tokens of the sessions that the ratio is of
 _ANSWER = 128  # tokens at most
 _FEW = 4  # tokens of the turns whose work is compared
 _LEAST = 3  # turns of the long session, which take long
+_WAIT = 10.0  # seconds in which looks at the engine are measured
 _ROOM = 4096
 _LINE = "Mile {}: the harbour is closed, and the ship waits for the tide.\n"
 _TENANT: str = RuntimeSettings.model_fields["tenant"].default
@@ -115,19 +120,24 @@ class _Bench:
     async def growth(self, rounds: int, long_tokens: int) -> dict[str, Any]:
         """The work of turns that add the same to a short and to a long session."""
         short, long = await self._told(_SHORT), await self._written(long_tokens)
-        works: dict[str, list[tuple[float, float]]] = {short: [], long: []}  # outside, CPU
+        # Seconds outside the model, of the model, and of CPU.
+        works: dict[str, list[tuple[float, float, float]]] = {short: [], long: []}
         for number in range(-1, rounds):
             for session_id, work in works.items():
                 before = self._cpu()
                 result, _ = await self._turn(session_id, dialogues.tick().user, _FEW)
                 assert result.timing is not None
                 outside = result.timing.ready_s + result.timing.commit_s
+                model = result.timing.generate_s - result.timing.ready_s
                 if number >= 0:
-                    work.append((outside, self._cpu() - before))
-        (short_outside, short_cpu), (long_outside, long_cpu) = (
-            (statistics.median(outside), statistics.median(cpu))
-            for outside, cpu in (zip(*work, strict=True) for work in works.values())
+                    work.append((outside, model, self._cpu() - before))
+        (short_outside, short_model, short_cpu), (long_outside, long_model, long_cpu) = (
+            tuple(statistics.median(column) for column in zip(*work, strict=True))
+            for work in works.values()
         )
+        watching = await self._watching(long)
+        short_work = short_cpu - watching * short_model
+        long_work = long_cpu - watching * long_model
         return {
             "long_rounds": rounds,
             "long_tokens": (await self._torpor.get(long)).tokens,
@@ -136,7 +146,26 @@ class _Bench:
             "growth_1m": round(long_outside / short_outside, 2),
             "cpu_1k_s": round(short_cpu, 4),
             "cpu_1m_s": round(long_cpu, 4),
+            "model_1k_s": round(short_model, 3),
+            "model_1m_s": round(long_model, 3),
+            "watching_cpu": round(watching, 5),
+            "cpu_growth_1m": round(long_work / short_work, 2),
         }
+
+    async def _watching(self, session_id: str) -> float:
+        """CPU seconds, of runtime and store, of one second in which a turn waits for the model."""
+        pool = EnginePool(self._store)
+        engine = await pool.pick()
+        settings = RuntimeSettings(redis_url=self._url)
+        reports = Reports(session_id, lambda: engine, settings)
+        store = self._ours[1]
+        before = time.process_time() + _on_cpu(store)
+        waiting = engine.while_alive(asyncio.sleep(_WAIT))
+        async for _ in reports.during(waiting, "load", "prefill", then=lambda _: None):
+            pass
+        spent = time.process_time() + _on_cpu(store) - before
+        await pool.close()
+        return spent / _WAIT
 
     def _cpu(self) -> float:
         """CPU seconds of everything but the engine, so far."""
