@@ -12,6 +12,7 @@ fork if the session has moved on since.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ from agent_runtime.errors import BadRequest, ToolsDiffer, WrongMessage
 from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import shown
 from agent_runtime.langchain.messages import answer_of, said, spec_of
+from agent_runtime.langchain.retrying import asked_again
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import LoopThread
@@ -64,6 +66,10 @@ class ChatTorpor(BaseChatModel):
     durability: str | None = None
     timeout: float = 600.0
     """Seconds."""
+    max_retries: int = 2
+    """How often an answer is asked for again that could not be had, or broke off. It is generated
+    once: every attempt has the same idempotency key, `idempotency_key` among a call's options or
+    one of its own."""
     streaming: bool = False
     """Whether `invoke` streams too, for callbacks that want every piece."""
 
@@ -194,9 +200,14 @@ class ChatTorpor(BaseChatModel):
         options = {**self._settings(), **_understood(kwargs)}
         if stop is not None:
             options["stop"] = stop
+        once = options.pop("idempotency_key", None) or f"langchain-{secrets.token_hex(16)}"
         key = None if self.api_key is None else self.api_key.get_secret_value()
         async with Torpor(self.url, api_key=key, timeout=self.timeout) as torpor:
-            pieces = shown(self._events(torpor, messages, tools, options))
+
+            def ask() -> AsyncGenerator[str | TurnResult]:
+                return shown(self._events(torpor, messages, tools, options, once))
+
+            pieces = asked_again(ask, retries=self.max_retries)
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, TurnResult):
@@ -211,11 +222,15 @@ class ChatTorpor(BaseChatModel):
         messages: Sequence[BaseMessage],
         tools: Sequence[ToolSpec],
         options: dict[str, Any],
+        once: str,
     ) -> AsyncGenerator[TurnEvent]:
+        """once: idempotency key"""
         if self.session is None:
-            events = torpor.converse_stream(said(messages), tools=tools, **options)
+            events = torpor.converse_stream(
+                said(messages), tools=tools, idempotency_key=once, **options
+            )
         else:
-            events = self._in_session(torpor, messages, tools, options)
+            events = self._in_session(torpor, messages, tools, options, once)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -226,6 +241,7 @@ class ChatTorpor(BaseChatModel):
         messages: Sequence[BaseMessage],
         tools: Sequence[ToolSpec],
         options: dict[str, Any],
+        once: str,
     ) -> AsyncGenerator[TurnEvent]:
         session, head, new = self._place(messages)
         if head is None and tools:
@@ -238,7 +254,9 @@ class ChatTorpor(BaseChatModel):
             )
         try:
             async with contextlib.aclosing(
-                torpor.stream(session, turn, **{"expected_head": head, **options})
+                torpor.stream(
+                    session, turn, idempotency_key=once, **{"expected_head": head, **options}
+                )
             ) as events:
                 async for event in events:
                     yield event
@@ -246,9 +264,14 @@ class ChatTorpor(BaseChatModel):
         except ApiError as error:  # before the first event
             if error.code != "head_moved" or head is None:
                 raise
-        branch = await torpor.fork(session, snapshot=head)
+        branch = await torpor.fork(session, snapshot=head, idempotency_key=f"{once}-fork")
         async with contextlib.aclosing(
-            torpor.stream(branch.id, turn, **{"expected_head": head, **options})
+            torpor.stream(
+                branch.id,
+                turn,
+                idempotency_key=f"{once}-in-fork",
+                **{"expected_head": head, **options},
+            )
         ) as events:
             async for event in events:
                 yield event

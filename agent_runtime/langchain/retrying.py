@@ -1,0 +1,70 @@
+"""Asking again for an answer that broke off, under one idempotency key: it is generated once.
+
+    first   "The harb" ✕
+    again   "The harbour is closed."      the caller is given "our is closed."
+
+What was given is not taken back. If the runtime died before it had committed, the turn is run
+again; should it be answered otherwise then, the error that broke it off is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+
+from agent_runtime.models import TurnResult
+from agent_runtime.sdk import ApiError, ApiUnreachable
+
+_PASSING = (429, 503)  # HTTP status: too much to do, or something is away
+_PAUSE, _LONGEST = 0.5, 60.0  # seconds before the first attempt that is not the first, and any
+
+
+async def asked_again(
+    ask: Callable[[], AsyncGenerator[str | TurnResult]], *, retries: int
+) -> AsyncGenerator[str | TurnResult]:
+    """The pieces of an answer and its result, from as many attempts as it takes.
+
+    retries: attempts after the first
+    Raises what the last attempt raised; at once what another attempt would not change.
+    """
+    given = ""
+    broken: ApiError | ApiUnreachable | None = None
+    for attempt in range(retries + 1):
+        if broken is not None:
+            await asyncio.sleep(_pause(broken, attempt))
+        said = ""
+        try:
+            async with contextlib.aclosing(ask()) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, TurnResult):
+                        if broken is not None and not said.startswith(given):
+                            raise broken
+                        yield piece
+                        return
+                    said += piece
+                    if broken is not None and not _agree(said, given):
+                        raise broken
+                    if new := said[len(given) :]:
+                        given = said
+                        yield new
+            return
+        except (ApiUnreachable, ApiError) as error:
+            if error is broken or attempt == retries or not _passes(error):
+                raise
+            broken = error
+
+
+def _agree(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+def _passes(error: ApiError | ApiUnreachable) -> bool:
+    if isinstance(error, ApiUnreachable):
+        return True
+    return error.status in _PASSING or error.code == "still_running"
+
+
+def _pause(error: ApiError | ApiUnreachable, attempt: int) -> float:
+    wanted = error.retry_after if isinstance(error, ApiError) else None
+    return min(wanted or _PAUSE * 2 ** (attempt - 1), _LONGEST)
