@@ -215,7 +215,8 @@ class Conversations:
                 labels=request.labels,
             )
         turn = turn_of(request, said[place.messages :], head=place.snapshot or "")
-        turn_key = None if key is None else f"{key}/turn"
+        # A turn that finds its place taken is another than the one in a fork of it.
+        turn_key = None if key is None else f"{key}/turn/{place.session_id}"
         ended = False
         try:
             events = self._turns.run(place.session_id, turn, key=turn_key)

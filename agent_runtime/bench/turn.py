@@ -83,6 +83,7 @@ class _Bench:
         self._engine = engine
         self._chat = ChatFormat(stage.model)
         self._url = stage.store.url
+        self._model = stage.model
         self._ours = (stage.runtime.pid, stage.store.pid)
 
     async def pairs(self, rounds: int) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class _Bench:
         """CPU seconds, of runtime and store, of one second in which a turn waits for the model."""
         pool = EnginePool(self._store)
         engine = await pool.pick()
-        settings = RuntimeSettings(redis_url=self._url)
+        settings = RuntimeSettings(redis_url=self._url, model_dir=self._model)
         reports = Reports(session_id, lambda: engine, settings)
         store = self._ours[1]
         before = time.process_time() + _on_cpu(store)

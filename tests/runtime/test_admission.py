@@ -184,7 +184,7 @@ async def tenants(stage, store):
         clients = {}
         for name in ("many", "few"):
             await store.tenant(name)
-            _, key = await store.keys.create(name)
+            _, key = await store.keys.create(name, role="admin")  # may look at the queues
             clients[name] = await open_until.enter_async_context(Torpor(url, api_key=key))
         yield clients
         for name in clients:

@@ -27,39 +27,53 @@ class Breaking:
         self._upstream = urlsplit(upstream)
 
     async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._serving = set()
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_):
         self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
         await self._server.wait_closed()
+
+    def _accept(self, reader, writer):
+        self._serving.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader, writer):
         self.asked += 1
         up, to_runtime = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
         asking = asyncio.create_task(self._pass(reader, to_runtime))
+        try:
+            await self._answer(up, writer)
+        finally:
+            asking.cancel()
+            for side in (writer, to_runtime):
+                side.close()
+                with contextlib.suppress(OSError):
+                    await side.wait_closed()
+
+    async def _answer(self, up, writer):
         pieces = 0
         with contextlib.suppress(OSError):
             while line := await up.readline():
                 pieces += line.startswith(b"event: text")
                 if self.breaks and pieces > self.breaks[0]:
                     del self.breaks[0]
-                    if self.hears_out:
-                        while b"event: result" not in line:
-                            line = await up.readline()
-                        await up.readuntil(b"\n\n")
-                    break
+                    while self.hears_out and b"event: result" not in line:
+                        line = await up.readline()
+                    return
                 writer.write(line)
                 await writer.drain()
-        asking.cancel()
-        for side in (writer, to_runtime):
-            side.transport.abort()
 
     async def _pass(self, reader, writer):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @pytest.fixture
