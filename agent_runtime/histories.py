@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from state_store.identity import page_hashes
 from state_store.store import StateStore
 
+CAPACITY = 16 << 20  # tokens, of four bytes, and of two more for the names of their pages
+_LEAST = 1024  # tokens that a history counts as besides its own: it is an object, after all
+
 
 @dataclass(frozen=True)
 class History:
@@ -44,12 +47,15 @@ EMPTY = History(array("I"), [], 0)
 
 
 class Histories:
-    """An LRU of histories by snapshot id, read from the token log when not held."""
+    """Histories by snapshot id, read from the token log when not held. The longest unused are let
+    go of: each holds all of its tokens, so those of long sessions are few."""
 
-    def __init__(self, store: StateStore, capacity: int = 64) -> None:
+    def __init__(self, store: StateStore, capacity: int = CAPACITY) -> None:
+        """capacity: tokens of all that are held; one is held whatever its length"""
         self._store = store
         self._capacity = capacity
         self._held: OrderedDict[str, History] = OrderedDict()
+        self._tokens = 0
 
     async def of(
         self, snapshot_id: str | None, *, page_size: int, salt: str, bigram: bool
@@ -66,7 +72,12 @@ class Histories:
         return history
 
     def hold(self, snapshot_id: str, history: History) -> None:
+        before = self._held.pop(snapshot_id, None)
         self._held[snapshot_id] = history
-        self._held.move_to_end(snapshot_id)
-        while len(self._held) > self._capacity:
-            self._held.popitem(last=False)
+        self._tokens += _weight(history) - (0 if before is None else _weight(before))
+        while self._tokens > self._capacity and len(self._held) > 1:
+            self._tokens -= _weight(self._held.popitem(last=False)[1])
+
+
+def _weight(history: History) -> int:
+    return len(history.tokens) + _LEAST
