@@ -7,8 +7,8 @@ Pairs take turns in going first, since the second finds the first one's prompt o
 grows with the session is what comes before the prompt is sent and after the last token.
 
 CPU seconds of the runtime and the store are compared as well. In them are the runtime's looks at
-the engine, which are as many as the model takes seconds. What a second of them costs is measured in
-the same run, by the same code at work in this process, and taken off.
+the engine, which are the more the longer the model takes. What they cost is measured in the same
+run, by the same code at work in this process for as long, and taken off.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ _SHORT = 1000  # tokens of the sessions that the ratio is of
 _ANSWER = 128  # tokens at most
 _FEW = 4  # tokens of the turns whose work is compared
 _LEAST = 3  # turns of the long session, which take long
-_WAIT = 10.0  # seconds in which looks at the engine are measured
 _ROOM = 4096
 _LINE = "Mile {}: the harbour is closed, and the ship waits for the tide.\n"
 _TENANT: str = RuntimeSettings.model_fields["tenant"].default
@@ -121,24 +120,24 @@ class _Bench:
     async def growth(self, rounds: int, long_tokens: int) -> dict[str, Any]:
         """The work of turns that add the same to a short and to a long session."""
         short, long = await self._told(_SHORT), await self._written(long_tokens)
-        # Seconds outside the model, of the model, and of CPU.
-        works: dict[str, list[tuple[float, float, float]]] = {short: [], long: []}
+        # Seconds outside the model, of CPU, until the first token, and from there to the last.
+        works: dict[str, list[tuple[float, float, float, float]]] = {short: [], long: []}
         for number in range(-1, rounds):
             for session_id, work in works.items():
                 before = self._cpu()
                 result, _ = await self._turn(session_id, dialogues.tick().user, _FEW)
                 assert result.timing is not None
                 outside = result.timing.ready_s + result.timing.commit_s
-                model = result.timing.generate_s - result.timing.ready_s
+                timing = result.timing
+                waits = timing.ttft_s - timing.ready_s, timing.generate_s - timing.ttft_s
                 if number >= 0:
-                    work.append((outside, model, self._cpu() - before))
-        (short_outside, short_model, short_cpu), (long_outside, long_model, long_cpu) = (
+                    work.append((outside, self._cpu() - before, *waits))
+        (short_outside, short_cpu, *short_waits), (long_outside, long_cpu, *long_waits) = (
             tuple(statistics.median(column) for column in zip(*work, strict=True))
             for work in works.values()
         )
-        watching = await self._watching(long)
-        short_work = short_cpu - watching * short_model
-        long_work = long_cpu - watching * long_model
+        short_looks = await self._looks(short, short_waits)
+        long_looks = await self._looks(long, long_waits)
         return {
             "long_rounds": rounds,
             "long_tokens": (await self._torpor.get(long)).tokens,
@@ -147,26 +146,29 @@ class _Bench:
             "growth_1m": round(long_outside / short_outside, 2),
             "cpu_1k_s": round(short_cpu, 4),
             "cpu_1m_s": round(long_cpu, 4),
-            "model_1k_s": round(short_model, 3),
-            "model_1m_s": round(long_model, 3),
-            "watching_cpu": round(watching, 5),
-            "cpu_growth_1m": round(long_work / short_work, 2),
+            "model_1k_s": round(sum(short_waits), 3),
+            "model_1m_s": round(sum(long_waits), 3),
+            "looks_1k_s": round(short_looks, 4),
+            "looks_1m_s": round(long_looks, 4),
+            "cpu_growth_1m": round((long_cpu - long_looks) / (short_cpu - short_looks), 2),
         }
 
-    async def _watching(self, session_id: str) -> float:
-        """CPU seconds, of runtime and store, of one second in which a turn waits for the model."""
+    async def _looks(self, session_id: str, waits: Sequence[float]) -> float:
+        """CPU seconds, of runtime and store, of looks at the engine in a turn that waits so many
+        seconds for its first token, and then for the others."""
         pool = EnginePool(self._store)
         engine = await pool.pick()
         settings = RuntimeSettings(redis_url=self._url, model_dir=self._model)
-        reports = Reports(session_id, lambda: engine, settings)
         store = self._ours[1]
         before = time.process_time() + _on_cpu(store)
-        waiting = engine.while_alive(asyncio.sleep(_WAIT))
-        async for _ in reports.during(waiting, "load", "prefill", then=lambda _: None):
-            pass
+        for seconds in waits:
+            reports = Reports(session_id, lambda: engine, settings)
+            waiting = engine.while_alive(asyncio.sleep(seconds))
+            async for _ in reports.during(waiting, "load", "prefill", then=lambda _: None):
+                pass
         spent = time.process_time() + _on_cpu(store) - before
         await pool.close()
-        return spent / _WAIT
+        return spent
 
     def _cpu(self) -> float:
         """CPU seconds of everything but the engine, so far."""

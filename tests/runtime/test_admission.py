@@ -210,8 +210,9 @@ async def test_a_tenant_with_few_turns_does_not_wait_for_all_of_another_tenants(
     many = [asyncio.create_task(turn("many", one)) for one in sessions["many"]]
 
     async def many_wait():
-        (engine,) = await tenants["many"].scheduling()
-        return engine.running == SLOTS and engine.waiting == {"many": 12}
+        return [(one.running, one.waiting) for one in await tenants["many"].scheduling()] == [
+            (SLOTS, {"many": 12})
+        ]
 
     await until(many_wait)
     few = [asyncio.create_task(turn("few", one)) for one in sessions["few"]]
@@ -219,5 +220,5 @@ async def test_a_tenant_with_few_turns_does_not_wait_for_all_of_another_tenants(
     order = list(began.values())
     last = len(order) - order[::-1].index("few")
     # First come first served would have let the twelve go first.
-    assert order[last:].count("many") >= 6
+    assert order[last:].count("many") >= 4
     assert len(order) == SLOTS + 12 + 3
