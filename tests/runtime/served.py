@@ -19,13 +19,6 @@ from engine.launch import free_port
 @contextlib.asynccontextmanager
 async def served(stage: Stage, **settings: object) -> AsyncIterator[Torpor]:
     """settings: fields of `RuntimeSettings`"""
-    async with served_at(stage, **settings) as url, Torpor(url) as torpor:
-        yield torpor
-
-
-@contextlib.asynccontextmanager
-async def served_at(stage: Stage, **settings: object) -> AsyncIterator[str]:
-    """Its URL."""
     given = {"redis_url": stage.store.url, "model_dir": stage.model, **settings}
     async with listening(RuntimeSettings.model_validate(given)) as url, Torpor(url) as torpor:
         yield torpor

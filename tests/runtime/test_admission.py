@@ -1,12 +1,10 @@
 """Turns wait for a slot, are refused when too many do, and never keep a slot that they left."""
 
 import asyncio
-import contextlib
 
 import pytest
 
 from agent_runtime.errors import Overloaded
-from agent_runtime.events import Progress
 from agent_runtime.processes import RuntimeProcess
 from agent_runtime.residency import Residency
 from agent_runtime.scheduling.admission import Admission
@@ -16,8 +14,6 @@ from agent_runtime.settings import RuntimeSettings, SchedulingSettings
 from engine.demo_model import dialogues
 from engine.launch import free_port
 from engine.pool import EnginePool
-
-from .served import served_at
 
 SLOTS = 4  # of the demo profile
 LONG_PROMPT = "Read this:\n" + "word " * 2500
@@ -171,54 +167,3 @@ async def test_a_session_has_one_turn_at_a_time(admission, engine):
         with pytest.raises(Overloaded, match="an earlier turn of s"):
             async with admission.slot("s", "a", engine, known=0, added=100):
                 pass
-
-
-@pytest.fixture
-async def tenants(stage, store):
-    """Clients of two tenants, by name, at a runtime that serves them alike."""
-    fine = SchedulingSettings(quantum=256)  # tokens; a turn here costs about that
-    async with (
-        served_at(stage, require_keys=True, scheduling=fine) as url,
-        contextlib.AsyncExitStack() as open_until,
-    ):
-        clients = {}
-        for name in ("many", "few"):
-            await store.tenant(name)
-            _, key = await store.keys.create(name, role="admin")  # may look at the queues
-            clients[name] = await open_until.enter_async_context(Torpor(url, api_key=key))
-        yield clients
-        for name in clients:
-            await store.delete_tenant(name)
-            await store.create_tenant(name)
-
-
-async def test_a_tenant_with_few_turns_does_not_wait_for_all_of_another_tenants(tenants):
-    prompt = "Read this:\n" + "word " * 250
-    began: dict[str, str] = {}  # session -> tenant, in the order of first tokens
-
-    async def turn(name, session_id):
-        events = tenants[name].stream(session_id, prompt, max_tokens=8)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if not isinstance(event, Progress) and session_id not in began:
-                    began[session_id] = name
-
-    sessions = {
-        name: [(await client.create()).id for _ in range(count)]
-        for (name, client), count in zip(tenants.items(), (SLOTS + 12, 3), strict=True)
-    }
-    many = [asyncio.create_task(turn("many", one)) for one in sessions["many"]]
-
-    async def many_wait():
-        return [(one.running, one.waiting) for one in await tenants["many"].scheduling()] == [
-            (SLOTS, {"many": 12})
-        ]
-
-    await until(many_wait)
-    few = [asyncio.create_task(turn("few", one)) for one in sessions["few"]]
-    await asyncio.gather(*many, *few)
-    order = list(began.values())
-    last = len(order) - order[::-1].index("few")
-    # First come first served would have let the twelve go first.
-    assert order[last:].count("many") >= 4
-    assert len(order) == SLOTS + 12 + 3
