@@ -40,7 +40,7 @@ from agent_runtime.openai_api.responses import conversation_routes as response_c
 from agent_runtime.openai_api.responses import routes as response_routes
 from agent_runtime.openai_api.responses.service import Responses
 from agent_runtime.residency import Residency
-from agent_runtime.service import answers, operation_routes
+from agent_runtime.service import answers, operation_routes, operations
 from agent_runtime.service.bodies import Bodies
 from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Measured, Metrics
@@ -154,6 +154,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
         model = None if settings.backend is None else settings.backend.model
         return {"status": status, "engines": len(records), "backend": model}
 
+    operations.describe(app)
     return app
 
 
