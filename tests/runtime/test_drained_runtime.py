@@ -6,7 +6,9 @@ from agent_runtime.sdk import Torpor
 from engine.launch import free_port
 
 
-async def test_what_it_held_is_suspended_and_goes_on_elsewhere(stage, torpor, store, tmp_path):
+async def test_what_it_held_is_suspended_and_goes_on_elsewhere(
+    stage, torpor, store, registry, tmp_path
+):
     log = tmp_path / "runtime.log"
     leaving = RuntimeProcess(
         redis_url=stage.store.url,
@@ -17,8 +19,9 @@ async def test_what_it_held_is_suspended_and_goes_on_elsewhere(stage, torpor, st
     )
     with leaving:
         async with Torpor(leaving.url) as client:
-            session = await client.create(system=SYSTEM)
+            session = await client.create(system=SYSTEM, tools=registry.specs())
             first = await client.turn(session.id, "What is 48 * 17?", max_tokens=8)
+            assert first.boundary > 0
             assert (await client.get(session.id)).residency == "device"
         leaving.stop()
         assert leaving.process.returncode == 0
