@@ -32,5 +32,5 @@ async def test_what_it_held_is_suspended_and_goes_on_elsewhere(
     assert (await torpor.get(session.id)).residency == "stored"
     second = await torpor.turn(session.id, "Thanks.", max_tokens=8)
     assert second.parent == first.snapshot
-    assert second.usage.recompute_reason is None
+    assert second.usage.reused_tokens == first.boundary
     await torpor.delete(session.id)
