@@ -73,7 +73,7 @@ class Attempts:
         UnknownTool.
         """
         declared = session.body.meta["tools"]
-        held_to = structural_tag(request, declared, thinking=self._chat.opens_thinking)
+        held_to = structural_tag(request, declared, thinking=self._chat.thinks_after(asked.tokens))
         decoder = DecodeStream(skip_special_tokens=False)
         watch = StopWatch(request.stop)
         tried: set[str] = set()

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
+from agent_runtime.template import Options, Template
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 
@@ -41,6 +40,7 @@ class Message(BaseModel):
 _OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100
 _MARKED = re.compile(f"{_OPEN}(.){_CLOSE}", re.DOTALL)
 
+_NONE: Options = {}
 _STAND_IN = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 
@@ -55,30 +55,32 @@ class ChatFormat:
             self.tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
             self._literal = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
             config = json.loads((model_dir / "tokenizer_config.json").read_text())
-            template = (model_dir / "chat_template.jinja").read_text()
+            self.template = Template((model_dir / "chat_template.jinja").read_text())
         except Exception as error:  # tokenizers raises bare Exception
             raise SetupError(
                 f"{model_dir} has no usable tokenizer and chat template: {error}. "
                 "Point --model at a complete checkpoint, or make the demo model: make model."
             ) from error
-        self._eos_text: str = config["eos_token"]
-        eos = self.tokenizer.token_to_id(self._eos_text)
+        self.eos_text: str = config["eos_token"]
+        eos = self.tokenizer.token_to_id(self.eos_text)
         if eos is None:
-            raise SetupError(f"{model_dir}: eos_token {self._eos_text!r} is not in the tokenizer.")
+            raise SetupError(f"{model_dir}: eos_token {self.eos_text!r} is not in the tokenizer.")
         self.eos_id: int = eos
         self._literal.encode_special_tokens = True
-        added = self.tokenizer.get_added_tokens_decoder().values()
-        self._reserved = [*(token.content for token in added if token.special), _OPEN]
+        added = self.tokenizer.get_added_tokens_decoder()
+        self._control = {number: t.content for number, t in added.items() if t.special}
+        self._reserved = [*self._control.values(), _OPEN]
+        self.undivided: frozenset[int] = frozenset(
+            number for number, token in added.items() if not token.rstrip
+        )
+        """Tokens that what follows them is never joined with: ids may be cut after them."""
         self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        self._template = environment.from_string(template)
-        prompt = self._render([{"role": "user", "content": "u"}], (), prompt=True)
-        self.opens_thinking: bool = prompt.rstrip().endswith("<think>")
-        """Whether an answer begins inside the model's thinking."""
-        asked = self._render([{"role": "user", "content": "u"}], (), prompt=False)
-        self._opening = self.encode(prompt.removeprefix(asked))
+        stand_in = [{"role": "user", "content": "u"}]
+        asked = self._render(stand_in, (), _NONE, prompt=False)
+        opened = self._render(stand_in, (), _NONE, prompt=True).removeprefix(asked)
+        self._header = opened.partition("<think>")[0]
+        self.opens_thinking: bool = opened.rstrip().endswith("<think>")
+        """Whether an answer begins inside the model's thinking, unless options say otherwise."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text. Control tokens are what the template wrote, never what a message
@@ -105,34 +107,77 @@ class ChatFormat:
 
     def opens_answer(self, ids: Sequence[int]) -> bool:
         """Whether they end as a prompt does, with nothing of an answer behind it."""
-        return list(ids[-len(self._opening) :]) == self._opening
+        start = len(ids)
+        while start and ids[start - 1] != self.eos_id:
+            start -= 1
+        _, header, said = self.decode(ids[start:]).rpartition(self._header)
+        return bool(header) and not re.sub("</?think>", "", said).strip()
 
     def opening(
-        self, messages: Sequence[Message], *, system: str | None, tools: Sequence[ToolSpec]
+        self,
+        messages: Sequence[Message],
+        *,
+        system: str | None,
+        tools: Sequence[ToolSpec],
+        options: Options = _NONE,
     ) -> list[int]:
         """Ids of a session's first prompt: system block, tools, messages, generation prompt."""
-        head = [] if system is None else [{"role": "system", "content": self._mark(system)}]
-        return self.encode(self._render([*head, *self._plain(messages)], tools, prompt=True))
+        text = self.rendered(messages, system=system, tools=tools, options=options, prompt=True)
+        return self.encode(text)
 
-    def delta(self, messages: Sequence[Message], *, ended: bool) -> list[int]:
-        """Ids that continue a state whose last turn was the assistant's.
+    def delta(
+        self, messages: Sequence[Message], *, ended: bool, options: Options = _NONE
+    ) -> list[int]:
+        """Ids that continue a state whose last turn was the assistant's, as it is.
 
         ended: whether that turn ends with the eos token; if not (it hit a length limit), the
         delta closes it first.
-        Raises TemplateRewrites if this template would change earlier text because of the new
-        messages: then the state cannot be continued by appending.
+        Raises TemplateRewrites if this template does not end messages with the eos token: then it
+        cannot be told what it appends.
         """
-        before = self._render(_STAND_IN, (), prompt=False)
-        after = self._render([*_STAND_IN, *self._plain(messages)], (), prompt=True)
-        cut = before.rfind(self._eos_text)
-        if not after.startswith(before) or cut < 0:
+        before = self._render(_STAND_IN, (), options, prompt=False)
+        after = self._render([*_STAND_IN, *self._plain(messages)], (), options, prompt=True)
+        ends = before.count(self.eos_text)
+        if ends < 1 or after.count(self.eos_text) < ends:
             raise TemplateRewrites(
-                "the chat template rewrites earlier messages when these are appended; "
-                "the session is unchanged. Fork from an earlier snapshot instead."
+                f"the chat template does not end messages with {self.eos_text}, so what it appends "
+                "cannot be told from what was there; the session is unchanged."
             )
-        between = before[cut + len(self._eos_text) :]
-        text = between + after[len(before) :]
-        return self.encode(text if ended else self._eos_text + text)
+        text = after.split(self.eos_text, ends)[-1]
+        return self.encode(text if ended else self.eos_text + text)
+
+    def rendered(
+        self,
+        messages: Sequence[Message],
+        *,
+        system: str | None,
+        tools: Sequence[ToolSpec],
+        options: Options = _NONE,
+        prompt: bool,
+    ) -> str:
+        """A whole conversation as the template shows it, for `encode`.
+
+        prompt: whether it ends where the next answer begins
+        """
+        head = [] if system is None else [{"role": "system", "content": self._mark(system)}]
+        return self._render([*head, *self._plain(messages)], tools, options, prompt=prompt)
+
+    def marked(self, ids: Sequence[int]) -> str:
+        """Text of `ids` as `rendered` writes it: `encode` gives control tokens where they are, and
+        none where a message has their words."""
+        parts: list[str] = []
+        start = 0
+        for place, token in enumerate(ids):
+            if token in self._control:
+                parts += [self._mark(self.decode(ids[start:place])), self._control[token]]
+                start = place + 1
+        return "".join(parts) + self._mark(self.decode(ids[start:]))
+
+    def unmarked(self, text: str) -> str:
+        """Rendered text as it reads."""
+        parts = _MARKED.split(text)
+        parts[1::2] = [self._reserved[ord(part) - _FIRST] for part in parts[1::2]]
+        return "".join(parts)
 
     def _plain(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         if not messages:
@@ -174,21 +219,10 @@ class ChatFormat:
             lambda found: f"{_OPEN}{chr(_FIRST + self._reserved.index(found[0]))}{_CLOSE}", content
         )
 
-    def _render(self, messages: Sequence[Any], tools: Sequence[ToolSpec], *, prompt: bool) -> str:
+    def _render(
+        self, messages: Sequence[Any], tools: Sequence[ToolSpec], options: Options, *, prompt: bool
+    ) -> str:
         declared = [
             {"type": "function", "function": tool.model_dump(mode="json")} for tool in tools
         ]
-        try:
-            return self._template.render(
-                messages=list(messages), tools=declared or None, add_generation_prompt=prompt
-            )
-        except jinja2.TemplateError as error:
-            raise BadRequest(f"the chat template refused the messages: {error}") from error
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
+        return self.template.render(messages, declared, options, prompt=prompt)

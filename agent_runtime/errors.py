@@ -2,7 +2,9 @@
 
 TorporError
 ├── BadRequest            what the caller sent cannot be served as it is
-│   ├── TemplateRewrites  the new messages do not append to what the state holds
+│   ├── TemplateRewrites  what new messages append cannot be told from what was there
+│   ├── UnknownOption     the model's chat template does not know an option
+│   ├── NoMessages        a history is to be rendered anew, and its messages are not known
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── BodyTooLarge      an import is larger than the service takes
 │   ├── AsyncOnly         a saver's or store's synchronous method
@@ -66,6 +68,15 @@ class BadRequest(TorporError):
 
 class TemplateRewrites(BadRequest):
     code = "template_rewrites"
+
+
+class UnknownOption(BadRequest):
+    code = "unknown_option"
+
+
+class NoMessages(BadRequest):
+    code = "no_messages"
+    status = 409
 
 
 class ContextFull(BadRequest):

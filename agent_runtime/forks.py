@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent_runtime.errors import BadRequest
+from agent_runtime.transcripts import part_of
 from agent_runtime.turns import Turns
 from state_store.errors import ObjectsMissing
 from state_store.records import Session, Snapshot, SnapshotDraft
@@ -84,6 +85,7 @@ async def _commit_part(
                 fingerprint_id=whole.fingerprint_id,
                 ranks=whole.ranks,
                 checkpoints=tuple(kept[:-1]),
+                meta=part_of(whole, tokens),
             )
             try:
                 await store.commit(draft, lease=lease, durability="memory")

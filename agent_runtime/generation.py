@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from agent_runtime.histories import History
 from agent_runtime.models import Usage
 from agent_runtime.placing import Placement
+from agent_runtime.rewriting import Rewriting
 from engine.client import TokenLogprobs
 from engine.pool import Engine
 
@@ -61,8 +62,19 @@ class Generation:
         self.engine.turns += 1
 
 
-def usage_of(history: History, prompt_delta: list[int], generation: Generation) -> Usage:
+def usage_of(
+    history: History,
+    prompt_delta: list[int],
+    generation: Generation,
+    rewriting: Rewriting | None = None,
+) -> Usage:
     reused, reasons = generation.cached_tokens, generation.reasons
+    if rewriting is not None:
+        reasons = [
+            "the template shows earlier turns differently now: rendered anew after "
+            f"{rewriting.kept} tokens",
+            *reasons,
+        ]
     recomputed = max(0, len(history.tokens) - reused)
     if reused < history.boundary and not reasons:
         reasons = ["the engine no longer held the head's boundary (evicted or flushed)"]
@@ -72,6 +84,7 @@ def usage_of(history: History, prompt_delta: list[int], generation: Generation) 
         reused_tokens=reused,
         recomputed_tokens=recomputed,
         boundary_tokens=history.boundary,
+        rewritten_tokens=0 if rewriting is None else rewriting.tokens,
         recompute_reason="; ".join(reasons) or ("past the last boundary" if recomputed else None),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent_runtime.answers import meta_of
 from agent_runtime.errors import KeptTurnsRefused, TorporError
@@ -54,17 +54,18 @@ class Keeping:
         request: TurnRequest,
         error: StoreUnavailable,
         key: str | None,
+        said: dict[str, Any] | None = None,
     ) -> TurnResult:
         """Keep a turn that cannot be committed now, and commit it when the store is back.
 
-        request: as it came
+        request: as it came; said: its messages as the snapshot is to keep them, if it is
         """
         session_id = before.session.id
         if not self._outage.has_room(len(new_ids)):
             logger.error("turn of %s is lost: %s", session_id, error)
             why = f"lost: no memory is left to keep it until the store is back ({error})"
             return result.model_copy(update={"not_durable_because": why})
-        meta = meta_of(key, result)
+        meta = meta_of(key, result) | (said or {})
         turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability, meta)
         self._outage.keep(before, turn)
         logger.error("turn of %s is kept in memory: %s", session_id, error)

@@ -5,15 +5,18 @@ What comes from a client is read strictly: no text becomes a number, and no numb
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent_runtime.chat import Message
 from agent_runtime.constraints import Constraints
+from agent_runtime.template import OptionValue
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 from tools.effects import Entry
+
+HistoryPolicy = Literal["append", "template"]
 
 
 class _Wire(BaseModel):
@@ -39,6 +42,12 @@ class CreateSession(_Wire, strict=True):
     tools: list[ToolSpec] = []
     labels: dict[str, str] = {}
     sampling: SamplingDefaults = SamplingDefaults()
+    template: dict[str, OptionValue] = {}
+    """Options of the model's chat template, as `enable_thinking`, for turns that do not give them
+    themselves."""
+    history: HistoryPolicy = "append"
+    """What a turn does whose template would show earlier turns differently: `append` leaves them as
+    they are, `template` renders them anew."""
     stateless: bool | None = None
     """Whether the runtime's backend answers it, which keeps no state; None: if there is nothing
     else in this runtime."""
@@ -66,6 +75,9 @@ class TurnRequest(_Wire, Constraints, strict=True):
     """Numbers of messages behind which a boundary is kept, besides those that always are, so that
     others that begin alike go on from there; 0 is before the first, behind system text and tools.
     """
+    template: dict[str, OptionValue] = {}
+    """Options of the model's chat template for this turn's prompt, as `enable_thinking`; one that
+    it does not know is refused. The session's others stay as they are."""
     durability: str = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
     expected_head: str | None = None
@@ -76,6 +88,8 @@ class TurnRequest(_Wire, Constraints, strict=True):
     def _says_something(self) -> Self:
         if bool(self.messages) is self.proceed:
             raise ValueError("a turn takes messages, or none and proceed=true")
+        if self.proceed and self.template:
+            raise ValueError("what is gone on with has its prompt already: no template options")
         return self
 
 
@@ -97,6 +111,8 @@ class Usage(_Wire):
 
     boundary_tokens:  how far the parent snapshot's pages and state reach
     recompute_reason: why anything known was computed again, None if nothing was
+    rewritten_tokens: of earlier turns, that the template has rendered anew, in a session with
+                      `history="template"`
     """
 
     prompt_tokens: int
@@ -105,6 +121,7 @@ class Usage(_Wire):
     recomputed_tokens: int
     boundary_tokens: int
     recompute_reason: str | None
+    rewritten_tokens: int = 0
 
 
 class Timing(_Wire):
@@ -210,6 +227,7 @@ class SessionView(_Wire):
     created_at: float
     tools: list[str] = []
     """Names of the tools that its model knows."""
+    history: HistoryPolicy = "append"
     kept_turns: int = 0
     """Turns in this runtime's memory that were answered while the store was gone."""
     turn: RunningTurn | None = None

@@ -8,6 +8,7 @@ moved it meanwhile they are refused and dropped: nothing is ever forced.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from typing import Any
 from agent_runtime.committing import commit_turn
 from agent_runtime.errors import KeptTurnsRefused
 from agent_runtime.histories import History
+from agent_runtime.rewriting import Rewriting
 from agent_runtime.settings import RuntimeSettings
 from engine.pool import Engine
+from state_store.errors import HeadMoved
 from state_store.records import Lease, Session
 from state_store.store import StateStore
 
@@ -26,12 +29,23 @@ from state_store.store import StateStore
 @dataclass(frozen=True)
 class Standing:
     """What a turn needs to know, so that it need not ask: the session as of its head, its tenant's
-    salt, the engine that holds it, and its history."""
+    salt, the engine that holds it, and its history.
+
+    rewriting: what makes the head's history that one; None if it is
+    """
 
     session: Session
     salt: str
     engine: Engine
     history: History
+    rewriting: Rewriting | None = None
+
+    async def rewritten(self, store: StateStore, lease: Lease) -> Standing:
+        """The same once the history is the head's. Raises what `StateStore.commit` does."""
+        if self.rewriting is None:
+            return self
+        session = await self.rewriting.commit(store, self.session, lease)
+        return dataclasses.replace(self, session=session, rewriting=None)
 
     def after(self, new_ids: list[int]) -> Standing:
         """The same when `new_ids` were said, and not stored."""
@@ -144,6 +158,10 @@ class Outage:
         """
         kept = self._kept.get(session.id)
         while kept is not None and kept.turns:
+            if kept.base.rewriting is not None:
+                with contextlib.suppress(HeadMoved):
+                    kept.base = await kept.base.rewritten(self._store, lease)
+                    session = kept.base.session
             turn, base = kept.turns[0], kept.base
             if session.head != base.session.head:
                 await self._require_said(session, kept)

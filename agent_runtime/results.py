@@ -6,6 +6,8 @@ from agent_runtime.chat import ChatFormat
 from agent_runtime.generation import Generation, usage_of, without_eos
 from agent_runtime.models import TokenLogprob, TopLogprob, TurnRequest, TurnResult
 from agent_runtime.outage import Standing
+from agent_runtime.scheduling.admission import Slot
+from agent_runtime.scheduling.tool_times import REPLY
 from agent_runtime.stopping import text_before
 from engine.pool import EngineRecord
 from tools.define import ToolSpec
@@ -21,7 +23,7 @@ def result_of(
 ) -> TurnResult:
     """Of a turn that is generated, and not committed. before: the session when it began."""
     session, history, record = before.session, before.history, before.engine.record
-    usage = usage_of(history, prompt_delta, generation)
+    usage = usage_of(history, prompt_delta, generation, before.rewriting)
     text = chat.decode(without_eos(generation.ids, chat.eos_id))
     message = parse(
         text_before(text, generation.stopped_by),
@@ -52,6 +54,16 @@ def result_of(
             )
             for position in generation.logprobs
         ],
+    )
+
+
+def leave(slot: Slot, result: TurnResult) -> None:
+    """What the scheduler learns from a turn: what the session has, and what it waits for now."""
+    usage = result.usage
+    slot.ended(
+        tokens=usage.prompt_tokens + usage.completion_tokens,
+        tool="+".join(sorted({call.name for call in result.tool_calls})) or REPLY,
+        reprefilled=usage.reused_tokens < usage.boundary_tokens,
     )
 
 

@@ -33,6 +33,7 @@ from agent_runtime.models import (
     Forked,
     ForkRequest,
     Held,
+    HistoryPolicy,
     HoldRequest,
     Persisted,
     PersistRequest,
@@ -49,6 +50,7 @@ from agent_runtime.models import (
     TurnResult,
     Whereabouts,
 )
+from agent_runtime.template import Options
 from agent_runtime.version_models import (
     DiffView,
     Fork,
@@ -124,10 +126,12 @@ class Torpor:
         tools: Sequence[ToolSpec] = (),
         labels: Mapping[str, str] | None = None,
         sampling: SamplingDefaults | None = None,
+        template: Options | None = None,
+        history: HistoryPolicy = "append",
         stateless: bool | None = None,
         idempotency_key: str | None = None,
     ) -> SessionView:
-        """sampling: of turns that say nothing else; stateless: see CreateSession
+        """sampling, template: of turns that say nothing else; history, stateless: see CreateSession
 
         idempotency_key: the same session for each attempt"""
         request = CreateSession(
@@ -135,6 +139,8 @@ class Torpor:
             tools=list(tools),
             labels=dict(labels or {}),
             stateless=stateless,
+            template=dict(template or {}),
+            history=history,
             sampling=sampling or SamplingDefaults(),
         )
         return SessionView.model_validate(

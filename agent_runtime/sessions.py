@@ -28,7 +28,7 @@ from agent_runtime.models import (
 from agent_runtime.reporting import Reports
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.stateless import tokens_of
+from agent_runtime.stateless import require_no_options, tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
 from agent_runtime.turns import Turns, require_head
 from agent_runtime.whereabouts import whereabouts
@@ -76,9 +76,12 @@ class Sessions:
         tenant = current_tenant(self._settings.tenant)
         await require_storable_tenant(self._store, tenant)
         if self._turns.stateless.is_asked_for(request):
+            require_no_options(request.template, history=request.history)
             fingerprint = self._turns.stateless.fingerprint()
         else:
             fingerprint = (await self._pool.pick()).record.fingerprint
+            if request.template:
+                self._turns.chat.template.require(request.template)
         session = await self._store.create_session(
             tenant=tenant,
             fingerprint=fingerprint,
@@ -87,6 +90,8 @@ class Sessions:
                 "system": request.system,
                 "tools": [tool.model_dump(mode="json") for tool in request.tools],
                 "sampling": request.sampling.model_dump(exclude_none=True),
+                **({"template": request.template} if request.template else {}),
+                "history": request.history,
             },
             session_id=session_id,
         )
@@ -320,6 +325,7 @@ class Sessions:
             forked_from=session.body.forked_from,
             created_at=session.body.created_at,
             tools=[tool["name"] for tool in session.body.meta.get("tools", ())],
+            history=session.body.meta.get("history", "append"),
             kept_turns=kept.get(session.id, 0),
             turn=await self._turns.records.shown(session),
         )

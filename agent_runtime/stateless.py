@@ -32,6 +32,7 @@ from agent_runtime.models import (
     TurnResult,
     Usage,
 )
+from agent_runtime.template import Options
 from engine.backends.chat import Answer, Backend, Call, Piece
 from engine.client import Sampling
 from state_store.errors import StoreUnavailable
@@ -221,6 +222,20 @@ class Stateless:
         )
 
 
+def require_no_options(options: Options, *, history: str = "append") -> None:
+    """Raises NeedsState for options of a chat template, and for a history that follows it."""
+    if history != "append":
+        raise NeedsState(
+            f"a backend renders its prompts itself, all of them each time, so history={history!r} "
+            "would change nothing. Nothing was made; leave it out."
+        )
+    if options:
+        raise NeedsState(
+            f"a backend renders its prompts itself and takes no options of a chat template, so "
+            f"{min(options)!r} would change nothing. Nothing was generated; leave it out."
+        )
+
+
 def tokens_of(snapshot: Snapshot) -> int:
     """Tokens of the history up to a snapshot; as the backend counted them, if it has no state."""
     return int(snapshot.meta.get("tokens", snapshot.total_tokens))
@@ -252,6 +267,7 @@ def _require_possible(session: Session, request: TurnRequest) -> None:
         raise NeedsState(
             f"an answer cannot be gone on with where it was cut off: {kept} Send a message instead."
         )
+    require_no_options(request.template)
     if request.top_logprobs:
         raise NeedsState(
             f"log-probabilities name token ids, and a backend deals in text: {kept} Ask without "

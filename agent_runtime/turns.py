@@ -34,14 +34,13 @@ from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.one_at_a_time import OneAtATime
 from agent_runtime.outage import Outage, Standing
 from agent_runtime.placing import Placement, Placing
-from agent_runtime.prompting import prompt_delta, with_defaults
+from agent_runtime.prompting import Asked, Prompting, follows_template, with_defaults
 from agent_runtime.readiness import Readiness
 from agent_runtime.reading import read
 from agent_runtime.reporting import Reports
 from agent_runtime.residency import Residency
-from agent_runtime.results import result_of
+from agent_runtime.results import leave, result_of
 from agent_runtime.scheduling.admission import Admission, Slot
-from agent_runtime.scheduling.tool_times import REPLY
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
 from agent_runtime.turn_records import TurnRecord, TurnRecords
@@ -79,6 +78,7 @@ class Turns:
         self._residency = residency
         self._settings = settings
         self._histories = Histories(store)
+        self._prompting = Prompting(store)
         self.readiness = Readiness(store, pool, residency, settings)
         self.admission = Admission(settings, residency, self._prefetch)
         self._writers = Writers(store, residency, settings)
@@ -261,37 +261,41 @@ class Turns:
             engine = generation.engine
             history = await self.history(session.head, session, engine)
             salt = (await self._store.tenant(session.body.tenant)).salt
-            before = Standing(session, salt, engine, history)
-            delta, request = prompt_delta(self._chat, session, history, request, engine)
+            asked = await self._prompting.ask(
+                self.chat, Standing(session, salt, engine, history), request
+            )
+            before, delta, request = asked.before, asked.delta, asked.request
+            if before.rewriting is not None:  # what the device has of the head is of no use
+                self._residency.left(session.id)
             async with contextlib.AsyncExitStack() as stack:
                 queued = stack.enter_async_context(self._slot(before, delta, request))
                 slot = await cancellable.awaited(queued)
                 reports = Reports(session.id, lambda: generation.engine, self._settings)
-                readying = self.readiness.make_ready(session, history, engine)
+                readying = self.readiness.make_ready(session, before.history, engine)
                 telling = reports.during(readying, "load", then=generation.reasons.extend)
                 async with contextlib.aclosing(telling):
                     async for progress in telling:
                         yield progress
-                asked = before.after(delta).history
-                await self.readiness.renew_shared(session, history, engine, asked.hashes)
+                prompt = before.after(delta).history
+                length = len(prompt.tokens)
+                await self.readiness.renew_shared(session, before.history, engine, prompt.hashes)
                 ready_at = time.perf_counter()
-                generating = self._generate(before, asked, request, generation)
-                prompt = len(asked.tokens)
-                told = reports.among(generating, "load", "prefill", prompt_tokens=prompt)
+                generating = self._generate(before, prompt, request, generation)
+                told = reports.among(generating, "load", "prefill", prompt_tokens=length)
                 pieces = cancellable.events(told)
                 async with contextlib.aclosing(pieces):
                     async for event in pieces:
                         yield event
                 generated_at = time.perf_counter()
-                before = dataclasses.replace(before, engine=generation.engine)
+                asked = asked.on(generation.engine)
                 results: list[TurnResult] = []
-                committing = self._commit(before, lease, delta, generation, request, record)
+                committing = self._commit(asked, lease, generation, request, record)
                 telling = reports.during(committing, "commit", then=results.append)
                 async with contextlib.aclosing(telling):
                     async for progress in telling:
                         yield progress
                 (result,) = results
-                _leave(slot, result)
+                leave(slot, result)
         timing = Timing(
             ttft_s=(generation.first_token_at or generated_at) - started,
             generate_s=generated_at - started,
@@ -313,7 +317,7 @@ class Turns:
         )
 
     @property
-    def _chat(self) -> ChatFormat:
+    def chat(self) -> ChatFormat:
         if self._chat_format is None:
             raise NoModel(
                 "this runtime serves only sessions without state: it was started without --model, "
@@ -367,38 +371,41 @@ class Turns:
                 return [str(error)]
             return reasons
 
-        generation.marks = marks_of(self._chat, before, asked, request)
+        generation.marks = marks_of(self.chat, before, asked, request)
         attempts = Attempts(
             self._pool,
             self.placing,
             self._residency,
-            self._chat,
+            self.chat,
             self._settings.boundary_interval,
         )
         pieces = attempts.text(
             before.session, asked, request, generation, salt=before.salt, make_ready=make_ready
         )
         tools = [ToolSpec.model_validate(tool) for tool in before.session.body.meta["tools"]]
-        thinking = self._chat.thinks_after(asked.tokens)
+        thinking = self.chat.thinks_after(asked.tokens)
         async with contextlib.aclosing(read(pieces, thinking=thinking, tools=tools)) as events:
             async for event in events:
                 yield event
 
     async def _commit(
         self,
-        before: Standing,
+        asked: Asked,
         lease: Lease,
-        delta: list[int],
         generation: Generation,
         request: TurnRequest,
         turn: TurnRecord,
     ) -> TurnResult:
-        session, engine, record = before.session, before.engine, before.engine.record
-        new_ids = [*delta, *generation.ids]
+        before, engine, record = asked.before, asked.before.engine, asked.before.engine.record
+        new_ids = [*asked.delta, *generation.ids]
         after = before.after(new_ids)
-        result = result_of(self._chat, before, delta, generation, request)
+        result = result_of(self.chat, before, asked.delta, generation, request)
+        answered = asked.answered(generation.ids)
         try:
-            meta = await self._answers.prepare(session, turn, result)
+            meta = await self._answers.prepare(before.session, turn, result)
+            before = await before.rewritten(self._store, lease)
+            session = before.session
+            result = result.model_copy(update={"parent": session.head})
             commit, shortfall = await commit_turn(
                 self._store,
                 engine,
@@ -412,13 +419,16 @@ class Turns:
                 settle_timeout=self._settings.settle_timeout,
                 boundary_interval=self._settings.boundary_interval,
                 marks=generation.marks,
-                meta=meta,
+                meta=meta | answered.meta,
             )
         except StoreUnavailable as error:
-            return self._keeping.keep(before, new_ids, result, turn.request, error, turn.key)
+            return self._keeping.keep(
+                before, new_ids, result, turn.request, error, turn.key, answered.meta
+            )
         snapshot = commit.snapshot
         history = History(after.history.tokens, after.history.hashes, snapshot.boundary)
         self._histories.hold(snapshot.id, history)
+        self._prompting.hold(snapshot.id, answered)
         self.outage.remember(
             dataclasses.replace(
                 before, session=dataclasses.replace(session, head=snapshot.id), history=history
@@ -453,10 +463,13 @@ class Turns:
                 for event in replayed(kept):
                     yield event
                 return
-            session, history = before.session, before.history
+            session = before.session
             require_head(session, request.expected_head)
+            if follows_template(session):  # its messages are in the store
+                raise why
             asked_for, request = request, with_defaults(request, session)
-            delta, request = prompt_delta(self._chat, session, history, request, before.engine)
+            prompted = await self._prompting.ask(self.chat, before, request)
+            delta, request = prompted.delta, prompted.request
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why
             why_there = "it holds the session, and nothing is known of others without the store"
@@ -469,8 +482,8 @@ class Turns:
                         async for event in pieces:
                             yield event
                     before = dataclasses.replace(before, engine=generation.engine)
-                    result = result_of(self._chat, before, delta, generation, request)
-                    _leave(slot, result)
+                    result = result_of(self.chat, before, delta, generation, request)
+                    leave(slot, result)
             new_ids = [*delta, *generation.ids]
             yield self._keeping.keep(before, new_ids, result, asked_for, why, key)
 
@@ -482,13 +495,3 @@ def require_head(session: Session, expected: str | None) -> None:
             f"head of {session.id} is {session.head or 'empty'}, not {expected or 'empty'}; "
             "nothing was done. Read the session again and decide, or fork it where you were."
         )
-
-
-def _leave(slot: Slot, result: TurnResult) -> None:
-    """What the scheduler learns from a turn: what the session has, and what it waits for now."""
-    usage = result.usage
-    slot.ended(
-        tokens=usage.prompt_tokens + usage.completion_tokens,
-        tool="+".join(sorted({call.name for call in result.tool_calls})) or REPLY,
-        reprefilled=usage.reused_tokens < usage.boundary_tokens,
-    )

@@ -105,10 +105,14 @@ class Metrics:
             "finish_reason",
             "durable",
         )
+        self._rewritten = made.counter(
+            "torpor.turns_rewritten",
+            "Turns whose template showed earlier ones differently, and that rendered them anew",
+        )
         self._tokens = made.counter(
             "torpor.tokens",
             "Tokens: reused and recomputed ones were known, computed ones are all of a prompt that "
-            "were not reused",
+            "were not reused, rewritten ones are of earlier turns that the template changed",
             "kind",
         )
         self._acceptance = made.histogram(
@@ -151,6 +155,7 @@ class Metrics:
         for kind, tokens in (
             ("reused", usage.reused_tokens),
             ("recomputed", usage.recomputed_tokens),
+            ("rewritten", usage.rewritten_tokens),
             ("computed", usage.prompt_tokens - usage.reused_tokens),
             ("generated", usage.completion_tokens),
         ):
@@ -162,6 +167,7 @@ class Metrics:
         ):
             more = {**self._about, "gen_ai.token.type": kind}
             self._usage.record(tokens, more=more, type=kind)
+        self._rewritten.add(usage.rewritten_tokens > 0)
         self._bytes.add(result.bytes_written, direction="written")
         if result.mtp_accept_length is not None:
             self._acceptance.record(result.mtp_accept_length)

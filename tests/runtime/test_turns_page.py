@@ -2,10 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from agent_runtime import models
 from agent_runtime.api import create_app
-from agent_runtime.errors import Cancelled, HeadMoved, KeyReused, StillRunning
+from agent_runtime.errors import (
+    Cancelled,
+    HeadMoved,
+    KeyReused,
+    NoMessages,
+    StillRunning,
+    UnknownOption,
+)
 from agent_runtime.events import EVENTS
 from agent_runtime.settings import RuntimeSettings
 from engine.launch import checked_model
@@ -23,6 +31,15 @@ async def test_the_program_runs(stage, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "tokens more" in printed
     assert "3 sessions in the tree" in printed
+
+
+def test_ways_to_deal_with_templates_are_those_that_there_are():
+    table = PAGE.split("| `history` | |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [*get_args(models.HistoryPolicy)]
+    assert f"`{models.CreateSession.model_fields['history'].default}` (default)" in table
+    for error in (NoMessages, UnknownOption):
+        assert f"`{error.code}`" in PAGE
+    assert "rewritten_tokens" in models.Usage.model_fields
 
 
 def test_every_event_is_in_the_table():

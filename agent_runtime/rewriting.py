@@ -1,0 +1,99 @@
+"""A history that the template shows differently now: what of it stays, and committing the rest.
+
+    before   ── a ── b: prompt│thinking, answer ── c: result│answer
+    after    ── a ── b': prompt│answer, result, answer ── d: the new turn
+                        └ kept: from the nearest state before here on everything is computed anew
+
+The turns from the first changed token on become one snapshot, b', which takes their place when the
+new turn is committed. What of it is in the state already is not stored again. Snapshots that only
+this session reached are let go; forks keep theirs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agent_runtime.chat import Message
+from agent_runtime.histories import History
+from agent_runtime.transcripts import goes_on, meta_of, said_in
+from state_store.errors import ObjectsMissing
+from state_store.records import Lease, Session, SnapshotDraft
+from state_store.store import StateStore
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """draft:  of the snapshot that takes the head's place
+    without: the same without any state of its own, should that be lost
+    kept:    tokens of the old history in front of the first that is another
+    tokens:  that come after them
+    """
+
+    draft: SnapshotDraft
+    without: SnapshotDraft
+    kept: int
+    tokens: int
+
+    async def commit(self, store: StateStore, session: Session, lease: Lease) -> Session:
+        """The session after it; done again, it changes nothing. Raises what `StateStore.commit`
+        does."""
+        try:
+            done = await store.commit(self.draft, lease=lease, durability="memory")
+        except ObjectsMissing:
+            done = await store.commit(self.without, lease=lease, durability="memory")
+        return replace(session, head=done.snapshot.id)
+
+
+async def rewriting_of(
+    store: StateStore,
+    session: Session,
+    history: History,
+    *,
+    kept: int,
+    past: Sequence[int],
+    unsaved: Sequence[Message],
+) -> Rewriting:
+    """Of the session's head, whose history is `history`: `past` after the first `kept` tokens.
+
+    unsaved: its last messages, if its snapshot does not have them
+    Raises NoMessages, NotFound.
+    """
+    snapshots = await store.ancestors(session.head or "")
+    first = next(n for n, one in enumerate(snapshots) if one.total_tokens > kept)
+    while first and goes_on(snapshots[first]):
+        first -= 1  # to where the answer began: its beginning is not said twice
+    parent = snapshots[first - 1] if first else None
+    changed = snapshots[first]
+    said = [*said_in(session, snapshots[first:]), *unsaved]
+    known = parent.total_tokens if parent else 0
+    page_size = (await store.fingerprint(changed.fingerprint_id)).page_size
+    pages = changed.page_chain
+    base = changed.boundary // page_size - len(pages)
+    counts = [
+        boundary // page_size - base
+        for boundary in changed.boundaries(page_size)
+        if boundary < kept  # where pages are over token pairs, one more token names the last
+    ]
+
+    def draft(counts: Sequence[int]) -> SnapshotDraft:
+        end = counts[-1] if counts else 0
+        inherited = parent.boundary_hash if parent and base else None
+        return SnapshotDraft(
+            session_id=session.id,
+            parent=parent.id if parent else None,
+            new_tokens=history.tokens[known:kept] + array("I", past),
+            total_tokens=kept + len(past),
+            boundary=(base + end) * page_size,
+            boundary_hash=pages[end - 1] if end else inherited,
+            page_hashes=tuple(pages[:end]),
+            fingerprint_id=changed.fingerprint_id,
+            ranks=changed.ranks,
+            checkpoints=tuple(counts[:-1]),
+            meta=meta_of(said[:-1], said[-1]),
+            economy=session.body.economy,
+            replaces=session.head,
+        )
+
+    return Rewriting(draft(counts), draft([]), kept, len(past))

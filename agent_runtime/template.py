@@ -1,0 +1,89 @@
+"""A checkpoint's chat template: rendering it, and the options that it knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from agent_runtime.errors import BadRequest, UnknownOption
+
+OptionValue = bool | int | str
+Options = Mapping[str, OptionValue]
+"""What a template is given besides the conversation, as `enable_thinking`."""
+
+_NO_OPTIONS = frozenset(
+    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now"}
+)
+_INNER = (nodes.For, nodes.Macro, nodes.CallBlock)
+
+
+class Template:
+    """options: names that the template looks up and does not make up itself.
+
+    Raises jinja2.TemplateError for text that is no template.
+    """
+
+    def __init__(self, source: str) -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        self._template = environment.from_string(source)
+        self.options = _options_of(environment.parse(source))
+
+    def require(self, options: Options) -> None:
+        """Raises UnknownOption for one that the template does not know."""
+        unknown = sorted(options.keys() - self.options)
+        if unknown:
+            known = ", ".join(sorted(self.options)) or "none"
+            raise UnknownOption(
+                f"the model's chat template has no option {unknown[0]!r}, so it would change "
+                f"nothing; it has: {known}. The session is unchanged."
+            )
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        options: Options,
+        *,
+        prompt: bool,
+    ) -> str:
+        """prompt: whether the text is to end where the model's answer begins.
+
+        Raises BadRequest for messages that the template refuses, UnknownOption.
+        """
+        self.require(options)
+        try:
+            return self._template.render(
+                messages=list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=prompt,
+                **options,
+            )
+        except jinja2.TemplateError as error:
+            raise BadRequest(f"the chat template refused the messages: {error}") from error
+
+
+def _options_of(source: nodes.Template) -> frozenset[str]:
+    """Names that are assigned inside of loops and macros are the template's own, although on some
+    ways through it they may be read before."""
+    own = {
+        name.name
+        for inner in source.find_all(_INNER)
+        for name in inner.find_all(nodes.Name)
+        if name.ctx == "store"
+    }
+    return frozenset(meta.find_undeclared_variables(source) - own - _NO_OPTIONS)
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> str:
+    raise jinja2.TemplateError(message)

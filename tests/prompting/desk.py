@@ -1,0 +1,166 @@
+"""Sessions that are prompted and committed as turns do it, and answered by whoever asks.
+
+There is a store and no engine: what a model would say is given, and snapshots hold tokens only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from agent_runtime.chat import ChatFormat, Message
+from agent_runtime.feed.posting import Feed
+from agent_runtime.forks import fork_at
+from agent_runtime.histories import Histories
+from agent_runtime.models import TurnRequest
+from agent_runtime.outage import Standing
+from agent_runtime.prompting import Asked, Prompting, with_defaults
+from agent_runtime.residency import Residency
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.stateless import Stateless
+from agent_runtime.turns import Turns
+from engine.demo_model import dialogues
+from engine.pool import Engine, EnginePool, EngineRecord
+from state_store.encodings import Segment
+from state_store.fingerprint import Fingerprint
+from state_store.records import Session, SnapshotDraft
+from state_store.store import StateStore
+from tools.define import ToolSpec
+
+PAGE = 8  # tokens
+SYSTEM = "You are Torpor."
+TOOLS = [ToolSpec(**tool["function"]) for tool in dialogues.TOOLS]
+_FINGERPRINT = Fingerprint(
+    weights="w", architecture="a", tokenizer="t", kv_dtype="bfloat16", conv_dtype="bfloat16",
+    ssm_dtype="float32", page_size=PAGE, kv_payload_bytes=2, state_payload_bytes=4,
+    kv_segments=(Segment("bfloat16", 2),), state_segments=(Segment("float32", 4),), tp_size=1,
+    draft="none", bigram=False, engine="e",
+)  # fmt: skip
+_RECORD = EngineRecord(
+    engine_id="e", boot_id="b", url="http://127.0.0.1:1", fingerprint=_FINGERPRINT, ranks=1,
+    page_size=PAGE, kv_object_bytes=1, state_object_bytes=1, context_length=0, prefill_chunk=PAGE,
+    running_slots=1, state_slots=1, kv_slots=1, staging_bytes=1, greedy_only=False,
+)  # fmt: skip
+
+
+class Checkpoint:
+    """oracle: its own tokenizer and template, as transformers applies them"""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.chat = ChatFormat(folder)
+        self.oracle = AutoTokenizer.from_pretrained(folder)
+
+
+class Desk:
+    def __init__(self, store: StateStore, checkpoint: Checkpoint, url: str) -> None:
+        self.store = store
+        self.chat = checkpoint.chat
+        self.oracle = checkpoint.oracle
+        self.engine = Engine(_RECORD, store)
+        self.turns = Turns(
+            store,
+            EnginePool(store),
+            self.chat,
+            Residency(),
+            RuntimeSettings(redis_url=url, model_dir=checkpoint.folder),
+            Stateless(store, None, only=False),
+            Feed(store),
+        )
+        self.prompting = Prompting(store)
+
+    async def create(self, *, history: str = "template", **meta: object) -> Session:
+        return await self.store.create_session(
+            tenant="default",
+            fingerprint=_FINGERPRINT,
+            meta={
+                "system": SYSTEM,
+                "tools": [tool.model_dump(mode="json") for tool in TOOLS],
+                "sampling": {},
+                "history": history,
+                **meta,
+            },
+        )
+
+    async def ask(self, session_id: str, *said: Message, **options: object) -> Asked:
+        """What a turn would be prompted with; by who remembers and by who has to look."""
+        session = await self.store.session(session_id)
+        tenant = await self.store.tenant("default")
+        history = await Histories(self.store).of(
+            session.head, page_size=PAGE, salt=tenant.salt, bigram=False
+        )
+        before = Standing(session, tenant.salt, self.engine, history)
+        request = with_defaults(TurnRequest(messages=list(said), **options), session)
+        asked = await self.prompting.ask(self.chat, before, request)
+        again = await Prompting(self.store).ask(self.chat, before, request)
+        assert prompt_of(asked) == prompt_of(again)
+        assert asked.before.rewriting == again.before.rewriting
+        return asked
+
+    async def answer(self, asked: Asked, answer: str, *, ended: bool = True) -> str:
+        """Commit the turn; the snapshot."""
+        ids = [*self.chat.encode(answer), *([self.chat.eos_id] if ended else [])]
+        async with self.turns.writing(asked.before.session.id) as (_, lease):
+            before = await asked.before.rewritten(self.store, lease)
+            new_ids = array("I", [*asked.delta, *ids])
+            answered = asked.answered(ids)
+            parent = before.session.head
+            done = await self.store.commit(
+                SnapshotDraft(
+                    session_id=before.session.id,
+                    parent=parent,
+                    new_tokens=new_ids,
+                    total_tokens=len(before.history.tokens) + len(new_ids),
+                    boundary=0,
+                    boundary_hash=None,
+                    page_hashes=(),
+                    fingerprint_id=_FINGERPRINT.id,
+                    ranks=1,
+                    meta={**answered.meta, "prompt_tokens": len(prompt_of(asked))},
+                ),
+                lease=lease,
+                durability="memory",
+            )
+        self.prompting.hold(done.snapshot.id, answered)
+        assert list(await self.store.tokens(done.snapshot.id)) == [*prompt_of(asked), *ids]
+        return done.snapshot.id
+
+    async def say(self, session_id: str, text: str, answer: str, **options: object) -> Asked:
+        """One turn, from end to end."""
+        asked = await self.ask(session_id, Message(role="user", content=text), **options)
+        await self.answer(asked, answer)
+        return asked
+
+    async def fork_at(self, session_id: str, tokens: int) -> Session:
+        session = await self.store.session(session_id)
+        fork_id = self.store.new_session_id(beside=session_id)
+        return await fork_at(self.store, self.turns, session, tokens, labels={}, fork_id=fork_id)
+
+    async def rewind(self, session_id: str, snapshot_id: str | None) -> None:
+        async with self.turns.writing(session_id) as (_, lease):
+            await self.store.rewind(session_id, snapshot_id, lease=lease)
+
+    def text(self, asked: Asked) -> str:
+        return self.chat.decode(prompt_of(asked))
+
+    def shown(self, messages: list[dict[str, object]], **options: object) -> str:
+        """What transformers shows with the checkpoint's template."""
+        return self.oracle.apply_chat_template(
+            [{"role": "system", "content": SYSTEM}, *messages],
+            tools=[{"type": "function", "function": tool.model_dump()} for tool in TOOLS],
+            tokenize=False,
+            add_generation_prompt=True,
+            **options,
+        )
+
+
+def prompt_of(asked: Asked) -> list[int]:
+    """All ids that an engine is sent."""
+    return [*asked.before.history.tokens, *asked.delta]
+
+
+def thinks(text: str) -> bool:
+    """Whether what follows a prompt is thought first."""
+    return text.rstrip().endswith("<think>")
