@@ -144,7 +144,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             self.progress,
             ttl=config.uncommitted_ttl,
         )
-        self._queued_loads: dict[str, tuple[list[PoolTransfer], str | None]] = {}
+        self._queued_loads: dict[str, tuple[list[list[PoolTransfer]], str | None]] = {}
         self._failed_loads: dict[str, str] = {}
         self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes)
         self._control = Control(
@@ -200,12 +200,14 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         )
         if not resolved:
             return False
+        queued = [resolved]
         if (slot := self.restored.slot(rid)) is not None:
             (state,) = [t for t in transfers if t.name == PoolName.MAMBA]
-            resolved += self._group.resolve_transfers(
-                [replace(state, device_indices=slot)], allow_partial=True, allow_missing_kv=True
+            again = [replace(state, device_indices=slot)]
+            queued.append(
+                self._group.resolve_transfers(again, allow_partial=True, allow_missing_kv=True)
             )
-        self._queued_loads[rid] = resolved, _session(self.tags[rid])
+        self._queued_loads[rid] = queued, _session(self.tags[rid])
         return True
 
     def cancel_queued_load(self, rid: str) -> bool:
@@ -218,7 +220,10 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         counter_index = self.layer_done_counter.update_producer()
         ready = torch.get_device_module().Event()
         ready.record()
-        requests = {rid: tuple(self._rows(transfers)) for rid, (transfers, _) in queued.items()}
+        requests = {
+            rid: tuple(rows for transfers in each for rows in self._rows(transfers))
+            for rid, (each, _) in queued.items()
+        }
         sessions = {rid: session for rid, (_, session) in queued.items()}
         self._loader.submit(Load(int(counter_index), requests, sessions, ready))
         return int(counter_index)
@@ -294,7 +299,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         )
 
     def _rows(self, transfers: list[PoolTransfer]) -> list[Rows]:
-        """Physical transfers as rows per kind. Draft KV shares the KV pool's rows and object."""
+        """Physical transfers, one of each pool, as rows per kind. Draft KV shares the KV pool's
+        rows and object."""
         by_name = {transfer.name: transfer for transfer in transfers}
         rows = []
         if kv := by_name.get(PoolName.KV):
