@@ -9,7 +9,8 @@ from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.errors import ContextFull
 from agent_runtime.histories import EMPTY, History
 from agent_runtime.models import TurnRequest
-from agent_runtime.prompting import prompt_delta
+from agent_runtime.outage import Standing
+from agent_runtime.prompting import Prompting
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 
@@ -18,12 +19,15 @@ SESSION = SimpleNamespace(id="ses-1", body=SimpleNamespace(meta={"system": None,
 PROMPT = CHAT.opening([Message(role="user", content="Hi.")], system=None, tools=[])
 
 
-def asked(room, *, history=EMPTY, **options):
+async def asked(room, *, history=EMPTY, **options):
     """The request, on an engine with room for so many tokens behind the prompt."""
     request = TurnRequest(messages=[Message(role="user", content="Hi.")], **options)
-    delta = prompt_delta(CHAT, SESSION, history, request, engine(None))[0]
-    limit = len(history.tokens) + len(delta) + room
-    return prompt_delta(CHAT, SESSION, history, request, engine(limit))[1]
+    prompting = Prompting(store=None)  # where only messages are looked up, which are not kept here
+    whole = await prompting.ask(CHAT, Standing(SESSION, "", engine(None), history), request)
+    limit = len(history.tokens) + len(whole.delta) + room
+    return (
+        await prompting.ask(CHAT, Standing(SESSION, "", engine(limit), history), request)
+    ).request
 
 
 def engine(limit):
@@ -31,13 +35,13 @@ def engine(limit):
 
 
 @pytest.mark.parametrize("history", [EMPTY, History(array("I", [*PROMPT, CHAT.eos_id]), [], 0)])
-def test_a_turn_that_fits_generates_as_much_as_there_is_room_for(history):
-    assert asked(40, history=history, max_tokens=100, fit=True).max_tokens == 40
-    assert asked(400, history=history, max_tokens=100, fit=True).max_tokens == 100
-    assert asked(1, history=history, max_tokens=100, fit=True).max_tokens == 1
+async def test_a_turn_that_fits_generates_as_much_as_there_is_room_for(history):
+    assert (await asked(40, history=history, max_tokens=100, fit=True)).max_tokens == 40
+    assert (await asked(400, history=history, max_tokens=100, fit=True)).max_tokens == 100
+    assert (await asked(1, history=history, max_tokens=100, fit=True)).max_tokens == 1
 
 
 @pytest.mark.parametrize(("room", "options"), [(0, {"fit": True}), (-3, {"fit": True}), (99, {})])
-def test_without_room_it_is_refused(room, options):
+async def test_without_room_it_is_refused(room, options):
     with pytest.raises(ContextFull, match="exceed the engine's context"):
-        asked(room, max_tokens=100, **options)
+        await asked(room, max_tokens=100, **options)
