@@ -187,12 +187,17 @@ async def test_who_does_not_read_stops_its_own_answer_and_nobody_elses(service, 
     for _ in range(64):
         endpoint.say("x" * MIB)
     await until(lambda: endpoint.sent > 0)
-    # The endpoint is not read from either: what is held is what fits the sockets' buffers.
-    for _ in range(5):
+
+    async def is_stalled():
         sent = endpoint.sent
-        assert (await service.http.get(f"/v1/sessions/{other.id}")).status_code == 200
-        await asyncio.sleep(0.2)
-    assert endpoint.sent == sent < 48 * MIB
+        for _ in range(5):
+            assert (await service.http.get(f"/v1/sessions/{other.id}")).status_code == 200
+            await asyncio.sleep(0.2)
+        return endpoint.sent == sent
+
+    await until(is_stalled)
+    # The endpoint is not read from either: what is held is what fits the sockets' buffers.
+    assert endpoint.sent < 48 * MIB
     slow.close()
     await until(lambda: endpoint.left == endpoint.asked)
 
