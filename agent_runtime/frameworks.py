@@ -57,13 +57,19 @@ def typed_arguments(call: ToolCall, tools: Sequence[ToolSpec]) -> dict[str, Any]
     return dict(call.arguments) if schema is None else typed(call.arguments, schema)[0]
 
 
+def untold(told: str, whole: str) -> str:
+    """The rest of an answer's text. If its pieces told it otherwise, with blanks around it or a
+    flaw that the result mends, there is none."""
+    return whole[len(told) :] if whole.startswith(told) else ""
+
+
 async def shown(events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[str | TurnResult]:
     """What of an answer is to be seen, piece by piece, and then its result."""
     seen = ""
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, TurnResult):
-                if rest := event.text.removeprefix(seen):
+                if rest := untold(seen, event.text):
                     yield rest
                 yield event
             elif isinstance(event, Text):

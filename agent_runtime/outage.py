@@ -44,8 +44,13 @@ class Standing:
         """The same once the history is the head's. Raises what `StateStore.commit` does."""
         if self.rewriting is None:
             return self
-        session = await self.rewriting.commit(store, self.session, lease)
-        return dataclasses.replace(self, session=session, rewriting=None)
+        head = await self.rewriting.commit(store, lease)
+        return dataclasses.replace(
+            self,
+            session=dataclasses.replace(self.session, head=head.id),
+            history=dataclasses.replace(self.history, boundary=head.boundary),
+            rewriting=None,
+        )
 
     def after(self, new_ids: list[int]) -> Standing:
         """The same when `new_ids` were said, and not stored."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agent_runtime.chat import Message
 from agent_runtime.histories import History
 from agent_runtime.transcripts import goes_on, meta_of, said_in
 from state_store.errors import ObjectsMissing
-from state_store.records import Lease, Session, SnapshotDraft
+from state_store.records import Lease, Session, Snapshot, SnapshotDraft
 from state_store.store import StateStore
 
 
@@ -36,14 +36,14 @@ class Rewriting:
     kept: int
     tokens: int
 
-    async def commit(self, store: StateStore, session: Session, lease: Lease) -> Session:
-        """The session after it; done again, it changes nothing. Raises what `StateStore.commit`
-        does."""
+    async def commit(self, store: StateStore, lease: Lease) -> Snapshot:
+        """The session's head after it; done again, it changes nothing. Its boundary may lie before
+        the draft's. Raises what `StateStore.commit` does."""
         try:
             done = await store.commit(self.draft, lease=lease, durability="memory")
         except ObjectsMissing:
             done = await store.commit(self.without, lease=lease, durability="memory")
-        return replace(session, head=done.snapshot.id)
+        return done.snapshot
 
 
 async def rewriting_of(

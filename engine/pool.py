@@ -411,7 +411,8 @@ class EnginePool:
             if boot_id in live:
                 engine.seen_at = now
             elif not engine.turns and now - engine.seen_at > _FORGET:
-                del self._engines[boot_id]
+                if self._engines.pop(boot_id, None) is None:
+                    continue  # who looked at the same time has closed it
                 self._aside.pop(boot_id, None)
                 await engine.client.close()
 

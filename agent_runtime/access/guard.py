@@ -16,7 +16,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.access.identity import serve_as
-from agent_runtime.errors import Forbidden, RateLimited, TorporError, Unauthorized
+from agent_runtime.errors import Forbidden, NotFound, RateLimited, TorporError, Unauthorized
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.request_ids import current_request_id
 from agent_runtime.status import problem_of
@@ -30,6 +30,7 @@ audit = logging.getLogger("torpor.audit")
 OPEN = {"/health", "/ready"}
 _ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics|/v1/scheduling")
 _OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _READING = {"GET", "HEAD", "OPTIONS"}
 _DOORS = {"/mcp"}  # what comes through makes requests of its own, which are looked at
 _KNOWN_FOR = 5.0  # seconds that a key is believed without asking the store; revoking takes as long
@@ -101,6 +102,10 @@ class Guard:
 
     async def _admit(self, key: ApiKey, method: str, path: str) -> None:
         """Raises RateLimited, Forbidden, NotFound."""
+        if _CONTROL.search(
+            path
+        ):  # routes match before a final line break; the patterns here do not
+            raise NotFound("there is no such path.")
         wait = await self._store().keys.spend(key)
         if wait is not None:
             raise RateLimited(

@@ -10,7 +10,7 @@ from typing import Any
 from agent_runtime.anthropic_api.errors import told
 from agent_runtime.errors import TorporError
 from agent_runtime.events import Progress, Reasoning, Text, TurnEvent
-from agent_runtime.frameworks import typed_arguments
+from agent_runtime.frameworks import typed_arguments, untold
 from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import Ids, ours
 from agent_runtime.status import problem_of
@@ -77,7 +77,7 @@ class Answer:
             case Text():
                 return blocks.add("text", event.text)
             case TurnResult():
-                pieces = [*blocks.add("text", event.text.removeprefix(blocks.text)), *blocks.end()]
+                pieces = [*blocks.add("text", untold(blocks.text, event.text)), *blocks.end()]
                 for use in self._uses(event):
                     pieces += blocks.use(use)
                 return [*pieces, *self._end(event)]

@@ -28,7 +28,7 @@ from agent_runtime.constraints import NamedTool
 from agent_runtime.errors import ThreadUnsupportedRequest, WrongMessage
 from agent_runtime.frameworks import Said
 from agent_runtime.models import ConversationRequest
-from agent_runtime.openai_api.messages import conversation
+from agent_runtime.openai_api.messages import asked_of, conversation
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 
@@ -36,14 +36,15 @@ _MOST_MARKS = 16
 
 
 def conversation_of(request: MessagesRequest, *, stateless: bool) -> ConversationRequest:
-    """stateless: whether an endpoint answers that keeps no state. Raises as `messages_of`."""
+    """stateless: whether an endpoint answers that keeps no state. Raises as `messages_of`,
+    and BadRequest for options that exclude each other."""
     options: dict[str, Any] = {}
     if request.output_config.format is not None:
         options["json_schema"] = request.output_config.format.schema_
     if any(tool.strict for tool in request.tools):
         options["strict_calls"] = True
-    return ConversationRequest(
-        messages=messages_of(request),
+    return asked_of(
+        messages_of(request),
         marks=[] if stateless else _marks(request),
         tools=specs_of(request.tools),
         stateless=stateless,

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.events import Progress, Reasoning, Text, TurnEvent
+from agent_runtime.frameworks import untold
 from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.logprobs import logprobs_of
 from agent_runtime.openai_api.messages import (
@@ -179,8 +180,8 @@ class _Stream:
                 return [{"content": text}]
             case TurnResult():
                 rests = {
-                    "reasoning_content": _after(self._reasoning, event.reasoning),
-                    "content": _after(self._text, event.text),
+                    "reasoning_content": untold(self._reasoning, event.reasoning),
+                    "content": untold(self._text, event.text),
                 }
                 return [{name: rest} for name, rest in rests.items() if rest]
         return []
@@ -199,10 +200,6 @@ def _call_deltas(place: int, call: dict[str, Any]) -> list[dict[str, Any]]:
     opening = {**call, "index": place, "function": {"name": name, "arguments": ""}}
     following = {"index": place, "function": {"arguments": arguments}}
     return [{"tool_calls": [opening]}, {"tool_calls": [following]}]
-
-
-def _after(told: str, whole: str) -> str:
-    return whole[len(told) :] if whole.startswith(told) else ""
 
 
 def _sent(chunk: dict[str, Any]) -> str:

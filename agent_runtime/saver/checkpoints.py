@@ -239,7 +239,8 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         gone = set(ids) - {thread.keys.thread_id for thread in found}
         async with self._control.guard() as client:
             for thread_id in gone:
-                if not await client.exists(self._thread(thread_id).keys.written):
+                keys = self._thread(thread_id).keys
+                if not await client.exists(keys.rows, keys.written):
                     await client.srem(self._threads_key, thread_id)
         return found
 

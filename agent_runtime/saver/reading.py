@@ -79,25 +79,28 @@ class Reading:
         """What channels are rebuilt from: see `BaseCheckpointSaver.get_delta_channel_history`."""
         found: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
         wanting = set(channels)
-        places = await self.places(namespace)
-        if checkpoint_id is not None:
-            places = [place for place in places if place.id <= checkpoint_id]
-            if not places or places[0].id != checkpoint_id:
-                return found
         steps = itertools.chain(_WALKS, itertools.repeat(_WALKS[-1]))
-        at, following = 0, places[0].id if places else None
-        own = True  # what was written after the checkpoint itself is not in it
-        while at < len(places) and wanting and following is not None:
-            batch = places[at : at + next(steps)]
-            at += len(batch)
+        if checkpoint_id is None:
+            batch = await self.places(namespace, most=next(steps))
+        else:
+            batch = [Place(namespace, checkpoint_id)]
+        following = batch[0].id if batch else None
+        is_first = True  # what was written after the checkpoint itself is not in it
+        while batch and wanting and following is not None:
             rows = await self.rows(batch)
             line: list[Place] = []
-            for place in batch:  # newest first, and what one follows is older than it
+            for place in batch:  # newest first
                 if place.id == following and place in rows:
                     following = rows[place].parent
                     line.append(place)
-            await self._add_history(line[1:] if own else line, rows, wanting, found)
-            own = False
+            if not line and (is_first or batch == [Place(namespace, following or "")]):
+                break  # it is not there
+            await self._add_history(line[1:] if is_first else line, rows, wanting, found)
+            is_first = False
+            if following is not None and following >= batch[-1].id:
+                batch = [Place(namespace, following)]  # of a host whose clock was ahead
+            else:
+                batch = await self.places(namespace, before=batch[-1].id, most=next(steps))
         for history in found.values():
             history["writes"].reverse()
         return found

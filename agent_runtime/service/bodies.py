@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,18 +35,18 @@ class BodyLimits(BaseModel):
 class Bodies:
     """ASGI middleware: a JSON body is read whole, looked at, and handed on.
 
-    Other types pass as they come if `streamed` has their path's ending; else they are refused.
+    Other types are refused, but on the paths in `streamed`, where everything passes as it comes.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: BodyLimits, *, streamed: tuple[str, ...] = ("/import",)
+        self, app: ASGIApp, limits: BodyLimits, *, streamed: Collection[str] = ("/v1/import",)
     ) -> None:
         self._app = app
         self._limits = limits
         self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].endswith(self._streamed):
+        if scope["type"] != "http" or scope["path"] in self._streamed:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])

@@ -19,6 +19,7 @@ from agent_runtime.models import (
     SuspendRequest,
     TurnRequest,
 )
+from agent_runtime.streaming import EventStream
 from agent_runtime.version_models import ForksRequest, RewindRequest
 
 OPERATIONS: dict[str, tuple[str, str]] = {
@@ -138,6 +139,12 @@ EXAMPLES: tuple[BaseModel, ...] = (
     ),
 )
 
+_EVENT = {
+    "type": "object",
+    "description": "One server-sent event of the stream; its data is JSON, or [DONE].",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
+
 
 def describe(app: FastAPI) -> None:
     """Have the OpenAPI document of `app` name its operations, and show examples."""
@@ -150,6 +157,9 @@ def describe(app: FastAPI) -> None:
                 named = OPERATIONS.get(f"{method.upper()} {path}")
                 if named is not None:
                     operation["operationId"], operation["summary"] = named
+                for answer in operation["responses"].values():
+                    if stream := answer.get("content", {}).get(EventStream.media_type):
+                        stream["schema"] = _EVENT
                 for parameter in operation.get("parameters", ()):
                     if (parameter["in"], parameter["name"]) == ("path", "session_id"):
                         parameter["example"] = _SESSION

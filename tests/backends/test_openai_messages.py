@@ -4,7 +4,7 @@ import pytest
 
 from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
-from agent_runtime.frameworks import Said
+from agent_runtime.frameworks import Said, untold
 from agent_runtime.openai_api.messages import Ids, call_of, conversation, text_of
 
 
@@ -79,3 +79,17 @@ def test_ids_are_the_same_for_the_same_key_only():
     some = [Ids("k").of("call_", 1), Ids("k").of("call_", 2), Ids("l").of("call_", 1)]
     some += [Ids().of("call_", 1), Ids().of("call_", 1), Ids("k").of("chatcmpl-", 1)]
     assert len(set(some)) == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "rest"),
+    [
+        ("", "Yes, it is."),
+        ("Yes,", " it is."),
+        ("Yes, it is.", ""),
+        ("\n\nYes,", ""),
+        ("Yes, it is. ", ""),
+    ],
+)
+def test_what_was_told_is_not_told_again(told, rest):
+    assert untold(told, "Yes, it is.") == rest

@@ -73,3 +73,21 @@ async def test_a_path_that_is_none_is_told_so(service):
         answer = await http.get("/v1/messages/nowhere")
     assert answer.status_code == 404
     assert answer.json()["error"]["type"] == "not_found_error"
+
+
+async def test_options_that_exclude_each_other_are_the_clients_mistake(service):
+    request = {
+        "model": "demo",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "What is 2 + 2?"}],
+        "tools": [{"name": "add", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "any"},
+        "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+    }
+    async with service() as http:
+        request["model"] = (await http.get("/v1/models")).json()["data"][0]["id"]
+        answer = await http.post(
+            "/v1/messages", json=request, headers={"anthropic-version": "2023-06-01"}
+        )
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "must be calls" in answer.json()["error"]["message"]

@@ -62,7 +62,7 @@ def test_forks_are_compared_by_length_and_counted_in_the_store(capsys, tmp_path)
     assert timed["time_ratio"] == pytest.approx(
         timed["fork_long_s"] / timed["fork_short_s"], rel=0.05
     )
-    assert 1 <= stored["storage_ratio"] < 1.1
+    assert 0.9 < stored["storage_ratio"] < 1.1  # of what the server says of itself
     assert 0 < middle["recomputed_tokens"] <= middle["boundary_interval"]
     assert middle["llama_recomputed_tokens"] == middle["middle"]
     assert goal["met"] in (True, False)
