@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -37,6 +38,13 @@ def client_of(app: FastAPI, *, key: str = "none") -> openai.AsyncOpenAI:
         max_retries=0,
         http_client=httpx.AsyncClient(transport=transport),
     )
+
+
+async def forget(app: FastAPI, key: str) -> None:
+    """As if the claim of the key had expired."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    assert await app.state.store.notes.get("default", [f"key:{digest}"]) != [None]
+    await app.state.store.notes.delete("default", f"key:{digest}")
 
 
 def says(*deltas: dict[str, Any], finish: str = "stop", cached: int = 0) -> Scripted:

@@ -6,7 +6,7 @@ import threading
 import openai
 import pytest
 
-from tests.backends.scripted import client_of, says, scripted_runtime, sent
+from tests.backends.scripted import client_of, forget, says, scripted_runtime, sent
 
 
 @pytest.fixture
@@ -138,6 +138,19 @@ async def test_the_same_request_again_is_the_same_response(scripted, said):
     assert (two.id, two.status) == (one.id, "completed")
     with pytest.raises(openai.UnprocessableEntityError):
         await begin(scripted, "Bye.", **key)
+
+
+async def test_a_key_that_is_not_known_any_more_makes_a_response_of_its_own(
+    scripted, scripted_app, said
+):
+    said.scripted += [says({"content": "Hi."}), says({"content": "Bye."})]
+    key = {"extra_headers": {"Idempotency-Key": "of the background, long ago"}}
+    one = await until(scripted, await begin(scripted, **key), "completed")
+    await forget(scripted_app, "of the background, long ago/response")
+    two = await begin(scripted, "Bye.", **key)
+    assert two.id != one.id
+    assert (await until(scripted, two, "completed")).output_text == "Bye."
+    assert await scripted.responses.retrieve(one.id) == one
 
 
 async def test_it_goes_on_with_a_conversation(scripted, said):

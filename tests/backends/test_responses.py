@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from agent_runtime.openai_api.responses.requests import CreateResponse
-from tests.backends.scripted import call, says, sent
+from tests.backends.scripted import call, forget, says, sent
 
 ADD = {
     "type": "function",
@@ -322,6 +322,23 @@ async def test_the_same_request_again_is_the_same_response(scripted, said):
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         await scripted.responses.create(**{**asked, "input": "Stop."}, **key)
     assert refused.value.code == "key_reused"
+
+
+async def test_a_key_that_is_not_known_any_more_makes_a_response_of_its_own(
+    scripted, scripted_app, said
+):
+    said.scripted += [says({"content": text}) for text in ("One.", "Two.", "Three.")]
+    key = {"extra_headers": {"Idempotency-Key": "of long ago"}}
+    one = await scripted.responses.create(model="scripted", input="1?", **key)
+    made = [one]
+    for asked in ({"input": "2?", "previous_response_id": one.id}, {"input": "1?"}):
+        await forget(scripted_app, "of long ago/response")
+        made.append(await scripted.responses.create(model="scripted", **asked, **key))
+    assert [one.output_text for one in made] == ["One.", "Two.", "Three."]
+    assert len({one.id for one in made}) == 3
+    assert await scripted.responses.retrieve(one.id) == one
+    items = (await scripted.responses.input_items.list(made[1].id, order="asc")).data
+    assert [item.content[0].text for item in items] == ["1?", "One.", "2?"]
 
 
 async def test_a_stream_again_is_the_same_events_and_adds_nothing_to_its_conversation(

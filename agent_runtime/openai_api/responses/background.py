@@ -42,7 +42,7 @@ class BackgroundRecord(BaseModel):
 
     response: as it is shown
     input:    items of the request
-    key:      of idempotency, that it is made with
+    key:      of idempotency, that it is made with and has its ids of
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -53,9 +53,10 @@ class Responses:
     async def create(self, request: CreateResponse, *, key: str | None) -> AsyncGenerator[Told]:
         """Events of a new response, see `Creation.events`. With the same key of idempotency, the
         same response again. Raises KeyReused."""
+        if key is not None:
+            key = await self._claimed(key, request)
         ids = Ids(key)
         if key is not None:
-            await self._claim(key, request)
             with contextlib.suppress(NotFound):
                 record, _ = await self._records.get(ids.of("resp_"))
                 for told in Telling(ids, ()).again(replayed(record.response)):
@@ -69,9 +70,7 @@ class Responses:
     async def begin(self, request: CreateResponse, *, key: str | None) -> dict[str, Any]:
         """A response that is made in the background, as it is now. Raises what `Creation.read`
         raises, PreviousResponseNotFound, NotFound, CannotStore, KeyReused."""
-        if key is not None:
-            await self._claim(key, request)
-        key = key or uuid.uuid4().hex
+        key = uuid.uuid4().hex if key is None else await self._claimed(key, request)
         ids = Ids(key)
         with contextlib.suppress(NotFound):
             return await self.get(ids.of("resp_"))
@@ -128,8 +127,12 @@ class Responses:
     async def close(self) -> None:
         await self._background.close()
 
-    async def _claim(self, key: str, request: CreateResponse) -> None:
-        await self._claims.claim(f"{key}/response", "a response", request)
+    async def _claimed(self, key: str, request: CreateResponse) -> str:
+        """The key that the response is made with. Another one once the claim has expired: by then
+        the first response may still be kept, under ids of its own. Raises KeyReused."""
+        seed = uuid.uuid4().hex
+        claim, _ = await self._claims.claim(f"{key}/response", "a response", request, [seed])
+        return f"{key}/{claim.ids[0]}"
 
     async def _found(self, response_id: str) -> ResponseRecord | BackgroundRecord:
         """Raises NotFound."""
