@@ -88,6 +88,22 @@ async def test_it_is_cancelled_from_any_runtime(scripted, elsewhere, said, held,
         await elsewhere.responses.retrieve(made.id)
 
 
+async def test_what_a_runtime_that_died_was_making_is_cancelled_once_it_is_given_up(
+    bare_store, scripted, scripted_app, said, held
+):
+    said.scripted.append(held)
+    async with scripted_runtime(bare_store.url, said) as app, client_of(app) as client:
+        made = await begin(client)
+        await until_asked(said)
+    # As if it had been killed: its sign of life is there for a while.
+    alive = f"background-alive:{made.id}"
+    await scripted_app.state.store.notes.put("default", alive, b"of another", ttl=1)
+    async with asyncio.timeout(30):
+        cancelled = await scripted.responses.cancel(made.id)
+    assert (cancelled.status, cancelled.output) == ("cancelled", [])
+    assert (await scripted.responses.retrieve(made.id)).status == "cancelled"
+
+
 async def test_one_that_fails_says_why(scripted, said):
     refused = says()
     refused.status = 400

@@ -93,9 +93,9 @@ class Background:
         """Returns when it is over, one way or the other."""
         note = _cancelled(record.id)
         await self._store.notes.put(self._tenant, note, b"", ttl=self._settings.request_ttl)
-        await self._take(record)  # if nobody makes it, this process ends it
         while True:
-            now = await self._read(record.id)
+            # As soon as nobody makes it any more, this process ends it.
+            now = await self.get(record.id)
             if now is None or not now.is_running:
                 return
             await asyncio.sleep(_LOOK_AGAIN)
