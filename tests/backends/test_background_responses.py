@@ -48,6 +48,15 @@ async def until_asked(said):
     pytest.fail("never asked")
 
 
+async def until_left(app, made):
+    """Nobody makes it any more."""
+    for _ in range(1000):
+        if await app.state.store.notes.get("default", [f"background-alive:{made.id}"]) == [None]:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("still being made")
+
+
 async def test_a_response_is_made_while_nobody_waits(scripted, elsewhere, said, held):
     said.scripted.append(held)
     made = await begin(scripted, metadata={"a": "1"})
@@ -124,6 +133,35 @@ async def test_what_a_runtime_left_is_made_by_the_next_that_is_asked(
     assert (await scripted.responses.retrieve(made.id)).status in ("queued", "in_progress")
     said.scripted.append(says({"content": "Again."}))
     assert (await until(scripted, made, "completed")).output_text == "Again."
+
+
+async def test_a_runtime_that_drains_leaves_what_it_has_not_made_to_the_next_that_is_asked(
+    scripted, scripted_app, elsewhere, said, held
+):
+    said.scripted.append(held)
+    made = await begin(scripted)
+    await until_asked(said)
+    await scripted_app.state.drain.run(timeout=0)
+    await until_left(scripted_app, made)
+    assert (await scripted.responses.retrieve(made.id)).status == "queued"
+    notes = scripted_app.state.store.notes
+    assert await notes.get("default", [f"background-alive:{made.id}"]) == [None]
+    with pytest.raises(openai.InternalServerError) as refused:
+        await begin(scripted)
+    assert (refused.value.status_code, refused.value.code) == (503, "draining")
+    said.scripted.append(says({"content": "Again."}))
+    assert (await until(elsewhere, made, "completed")).output_text == "Again."
+
+
+async def test_what_a_runtime_that_drains_has_left_can_be_cancelled_there(
+    scripted, scripted_app, said, held
+):
+    said.scripted.append(held)
+    made = await begin(scripted)
+    await until_asked(said)
+    await scripted_app.state.drain.run(timeout=0)
+    await until_left(scripted_app, made)
+    assert (await scripted.responses.cancel(made.id)).status == "cancelled"
 
 
 async def test_what_was_generated_by_a_runtime_that_died_is_not_generated_again(

@@ -4,7 +4,8 @@
     note of a sign of life ── renewed by the runtime that makes it
 
 If that runtime dies, its sign of life expires, and whoever is asked for the response makes it: with
-the same key of idempotency, so that what was generated once is not generated again.
+the same key of idempotency, so that what was generated once is not generated again. One that drains
+leaves what it has not made to the others in the same way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.errors import BadRequest, StillRunning, TorporError
+from agent_runtime.cancelling import Cancelling
+from agent_runtime.errors import BadRequest, Draining, StillRunning, TorporError
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
@@ -68,24 +70,29 @@ Make = Callable[[BackgroundRecord], AsyncGenerator[Told]]
 class Background:
     """Of the tenant who asks."""
 
-    def __init__(self, store: StateStore, settings: RuntimeSettings, make: Make) -> None:
+    def __init__(
+        self, store: StateStore, settings: RuntimeSettings, turns: Cancelling, make: Make
+    ) -> None:
+        """turns: of this process"""
         self._store = store
         self._settings = settings
+        self._turns = turns
         self._make = make
         self._owner = uuid.uuid4().bytes
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def begin(self, record: BackgroundRecord) -> None:
-        """Raises CannotStore."""
-        # Notes are stored as they are, and not sealed.
-        await require_storable_tenant(self._store, self._tenant)
-        await self._put(record)
-        await self._take(record)
+        """Raises CannotStore, Draining."""
+        with self._turns.turn():
+            # Notes are stored as they are, and not sealed.
+            await require_storable_tenant(self._store, self._tenant)
+            await self._put(record)
+            await self._take(record)
 
     async def get(self, response_id: str) -> BackgroundRecord | None:
         """None if it was none, or has come to its end and has a record of its own."""
         record = await self._read(response_id)
-        if record is not None and record.is_running:
+        if record is not None and record.is_running and not self._turns.is_draining:
             await self._take(record)
         return record
 
@@ -94,10 +101,11 @@ class Background:
         note = _cancelled(record.id)
         await self._store.notes.put(self._tenant, note, b"", ttl=self._settings.request_ttl)
         while True:
-            # As soon as nobody makes it any more, this process ends it.
-            now = await self.get(record.id)
+            now = await self._read(record.id)
             if now is None or not now.is_running:
                 return
+            # As soon as nobody makes it any more, this process ends it, even while it drains.
+            await self._take(now)
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def delete(self, record: BackgroundRecord) -> None:
@@ -159,8 +167,8 @@ class Background:
                     if last is None:
                         await self._put(_with(record, status="in_progress"))
                     last = told
-        except StillRunning as error:
-            logger.warning("%s is made elsewhere: %s", record.id, error)
+        except (StillRunning, Draining) as error:
+            logger.warning("%s is left to whoever is asked for it: %s", record.id, error)
             return
         except (TorporError, EngineError, StoreError) as error:
             problem = problem_of(error)

@@ -48,7 +48,7 @@ class Responses:
         )
         self.conversations = ResponseConversations(store, sessions, turns, self._records, settings)
         self._claims = turns.claims
-        self._background = Background(store, settings, self._made)
+        self._background = Background(store, settings, turns.cancelling, self._made)
 
     async def create(self, request: CreateResponse, *, key: str | None) -> AsyncGenerator[Told]:
         """Events of a new response, see `Creation.events`. With the same key of idempotency, the
@@ -69,7 +69,7 @@ class Responses:
 
     async def begin(self, request: CreateResponse, *, key: str | None) -> dict[str, Any]:
         """A response that is made in the background, as it is now. Raises what `Creation.read`
-        raises, PreviousResponseNotFound, NotFound, CannotStore, KeyReused."""
+        raises, PreviousResponseNotFound, NotFound, CannotStore, KeyReused, Draining."""
         key = uuid.uuid4().hex if key is None else await self._claimed(key, request)
         ids = Ids(key)
         with contextlib.suppress(NotFound):
