@@ -17,6 +17,7 @@ TorporError
 │   ├── Unsupported       an option of another API that would have no effect here
 │   │   └── ThreadUnsupportedRequest  a thread of Anthropic's, whose clients go on without
 │   ├── PreviousResponseNotFound  a response is to follow one that is not there
+│   ├── LastResponseGone  a conversation is to go on behind a response that is not there
 │   └── NeedsState        what a backend that keeps no state cannot do
 ├── Unauthorized          no API key, or one that is not valid
 ├── Forbidden             the key's role does not allow it
@@ -119,6 +120,10 @@ class NoSemanticSearch(BadRequest):
 
 class PreviousResponseNotFound(BadRequest):
     code = "previous_response_not_found"
+
+
+class LastResponseGone(BadRequest):
+    code = "last_response_gone"
 
 
 class NeedsState(BadRequest):

@@ -74,6 +74,39 @@ async def test_a_deleted_item_is_not_read_any_more(scripted, said):
     assert (await scripted.responses.retrieve(first.id)).output_text == "One."
 
 
+async def test_what_is_left_is_not_rendered_anew_after_an_earlier_response_was_deleted(
+    scripted, said
+):
+    said.scripted += [says({"content": text}) for text in ("One.", "Two.", "Three.")]
+    talk = await scripted.conversations.create()
+    first = await ask(scripted, talk, "1?")
+    await ask(scripted, talk, "2?")
+    await scripted.responses.delete(first.id)
+    await ask(scripted, talk, "3?")
+    assert [text for _, text in sent(said)] == ["1?", "One.", "2?", "Two.", "3?"]
+    asked = len(said.seen)
+    (last, *_) = (await scripted.conversations.items.list(talk.id)).data
+    await scripted.conversations.items.delete(last.id, conversation_id=talk.id)
+    assert await texts(scripted, talk, order="asc") == ["2?", "Two.", "3?"]
+    with pytest.raises(openai.BadRequestError, match="was deleted") as refused:
+        await ask(scripted, talk, "4?")
+    assert refused.value.param == "conversation"
+    assert len(said.seen) == asked
+
+
+async def test_a_conversation_does_not_go_on_without_its_last_response(scripted, said):
+    said.scripted.append(says({"content": "One."}))
+    talk = await scripted.conversations.create()
+    made = await ask(scripted, talk, "1?")
+    await scripted.responses.delete(made.id)
+    for asked in ({}, {}, {"stream": True}, {"background": True}):
+        with pytest.raises(openai.BadRequestError, match=talk.id) as refused:
+            await ask(scripted, talk, "2?", **asked)
+        assert (refused.value.code, refused.value.param) == ("last_response_gone", "conversation")
+    assert len(said.seen) == 1
+    assert await texts(scripted, talk) == []
+
+
 async def test_a_result_answers_the_call_of_the_conversations_last_response(scripted, said):
     said.scripted += [says(call("add", "c1", a=1)), says({"content": "Done."})]
     add = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}

@@ -19,12 +19,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.errors import ConversationLocked, NotFound
+from agent_runtime.errors import ConversationLocked, LastResponseGone, NotFound
 from agent_runtime.models import CreateSession
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.responses.creation import Follows
 from agent_runtime.openai_api.responses.items import Item, items_of, said_in
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
+from agent_runtime.openai_api.responses.requests import NOTHING_DONE
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
@@ -131,7 +132,9 @@ class ResponseConversations:
 
     async def items(self, conversation_id: str) -> list[Item]:
         """The earliest first."""
-        return await self._items(await self.get(conversation_id))
+        record = await self.get(conversation_id)
+        said, _ = await self._said(record)
+        return [*said, *record.pending]
 
     async def add(self, conversation_id: str, items: Sequence[dict[str, Any]]) -> list[Item]:
         """Raises what `items_of` raises."""
@@ -143,7 +146,8 @@ class ResponseConversations:
 
     async def remove(self, conversation_id: str, item_id: str) -> ConversationRecord:
         async with self._changing(conversation_id) as (session, record):
-            if all(item["id"] != item_id for item in await self._items(record)):
+            said, _ = await self._said(record)
+            if all(item["id"] != item_id for item in (*said, *record.pending)):
                 raise _no_item(item_id, conversation_id)
             pending = [item for item in record.pending if item["id"] != item_id]
             was_pending = len(pending) < len(record.pending)
@@ -152,31 +156,48 @@ class ResponseConversations:
             await self.put(session, record.model_copy(update=update))
         return record
 
+    async def follows(self, conversation_id: str) -> Follows:
+        """What a response would go on from now. Raises LastResponseGone."""
+        return await self._follows(await self.get(conversation_id))
+
     @contextlib.asynccontextmanager
     async def talking(self, conversation_id: str) -> AsyncIterator[Talk]:
-        """For the length of the block, nobody else goes on with it."""
+        """For the length of the block, nobody else goes on with it. Raises LastResponseGone."""
         async with self._changing(conversation_id) as (session, record):
-            follows = Follows(pending=record.pending)
-            if record.last is not None:
-                last, at = await self._records.get(record.last)
-                left = None
-                if record.deleted:
-                    left = [
-                        item for item in await self._items(record) if item not in record.pending
-                    ]
-                follows = Follows(last, at, record.pending, left)
-            yield Talk(self, session, record, follows)
+            yield Talk(self, session, record, await self._follows(record))
 
     async def put(self, session: Session, record: ConversationRecord) -> None:
         packed = record.model_dump_json(exclude_defaults=True).encode()
         await self._store.attachments.put(session, _NAME, packed, ttl=self._settings.response_ttl)
 
-    async def _items(self, record: ConversationRecord) -> list[Item]:
-        said: list[Item] = []
-        if record.last is not None:
-            with contextlib.suppress(NotFound):
-                said, _ = await self._records.history((await self._records.get(record.last))[0])
-        return [item for item in (*said, *record.pending) if item["id"] not in record.deleted]
+    async def _follows(self, record: ConversationRecord) -> Follows:
+        if record.last is None:
+            return Follows(pending=record.pending)
+        try:
+            last, at = await self._records.get(record.last)
+        except NotFound:
+            raise LastResponseGone(
+                f"{record.last}, the last response of {record.id}, was deleted or has expired, and "
+                f"the conversation cannot go on without it. {NOTHING_DONE} Create a new one with "
+                "the items that it is to begin with.",
+                param="conversation",
+            ) from None
+        if not record.deleted:
+            return Follows(last, at, record.pending)
+        left, is_whole = await self._said(record)
+        return Follows(last, at, record.pending, left, is_whole)
+
+    async def _said(self, record: ConversationRecord) -> tuple[list[Item], bool]:
+        """Items of its responses, but those that were deleted; and whether none is missing, since
+        no response was deleted."""
+        if record.last is None:
+            return [], True
+        try:
+            last, _ = await self._records.get(record.last)
+        except NotFound:
+            return [], False
+        said, is_whole = await self._records.history(last)
+        return [item for item in said if item["id"] not in record.deleted], is_whole
 
     @contextlib.asynccontextmanager
     async def _changing(

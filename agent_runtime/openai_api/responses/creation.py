@@ -55,15 +55,17 @@ Keep = Callable[[ResponseRecord], Awaitable[None]]
 class Follows:
     """What comes before a response.
 
-    record:  of the response that it follows, which is in `session`; None at the beginning
-    pending: items that were said since
-    left:    all that is left of what came before, if some of it was deleted
+    record:   of the response that it follows, which is in `session`; None at the beginning
+    pending:  items that were said since
+    left:     all that is left of what came before, if some of it was deleted
+    is_whole: whether `left` has all of it, since no response before was deleted
     """
 
     record: ResponseRecord | None = None
     session: Session | None = None
     pending: Sequence[Item] = ()
     left: Sequence[Item] | None = None
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Creation:
         if why is None:
             return _Way(before)
         past, is_whole = (
-            (list(follows.left), True)
+            (list(follows.left), follows.is_whole)
             if follows.left is not None
             else await self._records.history(record)
         )
@@ -213,7 +215,7 @@ class Creation:
             raise BadRequest(
                 f"{why}, so all would have to be rendered anew; and a response before {record.id} "
                 f"was deleted. {NOTHING_DONE} Send the whole conversation as `input`.",
-                param="previous_response_id",
+                param="conversation" if asked.request.conversation_id else "previous_response_id",
             )
         return _Way(instructions or before, why, past)
 

@@ -69,15 +69,15 @@ class Responses:
 
     async def begin(self, request: CreateResponse, *, key: str | None) -> dict[str, Any]:
         """A response that is made in the background, as it is now. Raises what `Creation.read`
-        raises, PreviousResponseNotFound, NotFound, CannotStore, KeyReused, Draining."""
+        raises, PreviousResponseNotFound, LastResponseGone, NotFound, CannotStore, KeyReused,
+        Draining."""
         key = uuid.uuid4().hex if key is None else await self._claimed(key, request)
         ids = Ids(key)
         with contextlib.suppress(NotFound):
             return await self.get(ids.of("resp_"))
         follows = await self._creation.behind(request.previous_response_id)
         if request.conversation_id is not None:
-            talk = await self.conversations.get(request.conversation_id)
-            follows = Follows(pending=talk.pending)
+            follows = await self.conversations.follows(request.conversation_id)
         asked = self._creation.read(request, follows, ids)
         begun = self._creation.begun(
             asked, instructions=request.instructions, created_at=int(time.time())
