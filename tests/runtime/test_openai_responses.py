@@ -165,8 +165,9 @@ async def test_a_stream_that_is_closed_ends_its_turn(client, ask, torpor):
         input=LONG,
         instructions=SYSTEM,
         previous_response_id=root.id,
-        max_output_tokens=100,
+        max_output_tokens=2000,
         stream=True,
+        extra_body={"torpor": {"regex": "([a-z]{1,9} ){1000}"}},  # far from done when it is closed
     )
     async for event in stream:
         if event.type == "response.output_text.delta":
