@@ -132,6 +132,8 @@ async def test_unwinding_stopped_half_way_in_a_moving_slot_goes_on_later(
             keys.refs,
             keys.dead,
             keys.sessions,
+            keys.attachments(session.id),
+            keys.feed(session.id),
         ],
         session.id,
     )
