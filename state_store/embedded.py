@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import IO, Self
 
+import psutil
 import redis
 from redis.exceptions import BusyLoadingError, ConnectionError
 
@@ -89,7 +90,8 @@ class EmbeddedServer:
     def kill(self) -> None:
         """As a crash would: no farewell to the log."""
         assert self.process is not None
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # a child that rewrites the log as well
         self.process.wait()
         self._close()
 
@@ -153,19 +155,35 @@ class EmbeddedServer:
 
 
 def _take_lock(data_dir: Path) -> IO[str]:
-    """The lock file, held; it says who holds it. Raises EmbeddedServerFailed, OSError."""
+    """The lock file, held; it says who holds it. Raises EmbeddedServerFailed, OSError.
+
+    A server that was killed may have left a child, which writes its log anew and has the lock too:
+    the end of that is waited for.
+    """
     lock = (data_dir / "lock").open("a+")
+    deadline = time.monotonic() + _STARTUP
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            if _is_dead(holder) and time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            lock.close()
+            raise EmbeddedServerFailed(
+                f"{data_dir} is in use by another embedded server (process {holder}); stop it or "
+                "choose another directory with --data."
+            ) from error
+
+
+def _is_dead(pid: str) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise EmbeddedServerFailed(
-            f"{data_dir} is in use by another embedded server (process {holder}); stop it or "
-            "choose another directory with --data."
-        ) from error
-    return lock
+        return pid.isdecimal() and psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _binary() -> Path:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -109,6 +110,46 @@ def test_a_server_whose_starter_was_killed_still_owns_its_directory(tmp_path):
     psutil.wait_procs([orphan], timeout=10)
     with EmbeddedServer(tmp_path / "own"):
         pass
+
+
+HOLD = """
+import fcntl, sys
+lock = open(sys.argv[1], "a+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_server_left_behind_is_waited_for(own_server):
+    """A child of it that writes the log anew has the directory's lock as well."""
+    set_and_get(own_server, b"v")
+    own_server.kill()
+    command = [sys.executable, "-c", HOLD, str(own_server.data_dir / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"held\n"
+        starting = threading.Thread(target=own_server.start)
+        starting.start()
+        starting.join(0.3)
+        assert starting.is_alive()
+        child.communicate(b"")
+    starting.join(60)
+    assert not starting.is_alive()
+    set_and_get(own_server, b"again")
+
+
+def test_killing_a_server_ends_its_children_too(own_server):
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("rdb-key-save-delay", 10_000)  # microseconds for each key it writes
+        client.mset({f"k{number}": b"v" for number in range(10_000)})
+        client.bgrewriteaof()
+    server = psutil.Process(own_server.pid)
+    while not (children := server.children()):
+        pass
+    own_server.kill()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    own_server.start()
+    assert own_server.process.poll() is None
 
 
 def test_a_directory_that_cannot_be_used_is_a_clear_error(tmp_path):
