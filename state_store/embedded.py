@@ -90,8 +90,7 @@ class EmbeddedServer:
     def kill(self) -> None:
         """As a crash would: no farewell to the log."""
         assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # a child that rewrites the log as well
+        self.process.kill()
         self.process.wait()
         self._close()
 

@@ -138,20 +138,6 @@ def test_what_a_killed_server_left_behind_is_waited_for(own_server):
     set_and_get(own_server, b"again")
 
 
-def test_killing_a_server_ends_its_children_too(own_server):
-    with redis.Redis.from_url(own_server.url) as client:
-        client.config_set("rdb-key-save-delay", 10_000)  # microseconds for each key it writes
-        client.mset({f"k{number}": b"v" for number in range(10_000)})
-        client.bgrewriteaof()
-    server = psutil.Process(own_server.pid)
-    while not (children := server.children()):
-        pass
-    own_server.kill()
-    assert psutil.wait_procs(children, timeout=30)[1] == []
-    own_server.start()
-    assert own_server.process.poll() is None
-
-
 def test_a_directory_that_cannot_be_used_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("x")
     for unusable in (tmp_path / "file", tmp_path / "file" / "below"):
