@@ -43,6 +43,7 @@ _STATUS: dict[type[Exception], int] = {
     store.LeaseLost: 409,
     store.HeadMoved: 409,
     store.ObjectsMissing: 409,
+    store.FilesMissing: 409,
     store.CorruptObject: 500,
     store.FingerprintMismatch: 409,
     store.UnknownEncoding: 500,

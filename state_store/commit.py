@@ -25,6 +25,7 @@ from state_store.drafts import check_draft, token_log
 from state_store.durability import confirm, parse_level, servers
 from state_store.errors import (
     DurabilityNotReached,
+    FilesMissing,
     HeadMoved,
     InvalidDraft,
     LeaseLost,
@@ -50,8 +51,11 @@ async def commit(
     fingerprint: Fingerprint,
     lease: Lease,
     durability: str,
+    *,
+    file_bytes: int = 0,
 ) -> Commit:
-    """See `StateStore.commit`. fingerprint: the one that the draft names."""
+    """See `StateStore.commit`. fingerprint: the one that the draft names; file_bytes: see
+    `Files.of_draft`."""
     parse_level(durability)
     before = await servers(control)
     if lease.session_id != draft.session_id:
@@ -66,7 +70,8 @@ async def commit(
     keys = LineageKeys(prefix, lineage.id)
     tokens = token_log(draft)
     check_draft(draft, fingerprint, await _parent(control, keys, draft))
-    snapshot = lineages.sealed(_snapshot(draft, fingerprint, lineage, tokens, seals), seals)
+    made = _snapshot(draft, fingerprint, lineage, tokens, seals, file_bytes)
+    snapshot = lineages.sealed(made, seals)
     if seals is not None:
         tokens = seals.seal(tokens, keys.tokens(snapshot.id))
     pin_id = garbage.new_pin_id()
@@ -91,6 +96,7 @@ async def commit(
                 keys.journals,
                 keys.aborted,
                 keys.usage,
+                keys.held_files,
             ],
             lease.token,
             draft.parent or "",
@@ -98,11 +104,14 @@ async def commit(
             pin_id,
             snapshot.pack(),
             tokens,
-            snapshot.device_bytes,
+            snapshot.counted_bytes,
             len(draft.new_tokens),
             draft.expected_head or "",
             keys.snapshot_prefix,
             snapshot.total_tokens,
+            snapshot.files or "",
+            keys.files(""),
+            keys.blob(""),
         )
         _raise_unless_ok(outcome.decode(), detail.decode(), draft)
         kept_by = detail.decode()
@@ -151,6 +160,7 @@ def _snapshot(
     lineage: Lineage,
     tokens: bytes,
     seals: Seals | None,
+    file_bytes: int,
 ) -> Snapshot:
     snapshot = Snapshot(
         id="",
@@ -171,6 +181,8 @@ def _snapshot(
         encrypted=lineage.encrypted,
         meta=draft.meta,
         created_at=time.time(),
+        files=draft.files,
+        file_bytes=file_bytes,
     )
     return snapshot.model_copy(update={"id": identity_of(snapshot, tokens, seals)})
 
@@ -203,10 +215,12 @@ async def _check(
     async with control.guard() as client:
         kept_by = await client.hget(keys.snapshot(snapshot.id), "pin")
         head = await client.hget(keys.session(session_id), "head")
+        files = snapshot.files is None or await client.exists(keys.files(snapshot.files))
     if kept_by is None:
         await garbage.abort(control, prefix, keys, pin_id, snapshot)
-    if missing or head != snapshot.id.encode():
-        lost = f"{len(missing)} of its objects" if head == snapshot.id.encode() else "it"
+    if missing or not files or head != snapshot.id.encode():
+        parts = f"{len(missing)} of its objects" if missing else "its files"
+        lost = parts if head == snapshot.id.encode() else "it"
         raise StoreUnavailable(
             f"a server was replaced or restarted during the commit to {session_id}, and {lost} "
             "was lost; read the head again."
@@ -222,6 +236,11 @@ def _raise_unless_ok(outcome: str, detail: str, draft: SnapshotDraft) -> None:
         raise HeadMoved(
             f"head of {draft.session_id} is {detail or 'empty'}, not "
             f"{draft.expected_head or 'empty'}; nothing was committed."
+        )
+    if outcome == "no_files":
+        raise FilesMissing(
+            f"the files that go with a turn of {draft.session_id} are not all in the store, or "
+            "have expired; nothing was committed. Keep them again, and then repeat the turn."
         )
     if outcome == "unrelated":
         raise InvalidDraft(

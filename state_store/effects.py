@@ -3,7 +3,7 @@
 One hash for each lineage: all branches see what any of them has done. A record is the caller's own
 bytes under a name; it is replaced only by who has seen what is there, so that of two who begin the
 same thing one knows of the other. Records of an encrypted tenant are sealed, and shredded with the
-lineage. They count toward no quota, and are in no export.
+lineage. Their bytes, as they are stored, count toward the quota of bytes.
 """
 
 from __future__ import annotations
@@ -57,11 +57,18 @@ class Effects:
         fresh = secrets.token_bytes(_NONCE) + value
         stored = fresh if seals is None else seals.seal(fresh, f"{keys.effects}#{name}")
         outcome = await self._control.run(
-            "swap_effects", [keys.session(session_id), keys.effects], name, seen.stored, stored
-        )
+            "swap_effects", [keys.session(session_id), keys.effects, keys.usage],
+            *(name, seen.stored, stored),
+        )  # fmt: skip
         if outcome == b"no_session":
             raise NotFound(f"no session {session_id}.")
         return bool(outcome == b"ok")
+
+    async def names(self, session_id: str) -> list[str]:
+        """Of all records of the session's lineage, sorted."""
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        async with self._control.guard() as client:
+            return sorted(raw.decode() for raw in await client.hkeys(keys.effects))
 
     async def _seals(self, session_id: str) -> Seals | None:
         return await self._lineages.seals(await self._lineages.of_session(session_id))

@@ -20,6 +20,7 @@ StoreError
 ├── LeaseLost              this writer's lease expired or was taken over; nothing was committed
 ├── HeadMoved              the session's head is not the expected parent; nothing was committed
 ├── ObjectsMissing         pages or states to commit are not in the store; nothing was committed
+├── FilesMissing           files to keep or to commit with are not in the store; nothing was done
 ├── CorruptObject          a stored object fails its checksum or is not what its key names
 │   ├── FingerprintMismatch  it is whole but belongs to another model or state format
 │   └── UnknownEncoding    it is whole but stored in a way that this version cannot read
@@ -126,6 +127,14 @@ class ObjectsMissing(StoreError):
     def __init__(self, message: str, missing: Sequence[tuple[str, str, int]]) -> None:
         super().__init__(message)
         self.missing = tuple(missing)
+
+
+class FilesMissing(StoreError):
+    """names: of the blobs that are missing, as they were asked for; none if the set itself is"""
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = list(names)
 
 
 class CorruptObject(StoreError):

@@ -147,9 +147,11 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
         if not doomed:
             continue
         stored, pin_id = doomed
+        shred = False
         try:
             snapshot = Snapshot.unpack(stored)
-            await unpin(control, prefix, snapshot, pin_id.decode(), shred=snapshot.encrypted)
+            shred = snapshot.encrypted
+            await unpin(control, prefix, snapshot, pin_id.decode(), shred=shred)
         except CorruptObject as error:
             logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, _REPAIR)
         outcome = await control.run(
@@ -160,9 +162,13 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
                 keys.refs,
                 keys.dead,
                 keys.usage,
+                keys.held_files,
             ],
             snapshot_id,
             pin_id,
+            keys.files(""),
+            keys.blob(""),
+            0 if shred else GRACE,
         )
         buried += outcome == b"ok"  # not if a commit has just revived it
 
@@ -191,7 +197,7 @@ async def unpin(
 
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
-    beside = [keys.fence, keys.seed, keys.usage, keys.effects]
+    beside = [keys.fence, keys.seed, keys.usage, keys.effects, keys.held_files]
     if not await control.run("forget_lineage", [*holding, *beside]):
         return
     async with control.guard() as client:

@@ -145,6 +145,19 @@ class LineageKeys:
         """Hash of records of what its sessions' tools have done, see `state_store/effects.py`."""
         return self._key("effects")
 
+    @property
+    def held_files(self) -> str:
+        """Hash: how many snapshots hold a set of files, and how many sets a blob; see
+        `state_store/files.py`."""
+        return self._key("held-files")
+
+    def files(self, name: str) -> str:
+        """Hash with a set of files: its body, and the blobs that it needs."""
+        return self._key(f"files:{name}")
+
+    def blob(self, name: str) -> str:
+        return self._key(f"blob:{name}")
+
     def attachments(self, session_id: str) -> str:
         """Hash of what is kept with a session, see `state_store/attachments.py`."""
         return self._key(f"attachments:{session_id}")

@@ -1,8 +1,8 @@
 """How much a tenant may have.
 
 Each lineage counts its snapshots' bytes and tokens beside them, in the scripts that commit and
-bury. A tenant's slot has a copy of each lineage's totals, with their version, so that a late copy
-never takes the place of a newer one.
+bury, and those of its effects where they are recorded. A tenant's slot has a copy of each lineage's
+totals, with their version, so that a late copy never takes the place of a newer one.
 
     reserve ──────────> add ──────────> mirror
     room in the         a commit,       the lineage's new totals
@@ -37,7 +37,7 @@ class Quota:
     """None for as much as there is room for.
 
     bytes:    of what snapshots pin, on all ranks, as on the device; what several lineages share
-              counts for each
+              counts for each; of files that go with them, and of records of effects
     tokens:   in the token logs
     sessions: of all lineages
     """
@@ -131,15 +131,17 @@ class Quotas:
             async with self._control.guard() as client:
                 pipeline = client.pipeline(transaction=False)
                 for lineage in batch:
-                    pipeline.hmget(self._of(lineage).usage, "version", "bytes", "tokens")
+                    pipeline.hmget(self._of(lineage).usage, "version", "bytes", "tokens", "effects")
                     pipeline.exists(self._of(lineage).sessions)
                 replies = await pipeline.execute()
             calls: list[Call] = []
             where = [keys.usage, keys.quota, keys.reserved]
             used = "" if room is None else room.id
             for lineage, totals, lives in zip(batch, replies[::2], replies[1::2], strict=True):
-                if totals[0] is not None:
-                    calls.append((where, [lineage, *totals, used]))
+                version, size, tokens, effects = totals
+                if version is not None:
+                    size = int(size or 0) + int(effects or 0)
+                    calls.append((where, [lineage, version, size, int(tokens or 0), used]))
                 elif not lives:
                     calls.append((where, [lineage, "", 0, 0, used]))
             await self._control.run_many("mirror", calls)

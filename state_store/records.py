@@ -126,6 +126,8 @@ class Snapshot(_Owned):
                   at the boundary: forks start there
     ranks:        engine ranks that each hold their share of every object
     kv_bytes, state_bytes: of one page and of one state on one rank of the device
+    files:        name of the set of files that goes with it, see `state_store/files.py`
+    file_bytes:   of those that the parent's set does not have
     """
 
     id: str
@@ -141,6 +143,8 @@ class Snapshot(_Owned):
     kv_bytes: int
     state_bytes: int
     created_at: float
+    files: str | None = None
+    file_bytes: int = 0
 
     @property
     def objects(self) -> list[ObjectRef]:
@@ -173,6 +177,11 @@ class Snapshot(_Owned):
         pages = len(self.page_hashes) // 32
         states = len(self.checkpoints) + 1 if pages else 0
         return self.ranks * (pages * self.kv_bytes + states * self.state_bytes)
+
+    @property
+    def counted_bytes(self) -> int:
+        """What it counts for quotas."""
+        return self.device_bytes + self.file_bytes
 
     def payload_bytes(self, kind: Kind) -> int:
         """Of one page or state, on one rank of the device."""
@@ -211,6 +220,7 @@ class SnapshotDraft:
     page_hashes:   hex hashes of the pages from the parent's boundary to `boundary`
     checkpoints:   see `Snapshot`
     economy:       class that the objects were written in
+    files:         name of a set of files in the store; those of the parent if None
     replaces:      the session's head, if that is not `parent` but descends from it: it is let go
 
     Raises InvalidDraft when these contradict each other.
@@ -228,6 +238,7 @@ class SnapshotDraft:
     checkpoints: tuple[int, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     economy: str = LOSSLESS
+    files: str | None = None
     replaces: str | None = None
 
     @property

@@ -184,6 +184,7 @@ def identity_of(snapshot: Snapshot, token_log: bytes, seals: Seals | None) -> st
             snapshot.page_chain,
             snapshot.checkpoints,
             tokens_digest(token_log, seals),
+            *([] if snapshot.files is None else [snapshot.files]),
         ]
     )
     return id_of(lineage, hashlib.sha256(identity).hexdigest()[:32])

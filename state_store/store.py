@@ -34,6 +34,7 @@ from state_store.errors import (
     StoreUnavailable,
 )
 from state_store.feeds import Feeds
+from state_store.files import Files
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Place, Tree
@@ -93,6 +94,7 @@ class StateStore(Tenancy, Moving):
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(control, prefix, self._lineages)
         self.effects = Effects(control, prefix, self._lineages)
+        self.files = Files(control, prefix, self._lineages)
         self.attachments = Attachments(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
@@ -325,16 +327,18 @@ class StateStore(Tenancy, Moving):
         """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
 
         Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint, InvalidDraft,
-        VaultLocked, InvalidDurability, QuotaExceeded; after StoreUnavailable the commit may or may
-        not have happened: read the head again.
+        VaultLocked, InvalidDurability, QuotaExceeded, FilesMissing; after StoreUnavailable the
+        commit may or may not have happened: read the head again.
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
         tenant = await self._uses.note_commit(draft.session_id)
-        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprint)
+        file_bytes, draft = await self.files.of_draft(draft)
+        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprint, file_bytes)
         try:
             done = await committing.commit(
-                self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability
-            )
+                self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability,
+                file_bytes=file_bytes,
+            )  # fmt: skip
         except StoreUnavailable:
             raise  # it may have been committed: the room is held for a while
         except BaseException:

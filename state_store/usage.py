@@ -11,7 +11,7 @@ from state_store.archive.targets import Target, look, targets_of
 from state_store.connection import Control
 from state_store.errors import NotFound
 from state_store.history import Histories, Tree
-from state_store.layout import TenantKeys, lineage_of
+from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.records import Snapshot
 
 _BATCH = 256
@@ -25,8 +25,10 @@ class Usage:
     own_bytes:      objects that exactly one session reaches
     shared_bytes:   objects that several of the tenant's sessions reach, each counted once
     archived_bytes: those of both that are in the archive and not in Redis
+    file_bytes:     of the files that each snapshot adds to its parent's
+    effect_bytes:   records of what tools have done, as they are stored
 
-    Bytes are those of all ranks, as on the device: an economy class stores fewer.
+    Bytes of objects are those of all ranks, as on the device: an economy class stores fewer.
     """
 
     tenant: str
@@ -36,6 +38,8 @@ class Usage:
     own_bytes: int
     shared_bytes: int
     archived_bytes: int
+    file_bytes: int
+    effect_bytes: int
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Usages:
         listed = TenantKeys(self._prefix, tenant).sessions
         async with self._control.guard() as client:
             lineages = {lineage_of(raw.decode()) for raw in await client.zrange(listed, 0, -1)}
-        sessions = snapshots = tokens = 0
+        sessions = snapshots = tokens = file_bytes = effect_bytes = 0
         tally = _Tally()
         owners: dict[int, str | None] = {}  # digest of an object's name -> the one that reaches it
         for lineage in sorted(lineages):
@@ -82,9 +86,16 @@ class Usages:
             for one, owner in reached.items():
                 snapshot = tree.snapshots[one]
                 parent = tree.snapshots[snapshot.parent] if snapshot.parent else None
+                file_bytes += snapshot.file_bytes
                 tokens += snapshot.total_tokens - (parent.total_tokens if parent else 0)
                 await self._add(tally, owners, snapshot, owner)
-        return Usage(tenant, sessions, snapshots, tokens, tally.own, tally.shared, tally.archived)
+            async with self._control.guard() as client:
+                counted = await client.hget(LineageKeys(self._prefix, lineage).usage, "effects")
+            effect_bytes += int(counted or 0)
+        return Usage(
+            tenant, sessions, snapshots, tokens, tally.own, tally.shared, tally.archived,
+            file_bytes, effect_bytes,
+        )  # fmt: skip
 
     async def _add(
         self,

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from state_store.archive.base import Archive
 from state_store.connection import Control
+from state_store.integrity.files import check_files
 from state_store.integrity.lineages import check_lineage, discover
 from state_store.integrity.listings import check_listings
 from state_store.integrity.lost import forget_lost
@@ -64,6 +65,7 @@ async def _walk(control: Control, prefix: str, archive: Archive | None) -> Walk:
     for lineage, found in sorted((await discover(walk)).items()):
         snapshots = await check_lineage(walk, lineage, found)
         await check_held(walk, LineageKeys(prefix, lineage), snapshots)
+        await check_files(walk, LineageKeys(prefix, lineage), snapshots)
     await check_fingerprints(walk)
     await check_pins(walk)
     await check_stored(walk)

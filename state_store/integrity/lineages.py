@@ -399,7 +399,7 @@ def _unpacked(walk: Walk, one: str, body: bytes | None, *, tell: bool) -> Snapsh
 def _totals(snapshot: Snapshot, log: bytes) -> list[bytes]:
     """Bytes and tokens of its own that a snapshot counts for quotas."""
     tokens = (len(log) - SEALED_BYTES * snapshot.encrypted) // 4
-    return [b"%d" % snapshot.device_bytes, b"%d" % tokens]
+    return [b"%d" % snapshot.counted_bytes, b"%d" % tokens]
 
 
 def _check_fields(

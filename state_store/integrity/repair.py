@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from state_store import garbage
+from state_store.integrity.files import mend_files
 from state_store.integrity.lineages import discover, mend_leases, still_alive, survey
 from state_store.integrity.listings import dangling
 from state_store.integrity.report import Kind, Problem
@@ -61,6 +62,10 @@ async def _recount(walk: Walk, problems: Sequence[Problem]) -> None:
     for lineage in sorted({one.detail["lineage"] for one in problems}):
         if lineage in found:
             await survey(walk, lineage, found[lineage], mend=True)
+
+
+async def _recount_files(walk: Walk, problems: Sequence[Problem]) -> None:
+    await mend_files(walk, sorted({one.detail["lineage"] for one in problems}))
 
 
 async def _mend_leases(walk: Walk, problems: Sequence[Problem]) -> None:
@@ -151,6 +156,7 @@ _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
     (("unlisted-lineage",), _relist_lineages),
     (("snapshot-field",), _restore_fields),
     (("unlisted-session", "references", "stray-snapshot", "stray-log", "totals"), _recount),
+    (("file-references", "file-expires"), _recount_files),
     (("lease",), _mend_leases),
     (("unpinned",), _pin_again),
     (("object-expires", "seed-expires"), _persist),

@@ -22,6 +22,10 @@ Kind = Literal[
     "lease",  # malformed, of no session, or never expires
     "unlisted-session",  # its lineage does not list it
     "unlisted-lineage",  # the store does not list it
+    "file-references",  # a set of files, or a blob, counts more or fewer references than it has
+    "file-missing",  # a set that a snapshot holds, or a blob that such a set needs
+    "file-damaged",  # its content is not what its name says
+    "file-expires",  # though a snapshot holds it
     # objects
     "object-missing",  # on some rank, and not archived
     "object-damaged",  # its bytes are not what its name says

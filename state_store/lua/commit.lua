@@ -1,12 +1,13 @@
 -- Make a snapshot the head of a session, if the caller may.
--- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted, usage
+-- KEYS: session, lease, snapshot, tokens, refs, dead, journals, aborted, usage, held files
 -- ARGV: lease token, parent, snapshot id, pin id, body, tokens, bytes of its objects and number of
 --       its tokens, for quotas; expected head and key prefix of snapshots (same slot); tokens of
---       the whole history
+--       the whole history; name of its files or '', key prefixes of sets of files and of blobs
 -- The expected head is the parent, or descends from it: then the snapshot takes its place.
 -- Returns {'ok', pin id and body that the snapshot keeps, pin id to remove or ''} or
 -- {reason, detail}.
-local token, parent, id, pin, body, tokens, size, count, expected, prefix, total = unpack(ARGV)
+local token, parent, id, pin, body, tokens, size, count, expected, prefix, total,
+  files, files_at, blob_at = unpack(ARGV)
 local head = redis.call('HGET', KEYS[1], 'head')
 if not head then return {'no_session', ''} end
 local lease = redis.call('GET', KEYS[2])
@@ -23,6 +24,12 @@ while at ~= parent do
   if not at then return {'unrelated', ''} end
 end
 if redis.call('HEXISTS', KEYS[7], pin) == 0 then return {'too_late', ''} end
+local new_files = files ~= '' and redis.call('HEXISTS', KEYS[10], 'files:' .. files) == 0
+local blobs = new_files and redis.call('HGET', files_at .. files, 'blobs')
+if new_files and not blobs then return {'no_files', ''} end
+for name in string.gmatch(blobs or '', '%x+') do
+  if redis.call('EXISTS', blob_at .. name) == 0 then return {'no_files', name} end
+end
 -- A right that is missing breaks the script off in the middle. So a record is written whole, and
 -- what refers to something is counted before it does and forgotten after it did: what was begun
 -- holds too much at worst, which recovery and repair let go.
@@ -51,10 +58,18 @@ local function way_back()
 end
 if fresh then
   local skip = way_back()
+  if new_files then
+    for name in string.gmatch(blobs, '%x+') do
+      redis.call('HINCRBY', KEYS[10], 'blob:' .. name, 1)
+      redis.call('PERSIST', blob_at .. name)
+    end
+    redis.call('PERSIST', files_at .. files)
+  end
+  if files ~= '' then redis.call('HINCRBY', KEYS[10], 'files:' .. files, 1) end
   redis.call('SET', KEYS[4], tokens)
   if parent ~= '' then redis.call('HINCRBY', KEYS[5], parent, 1) end
   redis.call('HSET', KEYS[3], 'body', body, 'parent', parent, 'pin', pin, 'bytes', size,
-    'count', count, 'skip', skip)
+    'count', count, 'skip', skip, 'files', files)
   kept_pin, kept_body = pin, body
 elseif dead then
   -- Nothing held it and its pins are being removed: it lives on by the new ones. Whoever removes

@@ -1,0 +1,201 @@
+"""Files that go with a session's history, such as the workspace of its tools.
+
+    snapshot ──> set of files ──────────────────> blobs
+                 a body, the caller's own bytes,  contents by their hash, each stored once
+                 and what blobs it needs          in a lineage
+
+Blobs come first, then the set, then a commit that names it. Until a commit holds them they expire.
+Snapshots count how often a set is held, sets count their blobs, in the scripts that commit and
+bury; so forks and rewinding need nothing more. Of an encrypted tenant, contents are sealed and
+names are keyed. A server keeps all files of a lineage in one slot; they are not archived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from state_store.connection import Control
+from state_store.errors import CorruptObject, FilesMissing, NotFound
+from state_store.layout import LineageKeys, lineage_of
+from state_store.lineages import Lineage, Lineages, Seals
+from state_store.records import Session, SnapshotDraft
+
+BLOB_BYTES = 4 << 20
+TTL = 3600  # seconds that files live until a commit holds them
+_FOREVER = -1  # of a key that does not expire
+_BATCH = 256  # keys of one script
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """body: the caller's own bytes; blobs: SHA-256 of each content that it needs, in hex"""
+
+    body: bytes
+    blobs: tuple[str, ...]
+
+
+class Files:
+    """See `StateStore.files`. Every method raises VaultLocked, and NotFound if the session is gone.
+
+    Names of blobs are the SHA-256 of their contents in hex, whatever they are called in the store.
+    """
+
+    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+        self._control = control
+        self._prefix = prefix
+        self._lineages = lineages
+
+    async def missing(self, session: Session, names: Sequence[str]) -> list[str]:
+        """Those blobs that the session's lineage does not have; the others live for `TTL` more."""
+        keys, seals = await self._place(session)
+        found: list[str] = []
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            blobs = [keys.blob(_stored(one, seals)) for one in batch]
+            places = await self._control.run(
+                "keep_files", [keys.session(session.id), keys.files(""), *blobs], TTL * 1000
+            )
+            found += [batch[at - 1] for at in _require(places, session)]
+        return found
+
+    async def put(self, session: Session, contents: Sequence[bytes]) -> list[str]:
+        """Keep contents of at most `BLOB_BYTES` each, to be sent in small numbers; their names."""
+        keys, seals = await self._place(session)
+        names = [hashlib.sha256(content).hexdigest() for content in contents]
+        blobs = [keys.blob(_stored(name, seals)) for name in names]
+        values = [
+            content if seals is None else seals.seal(content, blob)
+            for content, blob in zip(contents, blobs, strict=True)
+        ]
+        if not await self._control.run(
+            "keep_blobs", [keys.session(session.id), *blobs], TTL * 1000, *values
+        ):
+            raise NotFound(f"no session {session.id}.")
+        return names
+
+    async def get(self, session: Session, name: str) -> bytes:
+        """A content. Raises FilesMissing, CorruptObject."""
+        keys, seals = await self._place(session)
+        blob = keys.blob(_stored(name, seals))
+        async with self._control.guard() as client:
+            value: bytes | None = await client.get(blob)
+        if value is None:
+            raise FilesMissing(f"the store has no file content {name[:12]}…", [name])
+        content = value if seals is None else seals.open(value, blob)
+        if hashlib.sha256(content).hexdigest() != name:
+            raise CorruptObject(f"file content {name[:12]}… is not what its name says.")
+        return content
+
+    async def put_set(self, session: Session, files: FileSet) -> str:
+        """Keep a set whose blobs are there; its name, for a draft.
+
+        Raises FilesMissing with the names of blobs that are not there; then nothing was kept.
+        """
+        keys, seals = await self._place(session)
+        name = set_name(files, seals)
+        place = keys.files(name)
+        stored = [_stored(one, seals) for one in files.blobs]
+        body = files.body if seals is None else seals.seal(files.body, place)
+        named = "\n".join(files.blobs).encode()
+        fields: list[str | bytes] = ["body", body, "blobs", " ".join(stored)]
+        fields += ["named", named if seals is None else seals.seal(named, f"{place}#named")]
+        places = await self._control.run(
+            "keep_files",
+            [keys.session(session.id), place, *map(keys.blob, stored)],
+            TTL * 1000,
+            *fields,
+        )
+        missing = [files.blobs[at - 1] for at in _require(places, session)]
+        if missing:
+            raise FilesMissing(
+                f"{len(missing)} of {len(stored)} file contents are not in the store; the files "
+                f"of {session.id} were not kept. Send these, and keep them again.",
+                missing,
+            )
+        return name
+
+    async def get_set(self, session: Session, name: str) -> FileSet:
+        """name: as a snapshot of its lineage has it. Raises FilesMissing, CorruptObject."""
+        keys, seals = await self._place(session)
+        place = keys.files(name)
+        async with self._control.guard() as client:
+            body, named = await client.hmget(place, "body", "named")
+        if body is None or named is None:
+            raise FilesMissing(f"the store has no set of files {name[:12]}…")
+        if seals is not None:
+            body, named = seals.open(body, place), seals.open(named, f"{place}#named")
+        files = FileSet(body, tuple(named.decode().split()))
+        if set_name(files, seals) != name:
+            raise CorruptObject(f"the set of files {name[:12]}… is not what its name says.")
+        return files
+
+    async def require(self, session: Session, name: str) -> None:
+        """Have a set, if nothing holds it yet, live for `TTL` more. Raises FilesMissing."""
+        keys, _ = await self._place(session)
+        async with self._control.guard() as client:
+            left, blobs = await client.pttl(keys.files(name)), b""
+            if left != _FOREVER:
+                blobs = await client.hget(keys.files(name), "blobs")
+        if left == _FOREVER:
+            return
+        places = [0]
+        if blobs is not None:
+            stored = map(keys.blob, blobs.decode().split())
+            places = await self._control.run(
+                "keep_files", [keys.session(session.id), keys.files(name), *stored], TTL * 1000
+            )
+        if places:
+            raise FilesMissing(
+                f"the files {name[:12]}… of {session.id} are not all in the store, or have "
+                "expired; nothing was done. Keep them again."
+            )
+
+    async def of_draft(self, draft: SnapshotDraft) -> tuple[int, SnapshotDraft]:
+        """The bytes of a draft's files that its parent's do not have; and the draft, with its
+        parent's files if it names none. Raises FilesMissing."""
+        keys = LineageKeys(self._prefix, lineage_of(draft.session_id))
+        before: str | None = None
+        if draft.parent is not None:
+            async with self._control.guard() as client:
+                stored = await client.hget(keys.snapshot(draft.parent), "files")
+            before = (stored or b"").decode() or None
+        named = draft.files or before
+        if named is None or named == before:
+            return 0, replace(draft, files=named)
+        known = {} if before is None else await self._sizes(keys, before)
+        new = await self._sizes(keys, named)
+        size = sum(size for blob, size in new.items() if blob not in known)
+        return size, replace(draft, files=named)
+
+    async def _sizes(self, keys: LineageKeys, name: str) -> dict[str, int]:
+        async with self._control.guard() as client:
+            blobs, sizes = await client.hmget(keys.files(name), "blobs", "sizes")
+        if blobs is None or sizes is None:
+            raise FilesMissing(
+                f"the store has no set of files {name[:12]}…, or it has expired; nothing was "
+                "committed. Keep it again, and then repeat the turn."
+            )
+        return dict(zip(blobs.decode().split(), map(int, sizes.split()), strict=True))
+
+    async def _place(self, session: Session) -> tuple[LineageKeys, Seals | None]:
+        keys = LineageKeys(self._prefix, lineage_of(session.id))
+        return keys, await self._lineages.seals(Lineage.of(session.body))
+
+
+def set_name(files: FileSet, seals: Seals | None) -> str:
+    """64 hex digits. seals: of the lineage"""
+    whole = hashlib.sha256("\n".join(files.blobs).encode() + b"\n\n" + files.body)
+    return _stored(whole.hexdigest(), seals)
+
+
+def _stored(digest: str, seals: Seals | None) -> str:
+    """What a hash is in the store: of an encrypted tenant, nobody can test a guess by it."""
+    return digest if seals is None else seals.digest(b"file " + bytes.fromhex(digest)).hex()
+
+
+def _require(places: Sequence[int], session: Session) -> Sequence[int]:
+    if 0 in places:
+        raise NotFound(f"no session {session.id}.")
+    return places

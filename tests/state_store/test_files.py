@@ -1,0 +1,179 @@
+"""Files that go with a session: kept with its snapshots, shared, counted, and let go with them."""
+
+from dataclasses import replace
+
+import pytest
+from sealing import TURN, everything
+from writer import TENANT, commit
+
+from state_store.errors import CorruptObject, FilesMissing, NotFound, QuotaExceeded
+from state_store.files import FileSet
+from state_store.layout import LineageKeys, lineage_of
+from state_store.quotas import Quota
+
+
+async def keep(store, session, *contents: bytes) -> str:
+    names = await store.files.put(session, contents)
+    return await store.files.put_set(session, FileSet(b"body", tuple(names)))
+
+
+async def turn(writer, session, tokens, files=None):
+    draft = replace(await writer.draft(session.id, tokens), files=files)
+    writer.put(draft)
+    return (await commit(writer.store, draft)).snapshot
+
+
+async def contents(store, session, snapshot) -> list[bytes]:
+    files = await store.files.get_set(session, snapshot.files)
+    assert files.body == b"body"
+    return [await store.files.get(session, one) for one in files.blobs]
+
+
+async def test_files_go_with_the_snapshots_of_a_history(writer, raw):
+    store = writer.store
+    session = await writer.session()
+    first = await turn(writer, session, range(8), await keep(store, session, b"one", b"two"))
+    second = await turn(writer, session, range(8), await keep(store, session, b"one", b"three"))
+    await store.files.require(session, second.files)
+    third = await turn(writer, session, range(8))  # names none: those of the turn before
+    assert (first.file_bytes, second.file_bytes, third.file_bytes) == (6, 5, 0)
+    assert third.files == second.files
+    assert await contents(store, session, first) == [b"one", b"two"]
+    fork = await store.fork(session.id, snapshot_id=first.id)
+    assert await contents(store, fork, first) == [b"one", b"two"]
+    keys = LineageKeys(writer.prefix, lineage_of(session.id))
+    assert {raw.ttl(key) for key in raw.scan_iter(f"{keys.blob('')}*", count=1000)} == {-1}
+    report = await store.usage_report(TENANT)
+    assert report.file_bytes == 11
+    assert await writer.problems() == []
+
+    await writer.rewind(session.id, first.id)
+    assert await contents(store, session, first) == [b"one", b"two"]
+    lonely = keys.blob((await store.files.put(session, [b"three"]))[0])
+    assert raw.ttl(lonely) > 0  # nothing holds it any more
+    assert await store.files.missing(session, ["ab" * 32]) == ["ab" * 32]
+    assert await writer.problems() == []
+    for one in (session, fork):
+        await store.delete_session(one.id)
+    left = [*raw.scan_iter(f"{keys.blob('')}*"), *raw.scan_iter(f"{keys.files('')}*")]
+    assert len(left) == 5
+    assert all(raw.ttl(key) > 0 for key in left)
+    assert not raw.exists(keys.held_files)
+
+
+async def test_nothing_is_committed_with_files_that_are_not_there(writer, raw):
+    session = await writer.session(range(8))
+    named = await keep(writer.store, session, b"one")
+    keys = LineageKeys(writer.prefix, lineage_of(session.id))
+    (blob,) = raw.scan_iter(f"{keys.blob('')}*", count=1000)
+    raw.delete(blob)
+    with pytest.raises(FilesMissing, match="nothing was committed"):
+        await turn(writer, session, range(8), named)
+    with pytest.raises(FilesMissing):
+        await turn(writer, session, range(8), "12" * 32)
+    with pytest.raises(FilesMissing):
+        await writer.store.files.require(session, named)
+    assert (await writer.store.session(session.id)).head == session.head
+    assert await writer.problems() == []
+    with pytest.raises(FilesMissing) as missing:
+        await writer.store.files.put_set(session, FileSet(b"", ("34" * 32,)))
+    assert missing.value.names == ["34" * 32]
+
+
+async def test_turns_that_say_the_same_with_other_files_are_other_snapshots(writer):
+    session = await writer.session(range(8))
+    fork = await writer.store.fork(session.id)
+    one = await turn(writer, session, range(8), await keep(writer.store, session, b"one"))
+    two = await turn(writer, fork, range(8), await keep(writer.store, fork, b"two"))
+    assert one.id != two.id
+    assert await contents(writer.store, fork, two) == [b"two"]
+    again = await writer.store.fork(session.id, snapshot_id=session.head)
+    same = await turn(writer, again, range(8), await keep(writer.store, again, b"one"))
+    assert same.id == one.id
+    assert await writer.problems() == []
+
+
+async def test_files_count_for_quotas(writer):
+    session = await writer.session(range(8))
+    used = (await writer.store.snapshot(session.head)).device_bytes
+    draft = await writer.draft(session.id, range(8))
+    writer.put(draft)
+    more = (await commit(writer.store, draft)).snapshot.device_bytes
+    await writer.store.set_quota(TENANT, Quota(bytes=used + 2 * more + 100))
+    with pytest.raises(QuotaExceeded):
+        await turn(writer, session, range(8), await keep(writer.store, session, bytes(101)))
+    await turn(writer, session, range(8), await keep(writer.store, session, bytes(99)))
+    with pytest.raises(QuotaExceeded):
+        await turn(writer, session, range(8))
+
+
+async def test_effects_count_for_quotas_and_usage(writer, raw):
+    effects = writer.store.effects
+    session = await writer.session(range(8))
+    for value in (b"1" * 1000, b"2" * 500):
+        await effects.replace(session.id, "a", await effects.get(session.id, "a"), value)
+    report = await writer.store.usage_report(TENANT)
+    assert report.effect_bytes == raw.hstrlen(
+        LineageKeys(writer.prefix, lineage_of(session.id)).effects, "a"
+    )
+    used = (await writer.store.snapshot(session.head)).device_bytes
+    await writer.store.set_quota(TENANT, Quota(bytes=2 * used + 400))
+    with pytest.raises(QuotaExceeded):
+        await turn(writer, session, range(8))
+    assert await writer.problems() == []
+
+
+async def test_files_of_an_encrypted_tenant_are_sealed_and_shredded(author, prefix, raw):
+    store = author.store
+    session = await author.session("ann", TURN)
+    named = await keep(store, session, b"the secret plan")
+    blob = (await store.files.put(session, [b"the secret plan"]))[0]
+    draft = replace(await author.draft(session.id, TURN), files=named)
+    await author.put(draft)
+    snapshot = (await commit(store, draft)).snapshot
+    assert await contents(store, session, snapshot) == [b"the secret plan"]
+    copies = everything(raw, prefix)
+    assert not any(b"secret plan" in dump for dump in copies.values())
+    assert not any(blob.encode() in key + dump for key, dump in copies.items())
+    await store.delete_session(session.id)
+    keys = LineageKeys(prefix, lineage_of(session.id))
+    assert not [*raw.scan_iter(f"{keys.blob('')}*"), *raw.scan_iter(f"{keys.files('')}*")]
+
+
+async def test_a_session_that_is_gone_keeps_no_files(writer):
+    session = await writer.session(range(8))
+    await writer.store.delete_session(session.id)
+    with pytest.raises(NotFound):
+        await writer.store.files.put(session, [b"one"])
+    with pytest.raises(NotFound):
+        await writer.store.files.missing(session, ["ab" * 32])
+
+
+async def test_what_is_wrong_with_files_is_found_and_mended_where_it_can_be(writer, raw):
+    store = writer.store
+    session = await writer.session()
+    snapshot = await turn(writer, session, range(8), await keep(store, session, b"one", b"two"))
+    keys = LineageKeys(writer.prefix, lineage_of(session.id))
+    one, two = (await store.files.get_set(session, snapshot.files)).blobs
+
+    raw.hset(keys.held_files, f"blob:{one}", 7)
+    raw.hdel(keys.held_files, f"files:{snapshot.files}")
+    raw.expire(keys.blob(two), 1000)
+    found = {problem.kind for problem in (await store.check_integrity()).problems}
+    assert found == {"file-references", "file-expires"}
+    report = await store.check_integrity(repair=True)
+    assert report.problems == []
+    assert raw.hget(keys.held_files, f"blob:{one}") == b"1"
+    assert raw.ttl(keys.blob(two)) == -1
+
+    raw.hset(keys.held_files, f"blob:{'56' * 32}", 1)
+    assert (await store.check_integrity(repair=True)).problems == []
+
+    raw.set(keys.blob(one), b"other")
+    raw.delete(keys.blob(two))
+    report = await store.check_integrity(repair=True)
+    assert {problem.kind for problem in report.problems} == {"file-damaged", "file-missing"}
+    with pytest.raises(CorruptObject):
+        await store.files.get(session, one)
+    with pytest.raises(FilesMissing):
+        await store.files.get(session, two)
