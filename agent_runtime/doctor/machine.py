@@ -145,7 +145,7 @@ def open_files(soft: int, hard: int) -> Finding:
 def sandbox(support: Support) -> Finding:
     """Whether code of a model can be isolated here, found out by doing it."""
     if support.available:
-        return ok("sandbox", support.found)
+        return ok("sandbox", f"{support.found}; memory held by {support.held_by}")
     return warn(
         "sandbox",
         support.found,

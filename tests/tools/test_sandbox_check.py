@@ -11,6 +11,7 @@ import pytest
 
 from tools import sandbox
 from tools.errors import FolderMissing, SandboxUnavailable
+from tools.sandbox import cgroups
 from tools.sandbox.explain import explain
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,8 +30,9 @@ async def test_the_check_can_be_made_where_an_event_loop_runs():
 
 
 def test_the_check_fails_where_the_process_limit_does_not_hold(monkeypatch):
-    """As on a kernel that counts the processes of root as nobody's."""
+    """As on a kernel that counts the processes of root as nobody's, without control groups."""
     monkeypatch.setattr(sandbox.Limits, "wrapper", lambda limits: [])
+    monkeypatch.setattr(cgroups, "_mounts", dict)
     support = sandbox.check()
     assert not support.available
     assert "without a process limit" in support.found
@@ -38,7 +40,8 @@ def test_the_check_fails_where_the_process_limit_does_not_hold(monkeypatch):
 
 def test_the_command_says_what_is_needed():
     shown = subprocess.run(CHECK, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert shown.startswith(sandbox.check().found)
+    support = sandbox.check()
+    assert shown.startswith(f"{support.found}\nmemory held by {support.held_by}\n")
     assert "bubblewrap 0.8.0 or later" in shown
 
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tools.errors import BadLimits
-from tools.sandbox import Limits
+from tools.sandbox import Limits, cgroups
 from tools.sandbox.watching import Watch
 
 MIB = 2**20
@@ -145,6 +145,13 @@ BOMBS = {
         "    if os.fork() == 0: kept = bytearray(60 * 2**20); time.sleep(30)\n"
         "time.sleep(30)"
     ),
+    "children of children": (
+        "def bomb():\n"
+        "    kept = bytearray(20 * 2**20)\n"
+        "    if os.fork() == 0: bomb()\n"
+        "    time.sleep(30)\n"
+        "bomb()"
+    ),
     "shared memory": (
         "kept = []\n"
         "for _ in range(30):\n"
@@ -154,13 +161,21 @@ BOMBS = {
 }
 
 
+@pytest.fixture(params=["as the machine has it", "watched"])
+def held(request, monkeypatch):
+    """Where control groups are, and as on a machine without."""
+    if request.param == "watched":
+        monkeypatch.setattr(cgroups, "_mounts", dict)
+
+
 @pytest.mark.parametrize("name", BOMBS)
-async def test_a_memory_bomb_is_ended(box, name):
+async def test_a_memory_bomb_is_ended(box, held, name):
     ran = await box.python(f"import mmap, os, time\n{BOMBS[name]}\ntime.sleep(30)")
     assert ran.text() == "[ended: it used more than 120 MiB of memory]"
+    assert ran.exit_code == 137
 
 
-async def test_memory_that_processes_share_is_counted_once(box):
+async def test_memory_that_processes_share_is_counted_once(box, held):
     ran = await box.python(
         "import os, time\n"
         "kept = bytearray(60 * 2**20)\n"

@@ -7,6 +7,7 @@ import sys
 from tools.sandbox import check
 
 support = check()
-lines = [support.found, "needed:", *(f"- {need}" for need in support.needs)]
+held = [f"memory held by {support.held_by}"] if support.available else []
+lines = [support.found, *held, "needed:", *(f"- {need}" for need in support.needs)]
 sys.stdout.write("\n".join(lines) + "\n")
 sys.exit(0 if support.available else 1)

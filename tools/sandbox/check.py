@@ -34,11 +34,13 @@ _EXPECTED = ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "netw
 class Support:
     """available: a sandbox was made, and held what it ran
     found:     what was seen, or why there is none and what to change
+    held_by:   what holds all processes of a command together, see `Ran.held_by`
     needs:     what a machine must have
     """
 
     available: bool
     found: str
+    held_by: str = ""
     needs: tuple[str, ...] = NEEDS
 
 
@@ -54,7 +56,8 @@ def check() -> Support:
         missing.append("a process limit")
     if missing:
         return Support(False, f"a sandbox was made, but without {', '.join(missing)}: {ran.text()}")
-    return Support(True, "bubblewrap: own namespaces, no network, seccomp filter, limits hold")
+    found = "bubblewrap: own namespaces, no network, seccomp filter, limits hold"
+    return Support(True, found, ran.held_by)
 
 
 async def _probe() -> Ran:

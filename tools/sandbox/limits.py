@@ -15,6 +15,8 @@ class Limits:
 
     seconds:         from start to end, whatever the command does meanwhile
     cpu_seconds:     of processor time, for each process
+    cpus:            processors that all processes together may keep busy, such as 1.5; only a
+                     control group can hold them to it. None for all that the machine has
     memory:          of all processes together; each may reserve twice as much
     processes:       processes and threads at one time
     open_files:      for each process
@@ -30,6 +32,7 @@ class Limits:
 
     seconds: float = 30.0
     cpu_seconds: int = 30
+    cpus: float | None = None
     memory: int = 512 * _MIB
     processes: int = 64
     open_files: int = 256
@@ -42,7 +45,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise BadLimits(f"the limit {name} is {value}; it must be above zero.")
 
     def wrapper(self) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,11 +17,14 @@ from typing import Any
 
 from tools.errors import FolderMissing, SandboxUnavailable
 from tools.sandbox import hints, seccomp
+from tools.sandbox.cgroups import Group
 from tools.sandbox.command import Descriptors, command_line, identity_files, options
 from tools.sandbox.explain import explain
 from tools.sandbox.limits import Limits, size
-from tools.sandbox.watching import Watch
+from tools.sandbox.watching import EVERY, Watch
 from tools.workspaces.owner import owner
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 65_536
 
@@ -30,6 +36,8 @@ class Ran:
     seconds:   from start to end
     ended:     the limit that ended it, as a sentence; empty if it ended by itself
     hints:     limits that its own error messages speak of
+    held_by:   what held all its processes together to their memory: control groups, or a watch
+               and why there were no control groups
     """
 
     exit_code: int
@@ -37,6 +45,7 @@ class Ran:
     seconds: float
     ended: str = ""
     hints: tuple[str, ...] = ()
+    held_by: str = ""
 
     def text(self) -> str:
         """All of it, for a model to read."""
@@ -54,10 +63,12 @@ class Sandbox:
     """limits:  for every command, unless one is given its own
     network: the whole network of this machine, with all that listens on its loopback; off unless
              that is really meant
+    strict:  refuse to run where control groups don't hold memory and processes, see `Ran.held_by`
     """
 
     limits: Limits = field(default_factory=Limits)
     network: bool = False
+    strict: bool = False
 
     async def run(
         self,
@@ -77,6 +88,9 @@ class Sandbox:
         workspace = _checked(workspace)
         started = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
+            group, held_by = self._group(limits)
+            if group is not None:
+                stack.push_async_callback(asyncio.to_thread, group.close)
             status, status_in = os.pipe()
             contents = identity_files() | dict(files or {})
             opened = Descriptors(
@@ -88,8 +102,9 @@ class Sandbox:
             try:
                 made = options(workspace, limits, network=self.network, open_files=opened)
                 read = _readable(made, stack)
+                line = command_line(command, workspace, limits, options=read)
                 process = await asyncio.create_subprocess_exec(
-                    *command_line(command, workspace, limits, options=read),
+                    *(line if group is None else group.entered(line)),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
@@ -100,11 +115,31 @@ class Sandbox:
             finally:
                 os.close(status_in)
             try:
-                return await _follow(process, told, workspace, limits, started, self.network)
+                ran = await _follow(process, told, workspace, limits, group, started, self.network)
+                return dataclasses.replace(ran, held_by=held_by)
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()  # --die-with-parent takes everything inside along
                 await process.wait()
+
+    def _group(self, limits: Limits) -> tuple[Group | None, str]:
+        """One for a command, and what holds it in words. Raises SandboxUnavailable if there is none
+        and that will not do."""
+        try:
+            group = Group(limits)
+        except SandboxUnavailable as error:
+            if self.strict or limits.cpus is not None:
+                needed = "control groups are needed" if self.strict else "cpus is limited"
+                raise SandboxUnavailable(f"{needed}, and {error}; nothing was run.") from error
+            held_by = f"a watch every {EVERY * 1000:.0f} ms, because {error}"
+            _tell_once(held_by)
+            return None, held_by
+        return group, f"control groups (cgroup v{group.version})"
+
+
+@functools.cache
+def _tell_once(held_by: str) -> None:
+    logger.warning("the memory of sandboxed commands is held by %s", held_by)
 
 
 def _checked(workspace: Path) -> Path:
@@ -144,6 +179,7 @@ async def _follow(
     told: asyncio.StreamReader,
     workspace: Path,
     limits: Limits,
+    group: Group | None,
     started: float,
     network: bool,
 ) -> Ran:
@@ -151,7 +187,7 @@ async def _follow(
     watch = None
     if status is not None:
         with contextlib.suppress(ProcessLookupError):  # over already
-            watch = Watch(status, workspace, limits)
+            watch = Watch(status, workspace, limits, group)
             watch.start()
     try:
         output = await _printed(process, limits, watch)
@@ -162,6 +198,7 @@ async def _follow(
             await asyncio.to_thread(watch.close)
     text = output.decode(errors="replace")
     ended = watch.reached if watch is not None else ""
+    ended = ended or (group.reached() if group is not None else "")
     if exit_code is None and not ended:
         raise SandboxUnavailable(
             f"no sandbox could be made here, nothing was run: {text.strip()}: {explain(text)}"

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 from tools.errors import ToolFailed
+from tools.sandbox.cgroups import Group
 from tools.sandbox.limits import Limits, size
 from tools.workspaces.tree import Tree
 
 logger = logging.getLogger(__name__)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_EVERY = 0.05  # seconds; what grows in it can pass a limit before the end comes
+EVERY = 0.05  # seconds; what grows in it can pass a limit before the end comes
 _SHARE = 5  # a look at a large workspace may take one part in so many of the time
 
 
@@ -27,14 +28,16 @@ class Watch(threading.Thread):
     A thread, because a busy event loop must not let a command grow.
 
     first: the sandbox's process number one, as the host counts; its end ends all others
+    group: holds its memory; without one it is counted here
     """
 
-    def __init__(self, first: int, workspace: Path, limits: Limits) -> None:
+    def __init__(self, first: int, workspace: Path, limits: Limits, group: Group | None) -> None:
         super().__init__(name=f"sandbox {first}", daemon=True)
         self._first = first
         self._pidfd = os.pidfd_open(first)
         self._tree = Tree(workspace)
         self._limits = limits
+        self._group = group
         self._deadline = time.monotonic() + limits.seconds
         self._over = threading.Event()
         self.reached = ""  # the limit that ended the command, as a sentence for the model
@@ -60,9 +63,10 @@ class Watch(threading.Thread):
 
     def _watch(self) -> None:
         before, next_look = None, 0.0
-        while not self._over.wait(_EVERY):
+        while not self._over.wait(EVERY):
             now = time.monotonic()
-            reason = self._time(now) or self._memory()
+            reason = self._time(now)
+            reason = reason or (self._memory() if self._group is None else self._group.reached())
             if not reason and now >= next_look:
                 before, reason = self._disk(before)
                 next_look = time.monotonic() + _SHARE * (time.monotonic() - now)
