@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.events import ResumeEvent
 from agent_runtime.headers import Key
@@ -139,8 +140,8 @@ async def resume(
 async def _counted(
     metrics: Metrics, events: AsyncGenerator[ResumeEvent]
 ) -> AsyncGenerator[ResumeEvent]:
-    async with contextlib.aclosing(events):
-        async for event in events:
+    async with contextlib.aclosing(while_admitted(events)) as admitted:
+        async for event in admitted:
             if isinstance(event, Resumed):
                 metrics.resumed(event)
             yield event

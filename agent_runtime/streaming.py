@@ -10,6 +10,7 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.events import Event, TurnEvent, encoded, sent
 from agent_runtime.models import Problem, TurnResult
@@ -56,7 +57,8 @@ async def last_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
 
 
 async def counted(http: Request, events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:
-    """The events of a turn, whose result is counted in the service's metrics."""
+    """The events of a turn, whose result is counted in the service's metrics. It is ended when the
+    key of its request is over."""
     async with contextlib.aclosing(counted_in(http.app.state.metrics, events)) as told:
         async for event in told:
             yield event
@@ -65,9 +67,9 @@ async def counted(http: Request, events: AsyncGenerator[TurnEvent]) -> AsyncGene
 async def counted_in(
     metrics: Metrics, events: AsyncGenerator[TurnEvent]
 ) -> AsyncGenerator[TurnEvent]:
-    """As `counted`, of a turn that nobody waits for."""
-    async with contextlib.aclosing(events):
-        async for event in events:
+    """As `counted`, of a turn that may be nobody's request."""
+    async with contextlib.aclosing(while_admitted(events)) as admitted:
+        async for event in admitted:
             if isinstance(event, TurnResult):
                 metrics.turn(event)
             yield event

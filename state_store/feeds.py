@@ -7,7 +7,7 @@ said, and goes with its session; only that this was deleted is told for a little
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from state_store.connection import Control
@@ -90,6 +90,15 @@ class Feeds:
             for session_id, entries in zip(places, found, strict=True)
             if entries
         }
+
+    async def gone(self, session_ids: Collection[str]) -> set[str]:
+        """Those of the sessions that are there no more, whether or not that was told."""
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for session_id in session_ids:
+                pipeline.exists(self._keys(session_id).session(session_id))
+            found = await pipeline.execute()
+        return {one for one, there in zip(session_ids, found, strict=True) if not there}
 
     def _keys(self, session_id: str) -> LineageKeys:
         return LineageKeys(self._prefix, lineage_of(session_id))

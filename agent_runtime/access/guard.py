@@ -16,6 +16,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.access.identity import serve_as
+from agent_runtime.access.standing import Standings
 from agent_runtime.errors import Forbidden, NotFound, RateLimited, TorporError, Unauthorized
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.request_ids import current_request_id
@@ -45,14 +46,16 @@ class Guard:
         self._app = app
         self._store = store
         self._known: dict[str, tuple[float, ApiKey]] = {}
+        self._standings = Standings(self._stands, every=_KNOWN_FOR)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         key: ApiKey | None = None
+        text = _sent_key(scope)
         try:
-            key = await self._who(scope)
+            key = await self._who(text)
             await self._admit(key, scope["method"], scope["path"])
         except (TorporError, StoreError) as error:
             problem = problem_of(error)
@@ -65,6 +68,7 @@ class Guard:
             await refusal(scope, receive, send)
             return
         serve_as(key)
+        self._standings.serve_with(text)
         if scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
@@ -80,12 +84,8 @@ class Guard:
             at_end.callback(lambda: _write(scope, key, status))
             await self._app(scope, receive, noting)
 
-    async def _who(self, scope: Scope) -> ApiKey:
+    async def _who(self, text: str) -> ApiKey:
         """Raises Unauthorized."""
-        headers = dict(scope["headers"])
-        scheme, _, sent = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        text = sent.strip() if scheme.lower() == "bearer" else ""
-        text = text or headers.get(b"x-api-key", b"").decode("latin-1")
         if not text:
             raise Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`.")
         until, known = self._known.get(text, (0.0, None))
@@ -99,6 +99,12 @@ class Guard:
             self._known.clear()
         self._known[text] = (time.monotonic() + _KNOWN_FOR, key)
         return key
+
+    async def _stands(self, text: str) -> bool:
+        if await self._store().keys.verified(text) is not None:
+            return True
+        self._known.pop(text, None)
+        return False
 
     async def _admit(self, key: ApiKey, method: str, path: str) -> None:
         """Raises RateLimited, Forbidden, NotFound."""
@@ -120,6 +126,13 @@ class Guard:
         session = _OF_SESSION.fullmatch(path)
         if session is not None:
             await self._store().session(session[1], tenant=key.tenant)
+
+
+def _sent_key(scope: Scope) -> str:
+    headers = dict(scope["headers"])
+    scheme, _, sent = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    text = sent.strip() if scheme.lower() == "bearer" else ""
+    return text or headers.get(b"x-api-key", b"").decode("latin-1")
 
 
 def _write(scope: Scope, key: ApiKey | None, status: int, *, refused: str | None = None) -> None:

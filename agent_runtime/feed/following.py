@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from dataclasses import dataclass, field
 
 from agent_runtime.events import sent
-from agent_runtime.feed.events import SESSION_EVENTS, Missed
+from agent_runtime.feed.events import SESSION_EVENTS, Deleted, Missed
 from agent_runtime.models import SessionView
 from state_store.errors import StoreError
 from state_store.feeds import START, Entry, Place
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _RING = 128  # events of one session
 _LOOK = 0.5  # seconds between looks, and so how late it is told what other processes did
+_GONE = 10.0  # seconds between looks for sessions that were deleted and nobody told of it
 _KEEP_ALIVE = 15.0  # seconds of silence; proxies end connections that are silent for longer
 _LAST_LOOK = 2.0  # seconds that it may take, when all streams end
 _MISSED, _LAST = "missed", "deleted"
@@ -35,12 +36,13 @@ assert {_MISSED, _LAST} <= set(SESSION_EVENTS)
 @dataclass
 class _Followed:
     """One session. last: the latest entry's; ring: entries with their text; is_over: the session is
-    deleted"""
+    deleted; is_untold: no entry says so, as where its tenant was deleted with all that it had"""
 
     last: Place
     ring: deque[tuple[Place, str]] = field(default_factory=lambda: deque(maxlen=_RING))
     readers: int = 0
     is_over: bool = False
+    is_untold: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, entries: Sequence[Entry]) -> None:
@@ -49,6 +51,12 @@ class _Followed:
             self.last = entry.place
             self.is_over = self.is_over or _is_last(entry)
         self.wake()
+
+    def end(self) -> None:
+        """The session is gone."""
+        if not self.is_over:
+            self.is_over = self.is_untold = True
+            self.wake()
 
     def wake(self) -> None:
         """All who wait; the next ones wait for the next event."""
@@ -66,6 +74,7 @@ class Followers:
         self._fresh: set[str] = set()
         self._soon = asyncio.Event()
         self._all_at = 0.0
+        self._gone_at = 0.0
         self._is_closing = False
 
     @property
@@ -138,6 +147,8 @@ class Followers:
                 seen = fresh[-1][0]
                 continue
             if followed.is_over or self._is_closing:
+                if followed.is_untold:
+                    yield sent(_LAST, Deleted())
                 return
             news = followed.news
             try:
@@ -158,6 +169,7 @@ class Followers:
             }
             try:
                 self._fresh |= await self._take(places)  # there may be more
+                await self._end_gone()
                 is_lost = False
             except StoreError as error:
                 if not is_lost:
@@ -173,6 +185,18 @@ class Followers:
             if now is not None and now.last == places[session_id]:
                 now.take(entries)
         return set(found)
+
+    async def _end_gone(self) -> None:
+        """End the streams of sessions that are gone, now and then."""
+        now = asyncio.get_running_loop().time()
+        if now < self._gone_at:
+            return
+        self._gone_at = now + _GONE
+        gone = await self._store.feeds.gone(list(self._followed))
+        # Mostly, who deleted it tells of it.
+        await self._take({s: followed.last for s, followed in self._followed.items() if s in gone})
+        for session_id in gone & self._followed.keys():
+            self._followed[session_id].end()
 
     async def _next(self) -> set[str] | None:
         """Whom to look at next, when it is time; None for all."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 
+from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.events import sent
 from agent_runtime.feed.following import Followers
@@ -46,8 +47,8 @@ async def events(http: Request, session_id: str, last_event_id: LastEventId = No
 
 async def _stream(told: AsyncGenerator[str]) -> AsyncIterator[str]:
     try:
-        async with contextlib.aclosing(told):
-            async for text in told:
+        async with contextlib.aclosing(while_admitted(told)) as admitted:
+            async for text in admitted:
                 yield text
     except (TorporError, EngineError, StoreError) as error:
         yield sent("error", problem_of(error))

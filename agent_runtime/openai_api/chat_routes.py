@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from agent_runtime.access.standing import while_admitted
 from agent_runtime.choices import Choices
 from agent_runtime.errors import TorporError
 from agent_runtime.events import TurnEvent
@@ -81,8 +82,8 @@ async def _counted(
     http: Request, events: AsyncGenerator[tuple[int, TurnEvent]]
 ) -> AsyncGenerator[tuple[int, TurnEvent]]:
     metrics: Metrics = http.app.state.metrics
-    async with contextlib.aclosing(events):
-        async for number, event in events:
+    async with contextlib.aclosing(while_admitted(events)) as admitted:
+        async for number, event in admitted:
             if isinstance(event, TurnResult):
                 metrics.turn(event)
             yield number, event

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from agent_runtime.access.standing import outlive_key
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
 from agent_runtime.errors import BadRequest, NotFound
@@ -144,6 +145,7 @@ class Responses:
             return waiting or (await self._records.get(response_id))[0]
 
     async def _made(self, record: BackgroundRecord) -> AsyncGenerator[Told]:
+        outlive_key()
         ids = Ids(record.key)
         created_at = int(record.response["created_at"])
         events = self._events(record.request, ids, key=record.key, created_at=created_at)
