@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agent_runtime.access.identity import current_tenant
@@ -14,9 +14,10 @@ from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
 from engine.pool import EnginePool
-from state_store.sessions import Listed
-from state_store.store import Session, StateStore
+from state_store.pages import Listed
+from state_store.store import StateStore
 
+_AT_ONCE = 100  # sessions that are read in one go where some of them are not shown
 _LOOKED_AT = 1000  # sessions that one page with few matches looks at
 
 Residency = Literal["device", "stored", "archived", "partly", "lost", "empty", "none"]
@@ -59,38 +60,27 @@ class Listing:
         kept = self._turns.outage.kept_turns()
         alive = {record.boot_id for record in await self._pool.records()}
         place = None if after is None else _place(after)
+        # One more than the page, to know whether there is one; more where many are not shown.
+        is_sparse = residency is not None or len(labels or ()) > 1
+        at_once = max(limit + 1, _AT_ONCE) if is_sparse else limit + 1
         views: list[SessionView] = []
         looked_at = 0
-        found = self._labelled(tenant, labels, place) if labels else self._all(tenant, limit, place)
-        async for session in found:
-            if len(views) == limit or looked_at >= max(limit, _LOOKED_AT):
-                assert place is not None, "a page without a session is no page"
-                return views, f"{place.created_at!r},{place.session_id}"
-            place = _place_of(session)
-            looked_at += 1
-            view = await self._sessions.listed(session, kept, alive)
-            if view is not None and residency in (None, view.residency):
-                views.append(view)
-        return views, None
-
-    async def _all(self, tenant: str, limit: int, place: Listed | None) -> AsyncGenerator[Session]:
-        more = True
-        while more:
-            # One more than the page, to know whether there is one.
-            sessions, place = await self._store.page_of_sessions(
-                tenant, limit=limit + 1, after=place
+        while looked_at < max(limit + 1, _LOOKED_AT):
+            page = await self._store.page_of_sessions(
+                tenant, limit=at_once, after=place, labels=labels
             )
-            more = place is not None
-            for session in sessions:
-                yield session
-
-    async def _labelled(
-        self, tenant: str, labels: Mapping[str, str], place: Listed | None
-    ) -> AsyncGenerator[Session]:
-        found = await self._store.find_sessions(tenant, labels)
-        for session in sorted(found, key=_place_of, reverse=True):
-            if place is None or _place_of(session) < place:
-                yield session
+            for session in page.sessions:
+                if len(views) == limit:
+                    return views, _written(place)
+                place = Listed(session.body.created_at, session.id)
+                view = await self._sessions.listed(session, kept, alive)
+                if view is not None and residency in (None, view.residency):
+                    views.append(view)
+            place = page.end
+            if place is None:
+                return views, None
+            looked_at += at_once
+        return views, _written(place)
 
 
 def labels_of(assignments: Sequence[str]) -> dict[str, str]:
@@ -105,8 +95,9 @@ def labels_of(assignments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _place_of(session: Session) -> Listed:
-    return Listed(session.body.created_at, session.id)
+def _written(place: Listed | None) -> str:
+    assert place is not None, "a page without a session is no page"
+    return f"{place.created_at!r},{place.session_id}"
 
 
 def _place(after: str) -> Listed:

@@ -1,7 +1,8 @@
 """Labels: what sessions and snapshots are found by.
 
 A label is written beside its session or snapshot, and listed among the tenant's, which is another
-slot of a cluster: nothing changes both at once. So a label is listed, written, and listed again,
+slot of a cluster: nothing changes both at once. (Sessions are listed by creation besides, so that
+they are found a page at a time.) So a label is listed, written, and listed again,
 and a search believes only what is written. What a crash leaves is listed and not written; it is
 taken off the list by `recover`, or by a search that meets it a while later. The second listing is
 for a `recover` that came between the first and the writing.
@@ -14,7 +15,15 @@ from itertools import islice
 
 from state_store.connection import Control
 from state_store.errors import InvalidLabels, NotFound
-from state_store.layout import LineageKeys, TenantKeys, is_snapshot_id, label_of, lineage_of
+from state_store.layout import (
+    LineageKeys,
+    TenantKeys,
+    is_snapshot_id,
+    label_of,
+    lineage_of,
+    lists_of_label,
+)
+from state_store.pages import Listed, Part, part_of
 from state_store.records import LabelSet
 
 MOST = 32  # labels of one session or snapshot
@@ -22,6 +31,9 @@ LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _UNWRITTEN = 60  # seconds after which a listed label that is not written is not about to be
 _BATCH = 512
+
+Label = tuple[str, str]
+"""Name and value."""
 
 
 def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
@@ -49,7 +61,9 @@ class Labels:
     async def enlist(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """To be done before the labels are written, and again after."""
         if labels:
-            await self._control.run("enlist", self._keys(tenant, labels), any_id)
+            keys = TenantKeys(self._prefix, tenant)
+            pairs = [key for label in labels.items() for key in _pair(keys, label)]
+            await self._control.run("enlist", [keys.sessions, *pairs], any_id)
 
     async def set(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """Replaces all labels. Raises NotFound, InvalidLabels."""
@@ -60,10 +74,8 @@ class Labels:
         if not await self._control.run("label", [record], LabelSet(labels=checked).pack()):
             raise NotFound(f"no {any_id}.")
         await self.enlist(tenant, any_id, checked)
-        dropped = dict(before.items() - checked.items())
-        if dropped:
-            rows = await self._listed(tenant, dropped, any_id)
-            await self._unlist(rows, older_than=_UNWRITTEN)
+        dropped = before.items() - checked.items()
+        await self._drop(tenant, [(label, any_id) for label in dropped])
 
     async def of(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
         """The labels of sessions and snapshots; none for what has none or is not there."""
@@ -79,35 +91,61 @@ class Labels:
                 found[one] = {} if stored is None else LabelSet.unpack(stored).labels
         return found
 
-    async def find(self, tenant: str, labels: Mapping[str, str], *, snapshots: bool) -> list[str]:
-        """Ids of the sessions, or of the snapshots, that carry all of `labels`."""
-        wanted = check_labels(labels)
-        if not wanted:
-            raise InvalidLabels("give at least one label to search for.")
-        keys = self._keys(tenant, wanted)
-        rows = [
-            (raw.decode(), scores)
-            for raw, *scores in await self._control.run("labelled", keys)
-            if is_snapshot_id(raw.decode()) is snapshots
+    async def part(
+        self, tenant: str, labels: Mapping[str, str], *, limit: int, after: Listed | None
+    ) -> Part:
+        """Sessions that are listed under all of `labels`, newest first, from after a place on; at
+        most `limit` are looked at."""
+        keys = TenantKeys(self._prefix, tenant)
+        lists = [keys.labelled(*label) for label in labels.items()]
+        async with self._control.guard() as client:
+            if len(lists) > 1:
+                pipeline = client.pipeline(transaction=False)
+                for one in lists:
+                    pipeline.zcard(one)
+                counts = await pipeline.execute()
+                lists = [one for _, one in sorted(zip(counts, lists, strict=True))]
+            fewest, *others = lists
+            part = await part_of(client, fewest, limit=limit, after=after)
+            pipeline = client.pipeline(transaction=False)
+            for one in others if part.places else ():
+                pipeline.zmscore(one, [place.session_id for place in part.places])
+            scores = await pipeline.execute() if len(pipeline) else []
+        under_all = [
+            place for place, *rest in zip(part.places, *scores, strict=True) if None not in rest
         ]
-        written = await self.of([one for one, _ in rows])
-        await self._unlist(
-            [
-                (key, one, float(score))
-                for one, scores in rows
-                for key, score, label in zip(keys, scores, wanted.items(), strict=True)
-                if label not in written[one].items()
-            ],
-            older_than=_UNWRITTEN,
-        )
-        return [one for one, _ in rows if wanted.items() <= written[one].items()]
+        return Part(under_all, part.end)
+
+    async def find_snapshots(self, tenant: str, labels: Mapping[str, str]) -> list[str]:
+        """Ids of those that carry all of `labels`."""
+        wanted = wanted_labels(labels)
+        keys = TenantKeys(self._prefix, tenant)
+        found = await self._control.run("labelled", [keys.label(*one) for one in wanted.items()])
+        ids = [raw.decode() for raw in found if is_snapshot_id(raw.decode())]
+        return await self.carrying(tenant, wanted, await self.of(ids))
+
+    async def carrying(
+        self, tenant: str, wanted: Mapping[str, str], written: Mapping[str, Mapping[str, str]]
+    ) -> list[str]:
+        """Of what was found listed under labels, the ids that carry them all; others are taken off
+        the lists in time. written: the labels of each"""
+        missing = [
+            (label, one)
+            for one, labels in written.items()
+            for label in wanted.items()
+            if label not in labels.items()
+        ]
+        await self._drop(tenant, missing)
+        return [one for one, labels in written.items() if wanted.items() <= labels.items()]
 
     async def forget(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """It is gone, and will not be again."""
         async with self._control.guard() as client:
             pipeline = client.pipeline(transaction=False)
-            for key in self._keys(tenant, labels):
-                pipeline.zrem(key, any_id)
+            keys = TenantKeys(self._prefix, tenant)
+            for label in labels.items():
+                for key in reversed(_pair(keys, label)):  # who is on its list can be taken off
+                    pipeline.zrem(key, any_id)
             if labels:
                 await pipeline.execute()
 
@@ -119,38 +157,58 @@ class Labels:
 
     async def _recover(self, key: str, older_than: float) -> None:
         label = label_of(key)
+        assert label is not None, "keys of labels are looked at"
         async with self._control.guard() as client:
             rows = [
                 (raw.decode(), at) for raw, at in await client.zrange(key, 0, -1, withscores=True)
             ]
         written = await self.of([one for one, _ in rows])
-        stale = [(key, one, at) for one, at in rows if label not in written[one].items()]
+        stale = [
+            (lists_of_label(key), one, at) for one, at in rows if label not in written[one].items()
+        ]
         await self._unlist(stale, older_than=older_than)
 
-    async def _listed(
-        self, tenant: str, labels: Mapping[str, str], any_id: str
-    ) -> list[tuple[str, str, float]]:
-        keys = self._keys(tenant, labels)
+    async def _drop(self, tenant: str, unwritten: Sequence[tuple[Label, str]]) -> None:
+        """Take ids off the lists of labels that they do not carry, unless somebody may be about to
+        write them."""
+        if not unwritten:
+            return
+        keys = TenantKeys(self._prefix, tenant)
         async with self._control.guard() as client:
             pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.zscore(key, any_id)
-            scores = await pipeline.execute()
-        return [(k, any_id, at) for k, at in zip(keys, scores, strict=True) if at is not None]
+            for label, one in unwritten:
+                pipeline.zscore(keys.label(*label), one)
+            listed = await pipeline.execute()
+        rows = [
+            (_pair(keys, label), one, at or 0.0)
+            for (label, one), at in zip(unwritten, listed, strict=True)
+        ]
+        await self._unlist(rows, older_than=_UNWRITTEN)
 
-    async def _unlist(self, rows: Iterable[tuple[str, str, float]], *, older_than: float) -> None:
-        """rows: key of a label, id, and when it was listed there."""
-        calls = [([key], [one, repr(at), older_than]) for key, one, at in rows]
+    async def _unlist(
+        self, rows: Iterable[tuple[tuple[str, str], str, float]], *, older_than: float
+    ) -> None:
+        """rows: keys of a label, id, and when it was listed there."""
+        calls = [(pair, [one, repr(at), older_than]) for pair, one, at in rows]
         for start in range(0, len(calls), _BATCH):
             await self._control.run_many("unlist", calls[start : start + _BATCH])
-
-    def _keys(self, tenant: str, labels: Mapping[str, str]) -> list[str]:
-        keys = TenantKeys(self._prefix, tenant)
-        return [keys.label(name, value) for name, value in labels.items()]
 
     def _record(self, any_id: str) -> str:
         keys = LineageKeys(self._prefix, lineage_of(any_id))
         return keys.snapshot(any_id) if is_snapshot_id(any_id) else keys.session(any_id)
+
+
+def wanted_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """To search for. Raises InvalidLabels."""
+    wanted = check_labels(labels)
+    if not wanted:
+        raise InvalidLabels("give at least one label to search for.")
+    return wanted
+
+
+def _pair(keys: TenantKeys, label: Label) -> tuple[str, str]:
+    """The two lists of a label."""
+    return keys.label(*label), keys.labelled(*label)
 
 
 def _invalid(name: object, why: str) -> InvalidLabels:

@@ -31,6 +31,7 @@ Redis is built with by default."""
 
 _ID = re.compile(r"(ses|snp)-([0-9a-f]{16})-([0-9a-f]{16,64})")
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LABEL = re.compile(r"\}:label(?:led)?:")
 
 
 class ObjectRef(NamedTuple):
@@ -253,11 +254,25 @@ class TenantKeys:
         do are among them."""
         return self._key(f"label:{name}={value}")
 
+    def labelled(self, name: str, value: str) -> str:
+        """Sorted set of the ids of sessions that may carry the label, by creation time: those that
+        do are among them. Each is listed in `label` too."""
+        return self._key(f"labelled:{name}={value}")
 
-def label_of(key: str) -> tuple[str, str]:
-    """Name and value from the key of a label."""
-    name, _, value = key.partition("}:label:")[2].partition("=")
+
+def label_of(key: str) -> tuple[str, str] | None:
+    """Name and value from a key of a label; None from another."""
+    found = _LABEL.split(key, maxsplit=1)
+    if len(found) == 1:
+        return None
+    name, _, value = found[1].partition("=")
     return name, value
+
+
+def lists_of_label(key: str) -> tuple[str, str]:
+    """Both keys of a label from either."""
+    before, label = _LABEL.split(key, maxsplit=1)
+    return f"{before}}}:label:{label}", f"{before}}}:labelled:{label}"
 
 
 def new_lineage() -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from state_store import garbage
 from state_store.connection import Control
 from state_store.encodings import economy_named
 from state_store.errors import CorruptObject, ForeignTenant, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
-from state_store.labels import Labels, check_labels
+from state_store.labels import Labels, check_labels, wanted_labels
 from state_store.layout import (
     LineageKeys,
     TenantKeys,
@@ -22,6 +22,7 @@ from state_store.layout import (
 )
 from state_store.lineages import Lineage, Lineages, Seals
 from state_store.notes import delete_notes
+from state_store.pages import Listed, Page, Part, part_of
 from state_store.quotas import Quotas
 from state_store.records import LabelSet, Session, SessionBody
 from state_store.tenants import Tenants
@@ -29,21 +30,8 @@ from state_store.uses import Uses
 from state_store.vault import new_lineage_seed
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
+_MANY = 512  # sessions that are read in one round trip
 UNMADE = 60  # seconds after which a listed session without a record is not about to be made
-
-
-class Listed(NamedTuple):
-    """A place in a tenant's list of sessions. It stays one when the session is deleted."""
-
-    created_at: float
-    session_id: str
-
-
-class Page(NamedTuple):
-    """A part of a tenant's list; end: where the next part begins after, None if there is none."""
-
-    sessions: list[Session]
-    end: Listed | None
 
 
 class Sessions:
@@ -208,35 +196,38 @@ class Sessions:
             )
         return await self._listed(tenant, listed)
 
-    async def page(self, tenant: str, *, limit: int, after: Listed | None) -> Page:
-        """At most `limit` sessions of a tenant, newest first. Raises VaultLocked."""
-        newest = "+inf" if after is None else repr(after.created_at)
-        listed: list[tuple[bytes, float]] = []
-        at, more = 0, True
+    async def page(
+        self,
+        tenant: str,
+        *,
+        limit: int,
+        after: Listed | None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Page:
+        """At most `limit` sessions of a tenant, newest first; of those that carry all of `labels`
+        fewer, where some that were looked at do not. Raises VaultLocked, InvalidLabels."""
+        wanted = check_labels(labels)
+        if wanted:
+            part = await self._labels.part(tenant, wanted, limit=limit, after=after)
+            return Page(await self._carrying(tenant, wanted, part), part.end)
         async with self._control.guard() as client:
-            while more and len(listed) <= limit:
-                found = await client.zrevrangebyscore(
-                    TenantKeys(self._prefix, tenant).sessions, newest, "-inf",
-                    start=at, num=limit + 1, withscores=True,
-                )  # fmt: skip
-                listed += [
-                    (raw, created_at)
-                    for raw, created_at in found
-                    if after is None or (created_at, raw.decode()) < after
-                ]
-                at, more = at + len(found), len(found) > limit
-        shown = listed[:limit]
-        end = Listed(shown[-1][1], shown[-1][0].decode()) if len(listed) > limit else None
-        return Page(await self._listed(tenant, shown), end)
+            key = TenantKeys(self._prefix, tenant).sessions
+            part = await part_of(client, key, limit=limit, after=after)
+        listed = [(place.session_id.encode(), place.created_at) for place in part.places]
+        return Page(await self._listed(tenant, listed), part.end)
 
-    async def newest_first(self, session_ids: Sequence[str]) -> list[Session]:
-        """Those of `session_ids` that are there. Raises VaultLocked."""
-        found = [
-            await self.opened(session)
-            for session in await self._read(session_ids)
-            if session is not None
-        ]
-        return sorted(found, key=lambda session: -session.body.created_at)
+    async def labelled(self, tenant: str, labels: Mapping[str, str]) -> list[Session]:
+        """All sessions that carry all of `labels`, newest first. Raises VaultLocked,
+        InvalidLabels."""
+        wanted = wanted_labels(labels)
+        found: list[Session] = []
+        after = None
+        while True:
+            page = await self.page(tenant, limit=_MANY, after=after, labels=wanted)
+            found += page.sessions
+            after = page.end
+            if after is None:
+                return found
 
     async def delete(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""
@@ -278,6 +269,15 @@ class Sessions:
                 await client.zrem(keys.sessions, *unmade)
                 await client.zrem(keys.used, *unmade)
         return [await self.opened(session) for session in rows if session is not None]
+
+    async def _carrying(self, tenant: str, wanted: Mapping[str, str], part: Part) -> list[Session]:
+        """Those of a part of the list of some labels that carry them."""
+        ids = [place.session_id for place in part.places]
+        rows = dict(zip(ids, await self._read(ids), strict=True))
+        written = {one: {} if row is None else row.labels for one, row in rows.items()}
+        carrying = await self._labels.carrying(tenant, wanted, written)
+        found = (rows[one] for one in carrying)
+        return [await self.opened(session) for session in found if session is not None]
 
     async def _made(self, session_id: str) -> Session | None:
         try:

@@ -35,6 +35,7 @@ from state_store.errors import (
 )
 from state_store.feeds import Feeds
 from state_store.files import Files
+from state_store.finding import Finding
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.history import Diff, Histories, Place, Tree
@@ -56,7 +57,7 @@ from state_store.records import (
     SnapshotDraft,
 )
 from state_store.reserving import reserve
-from state_store.sessions import Listed, Page, Sessions
+from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenancy import Tenancy
 from state_store.tenants import Tenants
@@ -76,7 +77,7 @@ class Recovered:
     collected: Collected
 
 
-class StateStore(Tenancy, Moving):
+class StateStore(Tenancy, Finding, Moving):
     """One store. Every method raises StoreUnavailable when it does not answer.
 
     A method that takes a `tenant` raises ForeignTenant, and does nothing, if what it is asked for
@@ -243,43 +244,6 @@ class StateStore(Tenancy, Moving):
     async def session(self, session_id: str, *, tenant: str | None = None) -> Session:
         """Raises NotFound, InvalidId, VaultLocked."""
         return await self._sessions.get(session_id, tenant=tenant)
-
-    async def sessions(self, tenant: str) -> list[Session]:
-        """All sessions of a tenant, newest first. Raises VaultLocked."""
-        return await self._sessions.of_tenant(tenant)
-
-    async def page_of_sessions(
-        self, tenant: str, *, limit: int, after: Listed | None = None
-    ) -> Page:
-        """At most `limit` sessions of a tenant, newest first, from after a place in the list on.
-
-        Costs as much as the page has sessions, however many there are. Raises VaultLocked.
-        """
-        return await self._sessions.page(tenant, limit=limit, after=after)
-
-    async def set_labels(
-        self, any_id: str, labels: Mapping[str, str], *, tenant: str | None = None
-    ) -> None:
-        """Replace all labels of a session or snapshot; what they are found by.
-
-        Raises NotFound, InvalidId, InvalidLabels (see `labels.check_labels` for the limits).
-        """
-        owner = await self._sessions.owner_of(any_id, tenant=tenant)
-        await self._labels.set(owner, any_id, labels)
-
-    async def labels(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-        """The labels of sessions and snapshots by id; none for what is not there."""
-        return await self._labels.of(ids)
-
-    async def find_sessions(self, tenant: str, labels: Mapping[str, str]) -> list[Session]:
-        """The tenant's sessions that carry all of `labels`, newest first. Raises InvalidLabels."""
-        found = await self._labels.find(tenant, labels, snapshots=False)
-        return await self._sessions.newest_first(found)
-
-    async def find_snapshots(self, tenant: str, labels: Mapping[str, str]) -> list[Snapshot]:
-        """The tenant's snapshots that carry all of `labels`, newest first. Raises InvalidLabels."""
-        found = await self._labels.find(tenant, labels, snapshots=True)
-        return await self._snapshots.newest_first(found)
 
     async def delete_session(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound.

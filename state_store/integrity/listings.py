@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 
 from state_store.errors import CorruptObject, InvalidId, InvalidTenant
 from state_store.integrity.walk import Walk, batches, pairs
-from state_store.layout import LineageKeys, TenantKeys, is_snapshot_id, label_of, lineage_of
+from state_store.layout import (
+    LineageKeys,
+    TenantKeys,
+    is_snapshot_id,
+    label_of,
+    lineage_of,
+    lists_of_label,
+)
 from state_store.records import LabelSet, Tenant
 from state_store.sessions import UNMADE
 
@@ -24,7 +31,7 @@ async def check_listings(walk: Walk) -> None:
         for key in (keys.sessions, keys.used):
             await _check_dangling(walk, keys, key)
         for name in sorted(names):
-            if name.startswith(f"{{tenant:{tenant}}}:label:"):
+            if label_of(f"{walk.prefix}:{name}") is not None:
                 await _check_dangling(walk, keys, f"{walk.prefix}:{name}")
     await _check_missing(walk)
 
@@ -57,17 +64,19 @@ async def _check_dangling(walk: Walk, keys: TenantKeys, key: str) -> None:
 async def dangling(walk: Walk, key: str, members: Sequence[bytes]) -> list[bytes]:
     """Which members of a list are of what is no more, or does not carry the label; not those that
     were listed a moment ago, whose record may be about to be written."""
+    is_label = label_of(key) is not None
+    listed_in = lists_of_label(key)[0] if is_label else key  # by the time when that was
     async with walk.control.guard() as client:
         pipeline = client.pipeline(transaction=False)
         for one in members:
-            pipeline.hget(_record_key(walk.prefix, one), "labels" if ":label:" in key else "head")
-            pipeline.zscore(key, one)
+            pipeline.hget(_record_key(walk.prefix, one), "labels" if is_label else "head")
+            pipeline.zscore(listed_in, one)
         replies = await pipeline.execute()
         young = time.time() - UNMADE
         gone = [
             one
             for one, (written, listed_at) in zip(members, pairs(replies), strict=True)
-            if not _belongs(key, written) and listed_at is not None and listed_at < young
+            if not _belongs(key, written) and (listed_at or 0.0) < young
         ]
         # A deletion that was under way has taken it off the list by now.
         pipeline = client.pipeline(transaction=False)
@@ -78,10 +87,11 @@ async def dangling(walk: Walk, key: str, members: Sequence[bytes]) -> list[bytes
 
 
 def _belongs(key: str, written: bytes | None) -> bool:
-    if written is None or ":label:" not in key:
+    label = label_of(key)
+    if written is None or label is None:
         return written is not None
     try:
-        return label_of(key) in LabelSet.unpack(written).labels.items()
+        return label in LabelSet.unpack(written).labels.items()
     except CorruptObject:
         return True  # what it carries cannot be told
 
@@ -103,7 +113,8 @@ async def _check_missing(walk: Walk) -> None:
         for one in batch:
             keys = TenantKeys(walk.prefix, walk.bodies[one].tenant)
             wanted.append((one, keys.sessions))
-            wanted += [(one, keys.label(*label)) for label in walk.labels.get(one, {}).items()]
+            for label in walk.labels.get(one, {}).items():
+                wanted += [(one, keys.label(*label)), (one, keys.labelled(*label))]
         async with walk.control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for one, key in wanted:

@@ -48,6 +48,7 @@ async def test_by_residency(http, made, limit):
 
 async def test_a_page_looks_at_a_bounded_number_of_sessions(http, made, monkeypatch):
     monkeypatch.setattr(listing, "_LOOKED_AT", 4)
+    monkeypatch.setattr(listing, "_AT_ONCE", 1)
     found, pages = await listed(http, "residency=archived&limit=3")
     assert (found, pages >= 3) == ([], True)
     found, _ = await listed(http, "residency=none&limit=3")

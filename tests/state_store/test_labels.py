@@ -8,7 +8,7 @@ import pytest
 from writer import FINGERPRINT, TENANT, Trips, Writer
 
 from state_store.errors import ForeignTenant, InvalidLabels, NotFound, StoreError
-from state_store.layout import TenantKeys
+from state_store.layout import TenantKeys, is_snapshot_id
 from state_store.store import StateStore
 
 
@@ -17,10 +17,20 @@ async def found(writer, **labels) -> list[str]:
 
 
 def listed(raw, prefix) -> dict[str, set[str]]:
-    """Label -> ids that are listed under it."""
+    """Label -> ids that are listed under it; sessions among them by creation too."""
+    both = {kind: lists(raw, prefix, kind) for kind in ("label", "labelled")}
+    sessions = {
+        label: {one for one in ids if not is_snapshot_id(one)}
+        for label, ids in both["label"].items()
+    }
+    assert both["labelled"] == {label: ids for label, ids in sessions.items() if ids}
+    return both["label"]
+
+
+def lists(raw, prefix, kind) -> dict[str, set[str]]:
     return {
-        key.decode().partition("}:label:")[2]: {one.decode() for one in raw.zrange(key, 0, -1)}
-        for key in raw.keys(f"{prefix}:{{tenant:*}}:label:*")
+        key.decode().partition(f"}}:{kind}:")[2]: {one.decode() for one in raw.zrange(key, 0, -1)}
+        for key in raw.keys(f"{prefix}:{{tenant:{TENANT}}}:{kind}:*")
     }
 
 
@@ -186,9 +196,10 @@ async def test_what_is_not_there_gets_no_labels(writer, raw, prefix):
 async def test_what_is_listed_and_not_written_is_not_found_and_taken_off_later(writer, raw, prefix):
     session = await create(writer, a="1")
     snapshot = (await writer.session([1])).head
-    key = TenantKeys(prefix, TENANT).label("a", "1")
+    keys = TenantKeys(prefix, TENANT)
     gone = session.id[:-16] + secrets.token_hex(8)
-    raw.zadd(key, {gone: raw.time()[0], snapshot: raw.time()[0]})
+    raw.zadd(keys.label("a", "1"), {gone: raw.time()[0], snapshot: raw.time()[0]})
+    raw.zadd(keys.labelled("a", "1"), {gone: raw.time()[0]})
     assert await found(writer, a="1") == [session.id]
     assert len(listed(raw, prefix)["a=1"]) == 3  # somebody may be about to write them
     age(raw, prefix)

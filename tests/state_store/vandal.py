@@ -372,5 +372,15 @@ def take_a_session_off_its_label(scene):
     scene.raw.zrem(scene.tenant.label("colour", "blue"), scene.session.id)
 
 
+@damage("list-missing")
+def lose_what_pages_of_a_label_are_read_from(scene):
+    scene.raw.delete(scene.tenant.labelled("colour", "blue"))
+
+
+@damage("list-dangling")
+def have_pages_of_a_label_list_what_does_not_carry_it(scene):
+    scene.raw.zadd(scene.tenant.labelled("colour", "red"), {scene.session.id: 1.0})
+
+
 def generation(digit: str) -> str:
     return f"{digit * 16}-{RANKS}-1-{digit * 16}"

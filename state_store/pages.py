@@ -1,0 +1,45 @@
+"""Lists of sessions, a part at a time: sorted sets of session ids by creation, newest first."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from state_store.records import Session
+
+
+class Listed(NamedTuple):
+    """A place in a tenant's list of sessions. It stays one when the session is deleted."""
+
+    created_at: float
+    session_id: str
+
+
+class Part(NamedTuple):
+    """Of a list; end: where the next part begins after, None if there is none."""
+
+    places: list[Listed]
+    end: Listed | None
+
+
+class Page(NamedTuple):
+    """The sessions of a part."""
+
+    sessions: list[Session]
+    end: Listed | None
+
+
+async def part_of(client: Any, key: str, *, limit: int, after: Listed | None) -> Part:
+    """At most `limit` of the list in `key`, from after a place in it on. It costs as much as it
+    has, and those that were created in the same moment as `after`."""
+    newest = "+inf" if after is None else repr(after.created_at)
+    places: list[Listed] = []
+    at, more = 0, True
+    while more and len(places) <= limit:
+        found = await client.zrevrangebyscore(
+            key, newest, "-inf", start=at, num=limit + 1, withscores=True
+        )
+        listed = [Listed(created_at, raw.decode()) for raw, created_at in found]
+        places += [place for place in listed if after is None or place < after]
+        at, more = at + len(found), len(found) > limit
+    shown = places[:limit]
+    return Part(shown, shown[-1] if len(places) > limit else None)
