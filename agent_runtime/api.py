@@ -20,6 +20,7 @@ from agent_runtime import (
     session_routes,
     turn_routes,
     version_routes,
+    workspace_routes,
 )
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
@@ -140,6 +141,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     app.add_middleware(RequestIds)
     for routes in (
         session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
+        workspace_routes,
         feed_routes, operation_routes, openai_models, response_routes,
         response_conversation_routes, openai_chat_routes,
         anthropic_routes,

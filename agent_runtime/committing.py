@@ -38,6 +38,7 @@ async def commit_turn(
     boundary_interval: int | None,
     marks: Sequence[int] = (),
     meta: Mapping[str, Any] | None = None,
+    files: str | None = None,
 ) -> tuple[Commit, str | None]:
     """Commit `new_ids` onto the session's head; the commit, and why its state fell short, if so.
 
@@ -46,12 +47,12 @@ async def commit_turn(
     ones that `boundaries.kept` names are committed; the others expire.
     settle_timeout: seconds to wait for the engine to have stored the turn's state.
     boundary_interval: see `RuntimeSettings`. marks: token counts, see `marks.py`.
-    meta: what the snapshot is to keep besides.
+    meta: what the snapshot is to keep besides. files: that go with it, see `SnapshotDraft`.
 
     Token ids are the source of truth: a turn whose state did not reach the store is still
     committed, at the last boundary that did. What is past it is computed again on resume.
-    Raises StoreUnavailable, LeaseLost, HeadMoved, NotFound: then nothing was committed, or, after
-    StoreUnavailable, perhaps.
+    Raises StoreUnavailable, LeaseLost, HeadMoved, NotFound, FilesMissing: then nothing was
+    committed, or, after StoreUnavailable, perhaps.
     """
     record = engine.record
     base = history.boundary // record.page_size
@@ -89,6 +90,7 @@ async def commit_turn(
             ranks=record.ranks,
             checkpoints=states[:-1],
             meta={**(meta or {}), "prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
+            files=files,
         )
         try:
             return await store.commit(draft, lease=lease, durability=durability), shortfall

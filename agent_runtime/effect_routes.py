@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
@@ -27,6 +27,16 @@ def _ledger(request: Request) -> StoreLedger:
 
 
 _Ledger = Annotated[StoreLedger, Depends(_ledger)]
+
+
+@router.get("")
+async def entries(
+    session_id: str,
+    ledger: _Ledger,
+    lineage: Annotated[bool, Query(description="Also of all branches of its history.")] = False,
+) -> Entries:
+    """In the order they were started."""
+    return Entries(entries=await ledger.of(session_id, lineage=lineage))
 
 
 @router.post("/find")

@@ -86,6 +86,7 @@ async def _commit_part(
                 ranks=whole.ranks,
                 checkpoints=tuple(kept[:-1]),
                 meta=part_of(whole, tokens),
+                files=whole.files if tokens >= whole.meta.get("prompt_tokens", 0) else None,
             )
             try:
                 await store.commit(draft, lease=lease, durability="memory")

@@ -24,9 +24,12 @@ from agent_runtime.chat import Message
 from agent_runtime.errors import BadVerdict, TorporError
 from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.workspaces import Opened, SessionWorkspaces
 from tools.calls import ToolCall
 from tools.context import Progress
+from tools.errors import ToolFailed
 from tools.registry import Registry
+from tools.results import TextPart, ToolResult
 from tools.running import Executor, Place, Question
 
 logger = logging.getLogger(__name__)
@@ -55,10 +58,12 @@ class AgentState(TypedDict):
     """session_id: the branch the model continues; pending: messages for its next turn
 
     head: snapshot that the branch ended in, "" if it was empty; not there if nobody has looked
+    workspace: version of its files that the next turn commits; not there if it is the head's
     """
 
     session_id: str
     head: NotRequired[str]
+    workspace: NotRequired[str]
     pending: list[Message]
     steps: Annotated[list[Step], operator.add]
 
@@ -91,6 +96,7 @@ def build_agent(
     listen: Callable[[ToolCall, Progress], None] | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
     ask_first: Collection[str] = (),
+    workspaces: SessionWorkspaces | None = None,
     **options: Any,
 ) -> Agent:
     """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps,
@@ -99,6 +105,8 @@ def build_agent(
     Tools that a turn calls run at the same time; their results go to the model in its order.
     tools:     a registry, whose effects are recorded in the runtime's ledger if the client is a
                `Torpor`, so that none happens twice in a session; or an executor made for it
+    workspaces: adds tools that work on the session's files, which go with its snapshots: a fork has
+               its own, and who goes back to a checkpoint has them as they were there
     ask_first: names of tools that a person must allow (needs a checkpointer): the graph interrupts
                with `{"calls": [{"name", "arguments"}, ...]}`, and goes on with
                `Command(resume=verdict)`: true, false, or one of these for each call listed
@@ -121,15 +129,23 @@ def build_agent(
     async def call_tools(state: AgentState) -> dict[str, Any]:
         turn = state["steps"][-1].turn
         assert turn is not None, "the tools node only follows a model turn"
-        calls = turn.tool_calls
-        allowed = _verdicts(executor.questions(calls))
-        place = Place(branch=state["session_id"], point=_point(turn))
+        calls, session_id = turn.tool_calls, state["session_id"]
+        running, opened = executor, None
+        if workspaces is not None:
+            opened = await workspaces.open(session_id, state.get("workspace"))
+            running = executor.having(workspaces.tools(opened.path))
+        allowed = _verdicts(running.questions(calls))
+        place = Place(session_id, _point(turn), restored=opened is not None)
 
         def hear(position: int, progress: Progress) -> None:
             if listen is not None:
                 listen(calls[position], progress)
 
-        results = await executor.run(calls, place, allowed=allowed, listen=hear)
+        results = await running.run(calls, place, allowed=allowed, listen=hear)
+        version = {}
+        if workspaces is not None and opened is not None:
+            kept, results = await _kept(workspaces, session_id, opened, results)
+            version = {} if kept is None else {"workspace": kept}
         steps = [
             Step(kind="tool", name=call.name, text=result.text, notes=result.notes)
             for call, result in zip(calls, results, strict=True)
@@ -138,6 +154,7 @@ def build_agent(
         return {
             "pending": [Message(role="tool", content=step.text) for step in steps],
             "steps": steps,
+            **version,
         }
 
     def after_model(state: AgentState) -> str:
@@ -159,6 +176,7 @@ async def ask(
     text: str,
     *,
     thread: str | RunnableConfig | None = None,
+    workspace: str | None = None,
     most_steps: int = 50,
 ) -> list[Step]:
     """Send one user message and run the loop until the model answers without a tool call, or a
@@ -168,6 +186,7 @@ async def ask(
              in a thread's own session
     thread:  of the agent's checkpointer: its name, or the config of one of its checkpoints, to go
              on from there
+    workspace: version of the session's files that the message comes with, if they were changed
 
     Raises GraphRecursionError for a model that keeps calling tools: after `most_steps` model turns
     and tool rounds. What it did until then is committed.
@@ -177,6 +196,8 @@ async def ask(
         state |= {"session_id": session.id, "head": session.head or ""}
     elif session is not None:
         state |= {"session_id": session}
+    if workspace is not None:
+        state |= {"workspace": workspace}
     return await _run(agent, state, thread, most_steps)
 
 
@@ -208,6 +229,8 @@ async def _take_turn(
     """The session that the turn was taken in, which is a new one if the head has moved."""
     session_id, pending = state["session_id"], state["pending"]
     head = state.get("head")
+    if "workspace" in state:
+        options = {**options, "workspace": state["workspace"]}
     try:
         return session_id, await client.turn(session_id, pending, expected_head=head, **options)
     except ApiError as error:
@@ -229,6 +252,22 @@ def _executor(client: TakesTurns, tools: Registry | Executor) -> Executor:
     if isinstance(tools, Executor):
         return tools
     return Executor(tools, ledger=client.ledger if isinstance(client, Torpor) else None)
+
+
+async def _kept(
+    workspaces: SessionWorkspaces, session_id: str, opened: Opened, results: list[ToolResult]
+) -> tuple[str | None, list[ToolResult]]:
+    """The version that calls have left the files at, and their results, with what is to be told of
+    the files."""
+    if opened.note is not None:
+        results = [one.noted(opened.note) for one in results]
+    try:
+        return await workspaces.keep(session_id), results
+    except ToolFailed as error:  # too large, or what cannot be kept
+        why = f"[{error} Its files are as they were before these calls.]"
+        return opened.version, [
+            one.model_copy(update={"parts": (*one.parts, TextPart(content=why))}) for one in results
+        ]
 
 
 def _point(turn: TurnResult) -> str:

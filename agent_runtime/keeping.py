@@ -66,7 +66,8 @@ class Keeping:
             why = f"lost: no memory is left to keep it until the store is back ({error})"
             return result.model_copy(update={"not_durable_because": why})
         meta = meta_of(key, result) | (said or {})
-        turn = KeptTurn(new_ids, result.usage.prompt_tokens, request.durability, meta)
+        prompt_tokens, files = result.usage.prompt_tokens, request.workspace
+        turn = KeptTurn(new_ids, prompt_tokens, request.durability, meta, files)
         self._outage.keep(before, turn)
         logger.error("turn of %s is kept in memory: %s", session_id, error)
         running = self._catching_up.get(session_id)

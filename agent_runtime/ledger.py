@@ -8,7 +8,7 @@ however long the history is; the chain is walked only where another branch did t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgpack
 
@@ -80,6 +80,18 @@ class StoreLedger:
             one for one in others if one in very_same or one.branch in branches.get(one.point, ())
         ]
 
+    async def of(self, session_id: str, *, lineage: bool = False) -> list[Entry]:
+        """What the session's tools have done, in the order it was started.
+
+        lineage: also what those of all its forks and of what it was forked from have
+        """
+        if self._tenant is not None:
+            await self._store.session(session_id, tenant=self._tenant)
+        values = (await self._store.effects.all(session_id)).values()
+        found = [one for value in values for one in entries_of(value)]
+        chosen = [one for one in found if lineage or one.branch == session_id]
+        return sorted(chosen, key=lambda one: (one.at, one.position))
+
     async def _began_with(self, session_id: str) -> set[str]:
         head = (await self._store.session(session_id)).body.forked_at
         if head is None:
@@ -112,8 +124,7 @@ class StoreLedger:
             entries = change(_unpack(seen))
             if entries is None:
                 return
-            rows = [one.model_dump(mode="json") for one in entries]
-            packed = bytes(msgpack.packb([_VERSION, rows]))
+            packed = packed_of(entries)
             if await self._store.effects.replace(entry.branch, _name(entry), seen, packed):
                 return
 
@@ -121,6 +132,20 @@ class StoreLedger:
         """Raises NotFound if the branch is another tenant's."""
         if self._tenant is not None:
             await self._store.session(entry.branch, tenant=self._tenant)
+
+
+def entries_of(value: bytes) -> list[Entry]:
+    """Of a record in the store. Raises CorruptObject."""
+    version, rows = msgpack.unpackb(value)
+    if version != _VERSION:
+        raise CorruptObject(f"a ledger entry has version {version}, not {_VERSION}.")
+    return [Entry.model_validate(row) for row in rows]
+
+
+def packed_of(entries: Sequence[Entry]) -> bytes:
+    """As they are stored."""
+    rows = [one.model_dump(mode="json") for one in entries]
+    return bytes(msgpack.packb([_VERSION, rows]))
 
 
 def _name(entry: Entry) -> str:
@@ -133,9 +158,4 @@ def _own(entries: list[Entry], entry: Entry) -> Entry | None:
 
 
 def _unpack(record: EffectRecord) -> list[Entry]:
-    if record.value is None:
-        return []
-    version, rows = msgpack.unpackb(record.value)
-    if version != _VERSION:
-        raise CorruptObject(f"a ledger entry has version {version}, not {_VERSION}.")
-    return [Entry.model_validate(row) for row in rows]
+    return [] if record.value is None else entries_of(record.value)

@@ -31,6 +31,12 @@ class SessionLedger:
     async def inherited(self, entry: Entry) -> list[Entry]:
         return Entries.model_validate(await self._post(entry, "inherited")).entries
 
+    async def of(self, session_id: str, *, lineage: bool = False) -> list[Entry]:
+        """What the session's tools have done, in the order it was started; with `lineage`, also
+        what those of all branches of its history have."""
+        path = f"/v1/sessions/{session_id}/effects?lineage={str(lineage).lower()}"
+        return Entries.model_validate(await self._call("GET", path, None)).entries
+
     async def _post(self, entry: Entry, what: str) -> Any:
         path = f"/v1/sessions/{entry.branch}/effects/{what}"
         return await self._call("POST", path, entry.model_dump(mode="json"))

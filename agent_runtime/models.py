@@ -80,6 +80,9 @@ class TurnRequest(_Wire, Constraints, strict=True):
     it does not know is refused. The session's others stay as they are."""
     durability: str = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
+    workspace: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Version of the workspace that goes with the turn: its tools' files as they are when it
+    begins. Those of the head if none is given."""
     expected_head: str | None = None
     """If given, the turn is refused unless this snapshot is the session's head; "" if it is to be
     empty."""
@@ -303,6 +306,7 @@ class SnapshotView(_Wire):
     """One turn's commit.
 
     prompt_tokens: where its generation began; None for the end of a fork inside a turn
+    workspace:     version of the workspace that goes with it, None if there is none
     boundaries:    token counts at which this turn keeps a state: forks there recompute nothing
     """
 
@@ -313,6 +317,7 @@ class SnapshotView(_Wire):
     prompt_tokens: int | None
     boundaries: list[int]
     created_at: float
+    workspace: str | None = None
 
 
 class SuspendRequest(_Wire, strict=True):

@@ -67,12 +67,13 @@ class Standing:
 @dataclass(frozen=True)
 class KeptTurn:
     """new_ids: prompt and answer; prompt_tokens: of the history, where generation began; meta: more
-    that its snapshot is to keep"""
+    that its snapshot is to keep; files: that go with it"""
 
     new_ids: list[int]
     prompt_tokens: int
     durability: str
     meta: dict[str, Any] = field(default_factory=dict)
+    files: str | None = None
 
 
 @dataclass
@@ -186,6 +187,7 @@ class Outage:
                     settle_timeout=self._settings.settle_timeout,
                     boundary_interval=self._settings.boundary_interval,
                     meta=turn.meta,
+                    files=turn.files,
                 )
                 snapshot = commit.snapshot
             said = base.after(turn.new_ids).history

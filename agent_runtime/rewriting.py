@@ -93,6 +93,7 @@ async def rewriting_of(
             checkpoints=tuple(counts[:-1]),
             meta=meta_of(said[:-1], said[-1]),
             economy=session.body.economy,
+            files=snapshots[-1].files,
             replaces=session.head,
         )
 

@@ -50,6 +50,7 @@ from agent_runtime.models import (
     TurnResult,
     Whereabouts,
 )
+from agent_runtime.session_files import SessionFiles
 from agent_runtime.template import Options
 from agent_runtime.version_models import (
     DiffView,
@@ -112,6 +113,11 @@ class Torpor:
     def ledger(self) -> SessionLedger:
         """What the tools of its sessions have done, see `tools.running.Executor`."""
         return SessionLedger(self._call)
+
+    @property
+    def files(self) -> SessionFiles:
+        """Files that go with its sessions' snapshots, see `workspaces.SessionWorkspaces`."""
+        return SessionFiles(self._call)
 
     async def __aenter__(self) -> Self:
         return self

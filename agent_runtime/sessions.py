@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import NothingReused
 from agent_runtime.events import ResumeEvent
+from agent_runtime.expected import require_head
 from agent_runtime.feed.events import Deleted, WasSuspended
 from agent_runtime.feed.posting import Feed
 from agent_runtime.forks import fork_at
@@ -30,7 +31,7 @@ from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import require_no_options, tokens_of
 from agent_runtime.storable import require_storable_tenant, storable_session
-from agent_runtime.turns import Turns, require_head
+from agent_runtime.turns import Turns
 from agent_runtime.whereabouts import whereabouts
 from engine.pool import EnginePool
 from engine.replies import Prefetch
@@ -296,6 +297,7 @@ class Sessions:
             prompt_tokens=snapshot.meta.get("prompt_tokens"),
             boundaries=snapshot.boundaries(fingerprint.page_size),
             created_at=snapshot.created_at,
+            workspace=snapshot.files,
         )
 
     async def _view(

@@ -207,6 +207,7 @@ class Stateless:
                 "model": answer.model,
             },
             economy=session.body.economy,
+            files=request.workspace,
         )
         try:
             commit = await self._store.commit(draft, lease=lease, durability=request.durability)

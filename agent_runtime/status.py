@@ -72,6 +72,7 @@ _STATUS: dict[type[Exception], int] = {
     tools.SandboxUnavailable: 503,
     tools.SnapshotMissing: 404,
     tools.WorkspaceExists: 409,
+    tools.WorkspacesDiffer: 409,
     tools.AddressRefused: 400,
     tools.OutsideWorkspace: 400,
     tools.TooDeep: 413,

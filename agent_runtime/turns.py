@@ -22,8 +22,9 @@ from agent_runtime.attempt import Attempts
 from agent_runtime.cancelling import Cancellable, Cancelling
 from agent_runtime.chat import ChatFormat
 from agent_runtime.committing import commit_turn
-from agent_runtime.errors import HeadMoved, NoModel, NothingInterrupted, StillRunning
+from agent_runtime.errors import NoModel, NothingInterrupted, StillRunning
 from agent_runtime.events import Progress, TurnEvent, replayed
+from agent_runtime.expected import require_expected, require_head
 from agent_runtime.feed.posting import Feed
 from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories, History
@@ -104,8 +105,8 @@ class Turns:
 
         Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
         BadRequest, ContextFull, Overloaded, NoEngine, EngineUnreachable, EngineRefused,
-        KeptTurnsRefused, Cancelled, Draining; KeyReused, StillRunning. After any of them the
-        session's head is what it was.
+        KeptTurnsRefused, FilesMissing, Cancelled, Draining; KeyReused, StillRunning. After any of
+        them the session's head is what it was.
         """
         began = False
         try:
@@ -192,7 +193,7 @@ class Turns:
                     result = await self._answers.found(session, key)
                 if result is None:
                     require_head(session, on)
-                    require_head(session, request.expected_head)
+                    await require_expected(self._store, session, request)
                     record = await self.records.begin(
                         session, request, owner=self._writers.owner, key=key
                     )
@@ -420,6 +421,7 @@ class Turns:
                 boundary_interval=self._settings.boundary_interval,
                 marks=generation.marks,
                 meta=meta | answered.meta,
+                files=request.workspace,
             )
         except StoreUnavailable as error:
             return self._keeping.keep(
@@ -486,12 +488,3 @@ class Turns:
                     leave(slot, result)
             new_ids = [*delta, *generation.ids]
             yield self._keeping.keep(before, new_ids, result, asked_for, why, key)
-
-
-def require_head(session: Session, expected: str | None) -> None:
-    """Raises HeadMoved unless `expected` is the session's head, "" for an empty one, or None."""
-    if expected not in (None, session.head or ""):
-        raise HeadMoved(
-            f"head of {session.id} is {session.head or 'empty'}, not {expected or 'empty'}; "
-            "nothing was done. Read the session again and decide, or fork it where you were."
-        )

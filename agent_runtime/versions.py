@@ -8,13 +8,14 @@ from pathlib import Path
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
+from agent_runtime.expected import require_head
 from agent_runtime.feed.events import Rewound
 from agent_runtime.feed.posting import Feed
 from agent_runtime.models import ForkRequest, SessionView, SnapshotView
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.status import problem_of
-from agent_runtime.turns import Turns, require_head
+from agent_runtime.turns import Turns
 from agent_runtime.version_models import (
     BranchView,
     DiffView,

@@ -64,11 +64,17 @@ class Effects:
             raise NotFound(f"no session {session_id}.")
         return bool(outcome == b"ok")
 
-    async def names(self, session_id: str) -> list[str]:
-        """Of all records of the session's lineage, sorted."""
+    async def all(self, session_id: str) -> dict[str, bytes]:
+        """Values of all records of the session's lineage, by name. Raises CorruptObject."""
+        seals = await self._seals(session_id)
         keys = LineageKeys(self._prefix, lineage_of(session_id))
+        found = {}
         async with self._control.guard() as client:
-            return sorted(raw.decode() for raw in await client.hkeys(keys.effects))
+            for raw, stored in (await client.hgetall(keys.effects)).items():
+                name = raw.decode()
+                opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{name}")
+                found[name] = opened[_NONCE:]
+        return found
 
     async def _seals(self, session_id: str) -> Seals | None:
         return await self._lineages.seals(await self._lineages.of_session(session_id))

@@ -12,6 +12,7 @@ ToolsError
 ├── SandboxUnavailable   no sandbox can be made on this machine: the message says what to change
 ├── SnapshotMissing      no workspace snapshot has this id: it was forgotten, or is elsewhere
 ├── WorkspaceExists      a workspace has this name: choose another, or delete it
+├── WorkspacesDiffer     two branches changed the same files in different ways: decide, then merge
 ├── UnknownFormat        no call format has this name
 └── ToolFailed           raised inside a tool; its message is the result that the model reads
     ├── AddressRefused   a host, an address or a port that may not be connected to
@@ -19,6 +20,10 @@ ToolsError
     ├── TooDeep          folders are nested too deep to be kept
     └── WorkspaceFull    files are over the limits of a workspace
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class ToolsError(Exception):
@@ -63,6 +68,14 @@ class SnapshotMissing(ToolsError):
 
 class WorkspaceExists(ToolsError):
     """The name of a new workspace is taken."""
+
+
+class WorkspacesDiffer(ToolsError):
+    """Files that cannot be merged; nothing was changed. paths: of all of them, sorted"""
+
+    def __init__(self, message: str, paths: Sequence[str]) -> None:
+        super().__init__(message)
+        self.paths = list(paths)
 
 
 class OutsideWorkspace(ToolFailed):

@@ -52,6 +52,17 @@ class Once:
         async with room:
             return await self._make(entry, call, again=own is not None)
 
+    async def run_again(
+        self, entry: Entry, call: Callable[[], Awaitable[ToolResult]], *, room: Room
+    ) -> ToolResult:
+        """Make the call that `entry` names, also if it was made: what it did was undone."""
+        try:
+            await self._ledger.begin(entry)
+        except Exception as error:
+            return _cannot_record(entry, error)
+        async with room:
+            return await self._make(entry, call, again=True)
+
     async def _make(
         self, entry: Entry, call: Callable[[], Awaitable[ToolResult]], *, again: bool
     ) -> ToolResult:

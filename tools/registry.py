@@ -25,6 +25,9 @@ class Registry:
         """What to declare to the model."""
         return tuple(tool.spec for tool in self._tools.values())
 
+    def tools(self) -> tuple[Tool, ...]:
+        return tuple(self._tools.values())
+
     def get(self, name: str) -> Tool | None:
         return self._tools.get(name)
 

@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic_core import to_json
@@ -17,7 +17,7 @@ from tools.approval import Approval, Rule, Verdict
 from tools.arguments import Checked
 from tools.calls import ToolCall
 from tools.context import Context, Progress
-from tools.effects import Effect, Entry, Ledger, Policy, arguments_hash, never_twice
+from tools.effects import Effect, Entry, Ledger, Policy, Scope, arguments_hash, never_twice
 from tools.kept import KeptResults
 from tools.once import Once
 from tools.registry import Registry
@@ -33,10 +33,15 @@ _LONGEST_PAUSE = 5.0
 @dataclass(frozen=True)
 class Place:
     """Where calls are made: branch: whose history; point: where in it, the same whenever this very
-    message is read again. See `Entry`."""
+    message is read again. See `Entry`.
+
+    restored: what the branch itself has (see `Scope`) is as it was before any call at this point,
+              so calls of that scope are made, whatever the ledger knows of them
+    """
 
     branch: str
     point: str
+    restored: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,12 @@ class Executor:
         asking = copy.copy(self)
         asking._approval = self._approval.after(Rule(tool, Verdict.ASK) for tool in tools)
         return asking
+
+    def having(self, tools: Iterable[Tool]) -> Executor:
+        """The same, with more tools. Raises BadDefinition if two share a name."""
+        more = copy.copy(self)
+        more._registry = Registry([*self._registry.tools(), *tools])
+        return more
 
     def questions(self, calls: Sequence[ToolCall]) -> list[Question]:
         """The calls that a person must allow first. Those that are refused anyway are not asked."""
@@ -174,6 +185,8 @@ class Executor:
         if self._once is None:
             async with self._room(tool):
                 return await attempts()
+        if place.restored and entry.scope is Scope.BRANCH:
+            return await self._once.run_again(entry, attempts, room=self._room(tool))
         return await self._once.run(entry, checked.arguments, attempts, room=self._room(tool))
 
     async def _attempts(self, tool: Tool, checked: Checked, context: Context) -> ToolResult:

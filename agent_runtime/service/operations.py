@@ -65,6 +65,18 @@ OPERATIONS: dict[str, tuple[str, str]] = {
         "listInheritedEffects",
         "List the effects that a fork inherited",
     ),
+    "GET /v1/sessions/{session_id}/effects": ("listEffects", "List what tools have done"),
+    "GET /v1/sessions/{session_id}/workspace": ("getWorkspace", "List a workspace's files"),
+    "POST /v1/sessions/{session_id}/workspace/missing": (
+        "findMissingPieces",
+        "Find the pieces of files that are to be sent",
+    ),
+    "POST /v1/sessions/{session_id}/workspace/pieces": ("putPieces", "Send pieces of files"),
+    "POST /v1/sessions/{session_id}/workspace/read": ("readPieces", "Read pieces of files"),
+    "POST /v1/sessions/{session_id}/workspace/versions": (
+        "keepWorkspace",
+        "Keep a version of the workspace",
+    ),
     "GET /v1/models": ("listModels", "List the models"),
     "GET /v1/models/{name}": ("getModel", "Look at a model"),
     "POST /v1/responses": ("createResponse", "Create a response (OpenAI)"),

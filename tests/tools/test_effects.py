@@ -206,6 +206,38 @@ async def test_what_forks_with_the_session_is_no_effect_on_other_branches(ledger
     assert counted(tmp_path) == 2
 
 
+async def test_calls_on_what_was_restored_are_made_again_and_those_on_the_world_are_not(
+    ledger, tmp_path
+):
+    restored = replace(PLACE, restored=True)
+    shared = counting_tool(tmp_path, Effect.EFFECTFUL)
+    own = replace(shared, scope=Scope.BRANCH)
+    for made in (1, 2, 3):
+        result = await run_one(own, ledger, restored)
+        assert (result.ending, result.notes, counted(tmp_path)) == (Ending.DONE, (), made)
+    assert "called before" in (await run_one(own, ledger)).notes[0]
+    assert "called before" in (await run_one(shared, ledger, restored)).notes[0]
+    assert counted(tmp_path) == 3
+
+
+async def test_a_call_that_died_is_made_again_on_what_was_restored(tmp_path):
+    killed_at(POINTS[2], tmp_path, Effect.EFFECTFUL)
+    tool = replace(counting_tool(tmp_path, Effect.EFFECTFUL), scope=Scope.BRANCH)
+    with FileLedger(tmp_path / "ledger") as ledger:
+        result = await run_one(tool, ledger, replace(PLACE, restored=True))
+        assert (result.ending, counted(tmp_path)) == (Ending.DONE, 2)
+        assert (await run_one(tool, ledger)).notes != ()
+
+
+async def test_an_executor_with_more_tools_keeps_its_rules_and_its_ledger(ledger, tmp_path):
+    tool = counting_tool(tmp_path, Effect.EFFECTFUL)
+    executor = Executor(Registry(), ledger=ledger).asking_first(["count"]).having([tool])
+    (asked,) = executor.questions([CALL])
+    (result,) = await executor.run([CALL], PLACE, allowed={asked.position: True})
+    assert result.ending is Ending.DONE
+    assert (await run_one(tool, ledger)).notes != ()
+
+
 async def test_what_a_tool_says_it_did_not_do_is_known(ledger):
     calls = []
 

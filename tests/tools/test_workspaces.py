@@ -320,3 +320,39 @@ def test_files_are_copied_where_the_file_system_can_not_share(tmp_path):
         assert copied.read_bytes() == b"x" * 3_000_000
     finally:
         copied.unlink()
+
+
+def test_a_workspace_is_put_back_to_a_snapshot(workspaces):
+    path = workspaces.create("first")
+    fill(path)
+    kept, before = workspaces.snapshot("first"), seen(path)
+    (path / "notes.txt").unlink()
+    (path / "src" / "new").write_text("x")
+    assert seen(workspaces.put_back(kept.id, "first")) == before
+    workspaces.delete("first")
+    assert seen(workspaces.put_back(kept.id, "first")) == before
+    with pytest.raises(SnapshotMissing):
+        workspaces.put_back("ab" * 32, "first")
+    assert seen(path) == before
+    assert not [*(workspaces.root / "making").iterdir()]
+
+
+def test_a_snapshot_comes_from_elsewhere_with_the_contents_that_are_lacking(workspaces, tmp_path):
+    fill(workspaces.create("first"))
+    kept = workspaces.snapshot("first")
+    there = Workspaces(tmp_path / "there")
+    files = there.lacking(kept)
+    assert len(files) == 4
+    with pytest.raises(SnapshotMissing, match="4 contents of the snapshot"):
+        there.admit(kept)
+    with pytest.raises(SnapshotMissing, match="a content came that is not"):
+        there.take(files[0].sha256, [b"something else"])
+    for one in files:
+        halves = [workspaces.read(one.sha256, at, 1000) for at in range(0, one.size + 1, 1000)]
+        there.take(one.sha256, halves)
+    there.admit(kept)
+    assert there.lacking(kept) == []
+    assert seen(there.fork(kept.id, "second")) == seen(workspaces.path("first"))
+    assert there.keep_only({kept.id}) == len(b"something else")
+    there.delete("second")
+    assert there.keep_only(set()) == kept.bytes

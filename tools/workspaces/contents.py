@@ -7,9 +7,10 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tools.errors import SnapshotMissing
 
@@ -52,17 +53,24 @@ class Contents:
 
     def put(self, digest: str, target: int) -> None:
         """Write a content to the open file `target`. Raises SnapshotMissing if it isn't kept."""
-        try:
-            source = os.open(self._place(digest), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise SnapshotMissing(
-                f"the content {digest[:12]}… of a workspace snapshot is not in {self.root}; "
-                "was it forgotten? Nothing was changed."
-            ) from error
-        try:
-            clone(source, target)
-        finally:
-            os.close(source)
+        with self._open(digest) as source:
+            clone(source.fileno(), target)
+
+    def read(self, digest: str, start: int, count: int) -> bytes:
+        """`count` bytes of a content from `start` on, fewer at its end. Raises SnapshotMissing."""
+        with self._open(digest) as source:
+            return os.pread(source.fileno(), count, start)
+
+    def has(self, digest: str) -> bool:
+        return self._place(digest).is_file()
+
+    def add(self, pieces: Iterable[bytes]) -> str:
+        """Keep a content that comes from elsewhere; its hash."""
+        with tempfile.TemporaryFile(dir=self.making) as copy:
+            for piece in pieces:
+                copy.write(piece)
+            copy.flush()
+            return self.keep(copy.fileno())
 
     def size(self, digest: str) -> int:
         """In bytes."""
@@ -78,6 +86,15 @@ class Contents:
         size = self.size(digest)
         self._place(digest).unlink()
         return size
+
+    def _open(self, digest: str) -> BinaryIO:
+        try:
+            return self._place(digest).open("rb")
+        except FileNotFoundError as error:
+            raise SnapshotMissing(
+                f"the content {digest[:12]}… of a workspace snapshot is not in {self.root}; "
+                "was it forgotten? Nothing was changed."
+            ) from error
 
     def _place(self, digest: str) -> Path:
         return self.root / digest[:2] / digest[2:]

@@ -8,7 +8,7 @@ import re
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +72,7 @@ class Workspaces:
             kept = [self._keep(entry) for entry in tree.walk()]
             entries = sorted((one for one in kept if one), key=lambda entry: entry.path)
             manifest = Manifest(entries=tuple(entries))
-            place = self._manifest(manifest.id)
-            with tempfile.NamedTemporaryFile("w", dir=self.root / "making", delete=False) as file:
-                file.write(manifest.model_dump_json())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(place)
+            self._write(manifest)
         return manifest
 
     def manifest(self, snapshot: str) -> Manifest:
@@ -94,6 +89,56 @@ class Workspaces:
         if manifest.id != snapshot:
             raise SnapshotMissing(f"the manifest of {snapshot[:12]}… was changed; it isn't used.")
         return manifest
+
+    def lacking(self, manifest: Manifest) -> list[File]:
+        """The files of a snapshot from elsewhere whose contents are not here, each content once."""
+        found = {one.sha256: one for one in manifest.entries if isinstance(one, File)}
+        contents = self._contents()
+        return [one for digest, one in found.items() if not contents.has(digest)]
+
+    def read(self, digest: str, start: int, count: int) -> bytes:
+        """`count` bytes from `start` of a content that a snapshot names, fewer at its end.
+
+        digest: SHA-256, hexadecimal. Raises SnapshotMissing.
+        """
+        return self._contents().read(digest, start, count)
+
+    def take(self, digest: str, pieces: Iterable[bytes]) -> None:
+        """Take in a content from elsewhere, for a snapshot that is admitted next.
+
+        digest: SHA-256, hexadecimal. Raises SnapshotMissing if it is another one.
+        """
+        with self._locked(shared=True):
+            if self._contents().add(pieces) != digest:
+                raise SnapshotMissing(f"a content came that is not {digest[:12]}….")
+
+    def admit(self, manifest: Manifest) -> None:
+        """Take in a snapshot from elsewhere. Raises SnapshotMissing for contents that are not here,
+        and it is not taken in."""
+        with self._locked(shared=True):
+            if missing := self.lacking(manifest):
+                raise SnapshotMissing(
+                    f"{len(missing)} contents of the snapshot {manifest.id[:12]}… are not here, "
+                    f"such as that of {missing[0].path}; it was not taken in."
+                )
+            self._write(manifest)
+
+    def put_back(self, snapshot: str, name: str) -> Path:
+        """Have a workspace hold the files of a snapshot, and nothing else; no command may run in
+        it. What it held is gone unless it was kept. Raises as fork() does; then it is unchanged.
+
+        If the process ends meanwhile, it holds the old files or the new, or there is none.
+        """
+        manifest = self.manifest(snapshot)
+        with self._making() as fresh:
+            for entry in manifest.entries:
+                self._put(fresh, entry)
+            with tempfile.TemporaryDirectory(dir=self.root / "making") as old:
+                if self._live(name).exists():
+                    self._live(name).rename(Path(old) / "old")
+                path = self._finish(fresh, name)
+                _remove(Path(old) / "old")
+        return path
 
     def fork(self, snapshot: str, name: str) -> Path:
         """A new workspace with the files of a snapshot. Raises as create() and manifest() do.
@@ -120,6 +165,13 @@ class Workspaces:
         if _ID.fullmatch(snapshot):
             self._manifest(snapshot).unlink(missing_ok=True)
 
+    def keep_only(self, snapshots: Collection[str]) -> int:
+        """Forget all others, and collect; the bytes freed."""
+        for place in (self.root / "snapshots").glob("*.json"):
+            if place.stem not in snapshots:
+                self.forget(place.stem)
+        return self.collect()
+
     def collect(self) -> int:
         """Delete contents that no snapshot names, and what was left half-made; the bytes freed."""
         with self._locked(shared=False):
@@ -138,6 +190,13 @@ class Workspaces:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} can't name a workspace: use letters, digits, . _ and -")
         return self.root / "live" / name
+
+    def _write(self, manifest: Manifest) -> None:
+        with tempfile.NamedTemporaryFile("w", dir=self.root / "making", delete=False) as file:
+            file.write(manifest.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(self._manifest(manifest.id))
 
     def _manifest(self, snapshot: str) -> Path:
         return self.root / "snapshots" / f"{snapshot}.json"

@@ -1,0 +1,92 @@
+"""What travels about workspaces: the files of a session's tools, as its snapshots have them."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+
+from tools.workspaces import File, Manifest
+
+CHUNK = 1 << 20
+"""Bytes that contents are cut into."""
+MOST_BYTES, MOST_FILES = 256 << 20, 20_000
+MOST_CHUNKS = 64
+"""In one request."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkspaceFiles(_Wire):
+    """All files of a workspace. chunks: SHA-256 of the pieces of each content of more than 1 MiB,
+    by its own; smaller ones are one piece."""
+
+    manifest: Manifest
+    chunks: dict[Sha256, list[Sha256]] = {}
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        entries = self.manifest.entries
+        if any(one.path >= other.path for one, other in pairwise(entries)):
+            raise ValueError(
+                "the files of a workspace stand in the order of their paths, each once"
+            )
+        if self.manifest.bytes > MOST_BYTES or len(entries) > MOST_FILES:
+            raise ValueError(
+                f"{len(entries)} files of {self.manifest.bytes} bytes; a workspace may have "
+                f"{MOST_FILES} of {MOST_BYTES}"
+            )
+        for one in self.contents():
+            if len(self.pieces(one)) != max(1, -(-one.size // CHUNK)):
+                raise ValueError(
+                    f"{one.path} of {one.size} bytes has not as many pieces as it needs"
+                )
+        return self
+
+    def contents(self) -> list[File]:
+        """One file for each content."""
+        found = {one.sha256: one for one in self.manifest.entries if isinstance(one, File)}
+        return list(found.values())
+
+    def pieces(self, file: File) -> list[str]:
+        """SHA-256 of the pieces of a file's content, in their order."""
+        return self.chunks.get(file.sha256, [file.sha256])
+
+    def blobs(self) -> tuple[str, ...]:
+        """All pieces, each once."""
+        return tuple(dict.fromkeys(piece for one in self.contents() for piece in self.pieces(one)))
+
+
+class WorkspaceView(_Wire):
+    """version: of the workspace, None if the snapshot has none; then there are no files"""
+
+    version: str | None
+    files: WorkspaceFiles
+
+
+class Names(_Wire):
+    """SHA-256 of pieces of contents."""
+
+    names: list[Sha256] = Field(max_length=MOST_FILES + MOST_BYTES // CHUNK)
+
+
+class Pieces(_Wire):
+    """Contents, or pieces of them, of at most 1 MiB each."""
+
+    pieces: list[Annotated[Base64Bytes, Field(max_length=CHUNK)]] = Field(max_length=MOST_CHUNKS)
+
+
+class Version(_Wire):
+    """To give with the turn that the files go with; until one is committed they expire."""
+
+    version: str
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
