@@ -167,7 +167,7 @@ class Metrics:
         ):
             more = {**self._about, "gen_ai.token.type": kind}
             self._usage.record(tokens, more=more, type=kind)
-        self._rewritten.add(usage.rewritten_tokens > 0)
+        self._rewritten.add(int(usage.rewritten_tokens > 0))  # exporters refuse truth values
         self._bytes.add(result.bytes_written, direction="written")
         if result.mtp_accept_length is not None:
             self._acceptance.record(result.mtp_accept_length)

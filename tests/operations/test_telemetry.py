@@ -176,7 +176,9 @@ def test_what_cannot_be_sent_is_refused(environment, words):
 def test_an_exporter_that_is_not_installed_is_named(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
+    for module in ("metric_exporter", "trace_exporter"):
+        name = f"opentelemetry.exporter.otlp.proto.http.{module}"
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "agent_runtime.telemetry_export", raising=False)
     with pytest.raises(SetupError, match=r"torpor\[telemetry\]"):
         telemetry_from({ENDPOINT: "http://collector:4318"})
