@@ -1,4 +1,7 @@
-"""An MCP server for tests, made with the official SDK: `stdio`, or `http PORT TOKEN`."""
+"""An MCP server for tests, made with the official SDK: `stdio`, or `http PORT TOKEN`.
+
+Over HTTP its streams can be resumed; with MIXED set, all of them are then repeated on each.
+"""
 
 import os
 import sys
@@ -6,11 +9,35 @@ import sys
 import anyio
 import uvicorn
 from mcp.server.fastmcp import Context, FastMCP, Image
+from mcp.server.streamable_http import EventMessage, EventStore
 from mcp.types import ToolAnnotations
 from starlette.responses import PlainTextResponse
 
+
+class Events(EventStore):
+    """What was said on each stream."""
+
+    def __init__(self):
+        self._said = []
+
+    async def store_event(self, stream_id, message):
+        self._said.append((stream_id, message))
+        return str(len(self._said))
+
+    async def replay_events_after(self, last_event_id, send_callback):
+        stream = self._said[int(last_event_id) - 1][0]
+        for number, (of, message) in list(enumerate(self._said, 1))[int(last_event_id) :]:
+            if message is not None and (of == stream or "MIXED" in os.environ):
+                await send_callback(EventMessage(message, str(number)))
+        return stream
+
+
 server = FastMCP(
-    "test server", log_level="ERROR", port=int(sys.argv[2]) if sys.argv[1] == "http" else 8000
+    "test server",
+    log_level="ERROR",
+    port=int(sys.argv[2]) if sys.argv[1] == "http" else 8000,
+    event_store=Events(),
+    retry_interval=200,  # milliseconds
 )
 
 
@@ -22,10 +49,15 @@ def add(a: int, b: int = 1) -> int:
 
 @server.tool()
 async def count(file: str, seconds: float) -> str:
-    """Counts in a file, then takes its time."""
+    """Counts in a file, then takes its time; notes there that it was cancelled."""
     async with await anyio.open_file(file, "a") as counter:
         await counter.write("x")
-    await anyio.sleep(seconds)
+    try:
+        await anyio.sleep(seconds)
+    except anyio.get_cancelled_exc_class():
+        with open(file, "a") as counter:  # noqa: ASYNC230, PTH123
+            counter.write(" cancelled")
+        raise
     return "counted"
 
 

@@ -1,6 +1,8 @@
 """MCP servers are driven end to end: the reference server from the registry, and one of ours."""
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -57,9 +59,9 @@ class HttpProcess:
             self.port = free.getsockname()[1]
         self.process = None
 
-    def start(self):
+    def start(self, **environment):
         command = [sys.executable, OURS, "http", str(self.port), "right"]
-        self.process = subprocess.Popen(command)
+        self.process = subprocess.Popen(command, env=os.environ | environment)
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
@@ -75,7 +77,43 @@ class HttpProcess:
 
     def at(self, **options):
         options.setdefault("bearer", "right")
-        return HttpServer(url=f"http://127.0.0.1:{self.port}/mcp", **options)
+        options.setdefault("url", f"http://127.0.0.1:{self.port}/mcp")
+        return HttpServer(**options)
+
+
+class Line:
+    """A way to a port of this machine, which can be cut."""
+
+    def __init__(self, port):
+        self._port = port
+        self._ends = []
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        self.cut()
+
+    def cut(self):
+        """End all connections; new ones can be made."""
+        for end in self._ends:
+            end.transport.abort()
+        self._ends.clear()
+
+    async def _serve(self, reader, writer):
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._ends += [writer, back]
+        await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+
+    async def _pass(self, reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +346,26 @@ async def test_a_call_that_only_reads_is_made_again_when_its_server_was_killed(t
     assert counter.read_text() == "xx"
 
 
+async def test_a_call_goes_on_when_the_line_breaks_and_gets_no_answer_of_another(tmp_path):
+    """Some servers repeat on a stream that is resumed what was said on others, too."""
+    mixed = HttpProcess()
+    mixed.start(MIXED="1")
+    counter = tmp_path / "counter"
+    async with Line(mixed.port) as line:
+        server = mixed.at(url=f"http://127.0.0.1:{line.port}/mcp")
+        async with McpClient("our", server, patience=PATIENT) as client:
+            tools = await tools_of(client)
+            arguments = {"file": str(counter), "seconds": 2}
+            running = asyncio.create_task(tools["our_count"].call(arguments))
+            await until(lambda: counter.exists() and counter.read_text())
+            assert (await tools["our_add"].call({"a": 1})).text == "2"
+            line.cut()
+            assert (await running).text == "counted"
+            assert (await client.health()).connections == 1
+    mixed.kill()
+    assert counter.read_text() == "x"
+
+
 async def test_calls_wait_for_a_server_that_comes_back_and_give_up_on_one_that_does_not(
     own_server,
 ):
@@ -379,6 +437,26 @@ async def test_a_call_that_takes_too_long_is_given_up_and_the_connection_stays(t
         result = await tools["our_count"].call({"file": str(tmp_path / "c"), "seconds": 30})
         assert result.ending is Ending.UNKNOWN
         assert "did not answer within 0.5 seconds" in result.text
+        assert (await client.health()).connections == 1
+        await until(lambda: (tmp_path / "c").read_text() == "x cancelled")
+
+
+@pytest.mark.parametrize("kind", ["stdio", "http"])
+async def test_a_call_that_is_cancelled_is_cancelled_at_the_server_too(kind, tmp_path, over_http):
+    counter = tmp_path / "c"
+    async with McpClient(
+        "our", STDIO if kind == "stdio" else over_http.at(), patience=PATIENT
+    ) as client:
+        tools = await tools_of(client)
+        running = asyncio.create_task(
+            tools["our_count"].call({"file": str(counter), "seconds": 30})
+        )
+        await until(lambda: counter.exists() and counter.read_text())
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await until(lambda: counter.read_text() == "x cancelled")
+        assert (await tools["our_add"].call({"a": 1})).text == "2"
         assert (await client.health()).connections == 1
 
 

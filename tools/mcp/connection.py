@@ -18,6 +18,7 @@ from mcp.types import Implementation
 
 from tools.errors import McpInterrupted, McpUnauthorized, McpUnavailable
 from tools.mcp.servers import HttpServer, Stderr, StdioServer, opened
+from tools.mcp.session import Session
 
 T = TypeVar("T")
 
@@ -250,7 +251,7 @@ class Connection:
         try:
             async with (
                 opened(self._server, stderr) as (read, write),
-                ClientSession(
+                Session(
                     read, write, message_handler=self._hear,
                     client_info=Implementation(name="torpor", version="1"),
                 ) as session,

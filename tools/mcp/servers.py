@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 from mcp import StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
 from pydantic import BaseModel, ConfigDict, SecretStr
+
+from tools.mcp import http
 
 _MOST_STDERR = 4096
 
@@ -79,8 +80,8 @@ async def opened(
     client = httpx.AsyncClient(
         headers=headers, auth=server.auth, timeout=httpx.Timeout(30.0, read=server.seconds)
     )
-    async with client, streamable_http_client(server.url, http_client=client) as streams:
-        yield streams[0], streams[1]
+    async with client, http.streams(client, server.url) as both:
+        yield both
 
 
 @asynccontextmanager
