@@ -11,17 +11,14 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
-from agent_runtime.bench import store
 from engine.launch import checked_model
 from engine.profiles import profile_named
 
 Record = dict[str, Any]
 
 
-def add_to(commands: Any) -> None:
-    """commands: what `ArgumentParser.add_subparsers` returned."""
-    bench = commands.add_parser("bench", help="measure; prints lines of JSON")
-    subjects = bench.add_subparsers(dest="bench_command", required=True)
+def add_to(parser: argparse.ArgumentParser) -> None:
+    subjects = parser.add_subparsers(dest="bench_command", required=True)
 
     encodings = subjects.add_parser(
         "encodings", help="what the economy classes save, and what they cost the demo model"
@@ -152,6 +149,8 @@ def _encodings(arguments: argparse.Namespace) -> int:
 
 
 def _store(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import store
+
     for record in store.measure(store.QUICK if arguments.quick else store.FULL):
         print(json.dumps(record), flush=True)
         for name in record.get("loses", ()):

@@ -15,10 +15,7 @@ from state_store.address import public_url
 _SECRET = re.compile(r"([?&][^=&#]*(?:key|secret|token|password|credential)[^=&#]*=)[^&#]*", re.I)
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "config", help="print the settings that `serve` would run with, and where they come from"
-    )
+def add_to(parser: argparse.ArgumentParser) -> None:
     runtime_options.add_to(parser)
     parser.set_defaults(run=_run)
 

@@ -6,17 +6,15 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from agent_runtime.doctor import Finding, Level, examine
+from agent_runtime.store_options import add_data_option
 
 
-def add_to(commands: Any, data: Path) -> None:
-    """commands: what `ArgumentParser.add_subparsers` returned; data: the usual directory."""
-    parser = commands.add_parser("doctor", help="what is wrong here, and how to fix it")
+def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis", metavar="URL", default=None, help="default: an embedded one")
     parser.add_argument("--model", type=Path, default=None, help="default: the demo model")
-    parser.add_argument("--data", type=Path, default=data, help="directory of the embedded store")
+    add_data_option(parser)
     parser.add_argument("--json", action="store_true", help="findings as JSON")
     parser.set_defaults(run=_run)
 

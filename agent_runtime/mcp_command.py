@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import Any
 
 from mcp.server.stdio import stdio_server
 
@@ -16,17 +15,15 @@ from agent_runtime.mcp_server.server import make_server
 from agent_runtime.sdk import Torpor
 
 
-def add_to(commands: Any) -> None:
-    """commands: of `argparse.ArgumentParser.add_subparsers`"""
-    mcp = commands.add_parser("mcp", help="sessions and forks as MCP tools, over stdio")
-    mcp.add_argument("--url", default="http://127.0.0.1:8700", help="of the service")
-    mcp.add_argument(
+def add_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default="http://127.0.0.1:8700", help="of the service")
+    parser.add_argument(
         "--key-variable",
         metavar="NAME",
         default=None,
         help="environment variable that holds the API key, if the service asks for one",
     )
-    mcp.set_defaults(run=_run)
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from engine.plan import Plan, Question, SessionBytes, plan
 from engine.plan.stored import Stored
@@ -18,9 +17,7 @@ _GPUS = re.compile(r"(?:(\d+)\s*[x×*])?\s*([A-Za-z]\w*)")  # noqa: RUF001
 _TOKENS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 
 
-def add_to(commands: Any) -> None:
-    """commands: what `ArgumentParser.add_subparsers` returned."""
-    parser = commands.add_parser("plan", help="what fits, what it costs and how fast it resumes")
+def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a profile, or a checkpoint directory")
     parser.add_argument(
         "--gpus", required=True, type=read_gpus, metavar="NxTYPE", help="such as 8xH100"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import Any
 
 from engine.profiles import PROFILES, profile_named, variants_of
 
 
-def add_to(commands: Any) -> None:
-    """commands: what `ArgumentParser.add_subparsers` returned."""
-    parser = commands.add_parser("profiles", help="launch profiles, or one as a command line")
+def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", nargs="?", help="NAME or NAME/VARIANT")
     parser.add_argument("--context", type=int, help="tokens, up to the longest of the model")
     parser.add_argument("--no-mtp", action="store_true", help="decode without speculation")

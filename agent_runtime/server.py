@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -36,7 +35,7 @@ async def serve(
     Raises SetupError, also for an address that others can reach without keys; EngineStartFailed
     when the port is taken, StoreUnavailable when the store does not answer.
     """
-    require_keys_beyond_loopback(settings)
+    settings.require_keys_beyond_loopback()
     require_free_port(settings.host, settings.port)
     async with await StateStore.connect(
         settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
@@ -86,20 +85,6 @@ async def serve(
         raise SetupError(reason)
     if not server.started:
         raise SetupError(f"the service could not start on {settings.host}:{settings.port}.")
-
-
-def require_keys_beyond_loopback(settings: ServiceSettings) -> None:
-    """Raises SetupError for an address that others can reach without keys."""
-    host = settings.host
-    if settings.require_keys or host == "localhost":
-        return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise SetupError(
-        f"{host} can be reached from other machines, and nobody would be asked for a key. Add "
-        "--require-keys (and make one: torpor keys create), or serve on 127.0.0.1."
-    )
 
 
 def _log_to_stderr(json_log: bool) -> None:

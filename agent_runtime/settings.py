@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_runtime.errors import SetupError
 from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from agent_runtime.service.bodies import BodyLimits
 from engine.backends.settings import BackendSettings
@@ -129,3 +132,15 @@ class ServiceSettings(RuntimeSettings):
     """Seconds that running turns get to end when the service is told to stop."""
     json_log: bool = False
     """Whether log lines are JSON, with the ids of requests."""
+
+    def require_keys_beyond_loopback(self) -> None:
+        """Raises SetupError for an address that others can reach without keys."""
+        if self.require_keys or self.host == "localhost":
+            return
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(self.host).is_loopback:
+                return
+        raise SetupError(
+            f"{self.host} can be reached from other machines, and nobody would be asked for a key. "
+            "Add --require-keys (and make one: torpor keys create), or serve on 127.0.0.1."
+        )

@@ -22,9 +22,7 @@ from engine.plan import Question
 _GB = 10**9
 
 
-def add_to(commands: Any) -> None:
-    """commands: what `ArgumentParser.add_subparsers` returned."""
-    parser = commands.add_parser("simulate", help="replay a trace of sessions to compare policies")
+def add_to(parser: argparse.ArgumentParser) -> None:
     made = parser.add_argument_group("the trace: a file, or made up")
     made.add_argument("--trace", type=Path, metavar="FILE", help="JSON lines, a turn each")
     made.add_argument("--sessions", type=int, default=10_000)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from agent_runtime.errors import BadRequest
 from agent_runtime.store_options import add_archive_option, add_store_options, store_url
@@ -20,10 +19,8 @@ from state_store.store import StateStore
 from state_store.vault import Vault
 
 
-def add_to(commands: Any) -> None:
-    """commands: what `ArgumentParser.add_subparsers` returned."""
-    store = commands.add_parser("store", help="look after the store")
-    subjects = store.add_subparsers(dest="store_command", required=True)
+def add_to(parser: argparse.ArgumentParser) -> None:
+    subjects = parser.add_subparsers(dest="store_command", required=True)
 
     check = subjects.add_parser("check", help="prove that the store is consistent")
     check.add_argument("--repair", action="store_true", help="mend what can be; lose nothing alive")

@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from agent_runtime.store_options import add_store_options, store_url
 from state_store.store import StateStore
@@ -15,10 +14,8 @@ from state_store.store import StateStore
 _DAY = 86400.0
 
 
-def add_to(commands: Any) -> None:
-    """commands: of `argparse.ArgumentParser.add_subparsers`"""
-    keys = commands.add_parser("keys", help="who may use the service as which tenant")
-    actions = keys.add_subparsers(dest="keys_command", required=True)
+def add_to(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="keys_command", required=True)
 
     create = actions.add_parser("create", help="print a new key; it is shown this once")
     create.add_argument("--role", choices=("use", "read", "admin"), default="use")

@@ -38,6 +38,28 @@ def assert_clear_failure(done, *words):
         assert word in line
 
 
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        ([], ["pydantic", "redis", "httpx", "torch"]),
+        (["store"], ["torch", "transformers", "fastapi", "langgraph", "mcp"]),
+        (["engine", "up"], ["torch", "transformers", "fastapi", "langgraph", "mcp"]),
+        (["up"], ["torch", "transformers", "langgraph", "mcp"]),
+    ],
+)
+def test_a_command_imports_what_it_needs(command, unneeded):
+    script = "import sys\nfrom agent_runtime.cli import main\ntry:\n    main(sys.argv[1:])\n"
+    script += "finally:\n    print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command, "--help"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert " ".join(["usage: torpor", *command]) in done.stdout
+    assert "agent_runtime.cli" in done.stderr.split()
+    assert set(unneeded) & set(done.stderr.split()) == set()
+
+
 @pytest.fixture
 def taken_port():
     with socket.socket() as listener:
