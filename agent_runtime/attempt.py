@@ -25,6 +25,7 @@ from agent_runtime.models import TurnRequest
 from agent_runtime.placing import Placement, Placing
 from agent_runtime.residency import Residency
 from agent_runtime.stopping import StopWatch
+from agent_runtime.thinking import ThinkingLimit
 from engine.client import Chunk, Sampling
 from engine.errors import EngineUnreachable, LoadFailed, NoEngine
 from engine.pool import Engine, EnginePool
@@ -69,11 +70,17 @@ class Attempts:
         asked: the prompt, all of it.
 
         Raises EngineUnreachable when engines failed and no other can take over, LoadFailed when one
-        failed to load stored state that it was told not to load, EngineRefused, and
-        UnknownTool.
+        failed to load stored state that it was told not to load, EngineRefused, UnknownTool, and
+        Unsupported.
         """
         declared = session.body.meta["tools"]
-        held_to = structural_tag(request, declared, thinking=self._chat.thinks_after(asked.tokens))
+        thinks = self._chat.thinks_after(asked.tokens)
+        limit = ThinkingLimit(
+            self._chat, request.thinking_tokens, opened=thinks, max_tokens=request.max_tokens
+        )
+        held_to = structural_tag(request, declared, thinking=thinks, limited=limit.is_open)
+        if held_to is not None and not thinks:  # then it cannot think
+            limit.end(0)
         decoder = DecodeStream(skip_special_tokens=False)
         watch = StopWatch(request.stop)
         tried: set[str] = set()
@@ -86,12 +93,12 @@ class Attempts:
                 generation,
                 salt,
                 held_to=held_to,
+                limit=limit,
                 restore=loads < _LOADS,
             )
+            watched = self._watched(session, generation, stream)
             try:
-                async with contextlib.aclosing(
-                    self._watched(session, generation, stream)
-                ) as chunks:
+                async with contextlib.aclosing(limit.applied(watched, generation.ids)) as chunks:
                     async for chunk in chunks:
                         await self._see_who_serves(session, generation, chunk)
                         for place, token in _collect(generation, chunk):
@@ -103,7 +110,10 @@ class Attempts:
                             if watch.found is not None:  # leaving aborts it on the engine
                                 generation.end_after(place + 1, stopped_by=watch.found)
                                 return
-                break
+                if not limit.is_open:
+                    break
+                limit.end(len(generation.ids))
+                loads = 0
             except LoadFailed as error:
                 # The linker has forgotten what it could not load: a second attempt restores what
                 # is really there and recomputes the rest; the last one loads nothing.
@@ -116,7 +126,7 @@ class Attempts:
                 tried.add(generation.engine.record.boot_id)
                 if self._is_complete(generation, request):
                     break
-                if held_to is not None and generation.ids:
+                if held_to is not None and len(generation.ids) > limit.ended_at:
                     raise EngineUnreachable(
                         f"{error} The session is unchanged. No other engine takes over in the "
                         "middle of an answer that is held to a grammar; repeat the turn."
@@ -143,17 +153,19 @@ class Attempts:
         salt: str,
         *,
         held_to: str | None,
+        limit: ThinkingLimit,
         restore: bool,
     ) -> AsyncGenerator[Chunk]:
         engine = generation.engine
         client = self._pool.router or engine.client
+        generated = len(generation.ids)
         sampling = Sampling(
-            max_new_tokens=request.max_tokens - len(generation.ids),
+            max_new_tokens=limit.most(request.max_tokens - generated, generated=generated),
             temperature=request.temperature,
             top_p=request.top_p,
             seed=request.seed,
-            stop_token_ids=(self._chat.eos_id,),
-            structural_tag=held_to,
+            stop_token_ids=(self._chat.eos_id, *limit.stop_ids),
+            structural_tag=None if limit.is_open else held_to,
         )
         return client.generate(
             asked.tokens + array("I", generation.ids),

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
+from agent_runtime.efforts import efforts_of
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
 from agent_runtime.template import Options, Template
 from tools.calls import ToolCall
@@ -61,6 +62,8 @@ class ChatFormat:
                 f"{model_dir} has no usable tokenizer and chat template: {error}. "
                 "Point --model at a complete checkpoint, or make the demo model: make model."
             ) from error
+        self.efforts = efforts_of(self.template)
+        """How much it can be told to think, see `efforts_of`."""
         self.eos_text: str = config["eos_token"]
         eos = self.tokenizer.token_to_id(self.eos_text)
         if eos is None:

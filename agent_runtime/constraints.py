@@ -68,12 +68,17 @@ class Constraints(BaseModel):
 
 
 def structural_tag(
-    asked: Constraints, declared: Sequence[Mapping[str, Any]], *, thinking: bool
+    asked: Constraints,
+    declared: Sequence[Mapping[str, Any]],
+    *,
+    thinking: bool,
+    limited: bool = False,
 ) -> str | None:
     """What the engine is to hold an answer to, None if to nothing.
 
     declared: the session's tools, as `ToolSpec` has them
     thinking: whether the prompt ends inside the model's thinking
+    limited:  whether that is over when the engine is asked to hold the answer to it
 
     Raises UnknownTool.
     """
@@ -82,7 +87,8 @@ def structural_tag(
     if form is None:
         return None
     if thinking:
-        form = _sequence(_until("</think>"), _optional("\n\n"), form)
+        thought = [] if limited else [_until("</think>")]
+        form = _sequence(*thought, _optional("\n\n"), form)
     return json.dumps({"type": "structural_tag", "format": form})
 
 

@@ -203,6 +203,7 @@ class Conversations:
             new = CreateSession(
                 system=system,
                 tools=request.tools,
+                history=request.history,
                 stateless=request.stateless,
                 labels=request.labels,
             )
@@ -300,10 +301,13 @@ def _claimed(claim: Claim | None) -> Place | None:
 
 def turn_of(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
     """One that appends `messages` to what is known at `head`, or with none goes on right there."""
+    of_prompts = () if messages else ("template", "effort")  # it has been rendered
     options = request.model_dump(
-        exclude={*_OF_CONVERSATIONS, "messages", "marks", "proceed", "expected_head"},
+        exclude={
+            *_OF_CONVERSATIONS, "messages", "marks", "proceed", "expected_head", *of_prompts,
+        },
         exclude_unset=True,
-    )
+    )  # fmt: skip
     known = len(_split(request.messages)[1]) - len(messages)
     return TurnRequest(
         **options,
@@ -330,7 +334,9 @@ def _hashes(
 ) -> list[str]:
     """Of the conversation up to each message."""
     tools = [tool.model_dump(mode="json") for tool in request.tools]
-    digest = _digest("", [system, tools, "stateless"] if stateless else [system, tools])
+    kind = ["stateless"] if stateless else []
+    kind += [] if request.history == "append" else [request.history]
+    digest = _digest("", [system, tools, *kind])
     chain = []
     for message in said:
         digest = _next_hash(digest, message, request.tools)

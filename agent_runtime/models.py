@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent_runtime.chat import Message
 from agent_runtime.constraints import Constraints
+from agent_runtime.efforts import Effort
 from agent_runtime.template import OptionValue
 from tools.calls import ToolCall
 from tools.define import ToolSpec
@@ -78,6 +79,12 @@ class TurnRequest(_Wire, Constraints, strict=True):
     template: dict[str, OptionValue] = {}
     """Options of the model's chat template for this turn's prompt, as `enable_thinking`; one that
     it does not know is refused. The session's others stay as they are."""
+    effort: Effort | None = None
+    """How much the model is to think, by options that its chat template has for that; `none`: not
+    at all. A level that the template does not know is refused, see `efforts.py`."""
+    thinking_tokens: int | None = Field(default=None, ge=1, le=65536)
+    """Most tokens that the model thinks before it answers: after those its thinking is ended for
+    it. They are a part of `max_tokens`."""
     durability: str = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
     workspace: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -91,8 +98,10 @@ class TurnRequest(_Wire, Constraints, strict=True):
     def _says_something(self) -> Self:
         if bool(self.messages) is self.proceed:
             raise ValueError("a turn takes messages, or none and proceed=true")
-        if self.proceed and self.template:
+        if self.proceed and (self.template or self.effort):
             raise ValueError("what is gone on with has its prompt already: no template options")
+        if self.thinking_tokens is not None and self.top_logprobs:
+            raise ValueError("thinking that is ended for the model has no log-probabilities")
         return self
 
 
@@ -102,9 +111,11 @@ class ConversationRequest(TurnRequest):
     tools: as declared to the model; another set of tools is another conversation
     stateless: as in CreateSession
     labels: of a session or fork that is made for it
+    history: as in CreateSession; with another policy it is another conversation
     """
 
     tools: list[ToolSpec] = []
+    history: HistoryPolicy = "append"
     stateless: bool | None = None
     labels: dict[str, str] = {}
 
@@ -116,6 +127,8 @@ class Usage(_Wire):
     recompute_reason: why anything known was computed again, None if nothing was
     rewritten_tokens: of earlier turns, that the template has rendered anew, in a session with
                       `history="template"`
+    reasoning_tokens: of the completion, with the tags around the thinking; None where a backend
+                      does not say
     """
 
     prompt_tokens: int
@@ -125,6 +138,7 @@ class Usage(_Wire):
     boundary_tokens: int
     recompute_reason: str | None
     rewritten_tokens: int = 0
+    reasoning_tokens: int | None = 0
 
 
 class Timing(_Wire):

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent_runtime.chat import ChatFormat
+from agent_runtime.efforts import options_for
 from agent_runtime.errors import BadRequest, ContextFull, NoMessages
 from agent_runtime.histories import History
-from agent_runtime.models import SamplingDefaults, TurnRequest
+from agent_runtime.models import HistoryPolicy, SamplingDefaults, TurnRequest
 from agent_runtime.outage import Standing
 from agent_runtime.rewriting import rewriting_of
 from agent_runtime.shown import Showing
+from agent_runtime.template import OptionValue
 from agent_runtime.transcripts import Transcript, Transcripts, meta_of
 from engine.pool import Engine
 from state_store.records import Session
@@ -26,9 +28,11 @@ def with_defaults(request: TurnRequest, session: Session) -> TurnRequest:
     defaults = SamplingDefaults.model_validate(session.body.meta.get("sampling", {}))
     said = request.model_fields_set
     given = defaults.model_dump(exclude_none=True, exclude=set(said))
-    if not request.proceed:
-        given["template"] = session.body.meta.get("template", {}) | request.template
     return request.model_copy(update=given)
+
+
+def history_of(session: Session) -> HistoryPolicy:
+    return "template" if follows_template(session) else "append"
 
 
 def follows_template(session: Session) -> bool:
@@ -75,9 +79,10 @@ class Prompting:
     async def ask(self, chat: ChatFormat, before: Standing, request: TurnRequest) -> Asked:
         """before: the session as of its head
 
-        Raises BadRequest, TemplateRewrites, UnknownOption, NoMessages; ContextFull if the engine
-        has no room for the prompt and the answer.
+        Raises BadRequest, TemplateRewrites, UnknownOption, Unsupported, NoMessages; ContextFull if
+        the engine has no room for the prompt and the answer.
         """
+        request = _with_options(chat, before.session, request)
         if follows_template(before.session):
             asked = await self._as_shown(chat, before, request)
         else:
@@ -154,6 +159,24 @@ class _Messages:
             meta = meta_of([*self.before.unsaved, *request.messages], answer)
             said = (*said, *request.messages)
         return Answered(meta, Transcript((*said, answer), text))
+
+
+def _with_options(chat: ChatFormat, session: Session, request: TurnRequest) -> TurnRequest:
+    """With all options that the template is given: the session's, those of the effort, and the
+    request's own."""
+    if request.proceed:
+        return request
+    asked: dict[str, OptionValue] = {}
+    if request.effort is not None:
+        asked = dict(options_for(request.effort, chat.efforts, param="effort"))
+    for name in asked.keys() & request.template.keys():
+        if asked[name] != request.template[name]:
+            raise BadRequest(
+                f"effort {request.effort!r} asks the chat template for {name}={asked[name]!r}, and "
+                f"`template` for {name}={request.template[name]!r}; the session is unchanged."
+            )
+    template = session.body.meta.get("template", {}) | asked | request.template
+    return request.model_copy(update={"template": template})
 
 
 def _tools(session: Session) -> list[ToolSpec]:

@@ -9,6 +9,7 @@ from agent_runtime.outage import Standing
 from agent_runtime.scheduling.admission import Slot
 from agent_runtime.scheduling.tool_times import REPLY
 from agent_runtime.stopping import text_before
+from agent_runtime.thinking import reasoning_tokens
 from engine.pool import EngineRecord
 from tools.define import ToolSpec
 from tools.formats import parse
@@ -44,7 +45,9 @@ def result_of(
         finish_reason=generation.finish_reason,
         stopped_by=generation.stopped_by,
         token_ids=generation.ids,
-        usage=usage,
+        usage=usage.model_copy(
+            update={"reasoning_tokens": reasoning_tokens(chat, generation.ids, message.reasoning)}
+        ),
         mtp_accept_length=generation.accept_length,
         logprobs=[
             TokenLogprob(

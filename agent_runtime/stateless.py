@@ -269,6 +269,11 @@ def _require_possible(session: Session, request: TurnRequest) -> None:
             f"an answer cannot be gone on with where it was cut off: {kept} Send a message instead."
         )
     require_no_options(request.template)
+    if request.thinking_tokens is not None:
+        raise NeedsState(
+            f"a backend's thinking cannot be ended by a number of tokens: {kept} Ask without "
+            "thinking_tokens."
+        )
     if request.top_logprobs:
         raise NeedsState(
             f"log-probabilities name token ids, and a backend deals in text: {kept} Ask without "
@@ -284,8 +289,10 @@ def _require_possible(session: Session, request: TurnRequest) -> None:
 
 
 def _fields(request: TurnRequest, session: Session) -> dict[str, Any]:
-    stop = {"stop": list(request.stop)} if request.stop else {}
-    return protocol_fields(request, session.body.meta["tools"]) | stop
+    fields: dict[str, Any] = {"stop": list(request.stop)} if request.stop else {}
+    if request.effort is not None:  # what it does not know, the endpoint refuses
+        fields["reasoning_effort"] = request.effort
+    return protocol_fields(request, session.body.meta["tools"]) | fields
 
 
 def _opening(session: Session) -> list[WireMessage]:
@@ -388,6 +395,7 @@ def _result(session: Session, parent: Snapshot | None, answer: Answer) -> TurnRe
             recomputed_tokens=recomputed,
             boundary_tokens=0,
             recompute_reason=_WHY if recomputed else None,
+            reasoning_tokens=answer.reasoning_tokens,
         ),
         mtp_accept_length=None,
     )

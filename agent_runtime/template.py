@@ -23,7 +23,8 @@ _INNER = (nodes.For, nodes.Macro, nodes.CallBlock)
 
 
 class Template:
-    """options: names that the template looks up and does not make up itself.
+    """options:  names that the template looks up and does not make up itself
+    compared: the texts that it compares names with, or puts in the place of one that is not given
 
     Raises jinja2.TemplateError for text that is no template.
     """
@@ -34,6 +35,7 @@ class Template:
         environment.globals["raise_exception"] = _raise_exception
         self._template = environment.from_string(source)
         self.options = _options_of(environment.parse(source))
+        self.compared = _compared_in(environment.parse(source))
 
     def require(self, options: Options) -> None:
         """Raises UnknownOption for one that the template does not know."""
@@ -79,6 +81,17 @@ def _options_of(source: nodes.Template) -> frozenset[str]:
         if name.ctx == "store"
     }
     return frozenset(meta.find_undeclared_variables(source) - own - _NO_OPTIONS)
+
+
+def _compared_in(source: nodes.Template) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for one in source.find_all((nodes.Compare, nodes.Filter)):
+        if isinstance(one, nodes.Filter) and one.name not in ("default", "d"):
+            continue
+        texts = {const.value for const in one.find_all(nodes.Const) if type(const.value) is str}
+        for name in one.find_all(nodes.Name):
+            found.setdefault(name.name, set()).update(texts)
+    return {name: frozenset(texts) for name, texts in found.items()}
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

@@ -164,15 +164,17 @@ class _Blocks:
         return {"type": "content_block_stop", "index": self._count - 1}
 
 
-def usage_of(result: TurnResult) -> dict[str, int]:
+def usage_of(result: TurnResult) -> dict[str, Any]:
     """All of a prompt that is stored is written to the cache, whether it was marked or not."""
     prompt, read = result.usage.prompt_tokens, result.usage.reused_tokens
     written = max(0, min(result.boundary, prompt) - read)
+    thought = result.usage.reasoning_tokens
     return {
         "input_tokens": prompt - read - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
         "output_tokens": result.usage.completion_tokens,
+        "output_tokens_details": None if thought is None else {"thinking_tokens": thought},
     }
 
 

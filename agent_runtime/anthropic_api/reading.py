@@ -21,24 +21,36 @@ from agent_runtime.anthropic_api.request import (
     CustomTool,
     MessagesRequest,
     NoChoice,
+    ThinkingOff,
+    ThinkingOn,
     ToolChoice,
 )
-from agent_runtime.chat import Message
+from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.constraints import NamedTool
-from agent_runtime.errors import ThreadUnsupportedRequest, WrongMessage
+from agent_runtime.efforts import options_for, thinking_switched
+from agent_runtime.errors import (
+    BadRequest,
+    ThreadUnsupportedRequest,
+    Unsupported,
+    WrongMessage,
+)
 from agent_runtime.frameworks import Said
 from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.messages import asked_of, conversation
+from agent_runtime.template import OptionValue
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 
 _MOST_MARKS = 16
 
 
-def conversation_of(request: MessagesRequest, *, stateless: bool) -> ConversationRequest:
-    """stateless: whether an endpoint answers that keeps no state. Raises as `messages_of`,
-    and BadRequest for options that exclude each other."""
-    options: dict[str, Any] = {}
+def conversation_of(
+    request: MessagesRequest, chat: ChatFormat | None, *, stateless: bool
+) -> ConversationRequest:
+    """chat: None if an endpoint renders the prompt; stateless: whether one answers that keeps no
+    state. Raises as `messages_of`, Unsupported, and BadRequest for options that exclude each other.
+    """
+    options = request.torpor.model_dump(exclude_none=True) | _thinking(request, chat)
     if request.output_config.format is not None:
         options["json_schema"] = request.output_config.format.schema_
     if any(tool.strict for tool in request.tools):
@@ -55,6 +67,14 @@ def conversation_of(request: MessagesRequest, *, stateless: bool) -> Conversatio
         **_choice(request),
         **options,
     )
+
+
+def prompt_options(request: CountRequest, chat: ChatFormat) -> dict[str, OptionValue]:
+    """Of the model's chat template, for all that the request asks. Raises Unsupported."""
+    asked = _thinking(request, chat)
+    effort = asked.get("effort")
+    by_effort = {} if effort is None else options_for(effort, chat.efforts, param="effort")
+    return {**by_effort, **asked.get("template", request.torpor.template or {})}
 
 
 def messages_of(request: CountRequest) -> list[Message]:
@@ -83,6 +103,40 @@ def specs_of(tools: Sequence[CustomTool]) -> list[ToolSpec]:
         ToolSpec(name=tool.name, description=tool.description, parameters=tool.input_schema)
         for tool in tools
     ]
+
+
+def _thinking(request: CountRequest, chat: ChatFormat | None) -> dict[str, Any]:
+    """Fields of TurnRequest. Raises Unsupported, BadRequest."""
+    thinking, effort = request.thinking, request.output_config.effort
+    is_off = isinstance(thinking, ThinkingOff)
+    if effort is not None:
+        if is_off:
+            raise Unsupported(
+                "`output_config.effort` says how much is thought, and thinking is disabled. "
+                "Nothing was generated.",
+                param="output_config.effort",
+            )
+        if chat is not None:
+            options_for(effort, chat.efforts, param="output_config.effort")
+    asked: dict[str, Any] = {} if effort is None else {"effort": effort}
+    if isinstance(thinking, ThinkingOn):
+        asked["thinking_tokens"] = thinking.budget_tokens
+    if chat is None:
+        return asked | ({"effort": "none"} if is_off else {})
+    if is_off or isinstance(thinking, ThinkingOn):
+        switched = thinking_switched(
+            chat.template, on=not is_off, opens_thinking=chat.opens_thinking, param="thinking"
+        )
+        template = request.torpor.template or {}
+        for name in switched.keys() & template.keys():
+            if switched[name] != template[name]:
+                raise BadRequest(
+                    f"`thinking` and `torpor.template` do not agree about {name}. Nothing was "
+                    "generated.",
+                    param="thinking",
+                )
+        asked["template"] = {**template, **switched}
+    return asked
 
 
 def _marks(request: CountRequest) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from agent_runtime.anthropic_api.blocks import CacheControl, SaidMessage, TextBlock, Wire
+from agent_runtime.openai_api.chat_models import Ours
 
 _NOT_HERE = {
     "top_k": "the engine samples by temperature and top_p",
@@ -77,11 +78,12 @@ class JsonFormat(Wire):
 
 
 class OutputConfig(Wire):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
 
 
 class ThinkingOn(Wire):
-    """budget_tokens: what the model is to make do with; `max_tokens` is what ends it"""
+    """budget_tokens: after which the thinking is ended"""
 
     type: Literal["enabled"]
     budget_tokens: int = Field(ge=1024)
@@ -121,6 +123,7 @@ class CountRequest(Wire):
     cache_control: CacheControl | None = None
     """For the last block."""
     speed: Literal["standard"] | None = None
+    torpor: Ours = Ours()
     thread: dict[str, Any] | None = None
     """Refused in a way that Anthropic's clients know: they send the whole conversation instead."""
 

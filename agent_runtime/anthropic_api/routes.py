@@ -12,7 +12,12 @@ from fastapi.responses import JSONResponse
 
 from agent_runtime.anthropic_api.answers import Answer, Event
 from agent_runtime.anthropic_api.errors import documented
-from agent_runtime.anthropic_api.reading import conversation_of, messages_of, specs_of
+from agent_runtime.anthropic_api.reading import (
+    conversation_of,
+    messages_of,
+    prompt_options,
+    specs_of,
+)
 from agent_runtime.anthropic_api.request import CountRequest, MessagesRequest
 from agent_runtime.chat import ChatFormat
 from agent_runtime.conversations import Conversations
@@ -41,8 +46,7 @@ async def create(
     chat: ChatFormat | None = http.app.state.chat
     conversations: Conversations = http.app.state.conversations
     stateless = served(http).is_stateless(request.model)
-    _require_thinking(request, chat if not stateless else None)
-    asked = conversation_of(request, stateless=stateless)
+    asked = conversation_of(request, None if stateless else chat, stateless=stateless)
     turn = counted(http, conversations.run(asked, key=key))
     answer = Answer(
         Ids(key), model=request.model, tools=asked.tools, thinking=request.shows_thinking
@@ -66,26 +70,12 @@ async def count_tokens(http: Request, request: CountRequest, version: Version) -
             "and counts them when it answers.",
             param="model",
         )
-    _require_thinking(request, chat)
+    options = prompt_options(request, chat)
     said = messages_of(request)
     system = said.pop(0).content if said[0].role == "system" else None
-    prompt = chat.opening(said, system=system, tools=specs_of(request.tools))
+    tools = specs_of(request.tools)
+    prompt = chat.opening(said, system=system, tools=tools, options=options)
     return {"input_tokens": len(prompt)}
-
-
-def _require_thinking(request: CountRequest, chat: ChatFormat | None) -> None:
-    """Raises Unsupported if the model cannot be told to think, or not to."""
-    if request.thinking is None or request.thinking.type == "adaptive" or chat is None:
-        return
-    wanted = request.thinking.type == "enabled"
-    if wanted != chat.opens_thinking:
-        always = "always" if chat.opens_thinking else "never"
-        raise Unsupported(
-            f"thinking cannot be {request.thinking.type}: by its template {request.model} {always} "
-            "thinks before it answers. Leave `thinking` out, or send adaptive. Nothing was "
-            "generated.",
-            param="thinking",
-        )
 
 
 async def _with(first: TurnEvent, rest: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:

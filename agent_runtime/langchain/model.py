@@ -32,14 +32,16 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, SecretStr
 
 from agent_runtime.constraints import NamedTool
+from agent_runtime.efforts import Effort
 from agent_runtime.errors import BadRequest, ToolsDiffer, WrongMessage
 from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import shown
 from agent_runtime.langchain.messages import answer_of, said, spec_of
 from agent_runtime.langchain.retrying import asked_again
-from agent_runtime.models import TurnResult
+from agent_runtime.models import HistoryPolicy, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import LoopThread
+from agent_runtime.template import OptionValue
 from tools.define import ToolSpec
 
 
@@ -64,6 +66,13 @@ class ChatTorpor(BaseChatModel):
     seed: int | None = None
     stop: list[str] | None = None
     durability: str | None = None
+    effort: Effort | None = None
+    """How much the model is to think."""
+    thinking_tokens: int | None = None
+    template: dict[str, OptionValue] | None = None
+    """Options of the model's chat template."""
+    history: HistoryPolicy | None = None
+    """Of conversations without `session`, which has its own."""
     timeout: float = 600.0
     """Seconds."""
     max_retries: int = 2
@@ -189,7 +198,10 @@ class ChatTorpor(BaseChatModel):
         )
 
     def _settings(self) -> dict[str, Any]:
-        named = ("temperature", "top_p", "max_tokens", "seed", "stop", "durability")
+        named = (
+            "temperature", "top_p", "max_tokens", "seed", "stop", "durability", "effort",
+            "thinking_tokens", "template", "history",
+        )  # fmt: skip
         settings = {name: getattr(self, name) for name in named}
         return {name: value for name, value in settings.items() if value is not None}
 
@@ -243,6 +255,11 @@ class ChatTorpor(BaseChatModel):
         options: dict[str, Any],
         once: str,
     ) -> AsyncGenerator[TurnEvent]:
+        if "history" in options:
+            raise BadRequest(
+                f"session {self.session} has its own way to deal with its history, given when it "
+                "was created. Nothing was generated. Leave `history` out."
+            )
         session, head, new = self._place(messages)
         if head is None and tools:
             await _require_tools(torpor, session, tools)

@@ -14,17 +14,20 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from agent_runtime.chat import Message
+from agent_runtime.efforts import Effort
 from agent_runtime.events import Progress, Reasoning, Text
 from agent_runtime.mcp_server.results import Answer, Deleted, History, SessionList
 from agent_runtime.models import (
     Cancellation,
     Forked,
+    HistoryPolicy,
     Resumed,
     SessionView,
     Suspended,
     TurnResult,
 )
 from agent_runtime.sdk import Torpor
+from agent_runtime.template import OptionValue
 from agent_runtime.version_models import DiffView, TreeView
 from tools.define import ToolSpec
 
@@ -34,6 +37,9 @@ Id = Annotated[str, Field(description="id of a session, such as ses-…")]
 SnapshotId = Annotated[str | None, Field(description="id of a snapshot of the session's history")]
 Key = Annotated[
     str | None, Field(description="of idempotency: a repeated call with it is done once")
+]
+TemplateOptions = Annotated[
+    dict[str, OptionValue], Field(description="of the model's chat template")
 ]
 Labels = Annotated[dict[str, str], Field(description="to find it by")]
 
@@ -89,12 +95,22 @@ class _Tools:
             list[ToolSpec], Field(description="that its model may call; you run them")
         ] = [],  # noqa: B006
         labels: Labels = {},  # noqa: B006
+        template: TemplateOptions = {},  # noqa: B006
+        history: Annotated[
+            HistoryPolicy,
+            Field(description="template: its chat template may show earlier turns anew"),
+        ] = "append",
         idempotency_key: Key = None,
     ) -> SessionView:
         """Make a new, empty session."""
         async with self._connect() as torpor:
             return await torpor.create(
-                system=system, tools=tools, labels=labels, idempotency_key=idempotency_key
+                system=system,
+                tools=tools,
+                labels=labels,
+                template=template,
+                history=history,
+                idempotency_key=idempotency_key,
             )
 
     async def list_sessions(self, limit: Annotated[int, Field(ge=1, le=1000)] = 50) -> SessionList:
@@ -131,6 +147,13 @@ class _Tools:
         json_schema: Annotated[
             dict[str, Any] | None, Field(description="of the answer, which is JSON then")
         ] = None,
+        effort: Annotated[
+            Effort | None, Field(description="how much its model is to think; none: not at all")
+        ] = None,
+        thinking_tokens: Annotated[
+            int | None, Field(ge=1, le=65536, description="after which its thinking is ended")
+        ] = None,
+        template: TemplateOptions = {},  # noqa: B006
         durability: Annotated[str, Field(description="memory, fsync or replicated:n")] = "memory",
         expected_head: Annotated[
             str | None, Field(description="refuse unless this snapshot is its head")
@@ -155,6 +178,9 @@ class _Tools:
                     top_p=top_p,
                     seed=seed,
                     stop=stop,
+                    effort=effort,
+                    thinking_tokens=thinking_tokens,
+                    template=template,
                     durability=durability,
                     expected_head=expected_head,
                     idempotency_key=idempotency_key,

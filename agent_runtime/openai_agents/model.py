@@ -29,7 +29,7 @@ from agents.usage import Usage
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.responses import Response
 from openai.types.responses.response_prompt_param import ResponsePromptParam
-from openai.types.responses.response_usage import InputTokensDetails
+from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from agent_runtime.chat import Message
 from agent_runtime.constraints import NamedTool
@@ -47,7 +47,7 @@ from tools.calls import ToolCall
 from tools.define import ToolSpec
 
 _SETTINGS = ("temperature", "top_p", "max_tokens", "parallel_tool_calls")  # as a turn names them
-_READ = ("tool_choice", "extra_args", "include_usage")
+_READ = ("tool_choice", "extra_args", "include_usage", "reasoning")
 
 
 class _Asked(NamedTuple):
@@ -103,6 +103,9 @@ class TorporModel(Model):
                 output_tokens=result.usage.completion_tokens,
                 total_tokens=result.usage.prompt_tokens + result.usage.completion_tokens,
                 input_tokens_details=InputTokensDetails(cached_tokens=result.usage.reused_tokens),
+                output_tokens_details=OutputTokensDetails(
+                    reasoning_tokens=result.usage.reasoning_tokens or 0
+                ),
             ),
             response_id=result.snapshot,
         )
@@ -162,6 +165,7 @@ class TorporModel(Model):
                 "completion_tokens": result.usage.completion_tokens,
                 "total_tokens": result.usage.prompt_tokens + result.usage.completion_tokens,
                 "prompt_tokens_details": {"cached_tokens": result.usage.reused_tokens},
+                "completion_tokens_details": {"reasoning_tokens": result.usage.reasoning_tokens},
             }
         return ChatCompletionChunk.model_validate(
             {
@@ -226,6 +230,11 @@ def _options(settings: ModelSettings) -> dict[str, Any]:
             "extra_args. Nothing was generated."
         )
     options = {name: value for name, value in given.items() if name in _SETTINGS}
+    if settings.reasoning is not None:
+        given = settings.reasoning.model_dump(exclude_none=True)
+        if given.keys() - {"effort"}:
+            raise BadRequest("reasoning is not summed up here; ask for its effort only.")
+        options |= given
     match settings.tool_choice:
         case None:
             pass

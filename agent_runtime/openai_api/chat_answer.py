@@ -18,7 +18,6 @@ from agent_runtime.openai_api.messages import (
     arguments_of,
     finish_reason_of,
     ours,
-    thinking_tokens,
 )
 from tools.define import ToolSpec
 
@@ -143,7 +142,7 @@ class Answering:
         """The prompt counts once: the other answers branch off where it ends."""
         first = results[0].usage
         generated = sum(result.usage.completion_tokens for result in results)
-        thinking = [thinking_tokens(result, self._chat) for result in results]
+        thinking = [result.usage.reasoning_tokens for result in results]
         known = [tokens for tokens in thinking if tokens is not None]
         return {
             "prompt_tokens": first.prompt_tokens,

@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent_runtime.efforts import Effort
 from agent_runtime.errors import Unsupported
+from agent_runtime.models import HistoryPolicy
+from agent_runtime.template import OptionValue
 
 
 class _Wire(BaseModel):
@@ -87,11 +90,14 @@ class StreamOptions(_Wire):
 
 
 class Ours(_Wire):
-    """What a request can ask of Torpor and of nobody else; see TurnRequest."""
+    """What a request can ask of Torpor and of nobody else; see TurnRequest and CreateSession."""
 
     durability: str | None = None
     regex: str | None = None
     ebnf: str | None = None
+    history: HistoryPolicy | None = None
+    template: dict[str, OptionValue] | None = None
+    thinking_tokens: int | None = Field(default=None, ge=1, le=65536)
 
 
 _Stop = Annotated[str, Field(min_length=1)]
@@ -119,6 +125,9 @@ class ChatRequest(BaseModel):
     n: int | None = Field(default=None, ge=1, le=128)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: dict[str, OptionValue] | None = None
+    """As vLLM and SGLang call `torpor.template`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     metadata: dict[str, str] | None = None
@@ -145,7 +154,6 @@ UNSUPPORTED = {
     "modalities": Refused((["text"],), "the models say text"),
     "prediction": Refused((), "there is no decoding along a given text"),
     "presence_penalty": Refused((0,), "engines sample without penalties"),
-    "reasoning_effort": Refused((), "how long a model thinks is not set by requests"),
     "service_tier": Refused(("auto", "default"), "there is one tier"),
     "store": Refused((False,), "chat completions are not listed again; use /v1/responses"),
     "verbosity": Refused(("medium",), "how much a model says is not set by requests"),

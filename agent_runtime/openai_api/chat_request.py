@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent_runtime.chat import Message
+from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.constraints import NamedTool
+from agent_runtime.efforts import options_for
 from agent_runtime.errors import BadRequest, WrongMessage
 from agent_runtime.frameworks import Said
 from agent_runtime.models import ConversationRequest
@@ -18,11 +19,12 @@ _TEMPERATURE = 1.0  # what OpenAI documents for requests that name none
 
 
 def conversation_of(
-    request: ChatRequest, *, stateless: bool, answer_tokens: int
+    request: ChatRequest, chat: ChatFormat | None, *, stateless: bool, answer_tokens: int
 ) -> ConversationRequest:
-    """stateless: see CreateSession; answer_tokens: at most, if the request does not say
+    """chat: None if an endpoint renders the prompt; stateless: see CreateSession; answer_tokens: at
+    most, if the request does not say
 
-    Raises BadRequest, TextOnly, WrongMessage.
+    Raises BadRequest, TextOnly, WrongMessage, Unsupported.
     """
     said = [_said(message, place) for place, message in enumerate(request.messages)]
     tools = [spec_of(tool) for tool in request.tools or ()]
@@ -33,6 +35,7 @@ def conversation_of(
         labels=request.metadata or {},
         **_lengths(request, answer_tokens),
         **_sampling(request),
+        **_thinking(request, chat),
         **_held_to(request, bool(tools)),
         **request.torpor.model_dump(exclude_none=True),
     )
@@ -116,6 +119,23 @@ def _sampling(request: ChatRequest) -> dict[str, Any]:
         "top_logprobs": max(1, request.top_logprobs or 0) if request.logprobs else None,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _thinking(request: ChatRequest, chat: ChatFormat | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
+    if request.reasoning_effort is not None:
+        if chat is not None:
+            options_for(request.reasoning_effort, chat.efforts, param="reasoning_effort")
+        asked["effort"] = request.reasoning_effort
+    if request.chat_template_kwargs is not None:
+        if request.torpor.template is not None:
+            raise BadRequest(
+                "chat_template_kwargs and torpor.template are one thing, and both are given. "
+                "Nothing was generated.",
+                param="chat_template_kwargs",
+            )
+        asked["template"] = request.chat_template_kwargs
+    return asked
 
 
 def _held_to(request: ChatRequest, has_tools: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.access.standing import while_admitted
+from agent_runtime.chat import ChatFormat
 from agent_runtime.choices import Choices
 from agent_runtime.errors import TorporError
 from agent_runtime.events import TurnEvent
@@ -61,12 +62,15 @@ async def complete(http: Request, request: ChatRequest, key: Key = None) -> Resp
     choices: Choices = http.app.state.choices
     stateless = served(http).is_stateless(request.model)
     require_supported(request)
-    asked = conversation_of(request, stateless=stateless, answer_tokens=settings.answer_tokens)
+    chat: ChatFormat | None = None if stateless else http.app.state.chat
+    asked = conversation_of(
+        request, chat, stateless=stateless, answer_tokens=settings.answer_tokens
+    )
     answering = Answering(
         request.model,
         Ids(key),
         asked.tools,
-        None if stateless else http.app.state.chat,
+        chat,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     events = _counted(http, choices.run(asked, request.n or 1, key=key))

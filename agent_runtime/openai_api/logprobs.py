@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from agent_runtime.chat import ChatFormat
 from agent_runtime.models import TokenLogprob, TurnResult
-from agent_runtime.openai_api.messages import thinking_tokens
+from agent_runtime.thinking import reasoning_tokens
 
 
 def logprobs_of(result: TurnResult, chat: ChatFormat, *, top: int) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def logprobs_of(result: TurnResult, chat: ChatFormat, *, top: int) -> dict[str, 
     spelling = Spelling(chat.tokenizer)
     end = _end(result, chat, spelling)
     shown = [_shown(position, spelling, top) for position in result.logprobs[:end]]
-    thinking = thinking_tokens(result, chat) or 0
+    thinking = reasoning_tokens(chat, result.token_ids, result.reasoning)
     logprobs: dict[str, Any] = {"content": shown[thinking:], "refusal": None}
     if thinking:
         logprobs["reasoning_content"] = shown[:thinking]

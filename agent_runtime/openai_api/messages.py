@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent_runtime.chat import ChatFormat, Message
+from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
 from agent_runtime.models import ConversationRequest, TurnResult
@@ -134,26 +134,6 @@ def finish_reason_of(result: TurnResult) -> str:
     if result.tool_calls and result.finish_reason == "stop":
         return "tool_calls"
     return result.finish_reason
-
-
-def thinking_tokens(result: TurnResult, chat: ChatFormat | None) -> int | None:
-    """How many of the generated tokens were reasoning, with its end tag; None if it is not known:
-    an endpoint without state says no token ids."""
-    if not result.reasoning:
-        return 0
-    if chat is None or not result.token_ids:
-        return None
-    # Whole reasoning only: one that was cut off is all that there is.
-    low, high = 0, len(result.token_ids)
-    if "</think>" not in chat.decode(result.token_ids):
-        return high
-    while low < high:
-        middle = (low + high) // 2
-        if "</think>" in chat.decode(result.token_ids[:middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def ours(result: TurnResult) -> dict[str, Any]:

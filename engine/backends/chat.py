@@ -54,6 +54,7 @@ class Answer:
     finish_reason: `stop`, `length`, `tool_calls` or `content_filter`
     cached_tokens: prompt tokens that the endpoint says it did not compute; 0 if it does not say
     model:         what the endpoint calls the model that answered
+    reasoning_tokens: of the completion; None if there is reasoning and the endpoint does not say
     """
 
     text: str
@@ -64,6 +65,7 @@ class Answer:
     completion_tokens: int
     cached_tokens: int
     model: str
+    reasoning_tokens: int | None
 
 
 class Backend:
@@ -170,6 +172,10 @@ class Backend:
                 "it does not report its usage, and a turn says what was computed for it"
             )
         details = usage.prompt_tokens_details
+        generated = usage.completion_tokens_details
+        reasoning_tokens = None if generated is None else generated.reasoning_tokens
+        if reasoning_tokens is None and not collected.reasoning:
+            reasoning_tokens = 0
         return Answer(
             text=collected.text,
             reasoning=collected.reasoning,
@@ -179,6 +185,7 @@ class Backend:
             completion_tokens=usage.completion_tokens,
             cached_tokens=(details and details.cached_tokens) or 0,
             model=collected.model or self.settings.model,
+            reasoning_tokens=reasoning_tokens,
         )
 
     def _broken(self, how: str) -> EngineUnreachable:
@@ -228,10 +235,15 @@ class _Cached(BaseModel):
     cached_tokens: int | None = Field(default=None, ge=0)
 
 
+class _Generated(BaseModel):
+    reasoning_tokens: int | None = Field(default=None, ge=0)
+
+
 class _Usage(BaseModel):
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
     prompt_tokens_details: _Cached | None = None
+    completion_tokens_details: _Generated | None = None
 
 
 class _Chunk(BaseModel):

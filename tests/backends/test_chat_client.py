@@ -46,7 +46,7 @@ async def test_an_answer_comes_in_pieces_and_then_whole(scripted, backend):
     scripted.scripted.append(Scripted(": a comment\n\n" + HELLO + STOP + USAGE + DONE))
     *pieces, answer = await asked(backend)
     assert pieces == [Piece("Hel", ""), Piece("lo.", "")]
-    assert answer == Answer("Hello.", "", (), "stop", 9, 2, 0, "scripted")
+    assert answer == Answer("Hello.", "", (), "stop", 9, 2, 0, "scripted", 0)
 
 
 async def test_the_request_says_what_was_asked(scripted, backend):

@@ -1,10 +1,12 @@
 """OpenAI's `/v1/conversations` with its own client, over an endpoint that a test has answer."""
 
 import json
+import secrets
 
 import httpx
 import openai
 import pytest
+from redis import Redis
 
 from tests.backends.scripted import call, client_of, says, scripted_runtime, sent
 
@@ -17,6 +19,20 @@ async def ask(client, conversation, said=(), **asked):
     return await client.responses.create(
         model="scripted", conversation=conversation.id, input=said, **asked
     )
+
+
+def held(server, text):
+    """Names of all that Redis holds with the text in it."""
+    needle, found = text.encode(), []
+    with Redis(unix_socket_path=server.url.removeprefix("unix://")) as redis:
+        for key in redis.scan_iter(count=1000):
+            kind = redis.type(key)
+            values = [redis.get(key)] if kind == b"string" else []
+            if kind == b"hash":
+                values = [part for pair in redis.hgetall(key).items() for part in pair]
+            if needle in key or any(needle in value for value in values):
+                found.append(key)
+    return found
 
 
 async def texts(client, conversation, **page):
@@ -74,31 +90,64 @@ async def test_a_deleted_item_is_not_read_any_more(scripted, said):
     assert (await scripted.responses.retrieve(first.id)).output_text == "One."
 
 
-async def test_what_is_left_is_not_rendered_anew_after_an_earlier_response_was_deleted(
-    scripted, said
-):
-    said.scripted += [says({"content": text}) for text in ("One.", "Two.", "Three.")]
+async def test_items_of_a_deleted_response_stay_those_of_its_conversation(scripted, said):
+    answers = ("One.", "Two.", "Three.", "Four.", "Five.")
+    said.scripted += [says({"content": text}) for text in answers]
     talk = await scripted.conversations.create()
     first = await ask(scripted, talk, "1?")
     await ask(scripted, talk, "2?")
     await scripted.responses.delete(first.id)
-    await ask(scripted, talk, "3?")
+    last = await ask(scripted, talk, "3?", metadata={"about": "the last one"})
     assert [text for _, text in sent(said)] == ["1?", "One.", "2?", "Two.", "3?"]
-    asked = len(said.seen)
-    (last, *_) = (await scripted.conversations.items.list(talk.id)).data
-    await scripted.conversations.items.delete(last.id, conversation_id=talk.id)
-    assert await texts(scripted, talk, order="asc") == ["2?", "Two.", "3?"]
-    with pytest.raises(openai.BadRequestError, match="was deleted") as refused:
-        await ask(scripted, talk, "4?")
-    assert refused.value.param == "conversation"
-    assert len(said.seen) == asked
+    await scripted.responses.delete(last.id)
+    for response in (first, last):
+        for asked in (
+            scripted.responses.retrieve(response.id),
+            scripted.responses.input_items.list(response.id),
+            scripted.responses.delete(response.id),
+            scripted.responses.create(
+                model="scripted", input="?", previous_response_id=response.id
+            ),
+        ):
+            with pytest.raises((openai.NotFoundError, openai.BadRequestError), match="no response"):
+                await asked
+    everything = ["1?", "One.", "2?", "Two.", "3?", "Three."]
+    assert await texts(scripted, talk, order="asc") == everything
+    fourth = await ask(scripted, talk, "4?")
+    assert [text for _, text in sent(said)] == [*everything, "4?"]
+    assert fourth.torpor["rendered_anew"] is None
+    (newest, *_) = (await scripted.conversations.items.list(talk.id)).data
+    await scripted.conversations.items.delete(newest.id, conversation_id=talk.id)
+    await ask(scripted, talk, "5?")
+    assert [text for _, text in sent(said)] == [*everything, "4?", "5?"]
 
 
-async def test_a_conversation_does_not_go_on_without_its_last_response(scripted, said):
+async def test_what_is_left_of_a_deleted_response_goes_with_its_conversation(
+    scripted, bare_store, said
+):
+    secret = secrets.token_hex(8)
+    said.scripted += [says({"content": "One."}), says({"content": "Two."})]
+    talk = await scripted.conversations.create()
+    first = await ask(scripted, talk, "1?", metadata={"about": secret})
+    second = await ask(scripted, talk, "2?")
+    await scripted.responses.delete(first.id)
+    assert held(bare_store, secret) == []
+    record = f"response:{first.id}"
+    assert held(bare_store, record) != []
+    await scripted.conversations.delete(talk.id)
+    assert held(bare_store, record) == []
+    assert (await scripted.responses.retrieve(second.id)).output_text == "Two."
+    items = (await scripted.responses.input_items.list(second.id)).data
+    assert [item.content[0].text for item in items] == ["2?"]
+
+
+async def test_a_conversation_does_not_go_on_without_its_last_response(
+    scripted, scripted_app, said
+):
     said.scripted.append(says({"content": "One."}))
     talk = await scripted.conversations.create()
     made = await ask(scripted, talk, "1?")
-    await scripted.responses.delete(made.id)
+    await scripted_app.state.sessions.delete(made.torpor["session"])
     for asked in ({}, {}, {"stream": True}, {"background": True}):
         with pytest.raises(openai.BadRequestError, match=talk.id) as refused:
             await ask(scripted, talk, "2?", **asked)

@@ -1,11 +1,13 @@
 """`/v1/responses` with OpenAI's own client, over an endpoint that says what a test wants."""
 
 import asyncio
+import json
 
 import httpx
 import openai
 import pytest
 from pydantic import BaseModel
+from redis import Redis
 
 from agent_runtime.openai_api.responses.requests import CreateResponse
 from tests.backends.scripted import call, forget, says, sent
@@ -373,7 +375,6 @@ async def test_without_a_record_the_same_request_again_is_answered_the_same(scri
         ({"max_tool_calls": 1}, "max_tool_calls"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
@@ -461,3 +462,67 @@ async def test_nothing_that_is_asked_breaks_the_service(scripted_app, said):
             answer = await http.post("http://scripted/v1/responses", json=asked)
             assert answer.status_code < 500, (body, answer.text)
     said.scripted.clear()
+
+
+def kept_items(server, response_id):
+    """How many input items the response's record has of its own."""
+    with Redis(unix_socket_path=server.url.removeprefix("unix://")) as redis:
+        for key in redis.scan_iter("*:attachments:*", count=1000):
+            if (record := redis.hget(key, f"response:{response_id}")) is not None:
+                return len(json.loads(record)["input"])
+    return None
+
+
+async def listed(client, response_id):
+    items = (await client.responses.input_items.list(response_id, order="asc")).data
+    return [item.content[0].text for item in items]
+
+
+async def talked(client, said, count):
+    """A client that sends the whole conversation each time; its responses, and all it has sent."""
+    sent_so_far, made = [], []
+    for number in range(1, count + 1):
+        said.scripted.append(says({"content": f"Answer {number}."}))
+        sent_so_far.append({"role": "user", "content": f"Question {number}?"})
+        made.append(await client.responses.create(model="scripted", input=sent_so_far))
+        sent_so_far += [item.model_dump() for item in made[-1].output]
+    return made, sent_so_far
+
+
+async def test_of_a_whole_conversation_only_what_is_new_is_kept_again(scripted, bare_store, said):
+    made, _ = await talked(scripted, said, 4)
+    assert len({one.torpor["session"] for one in made}) == 1
+    assert [kept_items(bare_store, one.id) for one in made] == [1, 1, 1, 1]
+    whole = ["Question 1?", "Answer 1.", "Question 2?", "Answer 2.", "Question 3?"]
+    assert await listed(scripted, made[2].id) == whole
+    said.scripted.append(says({"content": "Next."}))
+    new = await scripted.responses.create(
+        model="scripted", input="5?", previous_response_id=made[-1].id
+    )
+    assert len(await listed(scripted, new.id)) == 9
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
+async def test_a_deleted_response_leaves_others_whole_and_takes_its_own_with_it(
+    scripted, bare_store, said, order
+):
+    made, _ = await talked(scripted, said, 4)
+    before = await listed(scripted, made[3].id)
+    for place in order:
+        await scripted.responses.delete(made[place].id)
+        assert kept_items(bare_store, made[place].id) is None
+        assert await listed(scripted, made[3].id) == before
+    assert kept_items(bare_store, made[3].id) == 7
+    for place in order:
+        with pytest.raises(openai.NotFoundError):
+            await scripted.responses.retrieve(made[place].id)
+
+
+async def test_what_is_sent_otherwise_is_kept_as_it_was_sent(scripted, bare_store, said):
+    _, sent_so_far = await talked(scripted, said, 2)
+    said.scripted.append(says({"content": "Other."}))
+    changed = [{"role": "user", "content": "Question 0?"}, *sent_so_far[1:]]
+    changed.append({"role": "user", "content": "Question 3?"})
+    other = await scripted.responses.create(model="scripted", input=changed)
+    assert kept_items(bare_store, other.id) == 5
+    assert (await listed(scripted, other.id))[0] == "Question 0?"

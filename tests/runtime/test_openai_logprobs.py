@@ -5,7 +5,7 @@ import pytest
 from agent_runtime.chat import ChatFormat
 from agent_runtime.models import TokenLogprob, TurnResult, Usage
 from agent_runtime.openai_api.logprobs import Spelling, logprobs_of
-from agent_runtime.openai_api.messages import thinking_tokens
+from agent_runtime.thinking import reasoning_tokens
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 
@@ -63,13 +63,15 @@ def test_reasoning_has_a_list_of_its_own():
     shown = logprobs_of(answer, CHAT, top=0)
     assert spelled(shown["reasoning_content"]) == "Hm, so.</think>"
     assert spelled(shown["content"]) == "Good day."
-    assert thinking_tokens(answer, CHAT) == len(shown["reasoning_content"])
+    assert reasoning_tokens(CHAT, answer.token_ids, answer.reasoning) == len(
+        shown["reasoning_content"]
+    )
 
 
 def test_what_was_cut_off_while_thinking_is_all_reasoning():
     answer = result("Hm, so", ended=False, reasoning="Hm, so", text="")
-    assert thinking_tokens(answer, CHAT) == len(answer.token_ids)
-    assert thinking_tokens(result("Good day."), CHAT) == 0
+    assert reasoning_tokens(CHAT, answer.token_ids, answer.reasoning) == len(answer.token_ids)
+    assert reasoning_tokens(CHAT, result("Good day.").token_ids, "") == 0
 
 
 def test_the_list_ends_before_the_text_that_ended_the_answer():

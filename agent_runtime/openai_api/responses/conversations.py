@@ -3,6 +3,8 @@
     conversation ── last ──> response ── previous ──> response …
                └─ pending items: said, and not answered
 
+To delete a response leaves its items to the conversation, as OpenAI documents it.
+
 A conversation is kept with an empty session of its own, whose lease is held while it is answered:
 of two who go on with it at once one is refused. To delete an item changes what was said: the next
 response has all that is left rendered anew.
@@ -126,9 +128,22 @@ class ResponseConversations:
         return changed
 
     async def delete(self, conversation_id: str) -> None:
-        """Its responses stay, and can be followed."""
-        session, _ = await self._get(conversation_id)
+        """Its responses stay, and can be followed; what is left of deleted ones goes with it."""
+        session, record = await self._get(conversation_id)
+        for response in await self._chain(record):
+            if response.deleted:
+                await self._records.delete(response)
         await self._sessions.delete(session.id)
+
+    async def take_away(self, response: ResponseRecord) -> None:
+        """Delete a response. Its items stay those of the conversation that it is a part of."""
+        if response.conversation_id is not None:
+            with contextlib.suppress(NotFound):  # then the conversation is deleted
+                async with self._changing(response.conversation_id) as (_, record):
+                    if any(one.id == response.id for one in await self._chain(record)):
+                        await self._records.hide(response)
+                        return
+        await self._records.delete(response)
 
     async def items(self, conversation_id: str) -> list[Item]:
         """The earliest first."""
@@ -174,12 +189,12 @@ class ResponseConversations:
         if record.last is None:
             return Follows(pending=record.pending)
         try:
-            last, at = await self._records.get(record.last)
+            last, at = await self._records.kept(record.last)
         except NotFound:
             raise LastResponseGone(
-                f"{record.last}, the last response of {record.id}, was deleted or has expired, and "
-                f"the conversation cannot go on without it. {NOTHING_DONE} Create a new one with "
-                "the items that it is to begin with.",
+                f"{record.last}, the last response of {record.id}, has expired or its session was "
+                f"deleted, and the conversation cannot go on without it. {NOTHING_DONE} Create a "
+                "new one with the items that it is to begin with.",
                 param="conversation",
             ) from None
         if not record.deleted:
@@ -193,11 +208,21 @@ class ResponseConversations:
         if record.last is None:
             return [], True
         try:
-            last, _ = await self._records.get(record.last)
+            last, _ = await self._records.kept(record.last)
         except NotFound:
             return [], False
         said, is_whole = await self._records.history(last)
         return [item for item in said if item["id"] not in record.deleted], is_whole
+
+    async def _chain(self, record: ConversationRecord) -> list[ResponseRecord]:
+        """Its responses, the latest first."""
+        if record.last is None:
+            return []
+        try:
+            last, _ = await self._records.kept(record.last)
+        except NotFound:
+            return []
+        return (await self._records.chain(last))[0]
 
     @contextlib.asynccontextmanager
     async def _changing(

@@ -16,6 +16,7 @@ from typing import Any
 
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.conversations import Conversations
+from agent_runtime.efforts import options_for
 from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
 from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import Said
@@ -26,7 +27,11 @@ from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Telling, Told
 from agent_runtime.openai_api.responses.items import Item, items_of, said_in
 from agent_runtime.openai_api.responses.logprobs import with_logprobs
-from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
+from agent_runtime.openai_api.responses.records import (
+    ResponseRecord,
+    ResponseRecords,
+    digest_of,
+)
 from agent_runtime.openai_api.responses.requests import (
     NOTHING_DONE,
     CreateResponse,
@@ -34,6 +39,7 @@ from agent_runtime.openai_api.responses.requests import (
     require_possible,
     specs_of,
 )
+from agent_runtime.prompting import history_of
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
@@ -48,7 +54,8 @@ from tools.define import ToolSpec
 
 logger = logging.getLogger(__name__)
 
-Keep = Callable[[ResponseRecord], Awaitable[None]]
+Keep = Callable[[ResponseRecord, str | None], Awaitable[None]]
+"""Told of a response, and of the snapshot that its own was committed on."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,8 @@ class Creation:
         """Raises ModelNotFound, Unsupported, BadRequest, TextOnly, WrongMessage."""
         require_possible(request)
         stateless = self._served.is_stateless(request.model)
+        if request.effort is not None and self._chat is not None and not stateless:
+            options_for(request.effort, self._chat.efforts, param="reasoning.effort")
         items = [*follows.pending, *items_of(request.input, ids, "input")]
         if not items:
             raise BadRequest(f"there is no input to be answered. {NOTHING_DONE}", param="input")
@@ -194,7 +203,7 @@ class Creation:
         if chat is not None and asked.request.shows_logprobs:
             top = asked.request.top_logprobs or 0
             output = with_logprobs(output, result, chat, top=top)
-        return shown.completed(begun, result, output, chat=chat, rendered_anew=way.anew)
+        return shown.completed(begun, result, output, rendered_anew=way.anew)
 
     async def _way(self, asked: Asked, follows: Follows) -> _Way:
         """Raises BadRequest if all would have to be rendered anew and some of it is gone."""
@@ -238,6 +247,8 @@ class Creation:
             return f"the tools are not those of {record.id}"
         if asked.stateless is not await self._stateless.holds(session):
             return f"the model is not that of {record.id}"
+        if asked.options.get("history", history_of(session)) != history_of(session):
+            return f"`torpor.history` is not that of {record.id}"
         try:
             await self._store.snapshot(record.snapshot)
         except store_errors.NotFound:
@@ -253,6 +264,8 @@ class Creation:
             head = [Said(Message(role="system", content=system))] if system else []
             said = conversation([*head, *said_in([*way.past, *asked.items])], "input")
             _require_question(said)
+            if follows.session is not None and not asked.stateless:
+                options.setdefault("history", history_of(follows.session))
             whole = asked_of(said, tools=asked.tools, stateless=asked.stateless, **options)
             return self._conversations.run(whole, key=key)
         answered = said_in(record.response["output"])
@@ -288,16 +301,20 @@ class Creation:
             return response
         why = result.not_durable_because
         if result.snapshot is not None:
-            whole = follows.left is not None
+            before = None if follows.left is not None else follows.record
+            sent = asked.items if follows.left is None else [*way.past, *asked.items]
+            items = [*sent, *response["output"]]
             record = ResponseRecord(
                 response=response,
-                input=[*way.past, *asked.items] if whole else asked.items,
+                input=sent,
                 session_id=result.session_id,
                 snapshot=result.snapshot,
-                previous=None if whole or follows.record is None else follows.record.id,
+                previous=None if before is None else before.id,
+                count=len(items) + (0 if before is None else before.count),
+                digest=digest_of(items, "" if before is None else before.digest),
             )
             try:
-                await keep(record)
+                await keep(record, result.parent)
                 return response
             except (NotFound, StoreError) as error:
                 logger.warning("%s is not kept: %s", record.id, error)

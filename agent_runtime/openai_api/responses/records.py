@@ -1,13 +1,18 @@
 """Responses as they are kept: with the session that their snapshot is in, and gone with it.
 
     note of the tenant: response id ──> session ── attachments: response id ──> record
+                                                                snapshot    ──> response id
 
 A record has what the request said and what was answered, and not what came before: that is in the
-record of the response that it follows.
+record of the response that it follows. The same holds where a request sends a whole conversation:
+of the items that its session has already it keeps a link to the response that they led to.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -20,14 +25,21 @@ from state_store import errors as store_errors
 from state_store.records import Session
 from state_store.store import StateStore
 
+_OF_ONE_SENDING = ("id", "status")  # of an item: the same one may be sent again with others
+_OF_CONVERSATIONS = ("id", "conversation", "instructions", "output")
+
 
 class ResponseRecord(BaseModel):
     """One response.
 
-    response: as it is shown
-    input:    the items of the request
-    snapshot: that it is, in `session_id`
-    previous: id of the response that it follows
+    response:    as it is shown
+    input:       the items of the request, but those that it begins with
+    session_id, snapshot: that it is
+    previous:    id of the response that it follows
+    begins_with: id of the response whose items, output included, the request repeats
+    followed_by: id of the one that begins with this one's
+    count, digest: of all items that led to it, its own output included
+    deleted:     for who asks for it; its items are still those of its conversation
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,10 +49,20 @@ class ResponseRecord(BaseModel):
     session_id: str
     snapshot: str
     previous: str | None = None
+    begins_with: str | None = None
+    followed_by: str | None = None
+    count: int
+    digest: str
+    deleted: bool = False
 
     @property
     def id(self) -> str:
         return str(self.response["id"])
+
+    @property
+    def conversation_id(self) -> str | None:
+        named = self.response["conversation"]
+        return None if named is None else str(named["id"])
 
 
 class ResponseRecords:
@@ -50,43 +72,105 @@ class ResponseRecords:
         self._store = store
         self._settings = settings
 
-    async def put(self, record: ResponseRecord) -> None:
-        """Raises NotFound if its session is gone."""
+    async def put(self, record: ResponseRecord, *, parent: str | None) -> None:
+        """parent: the snapshot that its own was committed on. Raises NotFound if its session is
+        gone, QuotaExceeded."""
         session = await self._store.session(record.session_id)
+        record = await self._linked(session, record, parent)
+        await self._write(session, record)
         ttl = self._settings.response_ttl
-        packed = record.model_dump_json(exclude_defaults=True).encode()
-        await self._store.attachments.put(session, _name(record.id), packed, ttl=ttl)
-        place = session.id.encode()
-        await self._store.notes.put(self._tenant, _name(record.id), place, ttl=ttl)
+        if _is_linked(record):
+            place = _place(record.snapshot)
+            await self._store.attachments.put(session, place, record.id.encode(), ttl=ttl)
+        await self._store.notes.put(self._tenant, _name(record.id), session.id.encode(), ttl=ttl)
 
     async def get(self, response_id: str) -> tuple[ResponseRecord, Session]:
         """With its session as it is now. Raises NotFound."""
-        session = await self._session(response_id)
-        found = await self._store.attachments.get(session, _name(response_id))
-        if found is None:
+        record, session = await self.kept(response_id)
+        if record.deleted:
             raise _not_found(response_id)
-        return ResponseRecord.model_validate_json(found), session
+        return record, session
 
-    async def delete(self, response_id: str) -> None:
-        """Raises NotFound."""
+    async def kept(self, response_id: str) -> tuple[ResponseRecord, Session]:
+        """As `get`, one too that is deleted and whose items are still its conversation's."""
         session = await self._session(response_id)
-        if not await self._store.attachments.delete(session, _name(response_id)):
+        record = await self._read(session, response_id)
+        if record is None:
             raise _not_found(response_id)
-        await self._store.notes.delete(self._tenant, _name(response_id))
+        return record, session
+
+    async def hide(self, record: ResponseRecord) -> None:
+        """Delete all of it but its items, which are its conversation's."""
+        shown = {name: record.response[name] for name in _OF_CONVERSATIONS}
+        session = await self._session(record.id)
+        await self._write(session, record.model_copy(update={"response": shown, "deleted": True}))
+
+    async def delete(self, record: ResponseRecord) -> None:
+        """What another response's request has repeated stays as a part of that."""
+        session = await self._session(record.id)
+        following = before = None
+        if record.followed_by is not None:
+            following = await self._read(session, record.followed_by)
+        if record.begins_with is not None:
+            before = await self._read(session, record.begins_with)
+        if following is not None:
+            update = {
+                "input": [*record.input, *record.response["output"], *following.input],
+                "begins_with": record.begins_with,
+            }
+            await self._write(session, following.model_copy(update=update))
+        if before is not None:
+            update = {"followed_by": None if following is None else following.id}
+            await self._write(session, before.model_copy(update=update))
+        for name in (_place(record.snapshot), _name(record.id)):
+            await self._store.attachments.delete(session, name)
+        await self._store.notes.delete(self._tenant, _name(record.id))
+
+    async def chain(self, record: ResponseRecord) -> tuple[list[ResponseRecord], bool]:
+        """The response and those that led to it, the latest first; and whether none is missing,
+        since none was deleted that is not of the same conversation."""
+        chain = [record]
+        while (before_id := chain[-1].begins_with or chain[-1].previous) is not None:
+            try:
+                before, _ = await self.kept(before_id)
+            except NotFound:
+                return chain, False
+            if before.deleted and before.conversation_id != record.conversation_id:
+                return chain, False
+            chain.append(before)
+        return chain, True
 
     async def history(self, record: ResponseRecord) -> tuple[list[Item], bool]:
-        """All items that led to the response, its own output last; and whether none is missing,
-        since no response before it was deleted."""
-        chain, is_whole = [record], True
-        while chain[-1].previous is not None:
-            try:
-                before, _ = await self.get(chain[-1].previous)
-            except NotFound:
-                is_whole = False
-                break
-            chain.append(before)
+        """All items that led to the response, its own output last; and whether none is missing."""
+        chain, is_whole = await self.chain(record)
         items = [item for one in reversed(chain) for item in (*one.input, *one.response["output"])]
         return items, is_whole
+
+    async def _linked(
+        self, session: Session, record: ResponseRecord, parent: str | None
+    ) -> ResponseRecord:
+        """Without the items that the response at `parent`, in the same session, has already."""
+        if parent is None or not _is_linked(record):
+            return record
+        found = await self._store.attachments.get(session, _place(parent))
+        before = None if found is None else await self._read(session, found.decode())
+        if before is None or before.deleted or before.followed_by not in (None, record.id):
+            return record
+        if digest_of(record.input[: before.count]) != before.digest:
+            return record
+        # In this order: a link that nobody follows does no harm.
+        await self._write(session, before.model_copy(update={"followed_by": record.id}))
+        update = {"input": record.input[before.count :], "begins_with": before.id}
+        return record.model_copy(update=update)
+
+    async def _read(self, session: Session, response_id: str) -> ResponseRecord | None:
+        found = await self._store.attachments.get(session, _name(response_id))
+        return None if found is None else ResponseRecord.model_validate_json(found)
+
+    async def _write(self, session: Session, record: ResponseRecord) -> None:
+        packed = record.model_dump_json(exclude_defaults=True).encode()
+        ttl = self._settings.response_ttl
+        await self._store.attachments.put(session, _name(record.id), packed, ttl=ttl)
 
     async def _session(self, response_id: str) -> Session:
         (place,) = await self._store.notes.get(self._tenant, [_name(response_id)])
@@ -102,6 +186,21 @@ class ResponseRecords:
         return current_tenant(self._settings.tenant)
 
 
+def digest_of(items: Sequence[Item], before: str = "") -> str:
+    """Of what items say, one after the other. before: of those that come before them"""
+    for item in items:
+        said = {name: value for name, value in item.items() if name not in _OF_ONE_SENDING}
+        text = json.dumps([before, said], sort_keys=True)
+        before = hashlib.sha256(text.encode()).hexdigest()
+    return before
+
+
+def _is_linked(record: ResponseRecord) -> bool:
+    """Whether its request has sent a whole conversation. Items that are of a conversation of the
+    API are not: they stay when their response is deleted."""
+    return record.previous is None and record.conversation_id is None
+
+
 def _not_found(response_id: str) -> NotFound:
     return NotFound(
         f"no response {response_id[:100]}: it was not kept, or is deleted or expired, or its "
@@ -111,3 +210,7 @@ def _not_found(response_id: str) -> NotFound:
 
 def _name(response_id: str) -> str:
     return f"response:{response_id}"
+
+
+def _place(snapshot: str) -> str:
+    return f"at:{snapshot}"

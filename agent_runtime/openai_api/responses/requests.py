@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from agent_runtime.constraints import NamedTool
+from agent_runtime.efforts import Effort
 from agent_runtime.errors import BadRequest, Unsupported
 from agent_runtime.openai_api.chat_models import Ours
 from tools.define import ToolSpec
@@ -50,7 +51,7 @@ class Text(_Asked):
 
 
 class Reasoning(_Asked):
-    effort: str | None = None
+    effort: Effort | None = None
     summary: str | None = None
     generate_summary: str | None = None
 
@@ -117,6 +118,10 @@ class CreateResponse(_Asked):
         return named.id if isinstance(named, ConversationId) else named
 
     @property
+    def effort(self) -> Effort | None:
+        return None if self.reasoning is None else self.reasoning.effort
+
+    @property
     def is_stored(self) -> bool:
         return self.store is not False
 
@@ -136,8 +141,6 @@ def require_possible(request: CreateResponse) -> None:
     if request.service_tier not in (None, "auto", "default"):
         raise unsupported("service_tier", "there is one tier, `default`")
     reasoning = request.reasoning or Reasoning()
-    if reasoning.effort is not None:
-        raise unsupported("reasoning.effort", "how much a model thinks is its template's to say")
     if reasoning.summary is not None or reasoning.generate_summary is not None:
         raise unsupported(
             "reasoning.summary", "nothing is summed up; reasoning items have the whole text"
@@ -212,6 +215,7 @@ def options_of(request: CreateResponse, *, answer_tokens: int) -> dict[str, Any]
         "parallel_tool_calls": request.parallel_tool_calls,
         "tool_choice": _tool_choice(request.tool_choice),
         "json_schema": _schema(request.text),
+        "effort": request.effort,
         "strict_calls": any(tool.get("strict") for tool in request.tools or ()) or None,
         **request.torpor.model_dump(exclude_none=True),
         "top_logprobs": max(1, request.top_logprobs or 0) if request.shows_logprobs else None,

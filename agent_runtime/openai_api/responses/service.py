@@ -106,12 +106,13 @@ class Responses:
         return items[: len(items) - len(found.response["output"])]
 
     async def delete(self, response_id: str) -> None:
-        """Its session stays, with what the model knows. Raises NotFound, BadRequest."""
+        """Its session stays, with what the model knows, and its items stay those of its
+        conversation. Raises NotFound, BadRequest, ConversationLocked."""
         found = await self._found(response_id)
         if isinstance(found, BackgroundRecord):
             await self._background.delete(found)
         else:
-            await self._records.delete(response_id)
+            await self.conversations.take_away(found)
 
     async def cancel(self, response_id: str) -> dict[str, Any]:
         """As it is when it is over. Raises NotFound, BadRequest."""
@@ -176,12 +177,15 @@ class Responses:
     async def _before(self, request: CreateResponse) -> AsyncIterator[tuple[Follows, Keep]]:
         """What comes before the response, and what is to be done when it is whole."""
         if request.conversation_id is None:
-            yield await self._creation.behind(request.previous_response_id), self._records.put
+            yield await self._creation.behind(request.previous_response_id), self._keep
             return
         async with self.conversations.talking(request.conversation_id) as talk:
 
-            async def keep(record: ResponseRecord) -> None:
-                await self._records.put(record)
+            async def keep(record: ResponseRecord, parent: str | None) -> None:
+                await self._keep(record, parent)
                 await talk.went_on(record)
 
             yield talk.follows, keep
+
+    async def _keep(self, record: ResponseRecord, parent: str | None) -> None:
+        await self._records.put(record, parent=parent)

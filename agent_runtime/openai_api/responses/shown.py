@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent_runtime.chat import ChatFormat
 from agent_runtime.models import TurnResult
-from agent_runtime.openai_api.messages import ours, thinking_tokens
+from agent_runtime.openai_api.messages import ours
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import TEMPERATURE, CreateResponse
 
@@ -41,7 +40,7 @@ def in_progress(
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": {"effort": request.effort, "summary": None},
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": request.is_stored,
@@ -62,7 +61,6 @@ def completed(
     result: TurnResult,
     output: list[Item],
     *,
-    chat: ChatFormat | None,
     rendered_anew: str | None,
 ) -> Shown:
     """rendered_anew: why what was known was not gone on from, None if it was"""
@@ -77,7 +75,7 @@ def completed(
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": {"cached_tokens": usage.reused_tokens},
             "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": thinking_tokens(result, chat) or 0},
+            "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         },
         "torpor": ours(result) | {"rendered_anew": rendered_anew, "not_kept_because": None},
