@@ -20,6 +20,9 @@ from tools.effects import Entry, State
 
 _VERSION = 1
 
+IMPORTED = "imported"
+"""The branch of what happened before a session was exported, where it was imported."""
+
 
 class StoreLedger:
     """`tools.effects.Ledger` in a store. Every method raises what the store raises.
@@ -70,7 +73,14 @@ class StoreLedger:
         others = [one for one in await self._entries(entry) if one.branch != entry.branch]
         if not others:
             return []
-        branches = await self._branches_at(entry.point)
+        chain = []
+        if is_snapshot_id(entry.point):
+            chain = await self._store.ancestors(entry.point, tenant=self._tenant)
+        # Calls made at a snapshot lead to the next one: they are of the session that the snapshot
+        # is of, or of the one that went on from there.
+        branches = {one.id: {IMPORTED} for one in chain}
+        for earlier, later in itertools.pairwise(chain):
+            branches[earlier.id] |= {earlier.session_id, later.session_id}
         very_same = [other for other in others if other.call_id == entry.call_id]
         # Snapshots are named by what they hold, so that branches which say the same after they have
         # parted are at one point: only what a branch began with did it get from others.
@@ -98,21 +108,10 @@ class StoreLedger:
             return set()
         return {one.id for one in await self._store.ancestors(head, tenant=self._tenant)}
 
-    async def _branches_at(self, point: str) -> dict[str, set[str]]:
-        """For each snapshot before `point`: whose calls made there lead to it. They are of the
-        session that the snapshot is of, or of the one that went on from there."""
-        if not is_snapshot_id(point):
-            return {}
-        chain = await self._store.ancestors(point, tenant=self._tenant)
-        return {
-            earlier.id: {earlier.session_id, later.session_id}
-            for earlier, later in itertools.pairwise(chain)
-        }
-
     async def _entries(self, entry: Entry) -> list[Entry]:
         """All of the lineage that do what `entry` does."""
         await self._require_own(entry)
-        return _unpack(await self._store.effects.get(entry.branch, _name(entry)))
+        return _unpack(await self._store.effects.get(entry.branch, name_of(entry)))
 
     async def _change(
         self, entry: Entry, change: Callable[[list[Entry]], list[Entry] | None]
@@ -120,12 +119,12 @@ class StoreLedger:
         """change: the entries as they are to be, None to leave them"""
         await self._require_own(entry)
         while True:
-            seen = await self._store.effects.get(entry.branch, _name(entry))
+            seen = await self._store.effects.get(entry.branch, name_of(entry))
             entries = change(_unpack(seen))
             if entries is None:
                 return
             packed = packed_of(entries)
-            if await self._store.effects.replace(entry.branch, _name(entry), seen, packed):
+            if await self._store.effects.replace(entry.branch, name_of(entry), seen, packed):
                 return
 
     async def _require_own(self, entry: Entry) -> None:
@@ -148,7 +147,8 @@ def packed_of(entries: Sequence[Entry]) -> bytes:
     return bytes(msgpack.packb([_VERSION, rows]))
 
 
-def _name(entry: Entry) -> str:
+def name_of(entry: Entry) -> str:
+    """Of the record that has it, with all that do the same."""
     return f"{entry.tool}/{entry.arguments_hash}"
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from agent_runtime.effects_abroad import LedgerAbroad
 from agent_runtime.errors import BadRequest
 from agent_runtime.store_options import add_archive_option, add_store_options, store_url
 from state_store.archive.policy import ArchivePolicy
@@ -206,7 +207,10 @@ def _export(arguments: argparse.Namespace) -> int:
             url, archive=arguments.archive, vault=_vault(arguments)
         ) as store:
             done = await store.export_session(
-                arguments.session, arguments.file, since=arguments.since
+                arguments.session,
+                arguments.file,
+                since=arguments.since,
+                effects=LedgerAbroad(),
             )
         print(
             f"{done.path}: {done.snapshots} snapshots, {done.tokens} tokens, {done.file_bytes} "
@@ -227,7 +231,10 @@ def _import(arguments: argparse.Namespace) -> int:
     async def take(url: str) -> int:
         async with await StateStore.connect(url, vault=_vault(arguments)) as store:
             session = await store.import_session(
-                arguments.file, tenant=arguments.tenant, durability="fsync"
+                arguments.file,
+                tenant=arguments.tenant,
+                durability="fsync",
+                effects=LedgerAbroad(),
             )
         print(session.id)
         return 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent_runtime.access.identity import current_tenant
+from agent_runtime.effects_abroad import LedgerAbroad
 from agent_runtime.errors import BadRequest, TorporError
 from agent_runtime.expected import require_head
 from agent_runtime.feed.events import Rewound
@@ -137,12 +138,12 @@ class Versions:
         `StateStore.export_session` raises."""
         session = await self._store.session(session_id)
         await self._turns.stateless.require_state(session, "exported")
-        await self._store.export_session(session_id, path)
+        await self._store.export_session(session_id, path, effects=LedgerAbroad())
 
     async def take_in(self, path: Path) -> SessionView:
         """A new session from an exported file. Raises what `StateStore.import_session` raises."""
         tenant = current_tenant(self._settings.tenant)
-        session = await self._store.import_session(path, tenant=tenant)
+        session = await self._store.import_session(path, tenant=tenant, effects=LedgerAbroad())
         return await self._sessions.get(session.id)
 
     async def _view(self, snapshot: Snapshot) -> SnapshotView:

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from state_store.cipher import SEALED_BYTES
 from state_store.connection import Control
 from state_store.errors import CorruptObject, FilesMissing, NotFound
 from state_store.layout import LineageKeys, lineage_of
@@ -130,6 +131,14 @@ class Files:
         if set_name(files, seals) != name:
             raise CorruptObject(f"the set of files {name[:12]}… is not what its name says.")
         return files
+
+    async def sizes(self, session: Session, name: str) -> dict[str, int]:
+        """Bytes of each blob of a set. Raises FilesMissing."""
+        keys, seals = await self._place(session)
+        found = await self._sizes(keys, name)
+        blobs = (await self.get_set(session, name)).blobs
+        added = 0 if seals is None else SEALED_BYTES
+        return {one: found[_stored(one, seals)] - added for one in blobs}
 
     async def require(self, session: Session, name: str) -> None:
         """Have a set, if nothing holds it yet, live for `TTL` more. Raises FilesMissing."""

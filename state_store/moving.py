@@ -9,6 +9,7 @@ from state_store.archive.policy import ArchivePolicy
 from state_store.archive.residency import Residency
 from state_store.archive.sweep import SweepReport
 from state_store.archiving import Archiving
+from state_store.portable.besides import EffectsAbroad
 from state_store.portable.export import Exported
 from state_store.records import Session
 from state_store.transfers import Transfers
@@ -73,25 +74,38 @@ class Moving:
         *,
         since: str | None = None,
         tenant: str | None = None,
+        effects: EffectsAbroad | None = None,
     ) -> Exported:
         """Write a session with its whole history to a new file; see docs/export-format.md.
 
-        since: a snapshot of its history; what came before is merged into that one
+        since:   a snapshot of its history; what came before is merged into that one
+        effects: knows the records of effects; without, they are left out
 
         The file is not encrypted, whatever the tenant's objects are. Raises NotFound;
         ObjectsMissing, CorruptObject, VaultLocked for what cannot be read: then no file is left;
         ExportFailed for a file that exists or cannot be written.
         """
-        return await self._transfers.export_session(session_id, path, since=since, tenant=tenant)
+        return await self._transfers.export_session(
+            session_id, path, since=since, tenant=tenant, effects=effects
+        )
 
     async def import_session(
-        self, path: Path, *, tenant: str, durability: str = "memory"
+        self,
+        path: Path,
+        *,
+        tenant: str,
+        durability: str = "memory",
+        effects: EffectsAbroad | None = None,
     ) -> Session:
         """Make a new session of a tenant's, in a lineage of its own, from an export.
+
+        effects: knows the records of effects; without, they are left out
 
         Everything is checked, and stored under the tenant's own names. An import that fails leaves
         no session and no snapshot, and objects that expire within an hour. A file can be right and
         its states made up: import what you would run. Raises InvalidExport; InvalidTenant,
         StoreFull.
         """
-        return await self._transfers.import_session(path, tenant=tenant, durability=durability)
+        return await self._transfers.import_session(
+            path, tenant=tenant, durability=durability, effects=effects
+        )

@@ -111,7 +111,7 @@ class StateStore(Tenancy, Finding, Moving):
         self._usages = Usages(control, prefix, self._histories)
         self._transfers = Transfers(
             control, prefix, self._tenants, self._fingerprints, self._sessions, self._leases,
-            self._snapshots, self._archiving, self._lineages,
+            self._snapshots, self._archiving, self._lineages, self.files, self.effects,
         )  # fmt: skip
 
     @classmethod

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from state_store import commit as committing
 from state_store.archiving import Archiving
 from state_store.connection import Control
+from state_store.effects import Effects
 from state_store.encodings import LOSSLESS
 from state_store.errors import InvalidDraft, StoreError
+from state_store.files import Files
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.forms import StoredForm
 from state_store.leases import Leases
 from state_store.lineages import Lineages
+from state_store.portable.besides import Besides, EffectsAbroad, take_effects, take_files
 from state_store.portable.export import Exported, Source, export
 from state_store.portable.imports import Export
 from state_store.portable.rows import Place, in_thread
-from state_store.records import Session
+from state_store.records import Session, Snapshot
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenants import Tenants
@@ -45,6 +48,8 @@ class Transfers:
         snapshots: Snapshots,
         archiving: Archiving,
         lineages: Lineages,
+        files: Files,
+        effects: Effects,
     ) -> None:
         self._control = control
         self._prefix = prefix
@@ -55,9 +60,17 @@ class Transfers:
         self._snapshots = snapshots
         self._archiving = archiving
         self._lineages = lineages
+        self._files = files
+        self._effects = effects
 
     async def export_session(
-        self, session_id: str, path: Path, *, since: str | None, tenant: str | None
+        self,
+        session_id: str,
+        path: Path,
+        *,
+        since: str | None,
+        tenant: str | None,
+        effects: EffectsAbroad | None,
     ) -> Exported:
         session = await self._sessions.get(session_id, tenant=tenant)
         history = [] if session.head is None else await self._snapshots.ancestors(session.head)
@@ -70,11 +83,14 @@ class Transfers:
         owner = await self._tenants.same(body.tenant, body.tenant_id)
         salt, key = self._tenants.salt(owner, body.economy), self._tenants.key(owner)
         forms = _forms(fingerprints.values(), body.economy, key)
-        source = Source(session, history, tokens, fingerprints, salt, forms)
+        besides = await self._besides(session, history, since, effects)
+        source = Source(session, history, tokens, fingerprints, salt, forms, besides)
         async with self._place() as place:
             return await in_thread(lambda stop: export(source, place, path, since=since, stop=stop))
 
-    async def import_session(self, path: Path, *, tenant: str, durability: str) -> Session:
+    async def import_session(
+        self, path: Path, *, tenant: str, durability: str, effects: EffectsAbroad | None
+    ) -> Session:
         found = await in_thread(lambda _: Export(path), discard=Export.close)
         try:
             fingerprints = [format.fingerprint for format in found.manifest.formats]
@@ -93,7 +109,14 @@ class Transfers:
                 meta=found.manifest.meta,
             )
             try:
-                await self._commit(session, found, salt, durability)
+                ids = await self._commit(session, found, salt, durability)
+                if effects is not None:
+                    await take_effects(
+                        self._effects, session, found.manifest, _reader(found), effects, ids
+                    )
+            except ValueError as error:
+                await asyncio.shield(self._forget(session))
+                raise found.invalid(f"a record of an effect is none: {error}") from error
             except BaseException:
                 await asyncio.shield(self._forget(session))
                 raise
@@ -101,25 +124,53 @@ class Transfers:
         finally:
             found.close()
 
-    async def _commit(self, session: Session, found: Export, salt: str, durability: str) -> None:
+    async def _besides(
+        self,
+        session: Session,
+        history: Sequence[Snapshot],
+        since: str | None,
+        effects: EffectsAbroad | None,
+    ) -> Besides:
+        ids = [snapshot.id for snapshot in history]
+        first = ids.index(since) if since in ids else 0
+        values: list[bytes] = []
+        if effects is not None and history:
+            merged = {one: ids[max(first, place)] for place, one in enumerate(ids)}
+            all_values = (await self._effects.all(session.id)).values()
+            values = effects.leaving(all_values, session, history, merged)
+        return await Besides.gather(self._files, session, history[first:], values)
+
+    async def _commit(
+        self, session: Session, found: Export, salt: str, durability: str
+    ) -> dict[str, str]:
+        """Ids of the snapshots, by those that they had."""
+        sets = await take_files(self._files, session, found.manifest, _reader(found))
+        ids = {}
         lease = await self._leases.acquire(session.id, ttl=_LEASE, owner="import")
         drafts = list(found.drafts(session.id, salt))
         head = None
         for number, draft in enumerate(drafts, start=1):
+            was = found.manifest.snapshots[number - 1]
+            files = None if was.files is None else sets[was.files]
+            file_bytes, draft = await self._files.of_draft(
+                replace(draft, parent=head, economy=session.body.economy, files=files)
+            )
             try:
                 commit = await committing.commit(
                     self._control,
                     self._prefix,
                     self._lineages,
-                    replace(draft, parent=head, economy=session.body.economy),
+                    draft,
                     await self._fingerprints.get(draft.fingerprint_id),
                     lease,
                     durability if number == len(drafts) else "memory",
+                    file_bytes=file_bytes,
                 )
             except InvalidDraft as error:
                 raise found.invalid(str(error)) from error
-            head = commit.snapshot.id
+            head = ids[was.id] = commit.snapshot.id
         await self._leases.release(lease)
+        return ids
 
     async def _forget(self, session: Session) -> None:
         with contextlib.suppress(StoreError):  # the first error is the one to tell
@@ -132,6 +183,13 @@ class Transfers:
             yield Place(client, self._prefix, self._archiving.archive)
         finally:
             await asyncio.to_thread(client.close)
+
+
+def _reader(found: Export) -> Callable[[int], Awaitable[bytes]]:
+    async def read(number: int) -> bytes:
+        return await asyncio.to_thread(found.content, number)
+
+    return read
 
 
 def _forms(

@@ -22,12 +22,13 @@ from state_store.errors import CorruptObject, ExportFailed, NotFound, ObjectsMis
 from state_store.fingerprint import Fingerprint
 from state_store.forms import StoredForm
 from state_store.payloads import Outcome
+from state_store.portable.besides import Besides
 from state_store.portable.container import HEADER_LIMIT, Layout
 from state_store.portable.manifest import (
+    CONTENTS,
     MANIFEST,
     SUM_BYTES,
     TOKENS,
-    VERSION,
     Committed,
     Format,
     Group,
@@ -69,6 +70,7 @@ class Source:
     fingerprints: dict[str, Fingerprint]
     names_salt: str
     form_of: dict[str, StoredForm]
+    besides: Besides
 
     @property
     def encrypted(self) -> bool:
@@ -83,7 +85,11 @@ def export(
     manifest = _manifest(source, _kept(source, since), salt=secrets.token_hex(32))
     stored = _stored_names(source, manifest, tokens)
     packed = _packed(manifest)
-    metadata = {"format": FORMAT, "version": str(VERSION), "manifest_sha256": digest(packed).hex()}
+    metadata = {
+        "format": FORMAT,
+        "version": str(manifest.version),
+        "manifest_sha256": digest(packed).hex(),
+    }
     layout = Layout.planned(manifest.tensors(len(packed)), metadata)
     if len(layout.header(metadata)) > HEADER_LIMIT:
         raise ExportFailed(
@@ -98,6 +104,12 @@ def export(
             form = source.form_of[manifest.formats[group.format].id]
             rows = manifest.row_names(group.format, group.kind, stored[group.format])
             small[group.sums] = _payloads(file, layout, group, rows, manifest, place, form, stop)
+        at = layout.starts.get(CONTENTS, 0)
+        for one, size in source.besides.sizes.items():
+            if stop.is_set():
+                raise InterruptedError("nobody waits for this any more")
+            file.write([memoryview(source.besides.read(one))], at)
+            at += size
         manifest = manifest.model_copy(
             update={"digests": {name: digest(content) for name, content in small.items()}}
         )
@@ -133,6 +145,8 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
     body = source.session.body
     ids = list(dict.fromkeys([body.fingerprint_id, *(run[-1].fingerprint_id for run in kept)]))
     snapshots, before = [], 0
+    besides = source.besides
+    sets = {name: place for place, name in enumerate(besides.sets)}
     for run in kept:
         last = run[-1]
         snapshots.append(
@@ -144,11 +158,12 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
                 format=ids.index(last.fingerprint_id),
                 meta=last.meta,
                 created_at=last.created_at,
+                files=None if last.files is None else sets[last.files],
             )
         )
         before = last.total_tokens
     made = Manifest(
-        version=VERSION,
+        version=2 if besides.sizes else 1,
         session_id=body.id,
         tenant_encrypts=source.encrypted,
         economy=source.session.body.economy,
@@ -159,6 +174,9 @@ def _manifest(source: Source, kept: Sequence[Sequence[Snapshot]], *, salt: str) 
         formats=[Format.of(source.fingerprints[fingerprint_id]) for fingerprint_id in ids],
         snapshots=snapshots,
         digests={},
+        contents=besides.contents,
+        files=besides.set_rows,
+        effects=besides.effect_rows,
     )
     small = [TOKENS, *map(names_of, range(len(ids))), *(group.sums for group in made.groups())]
     return made.model_copy(update={"digests": dict.fromkeys(small, bytes(SUM_BYTES))})

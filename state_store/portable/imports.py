@@ -8,6 +8,7 @@ maker wrote it, not that its maker computed the states: whoever imports a file t
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from array import array
@@ -23,11 +24,12 @@ from state_store.layout import ObjectRef
 from state_store.portable.container import Reader
 from state_store.portable.export import FORMAT
 from state_store.portable.manifest import (
+    CONTENTS,
     MANIFEST,
     MANIFEST_LIMIT,
     SUM_BYTES,
     TOKENS,
-    VERSION,
+    VERSIONS,
     Group,
     Manifest,
     digest,
@@ -53,6 +55,9 @@ class Export:
             self._small = self._checked()
             self.tokens: NDArray[np.uint32] = np.frombuffer(self._small[TOKENS], dtype="<u4")
             self._check_names()
+            sizes = (content.size for content in self.manifest.contents)
+            begin = self._reader.layout.starts.get(CONTENTS, 0)
+            self._content_starts = list(itertools.accumulate(sizes, initial=begin))
         except BaseException:
             self.close()
             raise
@@ -96,6 +101,15 @@ class Export:
                     payloads.write(new, ttl=TTL)
                     kept.add(format_id, group.rank, refs)
 
+    def content(self, number: int) -> bytes:
+        """One of files and effects. Blocking."""
+        wanted = self.manifest.contents[number]
+        found = bytearray(wanted.size)
+        self._reader.read_into([memoryview(found)], self._content_starts[number])
+        if digest(found) != wanted.sha256:
+            raise self.invalid(f"content {number} of its files and effects is damaged")
+        return bytes(found)
+
     def drafts(self, session_id: str, salt: str) -> Iterator[SnapshotDraft]:
         """What to commit, root first; each draft's parent is left to be set."""
         names = self._names(salt)
@@ -128,9 +142,10 @@ class Export:
         metadata, found = self._reader.metadata, self._reader.layout.tensors.get(MANIFEST)
         if metadata.get("format") != FORMAT or found is None or found.dtype != "U8":
             raise self.invalid("it is not a session's export")
-        if metadata.get("version") != str(VERSION):
+        if metadata.get("version", "") not in list(map(str, VERSIONS)):
             raise self.invalid(
-                f"it has version {metadata.get('version', '')[:20]!r} and {VERSION} can be read"
+                f"it has version {metadata.get('version', '')[:20]!r} and "
+                f"{' and '.join(map(str, VERSIONS))} can be read"
             )
         if found.nbytes > MANIFEST_LIMIT:
             raise self.invalid(f"its manifest has {found.nbytes} bytes")
@@ -138,10 +153,13 @@ class Export:
         if digest(packed).hex() != metadata.get("manifest_sha256"):
             raise self.invalid("its manifest is damaged")
         try:
-            return Manifest.unpack(packed)
+            manifest = Manifest.unpack(packed)
         except (ValueError, RecursionError, OverflowError) as error:
             reason = str(error).partition("\n")[0][:200]
             raise self.invalid(f"its manifest cannot be: {reason}") from error
+        if metadata["version"] != str(manifest.version):
+            raise self.invalid("its header and its manifest have two versions")
+        return manifest
 
     def _checked(self) -> dict[str, bytearray]:
         """All tensors but manifest and payloads."""
@@ -149,7 +167,8 @@ class Export:
         if there != self.manifest.tensors(there[MANIFEST].nbytes):
             raise self.invalid("what is in it is not what its manifest says")
         payloads = {group.payloads for group in self.manifest.groups()}
-        names = [name for name in there if name != MANIFEST and name not in payloads]
+        besides = {MANIFEST, CONTENTS} | payloads  # they are not read as a whole
+        names = [name for name in there if name not in besides]
         if set(names) != set(self.manifest.digests):
             raise self.invalid("its manifest has not the sums of what is in it")
         found = {}

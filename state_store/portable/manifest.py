@@ -23,7 +23,8 @@ from state_store.identity import page_hashes
 from state_store.layout import KINDS, Kind
 from state_store.portable.container import Tensor
 
-VERSION: Literal[1] = 1
+VERSIONS = (1, 2)
+"""The second has contents: files, and records of effects."""
 MANIFEST_LIMIT = 16 << 20  # bytes; a small one can still become many objects
 ROW_LIMIT = 1 << 30  # bytes of one page or state on one rank: one has to fit into memory
 SUM_BYTES = 32
@@ -32,13 +33,15 @@ _RANKS = 1024
 _TOKENS = 1 << 28
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
-MANIFEST, TOKENS = "manifest", "tokens"
+CONTENT_LIMIT = 64 << 20  # bytes of one content, which has to fit into memory
+
+MANIFEST, TOKENS, CONTENTS = "manifest", "tokens", "contents"
 
 
 class Committed(BaseModel):
     """One snapshot. tokens: new ones; checkpoints: tokens before each state that it keeps besides
-    the one at its boundary; format: index of its state's format; the rest as in
-    `records.Snapshot`. Its id was that in the store that it came from."""
+    the one at its boundary; format: index of its state's format; files: index of the set that goes
+    with it; the rest as in `records.Snapshot`. Its id was that in the store that it came from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -49,6 +52,25 @@ class Committed(BaseModel):
     format: Annotated[int, Field(ge=0)]
     meta: dict[str, Any]
     created_at: float
+    files: Annotated[int, Field(ge=0)] | None = None
+
+
+class Content(BaseModel):
+    """sha256: 32 bytes; size: bytes"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sha256: Annotated[bytes, Field(min_length=SUM_BYTES, max_length=SUM_BYTES)]
+    size: Annotated[int, Field(ge=0, le=CONTENT_LIMIT)]
+
+
+class SetOfFiles(BaseModel):
+    """Numbers of contents: the set's body, and the blobs that it needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    body: Annotated[int, Field(ge=0)]
+    needs: list[Annotated[int, Field(ge=0)]]
 
 
 class Format(BaseModel):
@@ -69,11 +91,13 @@ class Manifest(BaseModel):
     salt:      of the page names in the file; no tenant's
     digests:   SHA-256 of every tensor but the payloads, whose rows have sums, and this one
     snapshots: root first
+    contents:  of files and effects, in the order of their tensor
+    effects:   numbers of the contents that are records of effects
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1]
+    version: Literal[1, 2]
     session_id: Annotated[str, Field(max_length=128)]
     tenant_encrypts: bool
     economy: str
@@ -84,10 +108,13 @@ class Manifest(BaseModel):
     formats: Annotated[list[Format], Field(min_length=1, max_length=16)]
     snapshots: list[Committed]
     digests: dict[str, bytes]
+    contents: list[Content] = []
+    files: list[SetOfFiles] = []
+    effects: list[Annotated[int, Field(ge=0)]] = []
 
     def pack(self) -> bytes:
         """Raises ValueError for a manifest that could not be read back."""
-        packed = bytes(msgpack.packb(self.model_dump(mode="python")))
+        packed = bytes(msgpack.packb(self.model_dump(mode="python", exclude=self._absent())))
         Manifest.unpack(packed)
         return packed
 
@@ -101,6 +128,13 @@ class Manifest(BaseModel):
         found = cls.model_validate(raw)
         found._check()
         return found
+
+    def _absent(self) -> Any:
+        """What the first version does not have, for a file that has none of it."""
+        if self.version > 1:
+            return None
+        new = dict.fromkeys(("contents", "files", "effects"), True)
+        return {**new, "snapshots": {"__all__": {"files"}}}
 
     @property
     def total_tokens(self) -> int:
@@ -154,6 +188,8 @@ class Manifest(BaseModel):
             found[group.sums] = Tensor("U8", (group.rows, SUM_BYTES))
         for group in self.groups():
             found[group.payloads] = Tensor("U8", (group.rows, group.row_bytes))
+        if self.version > 1:
+            found[CONTENTS] = Tensor("U8", (sum(content.size for content in self.contents),))
         return found
 
     def groups(self) -> list[Group]:
@@ -174,6 +210,15 @@ class Manifest(BaseModel):
             raise ValueError("a state format stands in it twice")
         if {s.format for s in self.snapshots} - set(range(len(self.formats))):
             raise ValueError("a snapshot is in a state format that is not there")
+        if (self.version == 1) is bool(self.contents):
+            raise ValueError("contents are in files of version 2, and in no others")
+        places = [place for one in self.files for place in (one.body, *one.needs)]
+        if max([*places, *self.effects], default=-1) >= len(self.contents):
+            raise ValueError("a content that something needs is not there")
+        if max((s.files for s in self.snapshots if s.files is not None), default=-1) >= len(
+            self.files
+        ):
+            raise ValueError("the files that go with a snapshot are not there")
         if self.total_tokens > _TOKENS:
             raise ValueError(f"it has {self.total_tokens} tokens, {_TOKENS} are allowed")
         total = 0

@@ -35,6 +35,7 @@ from state_store.layout import PART_BYTES, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
 from state_store.portable import export, imports, rows
+from state_store.portable.besides import Besides
 from state_store.records import SnapshotDraft
 from state_store.store import StateStore
 from state_store.vault import TenantKey
@@ -468,6 +469,7 @@ async def test_encrypted_objects_are_exported_only_with_the_key_and_the_file_say
         fingerprints={FINGERPRINT.id: FINGERPRINT},
         names_salt=(await writer.store.tenant(TENANT)).salt,
         form_of={FINGERPRINT.id: form},
+        besides=Besides(),
     )
     place = rows.Place(objects, prefix, None)
     done = export.export(source, place, path, since=None, stop=threading.Event())

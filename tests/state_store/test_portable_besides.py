@@ -1,0 +1,190 @@
+"""Files and records of effects leave with a session's file, and come with it, or nothing does."""
+
+from dataclasses import replace
+
+import pytest
+from safetensors import safe_open
+from sealing import TURN, opened
+from test_files import contents, keep, turn
+from writer import TENANT, commit
+
+from agent_runtime.effects_abroad import LedgerAbroad
+from agent_runtime.ledger import IMPORTED, StoreLedger
+from state_store.errors import InvalidExport
+from tools.calls import ToolCall
+from tools.define import define
+from tools.effects import Effect
+from tools.registry import Registry
+from tools.results import Ending
+from tools.running import Executor, Place
+
+ABROAD = LedgerAbroad()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "session.torpor"
+
+
+@pytest.fixture
+async def another(server, prefix):
+    """Another store on the same server."""
+    async with await opened(server, f"{prefix}-b", None) as store:
+        yield store
+
+
+@pytest.fixture
+def count():
+    """A tool that counts, and how often it was called."""
+    calls = []
+
+    def send(what: str) -> str:
+        """Sends."""
+        calls.append(what)
+        return f"sent {what}, number {len(calls)}"
+
+    return define(send, effect=Effect.EFFECTFUL), calls
+
+
+async def called(store, tool, session, what: str, point: str | None = None):
+    ledger = StoreLedger(store, durability="memory")
+    call = ToolCall(name="send", arguments={"what": what})
+    place = Place(session.id, point or (await store.session(session.id)).head)
+    (result,) = await Executor(Registry([tool]), ledger=ledger).run([call], place)
+    return result
+
+
+async def test_files_and_effects_go_along(writer, another, path, count):
+    store, (tool, calls) = writer.store, count
+    session = await writer.session()
+    first = await turn(writer, session, range(8), await keep(store, session, b"one", b"two"))
+    await called(store, tool, session, "a letter")
+    second = await turn(writer, session, range(8))
+    third = await turn(writer, session, range(8), await keep(store, session, b"one", b"", b"3"))
+    await called(store, tool, session, "a parcel")
+    fork = await store.fork(session.id, snapshot_id=second.id)
+    await turn(writer, fork, range(9))
+    await called(store, tool, fork, "a card")
+
+    await store.export_session(session.id, path, effects=ABROAD)
+    with safe_open(path, framework="np") as file:
+        assert file.metadata()["version"] == "2"
+    taken = await another.import_session(path, tenant="elsewhere", effects=ABROAD)
+    history = await another.ancestors(taken.head)
+    wanted = [[b"one", b"two"], [b"one", b"two"], [b"one", b"", b"3"]]
+    assert [await contents(another, taken, one) for one in history] == wanted
+    assert [one.file_bytes for one in history] == [one.file_bytes for one in (first, second, third)]
+    assert (await another.check_integrity()).problems == []
+
+    assert calls == ["a letter", "a parcel", "a card"]
+    for what, number in (("a letter", 1), ("a parcel", 2)):
+        result = await called(another, tool, taken, what)
+        assert f"sent {what}, number {number}" in result.text
+        assert result.notes[-1] == f"its result is that of branch {IMPORTED}"
+    again = await another.fork(taken.id, snapshot_id=history[0].id)
+    assert "number 1" in (await called(another, tool, again, "a letter")).text
+    assert len(calls) == 3
+    await called(another, tool, again, "a parcel")  # which happened after that
+    await called(another, tool, taken, "a card")  # which a branch did that was not exported
+    assert calls[3:] == ["a parcel", "a card"]
+
+    # Once more, from where it was imported.
+    path.unlink()
+    await another.export_session(taken.id, path, effects=ABROAD)
+    back = await store.import_session(path, tenant=TENANT, effects=ABROAD)
+    assert "number 1" in (await called(store, tool, back, "a letter")).text
+    assert await contents(store, back, await store.snapshot(back.head)) == wanted[2]
+
+
+async def test_what_is_not_known_to_have_ended_stays_unknown(writer, another, path, count):
+    def lost(what: str) -> str:
+        """Sends."""
+        raise OSError("the line is dead")
+
+    session = await writer.session(range(8))
+    await called(writer.store, define(lost, name="send"), session, "a letter")
+    await writer.store.export_session(session.id, path, effects=ABROAD)
+    taken = await another.import_session(path, tenant=TENANT, effects=ABROAD)
+    tool, calls = count
+    assert (await called(another, tool, taken, "a letter")).ending is Ending.UNKNOWN
+    assert calls == []
+
+
+async def test_merged_turns_keep_their_last_files_and_all_effects(writer, another, path, count):
+    store, (tool, calls) = writer.store, count
+    session = await writer.session()
+    await turn(writer, session, range(8), await keep(store, session, b"unmerged"))
+    await called(store, tool, session, "a letter")
+    second = await turn(writer, session, range(8), await keep(store, session, b"two"))
+    await turn(writer, session, range(8))
+    await store.export_session(session.id, path, since=second.id, effects=ABROAD)
+    taken = await another.import_session(path, tenant=TENANT, effects=ABROAD)
+    history = await another.ancestors(taken.head)
+    assert [await contents(another, taken, one) for one in history] == [[b"two"], [b"two"]]
+    assert b"unmerged" not in path.read_bytes()
+    assert "number 1" in (await called(another, tool, taken, "a letter")).text
+    assert calls == ["a letter"]
+
+
+async def test_an_encrypted_tenants_files_and_effects_go_to_another(author, another, path, count):
+    store, (tool, calls) = author.store, count
+    session = await author.session("ann", TURN)
+    draft = await author.draft(session.id, TURN)
+    await author.put(draft)
+    draft = replace(draft, files=await keep(store, session, b"the plan", b""))
+    await commit(store, draft)
+    await called(store, tool, session, "a letter")
+    await store.export_session(session.id, path, effects=ABROAD)
+    for there, tenant in ((another, TENANT), (store, "ben")):
+        taken = await there.import_session(path, tenant=tenant, effects=ABROAD)
+        head = await there.snapshot(taken.head)
+        assert await contents(there, taken, head) == [b"the plan", b""]
+        assert head.file_bytes >= len(b"the plan")
+        assert "number 1" in (await called(there, tool, taken, "a letter")).text
+    assert calls == ["a letter"]
+
+
+async def test_without_any_the_file_is_one_of_the_first_version(writer, path):
+    session = await writer.session(range(8))
+    await writer.store.export_session(session.id, path, effects=ABROAD)
+    with safe_open(path, framework="np") as file:
+        assert file.metadata()["version"] == "1"
+        assert "contents" not in file.keys()  # noqa: SIM118
+
+
+async def test_damage_is_found_and_leaves_nothing(writer, another, path, count):
+    session = await writer.session()
+    await turn(writer, session, range(8), await keep(writer.store, session, b"the plan"))
+    await called(writer.store, count[0], session, "a letter")
+    await writer.store.export_session(session.id, path, effects=ABROAD)
+    whole = path.read_bytes()
+    for place in (whole.index(b"the plan"), whole.index(b"number 1"), whole.index(b"body", 5000)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InvalidExport, match="Nothing was imported"):
+            await another.import_session(path, tenant=TENANT, effects=ABROAD)
+        assert await another.sessions(TENANT) == []
+    assert (await another.check_integrity()).problems == []
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda value: b"",
+        lambda value: b"\xc1",
+        lambda value: value[:-1],
+        lambda value: value + b"x",
+        lambda value: value.replace(b"imported", b"somebody"),
+        lambda value: value.replace(b"snp-", b"snp="),
+        lambda value: value.replace(b"position", b"Position"),
+    ],
+)
+async def test_what_is_no_record_is_refused(writer, count, made):
+    session = await writer.session(range(8))
+    await called(writer.store, count[0], session, "a letter")
+    history = await writer.store.ancestors(session.head)
+    ids = {one.id: one.id for one in history}
+    values = (await writer.store.effects.all(session.id)).values()
+    (value,) = ABROAD.leaving(values, session, history, ids)
+    assert ABROAD.arriving(value, ids)[1] == value
+    with pytest.raises(ValueError):  # noqa: PT011
+        ABROAD.arriving(made(value), ids)
