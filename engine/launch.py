@@ -19,6 +19,7 @@ from typing import Self
 import httpx
 import psutil
 
+from engine.checkpoint import INDEX, read_weights
 from engine.errors import EngineStartFailed
 from engine.linker.config import LinkerConfig
 from engine.profiles import Profile
@@ -189,7 +190,7 @@ class EngineProcess:
 
 
 def checked_model(model: Path | None) -> Path:
-    """`model`, if a complete checkpoint is there. Raises EngineStartFailed."""
+    """`model`, if a complete checkpoint is there, to the last byte. Raises EngineStartFailed."""
     if model is None:
         raise EngineStartFailed("this profile needs a checkpoint directory: --model PATH.")
     if not model.is_dir():
@@ -200,6 +201,15 @@ def checked_model(model: Path | None) -> Path:
     missing = [pattern for pattern in _REQUIRED if not any(model.glob(pattern))]
     if missing:
         raise EngineStartFailed(f"the model in {model} is incomplete: no {', '.join(missing)}.")
+    try:
+        problems = read_weights(model).problems
+    except (OSError, ValueError, KeyError) as error:
+        problems = (f"{INDEX}: {error}",)
+    if problems:
+        raise EngineStartFailed(
+            f"the model in {model} is damaged: {'; '.join(problems[:3])}. Copy it or download it "
+            "again."
+        )
     return model.absolute()
 
 

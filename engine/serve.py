@@ -1,8 +1,8 @@
 """Start SGLang's server: ``python -m engine.serve <sglang server arguments>``.
 
 The same as ``python -m sglang.launch_server``, except that on a CPU (SGLANG_USE_CPU_ENGINE=1) what
-SGLang imports but cannot have there is made importable first, here and in every process it spawns:
-those run this module's top level again, as ``__mp_main__``, before anything else.
+SGLang imports but cannot have there is made importable first. Its other processes are forked from
+this one, and have it too.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ none can be installed on a plain CPU machine (torchvision pulls gigabytes of CUD
 GPU, the CPU build of sgl_kernel is not published). The finders go to the *end* of sys.meta_path,
 so a real installation always wins.
 
-Spawned children re-run the main module first, under the name ``__mp_main__``; so whatever installs
-this must do it at the top level of the main module (engine/serve.py does).
+Whatever installs this must do it before it imports anything of SGLang (engine/serve.py does).
 """
 
 from __future__ import annotations

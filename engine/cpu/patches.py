@@ -6,7 +6,17 @@ be wrong, at the first request. `apply` therefore looks at every target itself.
 
 from __future__ import annotations
 
-from engine.cpu import attention, conv, moe, platform, shards, ssd, ssm_step, state_rows
+from engine.cpu import (
+    attention,
+    conv,
+    moe,
+    platform,
+    processes,
+    shards,
+    ssd,
+    ssm_step,
+    state_rows,
+)
 from engine.patch import Kind, Patch, PatchError, register, require
 
 ALL: tuple[Patch, ...] = (
@@ -18,6 +28,7 @@ ALL: tuple[Patch, ...] = (
     *attention.PATCHES,
     *platform.PATCHES,
     *shards.PATCHES,
+    *processes.PATCHES,
 )
 
 

@@ -89,9 +89,10 @@ def test_nothing_of_the_cpu_engine_is_applied_on_a_gpu_machine():
 
 
 BREAK_ONE = """
-from engine.cpu import patches
+from engine.cpu import patches, processes
 from engine.patch import Kind, Patch
 
+patches.ALL = tuple(patch for patch in patches.ALL if patch not in processes.PATCHES)
 if __name__ == {where!r}:
     moved = "sglang.srt.managers.scheduler.Scheduler.moved_away"
     patches.ALL = (*patches.ALL, Patch(moved, Kind.REPLACE, len, "the reason"))
@@ -102,7 +103,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("where", ["__main__", "__mp_main__"], ids=["main", "scheduler"])
 def test_a_server_with_a_moved_target_ends_and_names_it(tmp_path, where):
-    """`__mp_main__` is the main module in spawned processes: there only the children are broken."""
+    """Spawned processes, as there are on a GPU, apply patches themselves. `__mp_main__` is the main
+    module in them: there only the children are broken."""
     script = BREAK_ONE.format(where=where)
     arguments = ["--model-path", str(MODEL), *ARGUMENTS]
     done = python(script, *arguments, path=tmp_path / "broken.py")

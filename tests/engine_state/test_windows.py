@@ -22,11 +22,11 @@ PAGES = 9
 
 
 @asynccontextmanager
-async def engine_of(server, url):
+async def engine_of(server, url, engine_id="engine"):
     """It afterwards, emptied, has every slot of its pools back."""
     async with await StateStore.connect(url) as store:
         pool = EnginePool(store)
-        engine = await pool.pick()
+        engine = await pool.named(engine_id)
         yield engine
         await engine.client.flush()
         assert await used(server) == (0, 0, 0)
@@ -42,17 +42,26 @@ async def engine_of(server, url):
         pytest.param(WindowedNemotronH, [], id="Nemotron-H with windows"),
     ],
 )
-async def test_sessions_with_windows_are_right_and_resume(store_server, tmp_path, make, arguments):
+async def test_sessions_with_windows_are_right_and_resume_there_and_on_another_engine(
+    store_server, tmp_path, make, arguments
+):
     model, url = make(tmp_path / "model"), store_server.url
-    with linked(model.folder, tmp_path, url, *arguments) as server:
-        async with engine_of(server, url) as engine:
-            sessions = await begin(engine)
-            assert_right(sessions, model.logprobs)
-            await engine.client.flush()
-            assert_resumed(sessions, await resume(engine, sessions))
-    with linked(model.folder, tmp_path, url, *arguments) as server:
-        async with engine_of(server, url) as new_process:
-            assert_resumed(sessions, await resume(new_process, sessions))
+
+    @asynccontextmanager
+    async def serving(engine_id):
+        with linked(model.folder, tmp_path, url, *arguments, engine_id=engine_id) as server:
+            async with engine_of(server, url, engine_id) as engine:
+                yield engine
+
+    async with serving("first") as first:
+        sessions = await begin(first)
+        assert_right(sessions, model.logprobs)
+        await first.client.flush()
+        assert_resumed(sessions, await resume(first, sessions))
+        async with serving("second") as second:
+            assert second.record.fingerprint == first.record.fingerprint
+            assert_resumed(sessions, await resume(second, sessions))
+            assert all(rank["objects_loaded"] for rank in await second.status(timeout=SECONDS))
 
 
 @pytest.fixture(scope="module")

@@ -86,9 +86,14 @@ def test_weights_that_are_not_weights(tmp_path):
     model = tmp_path / "model"
     shutil.copytree(PROFILES["demo"].model, model)
     (model / "model.safetensors").write_bytes(b"not weights")
-    port = free_port()
-    done = torpor("engine", "up", "--model", model, "--data", tmp_path / "data", "--port", port)
-    assert_clear_failure(done, "engine", "log:")
+    done = torpor("engine", "up", "--model", model, "--data", tmp_path / "data")
+    assert_clear_failure(done, "damaged", "model.safetensors: not a safetensors file")
+
+
+def test_an_engine_that_ends_while_it_starts(tmp_path):
+    options = ("--data", tmp_path, "--port", free_port())
+    done = torpor("engine", "up", *options, "--", "--no-such-argument")
+    assert_clear_failure(done, "the engine ended while starting", "--no-such-argument", "log:")
 
 
 @pytest.mark.parametrize(
