@@ -41,11 +41,11 @@ class Staging:
         """Stage the page chain `hashes` of a session, not empty, and the state at its end.
         Raises EngineUnreachable; StoreUnavailable."""
         found = await self._prefetch(session_id, hashes, engine)
-        if await self._store.residency(session_id) not in ("archived", "partly"):
-            return found
         if found.state and found.pages == len(hashes):
             if self._store.has_archive:
                 self._return_behind(session_id)
+            return found
+        if not await self._is_archived(session_id):
             return found
         if not self._store.has_archive:
             reason = f"{found.reason}: archived, and neither engine nor runtime has the archive"
@@ -61,6 +61,9 @@ class Staging:
     async def _prefetch(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
         return await engine.prefetch(hashes, timeout=self._timeout, session_id=session_id)
 
+    async def _is_archived(self, session_id: str) -> bool:
+        return await self._store.residency(session_id) in ("archived", "partly")
+
     def _return_behind(self, session_id: str) -> None:
         if session_id not in self._returning:
             task = asyncio.create_task(self._bring_back(session_id))
@@ -69,6 +72,8 @@ class Staging:
 
     async def _bring_back(self, session_id: str) -> None:
         try:
+            if not await self._is_archived(session_id):
+                return
             moved = await self._store.bring_back(session_id, whole=False)
             logger.info("%d objects of %s are back in Redis", moved.objects, session_id)
         except StoreError as error:  # the engine has what it needs; the rest is readable there

@@ -6,6 +6,7 @@ Looking where bytes are needs no archive; moving them needs the one that they ar
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,9 +16,9 @@ from state_store.archive.base import Archive
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE
 from state_store.archive.collect import collect_condemned, collect_orphans, count_condemned
 from state_store.archive.policy import ArchivePolicy
-from state_store.archive.residency import Residency, residency
+from state_store.archive.residency import Residency, residency, sample_of
 from state_store.archive.sweep import SweepReport, move_session_out, sweep
-from state_store.archive.targets import targets_of_resume
+from state_store.archive.targets import Target, targets_of_resume
 from state_store.connection import Control
 from state_store.errors import ArchiveUnavailable
 from state_store.layout import is_snapshot_id
@@ -26,6 +27,8 @@ from state_store.records import Snapshot
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.uses import Uses
+
+_SAMPLES = 256  # heads of which it is remembered what is looked at
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Archiving:
         self._sessions = sessions
         self._snapshots = snapshots
         self._uses = uses
+        self._samples: OrderedDict[str, list[Target]] = OrderedDict()
         self._opened: _Open | None = None
 
     async def open(self, url: str, *, store_url: str) -> None:
@@ -128,8 +132,10 @@ class Archiving:
         return await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
 
     async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
-        session = await self._sessions.record(session_id, tenant=tenant)
-        return await residency(self._control, self._prefix, await self._history(session.head))
+        head = (await self._sessions.record(session_id, tenant=tenant)).head
+        if head is None:
+            return "empty"
+        return await residency(self._control, await self._sample(head))
 
     async def collect(self) -> Collected:
         """Delete what nothing names any more, as long as an archive is open."""
@@ -143,6 +149,16 @@ class Archiving:
         orphans = await collect_orphans(self._control, self._prefix, archive, older_than=ORPHAN_AGE)
         waiting = await count_condemned(self._control, self._prefix)
         return Collected(condemned, orphans, waiting)
+
+    async def _sample(self, head: str) -> list[Target]:
+        """What is looked at of a resume there. A history never changes, and is read once."""
+        sample = self._samples.get(head)
+        if sample is None:
+            sample = self._samples[head] = sample_of(self._prefix, await self._history(head))
+        self._samples.move_to_end(head)
+        while len(self._samples) > _SAMPLES:
+            self._samples.popitem(last=False)
+        return sample
 
     async def _history(self, head: str | None) -> list[Snapshot]:
         return [] if head is None else await self._snapshots.records(head)

@@ -140,6 +140,15 @@ class Control:
                     raise result
         return [results[index] for index in range(len(calls))]
 
+    async def all_exist(self, keys: Sequence[bytes]) -> bool:
+        """Whether all of `keys`, no two of them alike, are there; in one round trip."""
+        is_cluster = isinstance(self.redis, ClusterClient)  # a command speaks of one slot there
+        async with self.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for together in [[key] for key in keys] if is_cluster else [keys]:
+                pipeline.exists(*together)
+            return bool(sum(await pipeline.execute()) == len(keys))
+
     async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys that match, in batches; some may come twice. All that are there throughout are
         found, also if slots move from one master to another meanwhile, each of them once."""

@@ -47,8 +47,13 @@ class Frames:
         for segment in self.layout.segments:
             rows = device_rows[:, segment.place]
             target = self._payload[:n, segment.offset : segment.offset + segment.row_bytes]
-            target.copy_(segment.rows.index_select(0, rows.clamp(min=0).to(segment.rows.device)))
-            target[rows < 0] = 0
+            source, wanted = segment.rows, rows.clamp(min=0)
+            if source.device.type == "cpu":
+                torch.index_select(source, 0, wanted, out=target)
+            else:
+                target.copy_(source.index_select(0, wanted.to(source.device)))
+            if bool((missing := rows < 0).any()):
+                target[missing] = 0
 
     def scatter(self, frames: torch.Tensor, device_rows: torch.Tensor, layer: int) -> None:
         """Copy `layer`'s bytes of the given rows int64[n] to device rows int64[n, places], those
@@ -56,10 +61,30 @@ class Frames:
         for segment in self.layout.at_layer(layer):
             rows = device_rows[:, segment.place]
             wanted = rows >= 0
-            device = segment.rows.device
             payload = self._payload[:, segment.offset : segment.offset + segment.row_bytes]
-            source = payload.index_select(0, frames[wanted])
-            segment.rows.index_copy_(0, rows[wanted].to(device), source.to(device))
+            _copy_rows(payload, frames[wanted], segment.rows, rows[wanted])
+
+
+def _copy_rows(
+    source: torch.Tensor, rows: torch.Tensor, target: torch.Tensor, at: torch.Tensor
+) -> None:
+    """target[at] = source[rows]"""
+    device = target.device
+    if device.type != "cpu":
+        target.index_copy_(0, at.to(device), source.index_select(0, rows).to(device))
+        return
+    # On a CPU `index_copy_` goes byte by byte; `index_select` copies row by row, but only into
+    # consecutive rows. Pages that are loaded together mostly are.
+    for start, end in _runs(at):
+        first = int(at[start])
+        torch.index_select(source, 0, rows[start:end], out=target[first : first + end - start])
+
+
+def _runs(numbers: torch.Tensor) -> list[tuple[int, int]]:
+    """Half-open ranges of places of int64[n] whose numbers count up by one."""
+    breaks = ((numbers[1:] - numbers[:-1]) != 1).nonzero().flatten() + 1
+    ends = [*breaks.tolist(), len(numbers)]
+    return list(zip([0, *ends[:-1]], ends, strict=True)) if len(numbers) else []
 
 
 def _cut(row: memoryview, headers: int) -> list[Frame]:

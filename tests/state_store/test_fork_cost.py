@@ -162,3 +162,22 @@ async def test_places_are_found_in_histories_that_began_before_ways_back_were_ma
             )  # fmt: skip
             commit = await store.commit(draft, lease=lease, durability="memory")
             assert (await store.place(fork.id, 20)).within == commit.snapshot
+
+
+async def test_seeing_where_a_head_is_costs_the_same_at_any_length_once_it_was_looked_at(
+    own_server,
+):
+    client = ObjectClient(own_server.url, timeout=30.0)
+    async with await StateStore.connect(own_server.url, prefix="p") as store:
+        sessions = [await session_of(store, client, "p", 64 * PAGE * n) for n in (1, 40)]
+        costs = []
+        with redis.Redis.from_url(own_server.url) as raw:
+            for session_id in sessions:
+                assert await store.residency(session_id) == "stored"
+                before = traffic(raw)
+                assert await store.residency(session_id) == "stored"
+                costs.append((traffic(raw) - before)[:2])
+    short, long = costs
+    assert np.array_equal(short, long)
+    assert short[0] <= 4, "one for the session, one for all that is looked at, two of `traffic`"
+    client.close()
