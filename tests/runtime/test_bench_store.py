@@ -17,7 +17,9 @@ from state_store.embedded import EmbeddedServer
 def printed() -> list[dict]:
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert main(["bench", "store", "--quick"]) == 0
-    return [json.loads(line) for line in output.getvalue().splitlines()]
+    machine, *records = [json.loads(line) for line in output.getvalue().splitlines()]
+    assert machine["measure"] == "machine"
+    return records
 
 
 def test_every_subject_is_measured(printed):
