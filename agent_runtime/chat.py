@@ -42,6 +42,7 @@ _OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100
 _MARKED = re.compile(f"{_OPEN}(.){_CLOSE}", re.DOTALL)
 
 _NONE: Options = {}
+_ROLES = ("system", "user", "assistant", "tool")
 _STAND_IN = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 
@@ -99,6 +100,13 @@ class ChatFormat:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens included."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def said(self, ids: Sequence[int]) -> tuple[str, str]:
+        """Role and text of the message that `ids` are, as its template has put it; "" for a role
+        that cannot be told."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        role, _, rest = text.partition("\n")
+        return (role, rest.strip()) if role in _ROLES else ("", text)
 
     def thinks_after(self, prompt: Sequence[int]) -> bool:
         """Whether what is generated after `prompt` begins inside the thinking."""

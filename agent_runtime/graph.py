@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import operator
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any, NotRequired, Protocol, TypedDict
 
 from langchain_core.runnables import RunnableConfig
@@ -31,6 +31,7 @@ from tools.errors import ToolFailed
 from tools.registry import Registry
 from tools.results import TextPart, ToolResult
 from tools.running import Executor, Place, Question
+from tools.tool import Tool
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def build_agent(
     checkpointer: BaseCheckpointSaver[Any] | None = None,
     ask_first: Collection[str] = (),
     workspaces: SessionWorkspaces | None = None,
+    session_tools: Callable[[str], Iterable[Tool]] | None = None,
     **options: Any,
 ) -> Agent:
     """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps,
@@ -107,6 +109,7 @@ def build_agent(
                `Torpor`, so that none happens twice in a session; or an executor made for it
     workspaces: adds tools that work on the session's files, which go with its snapshots: a fork has
                its own, and who goes back to a checkpoint has them as they were there
+    session_tools: makes more tools, of one session, by its id: a fork has its own
     ask_first: names of tools that a person must allow (needs a checkpointer): the graph interrupts
                with `{"calls": [{"name", "arguments"}, ...]}`, and goes on with
                `Command(resume=verdict)`: true, false, or one of these for each call listed
@@ -133,7 +136,9 @@ def build_agent(
         running, opened = executor, None
         if workspaces is not None:
             opened = await workspaces.open(session_id, state.get("workspace"))
-            running = executor.having(workspaces.tools(opened.path))
+            running = running.having(workspaces.tools(opened.path))
+        if session_tools is not None:
+            running = running.having(session_tools(session_id))
         allowed = _verdicts(running.questions(calls))
         place = Place(session_id, _point(turn), restored=opened is not None)
 

@@ -11,8 +11,7 @@ Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreacha
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -41,6 +40,7 @@ from agent_runtime.models import (
     Released,
     Resumed,
     ResumeRequest,
+    SaidMessage,
     SamplingDefaults,
     SessionView,
     SnapshotView,
@@ -51,6 +51,7 @@ from agent_runtime.models import (
     Whereabouts,
 )
 from agent_runtime.session_files import SessionFiles
+from agent_runtime.streams import events_of, pieces_of
 from agent_runtime.template import Options
 from agent_runtime.version_models import (
     DiffView,
@@ -177,6 +178,11 @@ class Torpor:
         """The session's history, root first."""
         rows = await self._call("GET", f"/v1/sessions/{session_id}/snapshots")
         return [SnapshotView.model_validate(row) for row in rows]
+
+    async def messages(self, session_id: str) -> list[SaidMessage]:
+        """What was said in the session's history, the oldest first, as text."""
+        rows = await self._call("GET", f"/v1/sessions/{session_id}/messages")
+        return [SaidMessage.model_validate(row) for row in rows]
 
     async def stream(
         self,
@@ -373,7 +379,7 @@ class Torpor:
     async def import_session(self, path: Path) -> SessionView:
         """A new session from an exported file."""
         try:
-            response = await self._http.post("/v1/import", content=_pieces(path))
+            response = await self._http.post("/v1/import", content=pieces_of(path))
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
         if response.status_code >= 400:
@@ -426,7 +432,7 @@ class Torpor:
                 if response.status_code != 200:
                     await response.aread()
                     raise _api_error(response)
-                async for name, data in _events(response):
+                async for name, data in events_of(response):
                     if name == "error":
                         raise ApiError(Problem.model_validate(data))
                     yield kinds[name].model_validate(data)
@@ -455,27 +461,12 @@ def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Idempotency-Key": key}
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            yield piece
-
-
 async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, TurnResult):
                 return event
     raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
-
-
-async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
-    name = ""
-    async for line in response.aiter_lines():
-        if line.startswith("event: "):
-            name = line.removeprefix("event: ")
-        elif line.startswith("data: "):
-            yield name, json.loads(line.removeprefix("data: "))
 
 
 def _api_error(response: httpx.Response) -> ApiError:

@@ -123,6 +123,7 @@ class TorporSync:
     diff = _ended(Torpor.diff)
     tree = _ended(Torpor.tree)
     export = _ended(Torpor.export)
+    messages = _ended(Torpor.messages)
     import_session = _ended(Torpor.import_session)
     delete = _ended(Torpor.delete)
     items = _ended(Torpor.items)

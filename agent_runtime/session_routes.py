@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from agent_runtime.access.identity import current_tenant
 from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.events import ResumeEvent
@@ -21,12 +22,14 @@ from agent_runtime.models import (
     ForkRequest,
     Resumed,
     ResumeRequest,
+    SaidMessage,
     SessionView,
     SnapshotView,
     Suspended,
     SuspendRequest,
     Whereabouts,
 )
+from agent_runtime.said import said
 from agent_runtime.service.document import content, problems
 from agent_runtime.service.etags import (
     MOVED,
@@ -104,6 +107,15 @@ async def get(
 @router.get("/{session_id}/snapshots")
 async def snapshots(sessions: Asked, session_id: str) -> list[SnapshotView]:
     return await sessions.snapshots(session_id)
+
+
+@router.get("/{session_id}/messages")
+async def messages(http: Request, session_id: str) -> list[SaidMessage]:
+    """What was said in the session's history, the oldest first, as text."""
+    state = http.app.state
+    tenant = current_tenant(state.settings.tenant)
+    session = await state.store.session(session_id, tenant=tenant)
+    return await said(state.store, state.turns, session)
 
 
 @router.get("/{session_id}/residency")

@@ -65,6 +65,7 @@ OPERATIONS: dict[str, tuple[str, str]] = {
         "listInheritedEffects",
         "List the effects that a fork inherited",
     ),
+    "GET /v1/sessions/{session_id}/messages": ("listMessages", "List what was said"),
     "GET /v1/sessions/{session_id}/effects": ("listEffects", "List what tools have done"),
     "GET /v1/sessions/{session_id}/workspace": ("getWorkspace", "List a workspace's files"),
     "POST /v1/sessions/{session_id}/workspace/missing": (

@@ -33,8 +33,14 @@ class Contents:
     def keep(self, source: int) -> str:
         """Keep what the open file `source` holds; its hash. A later change of it changes nothing.
 
-        What is hashed is our copy, so the file may change meanwhile.
+        What is hashed is our copy, so the file may change meanwhile. What is kept already is not
+        copied: most files are the same in one snapshot as in the next.
         """
+        with os.fdopen(os.dup(source), "rb") as original:
+            original.seek(0)
+            digest = hashlib.file_digest(original, "sha256").hexdigest()
+        if self.has(digest):
+            return digest
         number, name = tempfile.mkstemp(dir=self.making)
         try:
             with os.fdopen(number, "r+b") as copy:

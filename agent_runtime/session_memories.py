@@ -1,0 +1,19 @@
+"""The memory of one session: what was said in it, for `tools.memory_search`."""
+
+from __future__ import annotations
+
+from agent_runtime.sdk import Torpor
+from tools.memory_search import Memory
+
+
+class SessionMemories:
+    """`tools.memory_search.Memories` of a session: a fork knows what its history leads to,
+    and what was rewound is forgotten. `memories` raises ApiError, ApiUnreachable."""
+
+    def __init__(self, torpor: Torpor, session_id: str) -> None:
+        self._torpor = torpor
+        self._session_id = session_id
+
+    async def memories(self) -> list[Memory]:
+        said = await self._torpor.messages(self._session_id)
+        return [Memory(one.text, one.role, one.at) for one in said if one.role != "system"]
