@@ -5,9 +5,37 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 
+command -v "$python" >/dev/null || {
+    echo "setup: there is no $python here; install Python 3.11 or later, or set PYTHON." >&2
+    exit 1
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "setup: $("$python" --version) is too old, Python 3.11 or later is needed (set PYTHON)." >&2
     exit 1
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || {
+        echo "setup: please install $* (there is no apt-get here to do it)." >&2
+        exit 1
+    }
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || {
+            echo "setup: please install as root: apt-get install $* (there is no sudo here)." >&2
+            exit 1
+        }
+        as_root=(sudo)
+    fi
+    local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+        apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
+    echo "setup: installing $*"
+    "${apt[@]}" update ||
+        echo "setup: not all package lists could be read; going on with those that are there." >&2
+    "${apt[@]}" install --yes --no-install-recommends "$@" </dev/null || {
+        echo "setup: apt-get could not install all of $*; what it says above is the reason." >&2
+        exit 1
+    }
 }
 
 # SGLang compiles a small hash function at first use: compiler, ninja, OpenSSL and Python headers.
@@ -29,17 +57,12 @@ command -v bwrap >/dev/null || missing+=(bubblewrap)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||
     missing+=(python3-dev)
-if [ ${#missing[@]} -gt 0 ]; then
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    command -v apt-get >/dev/null || {
-        echo "setup: please install ${missing[*]} (there is no apt-get here to do it)." >&2
-        exit 1
-    }
-    echo "setup: installing ${missing[*]}"
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
-fi
+[ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+# What a distribution's package cannot bring, such as the venv module of another Python.
+"$python" -c 'import ensurepip' 2>/dev/null || {
+    echo "setup: $python has no ensurepip: install its venv package, or set PYTHON." >&2
+    exit 1
+}
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet)
