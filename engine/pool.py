@@ -24,11 +24,13 @@ from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
 from engine.linker.config import watched
 from engine.replies import (
+    EngineCounts,
     Held,
     Prefetch,
     SessionWork,
     Settled,
     Whereabouts,
+    counts_of,
     in_place,
     settled_of,
     work_of,
@@ -186,16 +188,24 @@ class Engine:
     async def progress(self, session_id: str, *, timeout: float) -> SessionWork:
         """Answered at any time, also while a prefetch or a prompt takes long. Raises
         EngineUnreachable; StoreUnavailable."""
-        record, payload = self.record, {"session": session_id}
+        return work_of(await self._watch("progress", {"session": session_id}, timeout))
+
+    async def counts(self, *, timeout: float) -> EngineCounts:
+        """Since its process started, and what waits now. Answered at any time. Raises
+        EngineUnreachable; StoreUnavailable."""
+        return counts_of(await self._watch("status", {}, timeout))
+
+    async def _watch(
+        self, name: str, payload: Mapping[str, Any], timeout: float
+    ) -> list[dict[str, Any]]:
+        record = self.record
         try:
-            return work_of(
-                await self._store.send_command(
-                    watched(record.engine_id), record.ranks, "progress", payload, timeout=timeout
-                )
+            return await self._store.send_command(
+                watched(record.engine_id), record.ranks, name, payload, timeout=timeout
             )
         except EngineSilent as error:
             raise EngineUnreachable(
-                f"engine {record.engine_id} does not tell its progress: {error}"
+                f"engine {record.engine_id} does not tell its {name}: {error}"
             ) from error
 
     async def _step(
@@ -389,6 +399,10 @@ class EnginePool:
             )
         await self._forget_all_but({record.boot_id for record in records})
         return records
+
+    async def engines(self) -> list[Engine]:
+        """All engines with a live heartbeat. Raises NoEngine, as `records`."""
+        return [self._engine(record) for record in await self.records()]
 
     async def close(self) -> None:
         for engine in self._engines.values():

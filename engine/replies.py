@@ -96,6 +96,48 @@ def work_of(replies: Sequence[Mapping[str, Any]]) -> SessionWork:
     )
 
 
+@dataclass(frozen=True)
+class EngineCounts:
+    """What an engine has done since its process started, and what waits.
+
+    prefilled_tokens: computed for prompts; restored ones are not
+    loaded_bytes, offloaded_bytes: of state, from the store to the device and back, of all ranks
+    load_seconds, offload_seconds: that this took on the rank where it took longest
+    failed_loads: of requests; failed_offloads: of batches; each of the rank with most
+    waiting_bytes: to be offloaded, of all ranks
+    """
+
+    prefilled_tokens: int
+    loaded_bytes: int
+    offloaded_bytes: int
+    load_seconds: float
+    offload_seconds: float
+    failed_loads: int
+    failed_offloads: int
+    waiting_bytes: int
+
+
+def counts_of(replies: Sequence[Mapping[str, Any]]) -> EngineCounts:
+    """Of all ranks."""
+
+    def most(name: str) -> Any:
+        return max(reply[name] for reply in replies)
+
+    def together(name: str) -> int:
+        return sum(reply[name] for reply in replies)
+
+    return EngineCounts(
+        prefilled_tokens=most("prefilled_tokens"),
+        loaded_bytes=together("bytes_loaded"),
+        offloaded_bytes=together("bytes_written"),
+        load_seconds=most("load_seconds"),
+        offload_seconds=most("offload_seconds"),
+        failed_loads=most("load_failures"),
+        failed_offloads=most("offload_failures"),
+        waiting_bytes=together("offload_bytes_waiting"),
+    )
+
+
 def settled_of(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> Settled:
     """On all ranks."""
     reason = None

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.models import EngineSlots, Resumed, Suspended, TurnResult
+from agent_runtime.service.engine_metrics import EngineMetrics
 from agent_runtime.service.instruments import Instruments
 from agent_runtime.telemetry import Telemetry
 
@@ -113,11 +114,13 @@ class Metrics:
             "torpor.tokens",
             "Tokens: reused and recomputed ones were known, computed ones are all of a prompt that "
             "were not reused, rewritten ones are of earlier turns that the template changed",
+            "engine",
             "kind",
         )
         self._acceptance = made.histogram(
             "torpor.mtp_accept_length",
             "Tokens per verification step of a turn",
+            "engine",
             unit="1",
             buckets=_LENGTHS,
         )
@@ -148,6 +151,7 @@ class Metrics:
             "torpor.engine_use", "Share of an engine's states and tokens in use", "engine", "of"
         )
         self._streams = made.gauge("torpor.event_streams", "Open streams of session events")
+        self.engines = EngineMetrics(made)
 
     def turn(self, result: TurnResult) -> None:
         usage, timing = result.usage, result.timing
@@ -159,7 +163,7 @@ class Metrics:
             ("computed", usage.prompt_tokens - usage.reused_tokens),
             ("generated", usage.completion_tokens),
         ):
-            self._tokens.add(tokens, kind=kind)
+            self._tokens.add(tokens, engine=result.engine or "", kind=kind)
         for kind, tokens in (
             ("input", usage.prompt_tokens),
             ("output", usage.completion_tokens),
@@ -170,7 +174,7 @@ class Metrics:
         self._rewritten.add(int(usage.rewritten_tokens > 0))  # exporters refuse truth values
         self._bytes.add(result.bytes_written, direction="written")
         if result.mtp_accept_length is not None:
-            self._acceptance.record(result.mtp_accept_length)
+            self._acceptance.record(result.mtp_accept_length, engine=result.engine or "")
         if timing is None:
             return
         self._first_token.record(timing.ttft_s, more=self._about)

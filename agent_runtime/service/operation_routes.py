@@ -13,7 +13,7 @@ from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
-from engine.pool import EnginePool
+from engine.pool import Engine, EnginePool
 from state_store.errors import StoreError
 
 router = APIRouter(responses=problems(StoreError))
@@ -64,7 +64,8 @@ async def look(app: FastAPI) -> None:
     turns: Turns = app.state.turns
     followers: Followers = app.state.followers
     metrics: Metrics = app.state.metrics
-    engines = 0
+    engines: list[Engine] = []
     with contextlib.suppress(StoreError):
-        engines = len(await pool.records())
-    metrics.now(engines=engines, slots=turns.admission.status(), streams=followers.readers)
+        engines = await pool.engines()
+    metrics.now(engines=len(engines), slots=turns.admission.status(), streams=followers.readers)
+    await metrics.engines.look(engines)

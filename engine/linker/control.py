@@ -93,7 +93,7 @@ class Control:
             config.url,
             watched(config.engine_id),
             rank,
-            {"progress": self.progress},
+            {"progress": self.progress, "status": self.status},
             prefix=config.prefix,
         )
         self._heartbeat = None
@@ -247,7 +247,10 @@ class Control:
             "objects_written": self._offloader.objects_written,
             "bytes_written": self._offloader.bytes_written,
             "offload_failures": self._offloader.failures,
+            "offload_seconds": self._offloader.seconds,
             "objects_loaded": self._loader.objects_loaded,
+            "bytes_loaded": self._loader.bytes_loaded,
+            "load_seconds": self._loader.seconds,
             "load_failures": self._loader.failures,
             "loads_late": self._loader.late,
             "loads_from_host_only": self._loader.distrusts_store,
@@ -257,6 +260,7 @@ class Control:
             "offload_bytes_waiting": waiting_bytes,
             "offloads_waiting_most": most,
             "offload_bytes_waiting_most": most_bytes,
+            "prefilled_tokens": self._progress.prefilled_tokens,
         }
 
     def progress(self, payload: dict[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Loader:
         self._failed: dict[int, dict[str, str]] = {}
         self._given_up: set[Future[Staged]] = set()
         self._distrusted_until = 0.0
-        self.objects_loaded = self.failures = self.late = 0
+        self.objects_loaded = self.bytes_loaded = self.failures = self.late = 0
+        self.seconds = 0.0  # of all batches of loads, staging included
         self._reader = ThreadPoolExecutor(1, "torpor-load-read")
         self._thread = threading.Thread(target=self._run, name="torpor-load", daemon=True)
         self._thread.start()
@@ -135,6 +136,7 @@ class Loader:
                 return
             failed: dict[str, str] = {}
             self._failed[load.counter_index] = failed
+            started = time.perf_counter()
             try:
                 load.ready.synchronize()
                 self._fill(load, failed)
@@ -144,6 +146,7 @@ class Loader:
                 for session in load.sessions.values():
                     self._progress.load_failed(session)
                 self._counter.fail(load.counter_index, error)
+            self.seconds += time.perf_counter() - started
             with self._wake:
                 self.failures += len(failed)
                 self._busy -= 1
@@ -202,7 +205,9 @@ class Loader:
             else:
                 objects = _distinct(parts)
                 self.objects_loaded += sum(len(part.hashes) for part in objects)
-                self._progress.loaded(load.sessions[rid], sum(map(self._size, objects)))
+                size = sum(map(self._size, objects))
+                self.bytes_loaded += size
+                self._progress.loaded(load.sessions[rid], size)
 
     def _stage_all(
         self, parts: tuple[Rows, ...], load: Load, came: Came

@@ -84,6 +84,7 @@ class Offloader:
         self._failed = ObjectSet(remembered)
         self._pause_until = 0.0
         self.objects_written = self.bytes_written = self.failures = 0
+        self.seconds = 0.0  # that what was stored took
         self._thread = threading.Thread(target=self._run, name="torpor-offload", daemon=True)
         self._thread.start()
 
@@ -169,7 +170,9 @@ class Offloader:
             self.failures += 1
             logger.exception("offload of %s failed, kept on the device", _count(offload))
             return False
-        logger.debug("offloaded %s in %.3f s", _count(offload), time.perf_counter() - started)
+        took = time.perf_counter() - started
+        self.seconds += took
+        logger.debug("offloaded %s in %.3f s", _count(offload), took)
         return True
 
     def _store_rows(self, part: Rows, session: str | None) -> None:

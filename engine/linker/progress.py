@@ -53,6 +53,7 @@ class Progress:
     that do not come from a runtime."""
 
     def __init__(self) -> None:
+        self.prefilled_tokens = 0  # of all requests since the process started
         self._sessions: OrderedDict[str, SessionWork] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -98,6 +99,7 @@ class Progress:
             one.prefilled_tokens += tokens
             one.prefill = Work(done, total)
 
+        self.prefilled_tokens += tokens
         self._change(session, add)
 
     def offload_queued(self, session: str | None, objects: int) -> None:

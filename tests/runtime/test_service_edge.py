@@ -222,7 +222,7 @@ async def test_metrics_count_what_a_turn_reports(http, torpor, session):
         "computed": sum(usage.prompt_tokens - usage.reused_tokens for usage in usages),
         "generated": sum(usage.completion_tokens for usage in usages),
     }.items():
-        assert grown(f'torpor_tokens_total{{kind="{kind}"}}') == tokens
+        assert grown(f'torpor_tokens_total{{engine="{first.engine}",kind="{kind}"}}') == tokens
     assert grown("gen_ai_server_time_to_first_token_seconds_count") == 2
     written = first.bytes_written + second.bytes_written
     assert grown('torpor_state_bytes_total{direction="written"}') == written
@@ -233,3 +233,18 @@ async def test_metrics_count_what_a_turn_reports(http, torpor, session):
     assert grown(posted) == 2
     assert session.id not in "".join(after)
     assert after["torpor_engines"] == 1
+
+    def of_engine(metric, **labels):
+        all_labels = sorted({"engine": first.engine, **labels}.items())
+        told = ",".join(f'{name}="{value}"' for name, value in all_labels)
+        return f"{metric}{{{told}}}"
+
+    assert after[of_engine("torpor_engine_answers")] == 1
+    computed = sum(usage.prompt_tokens - usage.reused_tokens for usage in usages)
+    assert grown(of_engine("torpor_engine_prefill_tokens_total")) >= computed
+    offloaded = grown(of_engine("torpor_engine_state_bytes_total", direction="offload"))
+    assert offloaded >= written
+    assert grown(of_engine("torpor_engine_state_work_seconds_total", direction="offload")) > 0
+    assert after[of_engine("torpor_engine_failures_total", direction="offload")] == 0
+    assert after[of_engine("torpor_engine_requests", place="waiting")] == 0
+    assert after[of_engine("torpor_engine_offload_waiting_bytes")] == 0
