@@ -54,6 +54,11 @@ class CreateSession(_Wire, strict=True):
     else in this runtime."""
 
 
+class LabelsRequest(_Wire, strict=True):
+    labels: dict[str, str]
+    """All that the session is to have."""
+
+
 class TurnRequest(_Wire, Constraints, strict=True):
     """`temperature` 0 is greedy. `top_logprobs` > 0 returns that many alternatives per token."""
 

@@ -20,6 +20,7 @@ from agent_runtime.models import (
     CreateSession,
     Forked,
     ForkRequest,
+    LabelsRequest,
     Resumed,
     ResumeRequest,
     SaidMessage,
@@ -102,6 +103,12 @@ async def get(
     if is_known(if_none_match, view.head):
         return Response(status_code=304, headers=dict(response.headers))
     return view
+
+
+@router.put("/{session_id}/labels")
+async def set_labels(sessions: Asked, session_id: str, request: LabelsRequest) -> SessionView:
+    """In place of those that it has. Its head is what it was."""
+    return await sessions.set_labels(session_id, request.labels)
 
 
 @router.get("/{session_id}/snapshots")

@@ -268,6 +268,11 @@ class Sessions:
         if expected is not None:
             require_head(await self._store.session(session_id), expected)
 
+    async def set_labels(self, session_id: str, labels: Mapping[str, str]) -> SessionView:
+        """Replaces all of them. Raises NotFound, InvalidLabels."""
+        await self._store.set_labels(session_id, labels)
+        return await self.get(session_id)
+
     async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
         """Drop the session; what no other session reaches is freed in the background.
 

@@ -68,3 +68,17 @@ async def test_a_page_looks_at_a_bounded_number_of_sessions(http, made, monkeypa
 )
 async def test_what_is_no_filter_is_refused(http, query, status):
     assert (await http.get(f"/v1/sessions?{query}")).status_code == status
+
+
+async def test_labels_are_replaced_and_found_by_at_once(http, made):
+    path = f"/v1/sessions/{made[3]}"
+    answer = await http.put(f"{path}/labels", json={"labels": {"team": "moved", "done": "1"}})
+    assert answer.json() == (await http.get(path)).json()
+    assert answer.json()["labels"] == {"team": "moved", "done": "1"}
+    assert (await listed(http, "label=team=moved&label=done=1"))[0] == [made[3]]
+    assert made[3] not in (await listed(http, "label=team=b%20%3Dc%26d"))[0]
+    assert (await http.put(f"{path}/labels", json={"labels": {}})).json()["labels"] == {}
+    assert (await listed(http, "label=done=1"))[0] == []
+    refused = await http.put(f"{path}/labels", json={"labels": {"a b": "x"}})
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_labels")
+    assert (await http.put(f"{path}/labels", json={})).status_code == 422
