@@ -29,7 +29,7 @@ def fuzz(url, folder, *, phases, examples, key=None, has_engine=False, workers=1
         "--checks", ",".join([*CHECKS, "ignored_auth"] if key else CHECKS),
         "--phases", phases, "--max-examples", str(examples), "--workers", str(workers),
         "--generation-deterministic", "--continue-on-failure", "--warnings", "off",
-        "--report-json-path", str(report),
+        "--report-json-path", str(report), "--request-timeout", "60",
     ]  # fmt: skip
     if key:
         command += ["--header", f"Authorization: Bearer {key}"]
