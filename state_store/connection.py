@@ -182,16 +182,14 @@ class Control:
             tags.setdefault(owners[self.redis.keyslot(str(number))], f"{{{number}}}")
         return [Master(tag, _exchange_at(node)) for node, tag in tags.items()]
 
-    async def on_masters(
-        self, commands: Callable[[Master], Sequence[Sequence[Any]]]
-    ) -> list[list[Any]]:
-        """Every master's replies to `commands` for it, all of them from the same set of masters:
-        should that change meanwhile, all are sent again."""
+    async def on_masters(self, ask: Callable[[Master], Awaitable[list[Any]]]) -> list[list[Any]]:
+        """What `ask` is told by every master, all of them of the same set of masters: should that
+        change meanwhile, all are asked again."""
 
         async def attempt() -> list[list[Any]]:
             try:
                 masters = await self.masters()
-                sent = [m.exchange(commands(m)) for m in masters]
+                sent = [ask(master) for master in masters]
                 replies = await asyncio.gather(*sent, return_exceptions=True)
                 for reply in replies:  # once all have ended: none goes on behind our back
                     if isinstance(reply, BaseException):
@@ -219,7 +217,7 @@ class Control:
         if not isinstance(self.redis, ClusterClient):
             return []
         found = []
-        for (members,) in await self.on_masters(lambda _: [("CLUSTER NODES",)]):
+        for (members,) in await self.on_masters(lambda m: m.exchange([("CLUSTER NODES",)])):
             for member in members.values():
                 if "myself" in member["flags"]:
                     found.append((member["node_id"], member["slots"], member["migrations"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -68,6 +69,47 @@ async def test_fsync_is_confirmed_only_once_the_log_was_synced(own_writer, own_r
     assert "fsync was not confirmed" in done.shortfall
     own_raw.config_set("appendfsync", "everysec")
     assert (await commit(own_writer, "fsync")).durability == "fsync"
+
+
+@pytest.fixture
+def syncs(monkeypatch):
+    """What was in the logs that were synced by this process."""
+    found, sync = [], os.fdatasync
+
+    def spy(log):
+        found.append(os.pread(log, 1 << 20, 0))
+        sync(log)
+
+    monkeypatch.setattr("os.fdatasync", spy)
+    return found
+
+
+async def test_a_log_on_this_machine_is_synced_with_all_that_was_acknowledged(own_writer, syncs):
+    done = await commit(own_writer, "fsync")
+    assert done.durability == "fsync"
+    (log,) = syncs
+    assert done.snapshot.id.encode() in log
+
+
+@pytest.fixture
+async def stranger(own_server, own_raw):
+    """A store whose user may not ask where the server's log is."""
+    own_raw.execute_command(
+        "ACL", "SETUSER", "stranger", "on", ">secret", "~*", "&*", "+@all", "-config"
+    )
+    async with await StateStore.connect(f"{own_server.url}?username=stranger&password=secret") as s:
+        yield s
+
+
+async def test_a_log_elsewhere_is_waited_for_until_its_server_has_synced_it(stranger, syncs):
+    """The server says at once that it has; it does so every second only."""
+    assert await stranger.confirm("fsync") == "fsync"
+    assert syncs == []
+
+
+async def test_a_log_elsewhere_is_not_called_synced_before_it_is(stranger, impatient):
+    with pytest.raises(DurabilityNotReached, match="fsync was not confirmed"):
+        await stranger.confirm("fsync")
 
 
 async def test_fsync_without_a_log_says_that_it_cannot_be_confirmed(own_writer, own_raw):
