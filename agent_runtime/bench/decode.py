@@ -114,7 +114,8 @@ async def _speak(
     async with AsyncExitStack() as closing:
         with ExitStack() as stopping:
             for engine in engines:
-                stopping.enter_context(engine)
+                engine.start()
+                stopping.callback(engine.kill)
             clients = []
             for engine in engines:
                 engine.wait_until_serving()

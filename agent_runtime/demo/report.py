@@ -43,18 +43,24 @@ def report(outcome: Outcome) -> int:
     accept = sum(lengths) / len(lengths) if lengths else None
     expected = sum(run.expected for run in outcome.runs)
     wrong = [answer for run in outcome.runs for answer in run.wrong]
+    new = usage.prompt_tokens - usage.reused_tokens - usage.recomputed_tokens
     compared = sum(comparison.tokens for comparison in outcome.comparisons)
     difference = max(comparison.logprob_difference for comparison in outcome.comparisons)
 
-    table = Table(title="A session slept, everything was killed, and it woke up", title_style="")
-    table.add_column("")
-    table.add_column("", justify="right")
+    table = Table(
+        title="A session slept, everything was killed, and it woke up",
+        title_style="",
+        show_header=False,
+    )
+    table.add_column()
+    table.add_column(justify="right")
     rows = [
         ("killed with -9: engine, runtime, store", " ".join(map(str, outcome.killed))),
         ("tokens in the session", f"{outcome.resumed.tokens:,}"),
         ("prompt of the resumed turn, tokens", f"{usage.prompt_tokens:,}"),
         ("  reused from the store", f"{usage.reused_tokens:,}"),
         ("  recomputed (past the last page)", f"{usage.recomputed_tokens:,}"),
+        ("  new in this turn", f"{new:,}"),
         ("time to first token, resumed", f"{outcome.resume_ttft_s:.3f} s"),
         ("time to first token, prefilled again", f"{outcome.reprefill_ttft_s:.3f} s"),
         ("  prefilled again / resumed", f"{outcome.reprefill_ttft_s / outcome.resume_ttft_s:.1f}"),

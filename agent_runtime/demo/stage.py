@@ -80,8 +80,9 @@ class Stage:
         return pids
 
     def stop(self) -> None:
+        """The engine is killed: asked to end, it takes seconds, and nobody needs what it has."""
         self.runtime.stop()
-        self.engine.stop()
+        self.engine.kill()
         self.store.stop()
 
     def _engine_options(self) -> EngineOptions:

@@ -125,12 +125,8 @@ def running(model: Path, log: Path, *more: str, tokenizer: bool = False) -> Iter
             time.sleep(0.3)
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if process.poll() is None:
+            server.kill()  # asked to end, SGLang would wait for seconds
 
 
 def _free_port() -> int:
