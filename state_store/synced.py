@@ -45,7 +45,7 @@ async def wait_until_synced(master: Master, key: str, *, timeout: float) -> list
     marker = str(secrets.randbits(60))
     _, *who = await master.exchange([("SET", key, marker), *WHO])
     is_early = _EARLY[0] <= _version(who[0]) < _EARLY[1]
-    if is_early and await _sync_here(master, marker.encode()):
+    if is_early and await _sync_here(master, marker.encode(), give_up_at):
         return [True, *who]
     wait = ("WAITAOF", 1, 0, int(timeout * 1000))
     _, (synced, _), *who = await master.exchange([("INCR", key), wait, *WHO])
@@ -60,9 +60,9 @@ def _version(server: Mapping[str, Any]) -> tuple[int, ...]:
     return int(major), int(minor)
 
 
-async def _sync_here(master: Master, marker: bytes) -> bool:
+async def _sync_here(master: Master, marker: bytes, give_up_at: float) -> bool:
     """Sync the log that ends in `marker`, if it is on this machine and the server syncs it every
-    second; False if not."""
+    second; False if not, or if the disk takes too long."""
     try:
         asked = ("CONFIG GET", "appendfsync", "dir", "appenddirname")
         (config,) = await master.exchange([asked])
@@ -71,11 +71,15 @@ async def _sync_here(master: Master, marker: bytes) -> bool:
     if config.get("appendfsync") != "everysec":
         return False
     folder = Path(config["dir"]) / config["appenddirname"]
-    give_up_at = time.monotonic() + _LOOK
+    found_by = min(give_up_at, time.monotonic() + _LOOK)
     while folder.is_dir():
-        if await asyncio.to_thread(_sync, folder, marker):
-            return True
-        if time.monotonic() > give_up_at:
+        syncing = asyncio.to_thread(_sync, folder, marker)
+        try:
+            if await asyncio.wait_for(syncing, max(0.0, give_up_at - time.monotonic())):
+                return True
+        except TimeoutError:
+            break
+        if time.monotonic() > found_by:
             break
         await asyncio.sleep(_POLL)
     return False

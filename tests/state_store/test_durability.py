@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import pytest
 import redis
@@ -89,6 +90,17 @@ async def test_a_log_on_this_machine_is_synced_with_all_that_was_acknowledged(ow
     assert done.durability == "fsync"
     (log,) = syncs
     assert done.snapshot.id.encode() in log
+
+
+async def test_a_disk_that_does_not_answer_is_not_waited_for_any_longer(
+    own_writer, impatient, monkeypatch
+):
+    freed = threading.Event()
+    monkeypatch.setattr("os.fdatasync", lambda log: freed.wait(60))
+    with pytest.raises(DurabilityNotReached, match="fsync was not confirmed"):
+        await own_writer.store.confirm("fsync")
+    assert not freed.is_set()
+    freed.set()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import redis
+from servers import until
 from writer import RANKS, Trips, Writer
 
 from state_store.embedded import EmbeddedServer
@@ -40,6 +42,8 @@ class Forgetful:
         self._kept = server.data_dir / "kept"
 
     async def keep(self) -> None:
+        with redis.Redis.from_url(self._server.url) as raw:  # while it syncs, it writes nothing
+            until(lambda: raw.info("persistence")["aof_buffer_length"] == 0)
         shutil.rmtree(self._kept, ignore_errors=True)
         shutil.copytree(self._log, self._kept)
 
