@@ -78,7 +78,9 @@ class Attempts:
         limit = ThinkingLimit(
             self._chat, request.thinking_tokens, opened=thinks, max_tokens=request.max_tokens
         )
-        held_to = structural_tag(request, declared, thinking=thinks, limited=limit.is_open)
+        held_to = structural_tag(
+            request, declared, self._chat.calls, thinking=thinks, limited=limit.is_open
+        )
         if held_to is not None and not thinks:  # then it cannot think
             limit.end(0)
         decoder = DecodeStream(skip_special_tokens=False)

@@ -22,6 +22,7 @@ from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
 from agent_runtime.template import Options, Template
 from tools.calls import ToolCall
 from tools.define import ToolSpec
+from tools.formats import HERMES, QWEN3_CODER
 
 
 class Message(BaseModel):
@@ -43,6 +44,8 @@ _MARKED = re.compile(f"{_OPEN}(.){_CLOSE}", re.DOTALL)
 
 _NONE: Options = {}
 _ROLES = ("system", "user", "assistant", "tool")
+_CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": "v"}}}
+_HERMES_CALL = re.compile(r"<tool_call>\s*\{\s*\"name\"")
 _STAND_IN = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 
@@ -85,6 +88,8 @@ class ChatFormat:
         self._header = opened.partition("<think>")[0]
         self.opens_thinking: bool = opened.rstrip().endswith("<think>")
         """Whether an answer begins inside the model's thinking, unless options say otherwise."""
+        self.calls: str = self._calls()
+        """The format of tool calls that the template shows, and so the model has learned."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text. Control tokens are what the template wrote, never what a message
@@ -189,6 +194,14 @@ class ChatFormat:
         parts = _MARKED.split(text)
         parts[1::2] = [self._reserved[ord(part) - _FIRST] for part in parts[1::2]]
         return "".join(parts)
+
+    def _calls(self) -> str:
+        called = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+        try:
+            shown = self._render([_STAND_IN[0], called], (), _NONE, prompt=False)
+        except BadRequest:  # a template that knows no calls
+            return QWEN3_CODER
+        return HERMES if _HERMES_CALL.search(shown) else QWEN3_CODER
 
     def _plain(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         if not messages:

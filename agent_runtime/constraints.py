@@ -15,12 +15,18 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from agent_runtime.errors import UnknownTool
 from tools.define import ToolSpec
+from tools.formats import HERMES, QWEN3_CODER
 
 _Format = dict[str, Any]
 # Between the parts of JSON and around parameters. Without a limit a small model that is held to a
 # grammar goes on with blanks, which any JSON allows, until its tokens are used up.
 _MOST_BLANKS = 1
-_CALL_OPENERS = ["<tool_call>", "<function="]
+# What else may not stand in text that calls nothing: parsers read it as a call whose opener is
+# missing.
+_SIGNS = {
+    HERMES: ["</tool_call>", '{"name"', '{ "name"'],
+    QWEN3_CODER: ["<function="],
+}
 
 
 class NamedTool(BaseModel):
@@ -70,6 +76,7 @@ class Constraints(BaseModel):
 def structural_tag(
     asked: Constraints,
     declared: Sequence[Mapping[str, Any]],
+    format: str,
     *,
     thinking: bool,
     limited: bool = False,
@@ -77,13 +84,14 @@ def structural_tag(
     """What the engine is to hold an answer to, None if to nothing.
 
     declared: the session's tools, as `ToolSpec` has them
+    format:   of calls, see `ChatFormat.calls`
     thinking: whether the prompt ends inside the model's thinking
     limited:  whether that is over when the engine is asked to hold the answer to it
 
     Raises UnknownTool.
     """
     tools = [ToolSpec.model_validate(tool) for tool in declared]
-    form = _form(asked, tools)
+    form = _form(asked, tools, format)
     if form is None:
         return None
     if thinking:
@@ -116,18 +124,18 @@ def protocol_fields(asked: Constraints, declared: Sequence[Mapping[str, Any]]) -
     return fields
 
 
-def _form(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format | None:
+def _form(asked: Constraints, tools: Sequence[ToolSpec], format: str) -> _Format | None:
     content = _content(asked)
     if asked.tool_choice == "auto":
         if content is None:
             is_held = asked.strict_calls or not asked.parallel_tool_calls
-            return _text_and_calls(asked, tools) if tools and is_held else None
+            return _text_and_calls(asked, tools, format) if tools and is_held else None
         if not tools:
             return content
-        return {"type": "or", "elements": [content, _calls(asked, tools)]}
+        return {"type": "or", "elements": [content, _calls(asked, tools, format)]}
     if asked.tool_choice == "none":
-        return content or {"type": "any_text", "excludes": _CALL_OPENERS}
-    return _calls(asked, _callable(asked, tools))
+        return content or {"type": "any_text", "excludes": ["<tool_call>", *_SIGNS[format]]}
+    return _calls(asked, _callable(asked, tools), format)
 
 
 def _callable(asked: Constraints, tools: Sequence[ToolSpec]) -> list[ToolSpec]:
@@ -155,11 +163,11 @@ def _content(asked: Constraints) -> _Format | None:
     return None if asked.ebnf is None else {"type": "grammar", "grammar": asked.ebnf}
 
 
-def _calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
-    """Calls as `tools/calls.py` reads them, and with the line ends that templates give them."""
+def _calls(asked: Constraints, tools: Sequence[ToolSpec], format: str) -> _Format:
+    """Calls as `tools/formats` reads them, and with the line ends that templates give them."""
     calls = {
         "type": "tags_with_separator",
-        "tags": [_call(tool) for tool in tools],
+        "tags": [_call(tool, format) for tool in tools],
         "separator": "\n",
         "at_least_one": True,
         "stop_after_first": not asked.parallel_tool_calls,
@@ -167,17 +175,28 @@ def _calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
     return _sequence(_optional("\n"), calls, _optional("\n"))
 
 
-def _text_and_calls(asked: Constraints, tools: Sequence[ToolSpec]) -> _Format:
+def _text_and_calls(asked: Constraints, tools: Sequence[ToolSpec], format: str) -> _Format:
     return {
         "type": "triggered_tags",
         "triggers": ["<tool_call>"],
-        "tags": [_call(tool) for tool in tools],
-        "excludes": ["<function="],
+        "tags": [_call(tool, format) for tool in tools],
+        "excludes": _SIGNS[format],
         "stop_after_first": not asked.parallel_tool_calls,
     }
 
 
-def _call(tool: ToolSpec) -> _Format:
+def _call(tool: ToolSpec, format: str) -> _Format:
+    if format == HERMES:
+        return {
+            "type": "tag",
+            "begin": f'<tool_call>\n{{"name": {json.dumps(tool.name)}, "arguments": ',
+            "content": {
+                "type": "json_schema",
+                "json_schema": tool.parameters,
+                "max_whitespace_cnt": _MOST_BLANKS,
+            },
+            "end": "}\n</tool_call>",
+        }
     return {
         "type": "tag",
         "begin": f"<tool_call>\n<function={tool.name}>\n",

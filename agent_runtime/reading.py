@@ -12,16 +12,17 @@ from tools.tool import ToolSpec
 
 
 async def read(
-    pieces: AsyncGenerator[str], *, thinking: bool, tools: Sequence[ToolSpec]
+    pieces: AsyncGenerator[str], format: str, *, thinking: bool, tools: Sequence[ToolSpec]
 ) -> AsyncGenerator[TurnEvent]:
     """Events of generated text, each as soon as it is certain.
 
-    thinking: the prompt has opened the thinking already; tools: that were declared to the model
+    format: of calls, see `ChatFormat.calls`; thinking: the prompt has opened the thinking already;
+    tools: that were declared to the model
 
     Joined, they are what `tools.formats.parse` makes of the whole, but for bent messages: see
     `CallParser.read`. The turn's result has those right.
     """
-    parser = CallParser(tools=tools, thinking=thinking)
+    parser = CallParser(format, tools=tools, thinking=thinking)
     text = reasoning = ""
     calls = 0
     async with contextlib.aclosing(pieces):

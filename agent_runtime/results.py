@@ -28,6 +28,7 @@ def result_of(
     text = chat.decode(without_eos(generation.ids, chat.eos_id))
     message = parse(
         text_before(text, generation.stopped_by),
+        chat.calls,
         tools=[ToolSpec.model_validate(tool) for tool in session.body.meta["tools"]],
         thinking=chat.thinks_after(prompt_delta or history.tokens),
         cut_off=generation.finish_reason == "length" or generation.stopped_by is not None,

@@ -127,7 +127,9 @@ class Showing:
         return block.removeprefix(header) if block.startswith(header) else None
 
     def _read(self, body: str, *, cut_off: bool) -> Message:
-        said = parse(self._chat.unmarked(body), tools=self._tools, cut_off=cut_off)
+        said = parse(
+            self._chat.unmarked(body), self._chat.calls, tools=self._tools, cut_off=cut_off
+        )
         return Message(
             role="assistant",
             content=said.text,

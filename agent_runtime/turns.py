@@ -385,7 +385,8 @@ class Turns:
         )
         tools = [ToolSpec.model_validate(tool) for tool in before.session.body.meta["tools"]]
         thinking = self.chat.thinks_after(asked.tokens)
-        async with contextlib.aclosing(read(pieces, thinking=thinking, tools=tools)) as events:
+        events = read(pieces, self.chat.calls, thinking=thinking, tools=tools)
+        async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 

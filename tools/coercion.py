@@ -62,7 +62,10 @@ def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:
     if as_json:
         return meant, ""
     if isinstance(meant, _Nothing | str) or _takes_text(validator, value):
-        return value, ""
+        # Blanks around a value are the writer's, wherever they would make it wrong: a grammar lets
+        # an engine write them, and every value but text is read without them.
+        bare = value.strip()
+        return (bare if not quoted and validator.is_valid(bare) else value), ""
     return meant, ""
 
 

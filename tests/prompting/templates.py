@@ -3,7 +3,8 @@
 They do to a conversation what the templates of the Nemotron 3 family do, as far as we know it, and
 are not theirs: thinking before the last user message is emptied, an effort hint rides on the last
 user message, results of tools share a user turn, Ultra leaves blanks as they are. `CHATML` changes
-nothing of what was said. All of them are for the demo model's tokenizer.
+nothing of what was said, nor does `HERMES`, with calls in JSON. All of them are for the demo
+model's tokenizer.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ _CALLS = """
           {{- (value if value is string else value | tojson) ~ '\\n</parameter>\\n' -}}
         {%- endfor -%}
         {{- '</function>\\n</tool_call>\\n' -}}
+      {%- endfor -%}
+"""
+_JSON_CALLS = """
+      {%- for call in message.tool_calls or [] -%}
+        {{- '<tool_call>\\n{"name": "' ~ call.function.name ~ '", "arguments": ' -}}
+        {{- (call.function.arguments | tojson) ~ '}\\n</tool_call>\\n' -}}
       {%- endfor -%}
 """
 _TOOL = """
@@ -86,12 +93,15 @@ _HINT = """{%- if loop.index0 == place.last_user and low_effort -%}
 NANO = _nemotron(before="\\n", after="\\n</think>\\n", trim="| trim", hint="")
 SUPER = _nemotron(before="\\n", after="\\n</think>\\n", trim="| trim", hint=_HINT)
 ULTRA = _nemotron(before="", after="</think>", trim="", hint=_HINT)
-CHATML = f"""
+
+
+def _chatml(calls: str) -> str:
+    return f"""
 {{%- for message in messages -%}}
     {{%- if message.role == 'assistant' -%}}
       {{{{- '<|im_start|>assistant\\n' ~ message.content -}}}}
       {{{{- '\\n' if message.tool_calls else '' -}}}}
-      {_CALLS}
+      {calls}
       {{{{- '<|im_end|>\\n' -}}}}
     {_TOOL}
     {{%- else -%}}
@@ -100,12 +110,17 @@ CHATML = f"""
 {{%- endfor -%}}
 {{{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}}}
 """
+
+
+CHATML = _chatml(_CALLS)
+HERMES = _chatml(_JSON_CALLS)
 DEMO_MODEL = checked_model(PROFILES["demo"].model)
 TEMPLATES = {
     "nano": NANO,
     "super": SUPER,
     "ultra": ULTRA,
     "chatml": CHATML,
+    "hermes": HERMES,
     "demo": (DEMO_MODEL / "chat_template.jinja").read_text(),
 }
 

@@ -15,6 +15,7 @@ from agent_runtime.errors import NoMessages
 from agent_runtime.models import TurnRequest
 from state_store.store import StateStore
 from tools.calls import ToolCall
+from tools.formats import HERMES, QWEN3_CODER
 
 from .desk import Desk, prompt_of, thinks
 from .templates import TEMPLATES
@@ -56,12 +57,17 @@ def plain_of(message: Message) -> dict[str, object]:
     return said
 
 
-def as_written(answer: Message, *, thinking: str) -> str:
+def as_written(answer: Message, format: str, *, thinking: str) -> str:
     """How a model that has learned the template writes an answer. thinking: how its prompt ends"""
     text = answer.content
     if answer.tool_calls:
         text += "\n"
     for call in answer.tool_calls:
+        if format == HERMES:
+            text += (
+                f"<tool_call>\n{json.dumps(call.model_dump(), ensure_ascii=False)}\n</tool_call>\n"
+            )
+            continue
         text += f"<tool_call>\n<function={call.name}>\n"
         for name, value in call.arguments.items():
             text += f"<parameter={name}>\n{value}\n</parameter>\n"
@@ -104,7 +110,9 @@ async def play(desk: Desk, steps: list[tuple], low_effort: bool) -> None:
                     tool_calls=tuple(made),
                     reasoning=thought if thinking else "",
                 )
-                head = await desk.answer(asked, as_written(answer, thinking=thinking))
+                head = await desk.answer(
+                    asked, as_written(answer, desk.chat.calls, thinking=thinking)
+                )
                 said[head] = [*before, *new, answer]
                 if asked.before.rewriting is not None:
                     parent = (await desk.store.snapshot(head)).parent
@@ -126,6 +134,11 @@ def test_every_prompt_is_what_the_template_shows_of_all_that_was_said(server, ch
         asyncio.run(run())
 
     conversations()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_format_of_calls_is_the_one_that_the_template_shows(checkpoints, name):
+    assert checkpoints[name].chat.calls == (HERMES if name == "hermes" else QWEN3_CODER)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Answers that must be something: the engine is held to it token by token, with MTP too."""
 
 import json
+import random
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
-from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo
+from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo, allocate_token_bitmask
 
 from agent_runtime.attempt import Attempts
 from agent_runtime.chat import ChatFormat, Message
@@ -22,6 +24,7 @@ from engine.client import Chunk
 from engine.errors import EngineUnreachable
 from engine.profiles import PROFILES
 from tools.define import ToolSpec
+from tools.formats import HERMES, QWEN3_CODER, parse
 
 POINT = {
     "type": "object",
@@ -44,6 +47,25 @@ MOVE = (
     "<tool_call>\n<function=move>\n<parameter=to>\n7\n</parameter>\n"
     "<parameter=how>\nfast, <b>now</b>\n</parameter>\n</function>\n</tool_call>"
 )
+MOVE_JSON = (
+    '<tool_call>\n{"name": "move", "arguments": {"to": 7, "how": "fast, <b>now</b>"}}\n</tool_call>'
+)
+STOP_JSON = '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>'
+BOUNDED = {
+    "name": "pick",
+    "description": "Pick.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["fast", "slow"]},
+            "sure": {"type": "boolean"},
+            "ways": {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 3},
+            "why": {"type": "string", "pattern": "[a-z<>]{1,6}"},
+        },
+        "required": ["kind", "why"],
+        "additionalProperties": False,
+    },
+}
 STOP = "<tool_call>\n<function=stop>\n</function>\n</tool_call>"
 REQUIRED = {"tool_choice": "required"}
 ONE_CALL = {"tool_choice": "required", "parallel_tool_calls": False}
@@ -74,8 +96,8 @@ def grammars(chat):
 def fits(chat, grammars):
     """Whether a text is one that an answer may be, from its first token to its end."""
 
-    def fits(text, *, thinking=False, tools=TOOLS, **asked):
-        tag = structural_tag(Constraints(**asked), tools, thinking=thinking)
+    def fits(text, *, format=QWEN3_CODER, thinking=False, tools=TOOLS, **asked):
+        tag = structural_tag(Constraints(**asked), tools, format, thinking=thinking)
         matcher = GrammarMatcher(grammars.compile_structural_tag(tag))
         return all(map(matcher.accept_token, [*chat.encode(text), chat.eos_id]))
 
@@ -117,6 +139,59 @@ def test_an_answer_is_what_was_asked_for(fits, asked, text, may):
     assert fits(text, **asked) is may
 
 
+@pytest.mark.parametrize(
+    ("asked", "text", "may"),
+    [
+        (REQUIRED, MOVE_JSON, True),
+        (REQUIRED, f"\n{MOVE_JSON}\n", True),  # as templates write it
+        (REQUIRED, f"{MOVE_JSON}\n{STOP_JSON}\n", True),
+        (ONE_CALL, f"{MOVE_JSON}\n{STOP_JSON}", False),
+        (REQUIRED, MOVE_JSON.replace("7", "seven"), False),
+        (REQUIRED, MOVE_JSON.replace('"to"', '"from"'), False),
+        (REQUIRED, MOVE_JSON.replace("move", "fly"), False),
+        (REQUIRED, f"I do. {MOVE_JSON}", False),
+        (REQUIRED, MOVE, False),
+        ({"tool_choice": {"name": "stop"}}, STOP_JSON, True),
+        ({"tool_choice": {"name": "stop"}}, MOVE_JSON, False),
+        ({"tool_choice": "none"}, '7 < 9 in {"a": 1}, and that is all.', True),
+        ({"tool_choice": "none"}, f"Well. {STOP_JSON}", False),
+        ({"tool_choice": "none"}, '{"name": "stop"}\n</tool_call>', False),
+        ({"strict_calls": True}, f"I do. {MOVE_JSON} And {STOP_JSON} Done.", True),
+        ({"strict_calls": True}, f"I do. {MOVE_JSON.replace('7', 'true')}", False),
+        ({"parallel_tool_calls": False}, f"I do. {MOVE_JSON}\n{STOP_JSON}", False),
+        ({"json_schema": POINT}, '{"x": 1, "colour": "red"}', True),
+        ({"json_schema": POINT}, STOP_JSON, True),
+    ],
+)
+def test_calls_in_json_are_what_was_asked_for(fits, asked, text, may):
+    assert fits(text, format=HERMES, **asked) is may
+
+
+@pytest.mark.parametrize("format", [QWEN3_CODER, HERMES])
+def test_whatever_a_grammar_lets_an_engine_say_is_read_as_calls_that_fit(chat, grammars, format):
+    """A model that knows nothing, and takes any token that it may."""
+    tools = [ToolSpec.model_validate(tool) for tool in (BOUNDED, TOOLS[1])]
+    tag = structural_tag(Constraints(**REQUIRED), [BOUNDED, TOOLS[1]], format, thinking=False)
+    compiled = grammars.compile_structural_tag(tag)
+    chance, called = random.Random(5), set()
+    for _ in range(60):
+        matcher, ids = GrammarMatcher(compiled), []
+        while not matcher.is_terminated() and len(ids) < 400:
+            mask = allocate_token_bitmask(1, chat.tokenizer.get_vocab_size())
+            matcher.fill_next_token_bitmask(mask)
+            bits = mask.numpy().view("uint8")
+            may = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+            # Ends when it may, or it would go on with calls until it is cut off.
+            ids.append(chat.eos_id if chat.eos_id in may else chance.choice(may))
+            assert matcher.accept_token(ids[-1])
+        message = parse(chat.decode(ids[:-1]), format, tools=tools)
+        assert message.problems == ()
+        assert message.text == ""
+        called |= {call.name for call in message.calls}
+        assert message.calls
+    assert called == {"pick", "stop"}
+
+
 def test_thinking_that_is_open_stays_free(fits):
     answer = '{"x": 1, "colour": "red"}'
     assert fits(f"Hm <b>.</think>\n\n{answer}", thinking=True, json_schema=POINT)
@@ -125,8 +200,10 @@ def test_thinking_that_is_open_stays_free(fits):
 
 
 def test_nothing_is_asked_of_an_answer_by_itself():
-    assert structural_tag(Constraints(), TOOLS, thinking=True) is None
-    assert structural_tag(Constraints(parallel_tool_calls=False), [], thinking=True) is None
+    for format in (QWEN3_CODER, HERMES):
+        assert structural_tag(Constraints(), TOOLS, format, thinking=True) is None
+        one = Constraints(parallel_tool_calls=False)
+        assert structural_tag(one, [], format, thinking=True) is None
 
 
 @pytest.mark.parametrize(

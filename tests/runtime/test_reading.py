@@ -12,11 +12,11 @@ from agent_runtime.reading import read
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 from tools.calls import ToolCall
-from tools.formats import parse
+from tools.formats import HERMES, QWEN3_CODER, parse
 from tools.tool import ToolSpec
 
 ADD = "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
-MESSAGE = f"Hm.\n\nTwo  steps.\n</think>\n\nI add <b>.\n{ADD}\n{ADD}"
+ADD_JSON = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 SPEC = ToolSpec(
     name="add",
@@ -25,12 +25,12 @@ SPEC = ToolSpec(
 )
 
 
-async def told(message: str, *, thinking: bool, width: int = 3):
+async def told(message: str, *, thinking: bool, width: int = 3, format: str = QWEN3_CODER):
     async def pieces():
         for start in range(0, len(message), width):
             yield message[start : start + width]
 
-    return [event async for event in read(pieces(), thinking=thinking, tools=[SPEC])]
+    return [event async for event in read(pieces(), format, thinking=thinking, tools=[SPEC])]
 
 
 def joined(events, kind):
@@ -38,9 +38,11 @@ def joined(events, kind):
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 1000])
-async def test_reasoning_text_and_calls_are_told_apart(width):
-    events = await told(MESSAGE, thinking=True, width=width)
-    whole = parse(MESSAGE, thinking=True, tools=[SPEC])
+@pytest.mark.parametrize(("format", "call"), [(QWEN3_CODER, ADD), (HERMES, ADD_JSON)])
+async def test_reasoning_text_and_calls_are_told_apart(format, call, width):
+    message = f"Hm.\n\nTwo  steps.\n</think>\n\nI add <b>.\n{call}\n{call}"
+    events = await told(message, thinking=True, width=width, format=format)
+    whole = parse(message, format, thinking=True, tools=[SPEC])
     assert joined(events, Reasoning) == whole.reasoning == "Hm.\n\nTwo  steps."
     assert joined(events, Text) == whole.text == "I add <b>."
     calls = [event for event in events if isinstance(event, ToolCalled)]

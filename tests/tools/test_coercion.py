@@ -41,6 +41,8 @@ def read(value: str, kind: Any) -> tuple[Any, list[str]]:
         ('{"x": 1}', Point, {"x": 1}),  # what is missing is told later, by its own name
         ('"fast"', Literal["fast", "slow"], "fast"),
         ("fast", Literal["fast", "slow"], "fast"),
+        ("\tfast \r", Literal["fast", "slow"], "fast"),
+        (" fast ", str, " fast "),
         ("3", Literal[1, 2, 3], 3),
         (" 7 ", int, 7),
         ("seven", int, "seven"),

@@ -18,10 +18,12 @@ from tools.formats.message import MessageParser
 from tools.formats.xml import XmlParser
 from tools.tool import ToolSpec
 
+QWEN3_CODER = "qwen3_coder"
+HERMES = "hermes"
 FORMATS: dict[str, type[MessageParser]] = {
-    "qwen3_coder": XmlParser,
+    QWEN3_CODER: XmlParser,
     "nemotron_3": XmlParser,
-    "hermes": HermesParser,
+    HERMES: HermesParser,
     "qwen25": HermesParser,
 }
 """By the names that SGLang's `--tool-call-parser` knows; Nemotron 3 has learned `qwen3_coder`."""
@@ -38,7 +40,7 @@ class CallParser:
 
     def __init__(
         self,
-        format: str = "qwen3_coder",
+        format: str = QWEN3_CODER,
         *,
         tools: Sequence[ToolSpec] | None = None,
         thinking: bool = False,
@@ -72,7 +74,7 @@ class CallParser:
 
 def parse(
     text: str,
-    format: str = "qwen3_coder",
+    format: str = QWEN3_CODER,
     *,
     tools: Sequence[ToolSpec] | None = None,
     thinking: bool = False,
