@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import socket
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ from state_store.store import StateStore
 _SESSIONS = 50
 _PAUSE = 0.25  # seconds between two events of a session
 _WARM_UP = 8  # events of each session, before memory is first looked at
-_LATE = 30.0  # seconds for the last event to come
+_LATE = 60.0  # seconds for the last event to come
+_DIGITS = 512  # of each event's number: in minutes a slow reader falls behind all buffers
+_SLOW = 4096  # bytes that a reader who does not read takes all the same
 _HEAD = re.compile(rb'"head":"(\d+)"')
 _DROPPED = re.compile(rb'"dropped":(\d+)')
 
@@ -79,7 +82,10 @@ async def _measured(
     async with httpx.AsyncClient(base_url=runtime.url, timeout=60, trust_env=False) as http:
         made = [await http.post("/v1/sessions", json={}) for _ in range(min(_SESSIONS, streams))]
     sessions = [answer.json()["id"] for answer in made]
-    readers = [await _opened(runtime.url, sessions[n % len(sessions)]) for n in range(streams)]
+    readers = [
+        await _opened(runtime.url, sessions[n % len(sessions)], is_slow=n % 2 == 1)
+        for n in range(streams)
+    ]
     process = psutil.Process(runtime.pid)
     number = 0
     reading = [asyncio.create_task(one.read(until=1 << 60)) for one in readers[::2]]
@@ -87,7 +93,8 @@ async def _measured(
     started = time.monotonic()
     while time.monotonic() - started < seconds or number <= _WARM_UP:
         number += 1
-        value = f"{name_of(Rewound(head=None))}\n{Rewound(head=str(number)).model_dump_json()}"
+        event = Rewound(head=f"{number:0{_DIGITS}}")
+        value = f"{name_of(event)}\n{event.model_dump_json()}"
         await store.feeds.publish([Post(session_id, value.encode()) for session_id in sessions])
         if number >= _WARM_UP:
             samples.append(process.memory_info().rss)
@@ -109,14 +116,23 @@ async def _measured(
         "lost": sum(number - len(one.heads) - one.missed for one in readers),
         "out_of_order": sum(one.heads != sorted(set(one.heads)) for one in readers),
         "rss_mb": round(samples[0] / 1e6, 1),
+        "rss_end_mb": round(samples[-1] / 1e6, 1),
         "growth_mb": round((samples[-1] - samples[0]) / 1e6, 1),
+        "growth_late_mb": round((samples[-1] - samples[len(samples) // 2]) / 1e6, 1),
     }
 
 
-async def _opened(url: str, session_id: str) -> _Reader:
-    """A stream whose first event has come."""
+async def _opened(url: str, session_id: str, *, is_slow: bool) -> _Reader:
+    """A stream whose first event has come. A slow reader takes next to nothing on its own side, so
+    that what it does not read waits in the service."""
     host, _, port = url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    connection = socket.socket()
+    if is_slow:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW)
+    connection.connect((host, int(port)))
+    reader, writer = await asyncio.open_connection(
+        sock=connection, limit=_SLOW if is_slow else 1 << 16
+    )
     writer.write(f"GET /v1/sessions/{session_id}/events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     while not (await reader.readline()).startswith(b"event: session"):
         pass
