@@ -18,6 +18,7 @@ from agent_runtime import (
     holding_routes,
     item_routes,
     session_routes,
+    snapshot_routes,
     turn_routes,
     version_routes,
     workspace_routes,
@@ -140,8 +141,8 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(RequestIds)
     for routes in (
-        session_routes, holding_routes, turn_routes, version_routes, item_routes, effect_routes,
-        workspace_routes,
+        session_routes, snapshot_routes, holding_routes, turn_routes, version_routes, item_routes,
+        effect_routes, workspace_routes,
         feed_routes, operation_routes, openai_models, response_routes,
         response_conversation_routes, openai_chat_routes,
         anthropic_routes,

@@ -337,6 +337,7 @@ class SnapshotView(_Wire):
     boundaries: list[int]
     created_at: float
     workspace: str | None = None
+    labels: dict[str, str] = {}
 
 
 class SaidMessage(_Wire):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import NothingReused
@@ -35,7 +35,8 @@ from agent_runtime.turns import Turns
 from agent_runtime.whereabouts import whereabouts
 from engine.pool import EnginePool
 from engine.replies import Prefetch
-from state_store.errors import NotFound
+from state_store.errors import InvalidId, NotFound
+from state_store.layout import is_snapshot_id
 from state_store.store import Session, Snapshot, StateStore
 
 
@@ -127,10 +128,24 @@ class Sessions:
         session = await self._store.session(session_id)
         if session.head is None:
             return []
-        return [
-            await self.snapshot_view(snapshot)
-            for snapshot in await self._store.ancestors(session.head)
-        ]
+        return await self.snapshot_views(await self._store.ancestors(session.head))
+
+    async def snapshot(self, snapshot_id: str, *, tenant: str) -> SnapshotView:
+        """One of the tenant's. Raises NotFound, InvalidId."""
+        found = await self._store.snapshot(_snapshot_id(snapshot_id), tenant=tenant)
+        (view,) = await self.snapshot_views([found])
+        return view
+
+    async def find_snapshots(self, labels: Mapping[str, str], *, tenant: str) -> list[SnapshotView]:
+        """The tenant's that carry all of `labels`, newest first. Raises InvalidLabels."""
+        return await self.snapshot_views(await self._store.find_snapshots(tenant, labels))
+
+    async def label_snapshot(
+        self, snapshot_id: str, labels: Mapping[str, str], *, tenant: str
+    ) -> SnapshotView:
+        """Replaces all of them. Raises NotFound, InvalidId, InvalidLabels."""
+        await self._store.set_labels(_snapshot_id(snapshot_id), labels, tenant=tenant)
+        return await self.snapshot(snapshot_id, tenant=tenant)
 
     async def suspend(self, session_id: str, request: SuspendRequest) -> Suspended:
         """Make the head durable, then give the engine's memory back.
@@ -293,6 +308,14 @@ class Sessions:
 
     async def snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
         """The snapshot as the API shows it."""
+        (view,) = await self.snapshot_views([snapshot])
+        return view
+
+    async def snapshot_views(self, snapshots: Sequence[Snapshot]) -> list[SnapshotView]:
+        labels = await self._store.labels([snapshot.id for snapshot in snapshots])
+        return [await self._snapshot_view(one, labels[one.id]) for one in snapshots]
+
+    async def _snapshot_view(self, snapshot: Snapshot, labels: dict[str, str]) -> SnapshotView:
         fingerprint = await self._store.fingerprint(snapshot.fingerprint_id)
         return SnapshotView(
             id=snapshot.id,
@@ -303,6 +326,7 @@ class Sessions:
             boundaries=snapshot.boundaries(fingerprint.page_size),
             created_at=snapshot.created_at,
             workspace=snapshot.files,
+            labels=labels,
         )
 
     async def _view(
@@ -345,3 +369,10 @@ class Sessions:
             if place.boot_id in alive:
                 return "device"
         return await self._store.residency(session_id)
+
+
+def _snapshot_id(text: str) -> str:
+    """Raises InvalidId: what names a session names no snapshot."""
+    if not is_snapshot_id(text):
+        raise InvalidId(f"{text[:120]!r} is not a snapshot id.")
+    return text

@@ -1,0 +1,70 @@
+"""Snapshots are looked at, labelled and found without a way through their session."""
+
+import httpx
+import pytest
+
+from tests.runtime.served import listening as serving
+
+NEVER = "snp-0123456789abcdef-0123456789abcdef"
+
+
+async def test_a_snapshot_is_named_found_and_forked_from(http, session, turn):
+    session_id = (await session()).json()["id"]
+    first, second = [(await turn(session_id))["snapshot"] for _ in range(2)]
+    named = {"labels": {"name": "before the refactoring"}}
+    answer = await http.put(f"/v1/snapshots/{first}/labels", json=named)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["labels"] == named["labels"]
+    assert answer.json() == (await http.get(f"/v1/snapshots/{first}")).json()
+    found = await http.get("/v1/snapshots", params={"label": "name=before the refactoring"})
+    assert found.json() == [answer.json()]
+    history = (await http.get(f"/v1/sessions/{session_id}/snapshots")).json()
+    assert [one["labels"] for one in history] == [named["labels"], {}]
+    assert (await http.get(f"/v1/snapshots/{second}")).json() == history[1]
+    fork = await http.post(f"/v1/sessions/{session_id}/fork", json={"snapshot": first})
+    assert fork.json()["head"] == first
+    await http.put(f"/v1/snapshots/{first}/labels", json={"labels": {}})
+    assert (await http.get("/v1/snapshots?label=name=before the refactoring")).json() == []
+    for one in (session_id, fork.json()["id"]):
+        await http.delete(f"/v1/sessions/{one}")
+    assert (await http.get(f"/v1/snapshots/{first}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", f"/v1/snapshots/{NEVER}", 404, "not_found"),
+        ("PUT", f"/v1/snapshots/{NEVER}/labels", 404, "not_found"),
+        ("GET", "/v1/snapshots/ses-0123456789abcdef-0123456789abcdef", 400, "invalid_id"),
+        ("PUT", "/v1/snapshots/ses-0123456789abcdef-0123456789abcdef/labels", 400, "invalid_id"),
+        ("GET", "/v1/snapshots", 400, "invalid_labels"),
+        ("GET", "/v1/snapshots?label=name", 400, "bad_request"),
+    ],
+)
+async def test_what_is_no_snapshot_is_refused(http, method, path, status, code):
+    body = {"labels": {"a": "1"}} if method == "PUT" else None
+    answer = await http.request(method, path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_another_tenants_snapshots_are_not_there(settings, store, script):
+    keys = []
+    for tenant in ("snap-ann", "snap-ben"):
+        await store.tenant(tenant)
+        keys.append({"Authorization": f"Bearer {(await store.keys.create(tenant))[1]}"})
+    ann, ben = keys
+    async with (
+        serving(settings.model_copy(update={"require_keys": True})) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+    ):
+        session = (await http.post("/v1/sessions", json={}, headers=ann)).json()["id"]
+        script("Yes.")
+        said = {"messages": [{"role": "user", "content": "Hello."}]}
+        await http.post(f"/v1/sessions/{session}/turns", json=said, headers=ann)
+        head = (await http.get(f"/v1/sessions/{session}", headers=ann)).json()["head"]
+        path, body = f"/v1/snapshots/{head}", {"labels": {"a": "1"}}
+        assert (await http.put(f"{path}/labels", json=body, headers=ann)).status_code == 200
+        assert (await http.put(f"{path}/labels", json=body, headers=ben)).status_code == 404
+        assert (await http.get(path, headers=ben)).status_code == 404
+        assert (await http.get("/v1/snapshots?label=a=1", headers=ben)).json() == []
+        assert len((await http.get("/v1/snapshots?label=a=1", headers=ann)).json()) == 1
