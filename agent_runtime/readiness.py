@@ -1,4 +1,8 @@
-"""Having an engine ready for a turn: the session's head staged, and what is shared kept."""
+"""Having an engine ready for a turn: the session's head staged, and what is shared kept.
+
+head            |p|p|p|s            staged, unless the device has it
+marked prompt   |p|p|s|p|p|         so is a marked place that another session has stored
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from agent_runtime.histories import History
+from agent_runtime.outage import Standing
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.staging import Staging
@@ -36,8 +41,21 @@ class Readiness:
         """See `Staging.stage`."""
         return await self._staging.stage(session_id, hashes, engine)
 
-    async def make_ready(self, session: Session, history: History, engine: Engine) -> list[str]:
-        """Have the engine stage the head unless it holds it; reasons why not all of it can be."""
+    async def make_ready(
+        self, before: Standing, prompt: History, engine: Engine, marks: Sequence[int]
+    ) -> list[str]:
+        """Have the engine stage the head unless it holds it, and what the prompt shares with other
+        sessions up to a mark; reasons why not all of the head can be.
+
+        prompt: all of it; marks: token counts, see `marks.py`. Raises StoreUnavailable.
+        """
+        session, history = before.session, before.history
+        reasons = await self._stage_head(session, history, engine)
+        await self._stage_marked(session, history, engine, prompt.hashes, marks)
+        await self._renew_shared(session, history, engine, prompt.hashes)
+        return reasons
+
+    async def _stage_head(self, session: Session, history: History, engine: Engine) -> list[str]:
         boot_id = engine.record.boot_id
         pages = history.boundary // engine.record.page_size
         if pages and self._pool.router is not None:
@@ -52,7 +70,35 @@ class Readiness:
         logger.info("staged %d of %d pages of %s", found.pages, pages, session.id)
         return [found.reason] if found.reason else []
 
-    async def renew_shared(
+    async def _stage_marked(
+        self,
+        session: Session,
+        history: History,
+        engine: Engine,
+        prompt: Sequence[str],
+        marks: Sequence[int],
+    ) -> None:
+        """The last marked place that some session of the tenant has stored, unless the device has
+        one that is as far."""
+        page_size = engine.record.page_size
+        known = history.boundary // page_size
+        pages = max(marks, default=0) // page_size
+        if pages <= known:
+            return
+        chain = prompt[:pages]
+        try:
+            there = await engine.where(
+                chain, name=session.id, timeout=self._settings.prefetch_timeout
+            )
+            stored = max(there.stored.states, default=0)
+            held = max(*there.device.states, *there.staged.states, known, 0)
+            if stored > held:
+                found = await self.stage(session.id, chain[:stored], engine)
+                logger.info("staged %d marked pages for %s", found.pages, session.id)
+        except EngineUnreachable as error:
+            logger.warning("marked pages of %s not staged: %s", session.id, error)
+
+    async def _renew_shared(
         self, session: Session, history: History, engine: Engine, hashes: Sequence[str]
     ) -> None:
         """Pages of the new prompt that are on the device may be another session's, and may have

@@ -272,14 +272,14 @@ class Turns:
                 queued = stack.enter_async_context(self._slot(before, delta, request))
                 slot = await cancellable.awaited(queued)
                 reports = Reports(session.id, lambda: generation.engine, self._settings)
-                readying = self.readiness.make_ready(session, before.history, engine)
+                prompt = before.after(delta).history
+                length = len(prompt.tokens)
+                generation.marks = marks_of(self.chat, before, prompt, request)
+                readying = self.readiness.make_ready(before, prompt, engine, generation.marks)
                 telling = reports.during(readying, "load", then=generation.reasons.extend)
                 async with contextlib.aclosing(telling):
                     async for progress in telling:
                         yield progress
-                prompt = before.after(delta).history
-                length = len(prompt.tokens)
-                await self.readiness.renew_shared(session, before.history, engine, prompt.hashes)
                 ready_at = time.perf_counter()
                 generating = self._generate(before, prompt, request, generation)
                 told = reports.among(generating, "load", "prefill", prompt_tokens=length)
@@ -364,15 +364,10 @@ class Turns:
 
         async def make_ready(engine: Engine) -> list[str]:
             try:
-                reasons = await self.readiness.make_ready(before.session, before.history, engine)
-                await self.readiness.renew_shared(
-                    before.session, before.history, engine, asked.hashes
-                )
+                return await self.readiness.make_ready(before, asked, engine, generation.marks)
             except StoreUnavailable as error:
                 return [str(error)]
-            return reasons
 
-        generation.marks = marks_of(self.chat, before, asked, request)
         attempts = Attempts(
             self._pool,
             self.placing,
@@ -478,6 +473,7 @@ class Turns:
             why_there = "it holds the session, and nothing is known of others without the store"
             generation = Generation(Placement(before.engine, why_there))
             asked = before.after(delta).history
+            generation.marks = marks_of(self.chat, before, asked, request)
             with generation.counted():
                 async with self._slot(before, delta, request) as slot:
                     pieces = self._generate(before, asked, request, generation)

@@ -1,7 +1,8 @@
 """Attachments: values that a caller keeps with one session, by name, and that go with it.
 
 For what belongs to a session and is no part of its history. Those of an encrypted tenant are
-sealed, and shredded with the lineage. They count toward no quota, and are in no export.
+sealed, and shredded with the lineage. Their bytes, as stored and with their names, count toward the
+tenant's quota. They are in no export.
 """
 
 from __future__ import annotations
@@ -10,29 +11,41 @@ from state_store.connection import Control
 from state_store.errors import NotFound
 from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
+from state_store.quotas import Quotas
 from state_store.records import Session
 
 
 class Attachments:
     """See `StateStore.attachments`. Every method raises VaultLocked."""
 
-    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+    def __init__(self, control: Control, prefix: str, lineages: Lineages, quotas: Quotas) -> None:
         self._control = control
         self._prefix = prefix
         self._lineages = lineages
+        self._quotas = quotas
 
     async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
         """ttl: seconds that all of the session's live at least after this. Raises NotFound if the
-        session is gone."""
+        session is gone, QuotaExceeded."""
         keys = LineageKeys(self._prefix, lineage_of(session.id))
         place = keys.attachments(session.id)
         seals = await self._seals(session)
         sealed = value if seals is None else seals.seal(value, f"{place}#{name}")
-        outcome = await self._control.run(
-            "attach", [keys.session(session.id), place], name, sealed, int(ttl * 1000)
-        )
-        if outcome == b"no_session":
-            raise NotFound(f"no session {session.id}.")
+        async with self._control.guard() as client:
+            replaced: int = await client.hstrlen(place, name)
+        added = max(0, len(sealed) - replaced) + (0 if replaced else len(name.encode()))
+        tenant = session.body.tenant
+        room = await self._quotas.reserve(tenant, bytes=added)
+        try:
+            attached: int = await self._control.run(
+                "attach", [keys.session(session.id), place], name, sealed, int(ttl * 1000)
+            )
+            if attached < 0:
+                raise NotFound(f"no session {session.id}.")
+            if room is not None:
+                await self._quotas.attached(tenant, {session.id: attached})
+        finally:
+            await self._quotas.release(room)
 
     async def get(self, session: Session, name: str) -> bytes | None:
         """Raises CorruptObject."""
@@ -46,8 +59,8 @@ class Attachments:
 
     async def delete(self, session: Session, name: str) -> bool:
         """Whether there was one."""
-        async with self._control.guard() as client:
-            return bool(await client.hdel(self._place(session), name))
+        left: int = await self._control.run("detach", [self._place(session)], name)
+        return left >= 0
 
     async def _seals(self, session: Session) -> Seals | None:
         return await self._lineages.seals(Lineage.of(session.body))

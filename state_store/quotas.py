@@ -2,7 +2,9 @@
 
 Each lineage counts its snapshots' bytes and tokens beside them, in the scripts that commit and
 bury, and those of its effects where they are recorded. A tenant's slot has a copy of each lineage's
-totals, with their version, so that a late copy never takes the place of a newer one.
+totals, with their version, so that a late copy never takes the place of a newer one. Beside them it
+has the bytes of each session's attachments, which expire by themselves: what is left of those is
+looked up when all is copied anew.
 
     reserve ──────────> add ──────────> mirror
     room in the         a commit,       the lineage's new totals
@@ -18,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -27,6 +29,7 @@ from state_store.errors import QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
+_ATTACHED = "attached:"  # before the id of a session, among the names of lineages
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
 _POLL = 0.02
@@ -37,7 +40,7 @@ class Quota:
     """None for as much as there is room for.
 
     bytes:    of what snapshots pin, on all ranks, as on the device; what several lineages share
-              counts for each; of files that go with them, and of records of effects
+              counts for each; of files that go with them, of records of effects, and of attachments
     tokens:   in the token logs
     sessions: of all lineages
     """
@@ -146,13 +149,28 @@ class Quotas:
                     calls.append((where, [lineage, "", 0, 0, used]))
             await self._control.run_many("mirror", calls)
 
+    async def attached(self, tenant: str, sessions: Mapping[str, int]) -> None:
+        """Bytes of the attachments that each of these sessions has now."""
+        keys = TenantKeys(self._prefix, tenant)
+        has = {f"{_ATTACHED}{one}": f"0:{size}:0" for one, size in sessions.items() if size}
+        none = [f"{_ATTACHED}{one}" for one, size in sessions.items() if not size]
+        async with self._control.guard() as client:
+            if has:
+                await client.hset(keys.usage, mapping=has)
+            if none:
+                await client.hdel(keys.usage, *none)
+
     async def refresh(self, tenant: str) -> None:
         """Make all of a tenant's copies anew, and drop those of lineages that are no more."""
         keys = TenantKeys(self._prefix, tenant)
         async with self._control.guard() as client:
             known = {raw.decode() for raw in await client.hkeys(keys.usage)}
-            listed = await client.zrange(keys.sessions, 0, -1)
-        await self.mirror(tenant, sorted(known | {lineage_of(raw.decode()) for raw in listed}))
+            listed = [raw.decode() for raw in await client.zrange(keys.sessions, 0, -1)]
+        of_sessions = {name for name in known if name.startswith(_ATTACHED)}
+        lineages = known - of_sessions | {lineage_of(session_id) for session_id in listed}
+        await self.mirror(tenant, sorted(lineages))
+        sessions = {name.removeprefix(_ATTACHED) for name in of_sessions} | set(listed)
+        await self.attached(tenant, await attached_bytes(self._control, self._prefix, sessions))
 
     async def recover(self) -> None:
         """Refresh all tenants that have, or had, a quota."""
@@ -163,3 +181,18 @@ class Quotas:
 
     def _of(self, lineage: str) -> LineageKeys:
         return LineageKeys(self._prefix, lineage)
+
+
+async def attached_bytes(control: Control, prefix: str, sessions: Iterable[str]) -> dict[str, int]:
+    """Bytes of what is kept with each session, see `attachments.py`."""
+    found: dict[str, int] = {}
+    waiting = iter(sessions)
+    while batch := list(islice(waiting, _BATCH)):
+        async with control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for session_id in batch:
+                keys = LineageKeys(prefix, lineage_of(session_id))
+                pipeline.hget(keys.attachments(session_id), "")
+            replies = await pipeline.execute()
+        found |= {one: int(reply or 0) for one, reply in zip(batch, replies, strict=True)}
+    return found

@@ -12,6 +12,7 @@ from state_store.connection import Control
 from state_store.errors import NotFound
 from state_store.history import Histories, Tree
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
+from state_store.quotas import attached_bytes
 from state_store.records import Snapshot
 
 _BATCH = 256
@@ -27,6 +28,7 @@ class Usage:
     archived_bytes: those of both that are in the archive and not in Redis
     file_bytes:     of the files that each snapshot adds to its parent's
     effect_bytes:   records of what tools have done, as they are stored
+    attached_bytes: of what is kept with sessions besides, as it is stored: responses, conversations
 
     Bytes of objects are those of all ranks, as on the device: an economy class stores fewer.
     """
@@ -40,6 +42,7 @@ class Usage:
     archived_bytes: int
     file_bytes: int
     effect_bytes: int
+    attached_bytes: int
 
 
 @dataclass
@@ -71,7 +74,8 @@ class Usages:
     async def report(self, tenant: str) -> Usage:
         listed = TenantKeys(self._prefix, tenant).sessions
         async with self._control.guard() as client:
-            lineages = {lineage_of(raw.decode()) for raw in await client.zrange(listed, 0, -1)}
+            session_ids = [raw.decode() for raw in await client.zrange(listed, 0, -1)]
+        lineages = {lineage_of(session_id) for session_id in session_ids}
         sessions = snapshots = tokens = file_bytes = effect_bytes = 0
         tally = _Tally()
         owners: dict[int, str | None] = {}  # digest of an object's name -> the one that reaches it
@@ -92,9 +96,10 @@ class Usages:
             async with self._control.guard() as client:
                 counted = await client.hget(LineageKeys(self._prefix, lineage).usage, "effects")
             effect_bytes += int(counted or 0)
+        attached = await attached_bytes(self._control, self._prefix, session_ids)
         return Usage(
             tenant, sessions, snapshots, tokens, tally.own, tally.shared, tally.archived,
-            file_bytes, effect_bytes,
+            file_bytes, effect_bytes, sum(attached.values()),
         )  # fmt: skip
 
     async def _add(

@@ -5,12 +5,18 @@ import httpx
 import httpx2
 import openai
 import pytest
+from agents import Agent, ModelSettings, Runner, set_tracing_disabled
+from openai.types.shared import Reasoning
 
 from agent_runtime.chat import Message
+from agent_runtime.errors import BadRequest
+from agent_runtime.langchain import ChatTorpor
+from agent_runtime.openai_agents import TorporModel
 from agent_runtime.sdk import ApiError, Torpor
 from tests.backends.endpoint import DONE, Scripted, event
 from tests.backends.scripted import says
 
+set_tracing_disabled(True)
 HELLO = [{"role": "user", "content": "Hello."}]
 THOUGHT = Scripted(
     event({"reasoning_content": "Hm."})
@@ -79,6 +85,20 @@ async def test_without_one_the_endpoint_is_told_nothing(scripted, said):
     completion = await scripted.chat.completions.create(model="scripted", messages=HELLO)
     assert "reasoning_effort" not in said.seen[-1][1]
     assert completion.usage.completion_tokens_details.reasoning_tokens == 0
+
+
+async def test_an_effort_goes_on_from_the_frameworks_models(runtime, endpoint):
+    endpoint.scripted += [THOUGHT] * 2
+    answer = await ChatTorpor(url=runtime.url, effort="low").ainvoke("Hello.")
+    assert (effort_sent(endpoint), answer.text) == ("low", "Hello.")
+    settings = ModelSettings(reasoning=Reasoning(effort="high"))
+    agent = Agent("Ann", model=TorporModel(runtime.url), model_settings=settings)
+    run = await Runner.run(agent, "Hello.")
+    assert (effort_sent(endpoint), run.final_output) == ("high", "Hello.")
+    assert run.raw_responses[0].usage.output_tokens_details.reasoning_tokens == 5
+    summed = ModelSettings(reasoning=Reasoning(effort="high", summary="auto"))
+    with pytest.raises(BadRequest, match="not summed up"):
+        await Runner.run(agent.clone(model_settings=summed), "Hello.")
 
 
 @pytest.mark.parametrize(

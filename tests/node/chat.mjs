@@ -12,6 +12,15 @@ const repeat = [{ role: "user", content: 'Repeat "one two three four".' }];
 const whole = await client.chat.completions.create({ ...options, messages: repeat });
 seen.whole = whole.choices[0].message.content;
 
+const asked = { ...options, messages: repeat, reasoning_effort: "high" };
+const thought = await client.chat.completions.create(asked);
+seen.reasoning = thought.usage.completion_tokens_details.reasoning_tokens;
+try {
+  await client.chat.completions.create({ ...asked, reasoning_effort: "low" });
+} catch (error) {
+  seen.unknownEffort = [error.status, error.code, error.param];
+}
+
 const stream = await client.chat.completions.create({
   ...options,
   messages: repeat,

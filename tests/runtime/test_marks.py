@@ -68,6 +68,31 @@ async def test_the_second_conversation_with_a_marked_system_text_computes_only_w
     assert second.usage.reused_tokens in snapshot.boundaries
 
 
+async def test_a_marked_place_comes_back_from_the_store_where_the_device_has_lost_it(
+    torpor, store, begin, continuation, flush
+):
+    system = f"You are {secrets.token_hex(8)}. {TEXT}"
+    origin = (await torpor.create(system=system)).id
+    first = await torpor.turn(origin, f"0: {TEXT}", marks=[0])
+    await torpor.suspend(origin)
+    await flush()
+    second = await torpor.turn(await begin(system), f"1: {TEXT}", marks=[0])
+    logs = [await store.tokens(result.snapshot) for result in (first, second)]
+    assert second.usage.reused_tokens == alike(*logs) // PAGE * PAGE > PAGE
+    prompt = logs[1][: second.usage.prompt_tokens]
+    assert second.token_ids == await continuation(prompt, len(second.token_ids))
+    # It is the second one's own now, whatever becomes of the first.
+    await torpor.delete(origin)
+    await torpor.suspend(second.session_id)
+    await flush()
+    third = await torpor.turn(await begin(system), f"2: {TEXT}", marks=[0])
+    assert third.usage.reused_tokens == second.usage.reused_tokens
+    await flush()
+    unmarked = await torpor.turn(await begin(system), f"3: {TEXT}")
+    assert unmarked.usage.reused_tokens == 0
+    assert (await store.check_integrity()).problems == []
+
+
 async def test_without_a_mark_it_is_computed_again(torpor, begin):
     system = f"You are {secrets.token_hex(8)}. {TEXT}"
     await torpor.turn(await begin(system), f"0: {TEXT}")

@@ -29,6 +29,11 @@ def test_it_lists_models_and_gets_answers_whole_and_in_pieces(seen):
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
+def test_it_chooses_an_effort_that_the_model_knows(seen):
+    assert seen["reasoning"] >= 0
+    assert seen["unknownEffort"] == [400, "unsupported_parameter", "reasoning_effort"]
+
+
 def test_its_loop_of_tools_goes_on_in_one_session(seen):
     assert (seen["expression"], seen["answer"]) == ("318 + 264", "318 + 264 = 582.")
     assert len(seen["sessions"]) == 2

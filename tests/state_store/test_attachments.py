@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 from sealing import TURN, everything
+from writer import TENANT
 
-from state_store.errors import CorruptObject, NotFound, VaultLocked
-from state_store.layout import LineageKeys, lineage_of
+from state_store.errors import CorruptObject, NotFound, QuotaExceeded, VaultLocked
+from state_store.layout import LineageKeys, TenantKeys, lineage_of
+from state_store.quotas import Quota
 
 
 def place(prefix, session):
@@ -74,3 +76,62 @@ async def test_what_an_encrypted_tenant_keeps_is_sealed(author, locked, prefix, 
         await attachments.get(session, "b")
     await author.store.delete_session(session.id)
     assert not raw.exists(place(prefix, session))
+
+
+async def attached(store):
+    return (await store.usage_report(TENANT)).attached_bytes
+
+
+async def test_its_bytes_are_counted_as_stored_with_its_name(writer):
+    store, attachments = writer.store, writer.store.attachments
+    session, other = await writer.session([1, 2, 3, 4]), await writer.session([5, 6, 7, 8])
+    await attachments.put(session, "name", b"12345", ttl=60)
+    assert await attached(store) == 9
+    await attachments.put(session, "name", b"1", ttl=60)
+    await attachments.put(other, "b", b"", ttl=60)
+    assert await attached(store) == 5 + 1
+    await attachments.delete(session, "name")
+    assert await attached(store) == 1
+    await store.delete_session(other.id)
+    assert await attached(store) == 0
+
+
+async def test_a_put_that_exceeds_the_quota_is_refused_and_changes_nothing(writer, raw):
+    store, attachments = writer.store, writer.store.attachments
+    session = await writer.session([])
+    await store.set_quota(TENANT, Quota(bytes=20))
+    await attachments.put(session, "a", b"x" * 15, ttl=60)
+    with pytest.raises(QuotaExceeded, match="may have 20 bytes, has 16"):
+        await attachments.put(session, "b", b"x" * 4, ttl=60)
+    with pytest.raises(QuotaExceeded):
+        await attachments.put(session, "a", b"x" * 20, ttl=60)
+    assert await attachments.get(session, "a") == b"x" * 15
+    assert await attachments.get(session, "b") is None
+    await attachments.put(session, "a", b"x" * 19, ttl=60)
+    await attachments.put(session, "a", b"y" * 19, ttl=60)  # in the place of the other
+    assert not raw.exists(TenantKeys(writer.prefix, TENANT).reserved)
+
+
+@pytest.mark.parametrize("how", ["deleted", "with its session", "expired"])
+async def test_what_is_gone_is_room_again(writer, how):
+    store, attachments = writer.store, writer.store.attachments
+    session, other = await writer.session([]), await writer.session([])
+    await attachments.put(session, "a", b"x" * 15, ttl=0.05 if how == "expired" else 60)
+    await store.set_quota(TENANT, Quota(bytes=20))
+    if how == "deleted":
+        await attachments.delete(session, "a")
+    elif how == "with its session":
+        await store.delete_session(session.id)
+    else:
+        await asyncio.sleep(0.1)
+    await attachments.put(other, "b", b"x" * 19, ttl=60)
+    with pytest.raises(QuotaExceeded):
+        await attachments.put(other, "c", b"", ttl=60)
+
+
+async def test_a_quota_counts_what_was_kept_before_it(writer):
+    session = await writer.session([])
+    await writer.store.attachments.put(session, "a", b"x" * 15, ttl=60)
+    await writer.store.set_quota(TENANT, Quota(bytes=20))
+    with pytest.raises(QuotaExceeded):
+        await writer.store.attachments.put(session, "b", b"x" * 9, ttl=60)
