@@ -238,7 +238,7 @@ class Torpor:
         **options: Any,
     ) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
-        events as they come, then the TurnResult. options: fields of TurnRequest."""
+        events as they come, then the TurnResult. options: fields of ConversationRequest."""
         request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
         events = self._streamed("/v1/converse", request, EVENTS, idempotency_key)
         async with contextlib.aclosing(events):

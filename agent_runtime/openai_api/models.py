@@ -15,7 +15,9 @@ router = APIRouter(prefix="/v1/models", responses=refusals(ModelNotFound))
 
 
 class ModelView(BaseModel):
-    """created: seconds since 1970, when this runtime began to serve it"""
+    """created: seconds since 1970, when this runtime began to serve it
+    efforts: levels of `reasoning_effort` that its template knows; None if an endpoint decides
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,6 +25,7 @@ class ModelView(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["torpor"] = "torpor"
+    efforts: list[str] | None = None
 
 
 class ModelList(BaseModel):
@@ -74,10 +77,17 @@ def served(http: Request) -> Served:
 
 @router.get("")
 async def list_models(http: Request) -> ModelList:
-    models = served(http)
-    return ModelList(data=[models.view(name) for name in models.names()])
+    return ModelList(data=[_shown(http, name) for name in served(http).names()])
 
 
 @router.get("/{name:path}")
 async def get_model(http: Request, name: str) -> ModelView:
-    return served(http).view(name)
+    return _shown(http, name)
+
+
+def _shown(http: Request, name: str) -> ModelView:
+    models, chat = served(http), http.app.state.chat
+    view = models.view(name)
+    if chat is None or models.is_stateless(name):
+        return view
+    return view.model_copy(update={"efforts": list(chat.efforts)})

@@ -20,6 +20,7 @@ async def client(runtime):
 async def test_the_models_that_are_served_are_listed(client):
     (model,) = (await client.models.list()).data
     assert (model.id, model.object, model.owned_by) == ("demo", "model", "torpor")
+    assert model.efforts is None
     assert await client.models.retrieve("demo") == model
 
 

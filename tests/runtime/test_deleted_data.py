@@ -3,6 +3,7 @@
 import secrets
 from pathlib import Path
 
+import openai
 import pytest
 from redis.asyncio import Redis
 
@@ -51,6 +52,29 @@ def files_of(url):
 def holding(dump, *needles):
     """Names of what has any of the needles in its name or value."""
     return sorted(k for k, v in dump.items() if any(one in k or one in v for one in needles))
+
+
+async def test_a_deleted_response_leaves_nothing_of_itself(stage, torpor):
+    canary = secrets.token_hex(16)
+    asked = {"model": "demo", "max_output_tokens": 4}
+    said = [{"role": "user", "content": f"What is {secrets.randbelow(90)} + 7?"}]
+    url = f"{stage.runtime.url}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        first = await client.responses.create(input=said, metadata={"about": canary}, **asked)
+        said += [
+            *(item.model_dump() for item in first.output),
+            {"role": "user", "content": "Tick."},
+        ]
+        second = await client.responses.create(input=said, **asked)
+        assert second.torpor["session"] == first.torpor["session"]
+        before = await dumped(stage.store.url)
+        assert holding(before, canary.encode())
+        assert holding(before, first.id.encode())
+        await client.responses.delete(first.id)
+        after = await dumped(stage.store.url)
+        assert holding(after, canary.encode(), first.id.encode()) == []
+        assert len((await client.responses.input_items.list(second.id)).data) == len(said)
+    await torpor.delete(second.torpor["session"])
 
 
 async def test_what_is_deleted_is_in_no_dump_archive_or_export(stage, torpor, store, tmp_path):

@@ -141,6 +141,7 @@ async def test_openai_clients_choose_the_effort_and_the_templates_options(stage,
     assert await ends(await complete(**asked, extra_body={"torpor": {"template": {}}}), OFF)
     two = await complete(**asked, n=2, reasoning_effort="high")
     assert len(two.choices) == 2
+    assert (await client.models.retrieve("demo")).efforts == ["none", "high"]
     with pytest.raises(openai.BadRequestError) as refused:
         await complete(**asked, reasoning_effort="low")
     assert (refused.value.code, refused.value.param) == (

@@ -9,8 +9,9 @@ from servers import Cluster
 from writer import RANKS, TENANT
 
 from state_store.connection import Control
-from state_store.errors import DurabilityNotReached, LeaseHeld
+from state_store.errors import DurabilityNotReached, LeaseHeld, QuotaExceeded
 from state_store.layout import lineage_of
+from state_store.quotas import Quota
 from state_store.registry import CommandListener, Heartbeat
 from state_store.routing import key_slot
 from state_store.store import StateStore
@@ -74,6 +75,20 @@ async def test_a_session_lives_and_dies_as_on_one_server(cluster, writer, prefix
     pinned = [key for keys in left.values() for key in keys if b":pins:" in key]
     assert pinned == []
     assert await writer.store.sessions(TENANT) == []
+
+
+async def test_what_is_kept_with_sessions_counts_toward_the_quota_in_whatever_slot_it_is(writer):
+    store = writer.store
+    sessions = [await writer.session([]) for _ in range(6)]
+    for session in sessions[:-1]:
+        await store.attachments.put(session, "a", b"123", ttl=60)
+    await store.set_quota(TENANT, Quota(bytes=24))
+    await store.attachments.put(sessions[-1], "a", b"123", ttl=60)
+    assert (await store.usage_report(TENANT)).attached_bytes == 24
+    with pytest.raises(QuotaExceeded):
+        await store.attachments.put(sessions[0], "b", b"", ttl=60)
+    await store.delete_session(sessions[-1].id)
+    await store.attachments.put(sessions[0], "b", b"", ttl=60)
 
 
 async def test_corruption_anywhere_in_the_cluster_is_found(cluster, writer, prefix):
