@@ -15,7 +15,12 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 # Azure's metadata service; all others are in ranges that are not public.
 _PUBLIC_BUT_REFUSED = {ipaddress.ip_address("168.63.129.16")}
 # Not public either; some versions of Python take a part of them for that.
-_NOT_PUBLIC = [ipaddress.ip_network(name) for name in ("192.0.0.0/24", "192.88.99.0/24")]
+_NOT_PUBLIC = [
+    ipaddress.ip_network(name)
+    for name in (
+        "192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16",
+    )
+]  # fmt: skip
 # 64:ff9b::/96 holds IPv4 addresses, whatever these are.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 

@@ -97,6 +97,16 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             self.server.hung_up.set()
 
+    def send_head(self, argument):
+        """Lines of a head that never ends: one after the other, or slowly."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        try:
+            for number in range(100_000):
+                self.wfile.write(f"X-{number}: {'x' * 50}\r\n".encode())
+                time.sleep(0.05 if argument == "slow" else 0)
+        except OSError:
+            self.server.hung_up.set()
+
     def send_slow(self, argument):
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
@@ -228,7 +238,9 @@ PRIVATE = [
     "100.64.0.1", "192.0.0.8", "198.18.0.1", "203.0.113.5", "224.0.0.1", "255.255.255.255",
     "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "2001:db8::1",
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a00:1::",
-    "2001:0:7f00:1:0:0:80ff:fffe", "::127.0.0.1",
+    "2001:0:7f00:1:0:0:80ff:fffe", "::127.0.0.1", "::a00:1", "64:ff9b:1::a00:1", "100::1",
+    "192.88.99.1", "240.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "3fff::1",
+    "5f00::1",
 ]  # fmt: skip
 
 
@@ -352,6 +364,14 @@ async def test_a_slow_body_is_given_up(fetch, server):
     text, error = await fetch("/slow", seconds=0.5)
     assert error
     assert text.endswith("/slow took longer than 0.5 seconds")
+    assert server.hung_up.wait(10)
+
+
+@pytest.mark.parametrize("pace", ["slow", "fast"])
+async def test_a_head_that_does_not_end_is_given_up(fetch, server, pace):
+    text, error = await fetch(f"/head/{pace}", seconds=0.5 if pace == "slow" else 30.0)
+    assert error
+    assert ("took longer than 0.5 seconds" if pace == "slow" else "could not be fetched") in text
     assert server.hung_up.wait(10)
 
 

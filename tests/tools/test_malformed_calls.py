@@ -142,6 +142,29 @@ XML = [
         None,
     ),
     (
+        "vllm-project/vllm#33965: the same tool twice, everything on one line",
+        "<tool_call><function=glob><parameter=pattern>a</parameter></function></tool_call>"
+        "<tool_call><function=glob><parameter=pattern>b</parameter></function></tool_call>",
+        [call("glob", pattern="a"), call("glob", pattern="b")],
+        "",
+        None,
+    ),
+    (
+        "NVIDIA/TensorRT-LLM#19227: a call without arguments",
+        "Now.\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        [call("now")],
+        "Now.",
+        None,
+    ),
+    (
+        "NousResearch/hermes-agent#6841: a name that was written twice names no tool",
+        "<tool_call>\n<function=globglob>\n<parameter=pattern>\n*\n</parameter>\n</function>\n"
+        "</tool_call>",
+        [call("globglob", pattern="*")],
+        "",
+        "there is no tool named globglob",
+    ),
+    (
         "ollama/ollama#16383: another wrapper is no call",
         "<function_invocation>\n<name>now</name>\n</function_invocation>",
         [],
@@ -212,6 +235,13 @@ HERMES = [
         None,
     ),
     (
+        "NousResearch/hermes-agent#6841: arguments that were written twice",
+        '<tool_call>\n{"name": "exec", "arguments": {"cmd": "a"}{"cmd": "a"}}\n</tool_call>',
+        [],
+        '<tool_call>\n{"name": "exec", "arguments": {"cmd": "a"}{"cmd": "a"}}\n</tool_call>',
+        "could not be read and is taken as text",
+    ),
+    (
         "sgl-project/sglang#26793: calls of another format are not read silently",
         "<function=now>\n</function>",
         [],
@@ -232,6 +262,10 @@ MORE_HERMES = [
      [call("glob", pattern="*")], "it was written as Python and not as JSON"),
     ("line breaks", '{"name": "exec", "arguments": {"cmd": "a\nb"}}',
      [call("exec", cmd="a\nb")], "line breaks in strings were not escaped"),
+    ("a comma too many", '{"name": "glob", "arguments": {"pattern": "*"},}',
+     [call("glob", pattern="*")], "it was written as Python and not as JSON"),
+    ("an escape that JSON does not have", '{"name": "exec", "arguments": {"cmd": "grep \\d a"}}',
+     [call("exec", cmd="grep \\d a")], "it was written as Python and not as JSON"),
     ("one bracket too many", '{"name": "now", "arguments": {}}}',
      [call("now")], "there were too many closing brackets"),
     ("twice", '{"name": "glob", "arguments": {"pattern": "a", "pattern": "b"}}',

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 
 import psutil
@@ -291,6 +292,51 @@ async def test_programs_that_make_others_root_do_not(box):
 async def test_a_namespace_of_its_own_can_not_be_had(box):
     ran = await box.shell("unshare -U id; unshare -n id; bwrap --ro-bind / / id")
     assert "uid=" not in ran.output
+
+
+async def test_no_open_file_of_the_host_comes_along(box, secret):
+    with secret.open() as file:
+        os.set_inheritable(file.fileno(), True)
+        ran = await box.shell(f"ls -l /proc/1/fd /proc/self/fd; cat <&{file.fileno()}")
+    opened = {line.rpartition(" -> ")[2] for line in ran.output.splitlines() if " -> " in line}
+    assert opened
+    assert {re.sub("[:/].*", "", one.removeprefix("/")) for one in opened} <= {
+        "dev", "pipe", "anon_inode", "proc"
+    }  # fmt: skip
+    assert "the host's secret" not in ran.output
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("a device", "os.mknod('disk', 0o60666, os.makedev(254, 0))"),
+        ("a hard link to a program", "os.link('/usr/bin/env', 'env')"),
+        ("a hard link to who we are", "os.link('/etc/passwd', 'passwd')"),
+        ("a raw socket", "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)"),
+        ("routes", "route()"),
+        ("a capability of a file", "os.setxattr('.', 'security.capability', b'0' * 20)"),
+        ("another owner", "os.chown('.', 0, 0)"),
+        ("a real-time process", "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"),
+        ("a higher priority", "os.setpriority(os.PRIO_PROCESS, 0, -5)"),
+        ("protection from the end", "open('/proc/self/oom_score_adj', 'wb', 0).write(b'-1')"),
+        ("another host name", "socket.sethostname('other')"),
+        ("the terminal", "os.open('/dev/tty', os.O_RDWR)"),
+    ],
+)
+async def test_what_only_an_administrator_may_is_refused(box, name, code):
+    ran = await box.python(
+        "import os, socket, struct\n"
+        "def route():\n"
+        "    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
+        # RTM_NEWLINK, with a request for an answer: the loopback is to go down.
+        "    netlink.send(struct.pack('IHHIIBBHiII', 32, 16, 5, 1, 0, 0, 0, 0, 1, 0, 1))\n"
+        "    code = struct.unpack_from('i', netlink.recv(4096), 16)[0]\n"
+        "    if code: raise OSError(-code, os.strerror(-code))\n"
+        f"{code}; {OUT}"
+    )
+    assert ran.exit_code == 1
+    assert "Error" in ran.output
+    assert "OUT" not in ran.output
 
 
 async def test_files_of_an_earlier_command_do_not_survive_in_tmp(box):
