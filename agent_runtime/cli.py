@@ -64,7 +64,9 @@ class _Command(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Command(prog="torpor", description=__doc__)
+    parser = _Command(
+        prog="torpor", description="Put agent sessions to sleep, fork them, wake them."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in _COMMANDS.items():
         commands.add_parser(name, help=purpose, module=module)
