@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 
 import httpx
 import openai
@@ -300,7 +301,7 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(stage, capsys):
 
 
 def test_the_page_names_the_commands_that_there_are(capsys):
-    page = (cli.Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
     for action in ("create", "list", "revoke"):
         assert f"keys {action}" in page
         with pytest.raises(SystemExit):
