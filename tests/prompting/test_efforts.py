@@ -30,14 +30,14 @@ def desk_of(store, server, checkpoints):
 
 
 def test_levels_are_those_that_the_template_has_options_for(checkpoints):
-    known = {name: list(checkpoint.chat.efforts) for name, checkpoint in checkpoints.items()}
-    assert known == {
+    known = {
         "nano": ["none", "high"],
         "super": ["none", "low", "high"],
         "ultra": ["none", "low", "high"],
         "chatml": [],
         "demo": ["none", "high"],
     }
+    assert {name: list(checkpoints[name].chat.efforts) for name in known} == known
     assert list(efforts_of(Template(GPT_OSS))) == ["low", "medium", "high"]
     assert list(efforts_of(Template(COMPARED))) == ["none", "high", "max"]
     assert list(efforts_of(Template(SWITCHED))) == ["none", "high"]
@@ -86,11 +86,11 @@ def test_thinking_that_cannot_be_switched_is_as_the_template_has_it(checkpoints)
 
 
 def test_thinking_is_ended_as_the_template_ends_it(checkpoints):
-    endings = {name: ending_of(checkpoint.chat) for name, checkpoint in checkpoints.items()}
-    assert endings == {
+    endings = {
         "nano": "\n</think>\n",
         "super": "\n</think>\n",
         "ultra": "</think>",
         "chatml": "\n</think>\n",
         "demo": "\n</think>\n",
     }
+    assert {name: ending_of(checkpoints[name].chat) for name in endings} == endings
