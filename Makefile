@@ -24,7 +24,8 @@ model: $(READY)
 
 setup: $(READY)
 
-$(READY): scripts/setup.sh requirements/cpu.lock requirements/cpu-nodeps.lock pyproject.toml
+$(READY): scripts/setup.sh requirements/cpu.lock requirements/cpu-nodeps.lock pyproject.toml \
+    $(wildcard tests/node/package-lock.json)
 	scripts/setup.sh
 	touch $@
 

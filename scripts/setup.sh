@@ -51,7 +51,7 @@ command -v bwrap >/dev/null || missing+=(bubblewrap)
     missing+=(libseccomp2)
 # Tests fork workspaces on a file system that shares blocks.
 [ -e /usr/sbin/mkfs.xfs ] || missing+=(xfsprogs)
-# Tests run OpenAI's client for Node; images come without tests.
+# Tests run OpenAI's client and MCP servers for Node; images come without tests.
 [ ! -d tests/node ] || command -v npm >/dev/null || missing+=(nodejs npm)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys

@@ -1,6 +1,3 @@
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from agent_runtime.demo.script import SYSTEM, make_registry
@@ -74,13 +71,3 @@ def nothing_left(stage):
         for session in list(torpor.sessions()):
             if session.id not in before:
                 torpor.delete(session.id)
-
-
-@pytest.fixture(scope="session")
-def node_clients():
-    """The folder of the clients in Node, which set-up installs as they are locked there."""
-    folder = Path(__file__).parents[1] / "node"
-    if not (folder / "node_modules").exists():
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
-    return folder

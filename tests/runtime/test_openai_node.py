@@ -9,11 +9,11 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture(scope="module")
-def seen(node_clients, stage):
+def seen(node_programs, stage):
     """What the program prints."""
     ran = subprocess.run(
         ["node", "chat.mjs", stage.runtime.url],
-        cwd=node_clients,
+        cwd=node_programs,
         capture_output=True,
         text=True,
         timeout=300,

@@ -55,9 +55,9 @@ def test_langchain_gets_a_point(printed):
     assert printed([sys.executable, "-c"], blocks("python")[1]) == ["Point"]
 
 
-def test_the_client_for_node_streams(printed, node_clients):
+def test_the_client_for_node_streams(printed, node_programs):
     command = ["node", "--input-type=module", "-e"]
-    assert printed(command, blocks("js")[0], cwd=node_clients) == ['"one two three four".']
+    assert printed(command, blocks("js")[0], cwd=node_programs) == ['"one two three four".']
 
 
 def test_every_parameter_of_openais_is_in_one_table():
