@@ -63,6 +63,7 @@ async def test_files_and_effects_go_along(writer, another, path, count):
     third = await turn(writer, session, range(8), await keep(store, session, b"one", b"", b"3"))
     await called(store, tool, session, "a parcel")
     fork = await store.fork(session.id, snapshot_id=second.id)
+    await called(store, tool, fork, "a note")  # at a snapshot of the session's own history
     await turn(writer, fork, range(9))
     await called(store, tool, fork, "a card")
 
@@ -76,17 +77,18 @@ async def test_files_and_effects_go_along(writer, another, path, count):
     assert [one.file_bytes for one in history] == [one.file_bytes for one in (first, second, third)]
     assert (await another.check_integrity()).problems == []
 
-    assert calls == ["a letter", "a parcel", "a card"]
+    assert calls == ["a letter", "a parcel", "a note", "a card"]
     for what, number in (("a letter", 1), ("a parcel", 2)):
         result = await called(another, tool, taken, what)
         assert f"sent {what}, number {number}" in result.text
         assert result.notes[-1] == f"its result is that of branch {IMPORTED}"
     again = await another.fork(taken.id, snapshot_id=history[0].id)
     assert "number 1" in (await called(another, tool, again, "a letter")).text
-    assert len(calls) == 3
+    assert len(calls) == 4
     await called(another, tool, again, "a parcel")  # which happened after that
     await called(another, tool, taken, "a card")  # which a branch did that was not exported
-    assert calls[3:] == ["a parcel", "a card"]
+    await called(another, tool, taken, "a note")
+    assert calls[4:] == ["a parcel", "a card", "a note"]
 
     # Once more, from where it was imported.
     path.unlink()
