@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -56,6 +57,17 @@ class Place(NamedTuple):
     origin: str | None = None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """said: all of it, or what is new, without the system text; key: of idempotency"""
+
+    system: str | None
+    said: Sequence[Message]
+    request: ConversationRequest
+    key: str | None
+    claim: Claim | None
+
+
 class Conversations:
     """Turns of conversations that are known by what was said in them."""
 
@@ -92,7 +104,8 @@ class Conversations:
         if key is not None:
             claim, _ = await self._turns.claims.claim(key, "an answer", request)
         result: TurnResult | None = None
-        events = self._continued(system, said, chain, request, key, claim)
+        asked = _Asked(system, said, request, key, claim)
+        events = self._continued(asked, chain)
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, TurnResult):
@@ -134,62 +147,39 @@ class Conversations:
         if key is not None:
             claim, _ = await self._turns.claims.claim(key, what, request)
         place = _claimed(claim) or Place(0, session_id, snapshot)
-        events = self._placed(place, None, request.messages, request, key, claim)
+        events = self._placed(place, _Asked(None, request.messages, request, key, claim))
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
-    async def _continued(
-        self,
-        system: str | None,
-        said: Sequence[Message],
-        chain: Sequence[str],
-        request: ConversationRequest,
-        key: str | None,
-        claim: Claim | None,
-    ) -> AsyncGenerator[TurnEvent]:
+    async def _continued(self, asked: _Asked, chain: Sequence[str]) -> AsyncGenerator[TurnEvent]:
         """In the session that ends with what is known, in a fork of it, or in a new session."""
-        place = _claimed(claim) or await self._longest(said, chain)
+        place = _claimed(asked.claim) or await self._longest(asked.said, chain)
         place = place or Place(0, self._store.new_session_id(), None)
-        events = self._placed(place, system, said, request, key, claim)
+        events = self._placed(place, asked)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
-    async def _placed(
-        self,
-        place: Place,
-        system: str | None,
-        said: Sequence[Message],
-        request: ConversationRequest,
-        key: str | None,
-        claim: Claim | None,
-    ) -> AsyncGenerator[TurnEvent]:
+    async def _placed(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
         """At the place, or in a fork of it."""
         if place.snapshot is not None and place.origin is None:
             # Both are raised before the first token.
             with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
-                events = self._run(place, system, said, request, key, claim)
+                events = self._run(place, asked)
                 async with contextlib.aclosing(events):
                     async for event in events:
                         yield event
                 return
             fork_id = self._store.new_session_id(beside=place.session_id)
             place = place._replace(session_id=fork_id, origin=place.session_id)
-        events = self._run(place, system, said, request, key, claim)
+        events = self._run(place, asked)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
-    async def _run(
-        self,
-        place: Place,
-        system: str | None,
-        said: Sequence[Message],
-        request: ConversationRequest,
-        key: str | None,
-        claim: Claim | None,
-    ) -> AsyncGenerator[TurnEvent]:
+    async def _run(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
+        request, key, claim = asked.request, asked.key, asked.claim
         if key is not None and claim is not None:  # a retry is to go on in the same session
             _, session_id, head, origin = place
             chosen = {
@@ -201,7 +191,7 @@ class Conversations:
             await self._turns.claims.note(key, claim.model_copy(update=chosen))
         if place.snapshot is None:
             new = CreateSession(
-                system=system,
+                system=asked.system,
                 tools=request.tools,
                 history=request.history,
                 stateless=request.stateless,
@@ -215,7 +205,7 @@ class Conversations:
                 fork_id=place.session_id,
                 labels=request.labels,
             )
-        turn = turn_of(request, said[place.messages :], head=place.snapshot or "")
+        turn = turn_of(request, asked.said[place.messages :], head=place.snapshot or "")
         # A turn that finds its place taken is another than the one in a fork of it.
         turn_key = None if key is None else f"{key}/turn/{place.session_id}"
         ended = False
