@@ -166,3 +166,29 @@ async def test_the_client_of_an_engine_that_ended_is_closed_in_time(pool, engine
     with pytest.raises(EngineUnreachable, match="has ended"):
         await engine.client.release("session")
     assert not (await pool.named("b")).client.is_closed
+
+
+async def test_engines_that_end_together_are_forgotten_by_two_who_look_at_once(
+    pool, engines, monkeypatch
+):
+    """Each finds on its list what the other one has closed meanwhile."""
+    gone = [await pool.named(engine_id) for engine_id in engines]
+    for engine_id in list(engines):
+        await end(engines, engine_id)
+    monkeypatch.setattr("engine.pool._FORGET", 0.0)
+    closing, go_on = asyncio.Event(), asyncio.Event()
+    close = gone[0].client.close
+
+    async def slowly():
+        closing.set()
+        await go_on.wait()
+        await close()
+
+    monkeypatch.setattr(gone[0].client, "close", slowly)
+    first = asyncio.create_task(pool.records())
+    await closing.wait()
+    assert await pool.records() == []  # who looks now closes the others
+    assert all(engine.client.is_closed for engine in gone[1:])
+    go_on.set()
+    assert await first == []
+    assert gone[0].client.is_closed
