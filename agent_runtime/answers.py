@@ -13,13 +13,16 @@ import hashlib
 from typing import Any
 
 from agent_runtime.models import TurnResult
+from agent_runtime.rewriting import Rewriting
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turn_records import TurnRecord, TurnRecords
 from state_store.records import Session, Snapshot
 from state_store.store import StateStore
 
 _UNCONFIRMED = "the runtime died right after the commit, and what was confirmed is not known"
-_OF_THE_COMMIT = {"snapshot", "boundary", "durable", "not_durable_because", "bytes_written"}
+_OF_THE_COMMIT = {
+    "snapshot", "parent", "boundary", "durable", "not_durable_because", "bytes_written",
+}  # fmt: skip
 _KEPT_ELSEWHERE = _OF_THE_COMMIT | {"token_ids"}
 
 
@@ -32,13 +35,20 @@ class Answers:
         self._ttl = settings.request_ttl
 
     async def prepare(
-        self, session: Session, record: TurnRecord, result: TurnResult
+        self,
+        session: Session,
+        record: TurnRecord,
+        result: TurnResult,
+        rewriting: Rewriting | None = None,
     ) -> dict[str, Any]:
-        """Before the commit: what its snapshot is to keep."""
+        """Before the commit: what its snapshot is to keep. rewriting: committed with the turn"""
         if record.key is None:
             return {}
-        kept = result.model_dump(mode="json", exclude=_OF_THE_COMMIT)
-        await self._records.write(session, record.model_copy(update={"result": kept}))
+        noted: dict[str, Any] = {"result": result.model_dump(mode="json", exclude=_OF_THE_COMMIT)}
+        if rewriting is not None:
+            drafts = (rewriting.draft, rewriting.without)
+            noted["onto"] = tuple([await self._store.identify(draft) for draft in drafts])
+        await self._records.write(session, record.model_copy(update=noted))
         return meta_of(record.key, result)
 
     async def give(self, session: Session, key: str | None, result: TurnResult) -> None:
@@ -68,7 +78,7 @@ class Answers:
         if record is None or record.key != key or record.result is None:
             return None
         head = await self._store.snapshot(session.head or "")
-        if head.parent != record.head:
+        if head.parent not in (record.head, *record.onto):
             return None
         said: list[int] = record.result["token_ids"]
         log = await self._store.tokens(head.id)
@@ -94,7 +104,7 @@ def meta_of(key: str | None, result: TurnResult) -> dict[str, Any]:
 
 
 def _answer(snapshot: Snapshot, kept: dict[str, Any]) -> TurnResult:
-    return TurnResult.model_validate(kept).model_copy(
+    return TurnResult.model_validate(kept | {"parent": snapshot.parent}).model_copy(
         update={
             "snapshot": snapshot.id,
             "boundary": snapshot.boundary,

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent_runtime.boundaries import interval_of, kept
 from agent_runtime.histories import History
+from agent_runtime.rewriting import Rewriting
 from engine.errors import EngineUnreachable
 from engine.pool import Engine
 from engine.replies import Settled
@@ -39,10 +40,12 @@ async def commit_turn(
     marks: Sequence[int] = (),
     meta: Mapping[str, Any] | None = None,
     files: str | None = None,
+    rewriting: Rewriting | None = None,
 ) -> tuple[Commit, str | None]:
     """Commit `new_ids` onto the session's head; the commit, and why its state fell short, if so.
 
-    history: of the session's head; hashes: page chain of everything, `new_ids` included.
+    history: of the session's head, or of `rewriting`, which then takes the head's place in the same
+    step. hashes: page chain of everything, `new_ids` included.
     prompt_tokens: of the history, where generation began. Of the states that the engine stored, the
     ones that `boundaries.kept` names are committed; the others expire.
     settle_timeout: seconds to wait for the engine to have stored the turn's state.
@@ -55,16 +58,19 @@ async def commit_turn(
     committed, or, after StoreUnavailable, perhaps.
     """
     record = engine.record
-    base = history.boundary // record.page_size
-    keep = functools.partial(
-        kept,
-        prompt_pages=prompt_tokens // record.page_size - base,
-        interval_pages=interval_of(record, boundary_interval) // record.page_size,
-        marks=[mark // record.page_size - base for mark in marks],
-    )
-    own = (len(history.tokens) + len(new_ids) - 1) // record.page_size - base
+    onto = None if rewriting is None else rewriting.draft
     shortfall = None
     for attempt in (_settled, _stored_again, None):
+        if attempt is None and rewriting is not None:
+            onto = rewriting.without
+        base = (history.boundary if onto is None else onto.boundary) // record.page_size
+        keep = functools.partial(
+            kept,
+            prompt_pages=prompt_tokens // record.page_size - base,
+            interval_pages=interval_of(record, boundary_interval) // record.page_size,
+            marks=[mark // record.page_size - base for mark in marks],
+        )
+        own = (len(history.tokens) + len(new_ids) - 1) // record.page_size - base
         states: tuple[int, ...] = ()
         try:
             if attempt is not None:
@@ -80,7 +86,7 @@ async def commit_turn(
         end = base + (states[-1] if states else 0)
         draft = SnapshotDraft(
             session_id=session.id,
-            parent=session.head,
+            parent=session.head if onto is None else None,
             new_tokens=array("I", new_ids),
             total_tokens=len(history.tokens) + len(new_ids),
             boundary=end * record.page_size,
@@ -91,12 +97,15 @@ async def commit_turn(
             checkpoints=states[:-1],
             meta={**(meta or {}), "prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
             files=files,
+            onto=onto,
         )
         try:
             return await store.commit(draft, lease=lease, durability=durability), shortfall
         except ObjectsMissing as error:
             shortfall = f"state not stored: {error}"
             logger.warning("%s: %s", session.id, shortfall)
+            if rewriting is not None and rewriting.lacks({page for _, page, _ in error.missing}):
+                onto = rewriting.without
     raise AssertionError("a commit without pages has no objects that could be missing")
 
 

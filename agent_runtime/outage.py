@@ -8,8 +8,8 @@ moved it meanwhile they are refused and dropped: nothing is ever forced.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +21,6 @@ from agent_runtime.histories import History
 from agent_runtime.rewriting import Rewriting
 from agent_runtime.settings import RuntimeSettings
 from engine.pool import Engine
-from state_store.errors import HeadMoved
 from state_store.records import Lease, Session
 from state_store.store import StateStore
 
@@ -31,7 +30,7 @@ class Standing:
     """What a turn needs to know, so that it need not ask: the session as of its head, its tenant's
     salt, the engine that holds it, and its history.
 
-    rewriting: what makes the head's history that one; None if it is
+    rewriting: what the history is of, to be committed with the next turn; None if it is the head's
     """
 
     session: Session
@@ -39,18 +38,6 @@ class Standing:
     engine: Engine
     history: History
     rewriting: Rewriting | None = None
-
-    async def rewritten(self, store: StateStore, lease: Lease) -> Standing:
-        """The same once the history is the head's. Raises what `StateStore.commit` does."""
-        if self.rewriting is None:
-            return self
-        head = await self.rewriting.commit(store, lease)
-        return dataclasses.replace(
-            self,
-            session=dataclasses.replace(self.session, head=head.id),
-            history=dataclasses.replace(self.history, boundary=head.boundary),
-            rewriting=None,
-        )
 
     def after(self, new_ids: list[int]) -> Standing:
         """The same when `new_ids` were said, and not stored."""
@@ -164,10 +151,6 @@ class Outage:
         """
         kept = self._kept.get(session.id)
         while kept is not None and kept.turns:
-            if kept.base.rewriting is not None:
-                with contextlib.suppress(HeadMoved):
-                    kept.base = await kept.base.rewritten(self._store, lease)
-                    session = kept.base.session
             turn, base = kept.turns[0], kept.base
             if session.head != base.session.head:
                 await self._require_said(session, kept)
@@ -188,13 +171,14 @@ class Outage:
                     boundary_interval=self._settings.boundary_interval,
                     meta=turn.meta,
                     files=turn.files,
+                    rewriting=base.rewriting,
                 )
                 snapshot = commit.snapshot
             said = base.after(turn.new_ids).history
             history = History(said.tokens, said.hashes, snapshot.boundary)
             self._hold(snapshot.id, history)
             session = await self._store.session(session.id)
-            kept.base = dataclasses.replace(base, session=session, history=history)
+            kept.base = dataclasses.replace(base, session=session, history=history, rewriting=None)
             del kept.turns[0]
             self.caught_up[session.id] = self.caught_up.get(session.id, 0) + 1
             self._standing[session.id] = kept.standing
@@ -205,11 +189,9 @@ class Outage:
         """The commit of the first kept turn may have happened, though its reply was lost."""
         base, turn = kept.base, kept.turns[0]
         if session.head is not None:
-            head = await self._store.snapshot(session.head)
-            if head.parent == base.session.head:
-                tokens = list(await self._store.tokens(head.id))
-                if tokens[len(base.history.tokens) :] == turn.new_ids:
-                    return
+            said = base.history.tokens + array("I", turn.new_ids)
+            if await self._store.tokens(session.head) == said:
+                return
         self.drop(session.id)
         raise KeptTurnsRefused(
             f"{len(kept.turns)} turns of {session.id} were answered while the store was gone, on "

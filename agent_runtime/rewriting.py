@@ -4,28 +4,27 @@
     after    ── a ── b': prompt│answer, result, answer ── d: the new turn
                         └ kept: from the nearest state before here on everything is computed anew
 
-The turns from the first changed token on become one snapshot, b', which takes their place when the
-new turn is committed. What of it is in the state already is not stored again. Snapshots that only
-this session reached are let go; forks keep theirs.
+The turns from the first changed token on become one snapshot, b', which takes their place with the
+new turn, in the one step that commits that: the head is b, or it is d. What of it is in the state
+already is not stored again. Snapshots that only this session reached are let go; forks keep theirs.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agent_runtime.chat import Message
 from agent_runtime.histories import History
 from agent_runtime.transcripts import goes_on, meta_of, said_in
-from state_store.errors import ObjectsMissing
-from state_store.records import Lease, Session, Snapshot, SnapshotDraft
+from state_store.records import Session, Snapshot, SnapshotDraft
 from state_store.store import StateStore
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """draft:  of the snapshot that takes the head's place
+    """draft:  of the snapshot that takes the head's place, and that the turn goes on from
     without: the same without any state of its own, should that be lost
     kept:    tokens of the old history in front of the first that is another
     tokens:  that come after them
@@ -36,14 +35,9 @@ class Rewriting:
     kept: int
     tokens: int
 
-    async def commit(self, store: StateStore, lease: Lease) -> Snapshot:
-        """The session's head after it; done again, it changes nothing. Its boundary may lie before
-        the draft's. Raises what `StateStore.commit` does."""
-        try:
-            done = await store.commit(self.draft, lease=lease, durability="memory")
-        except ObjectsMissing:
-            done = await store.commit(self.without, lease=lease, durability="memory")
-        return done.snapshot
+    def lacks(self, page_hashes: Collection[str]) -> bool:
+        """Whether any of the objects that are missing, of these pages, is of the draft."""
+        return not set(self.draft.page_hashes).isdisjoint(page_hashes)
 
 
 async def rewriting_of(
@@ -58,15 +52,16 @@ async def rewriting_of(
     """Of the session's head, whose history is `history`: `past` after the first `kept` tokens.
 
     unsaved: its last messages, if its snapshot does not have them
-    Raises NoMessages, NotFound.
+
+    Reads what comes after the kept tokens, however many there are. Raises NoMessages, NotFound.
     """
-    snapshots = await store.ancestors(session.head or "")
-    first = next(n for n, one in enumerate(snapshots) if one.total_tokens > kept)
-    while first and goes_on(snapshots[first]):
-        first -= 1  # to where the answer began: its beginning is not said twice
-    parent = snapshots[first - 1] if first else None
-    changed = snapshots[first]
-    said = [*said_in(session, snapshots[first:]), *unsaved]
+    snapshots = await store.ancestors(session.head or "", beyond=kept)
+    parent = await _parent(store, snapshots[0])
+    while parent is not None and goes_on(snapshots[0]):
+        snapshots.insert(0, parent)  # to where the answer began: its beginning is not said twice
+        parent = await _parent(store, parent)
+    changed = snapshots[0]
+    said = [*said_in(session, snapshots), *unsaved]
     known = parent.total_tokens if parent else 0
     page_size = (await store.fingerprint(changed.fingerprint_id)).page_size
     pages = changed.page_chain
@@ -98,3 +93,7 @@ async def rewriting_of(
         )
 
     return Rewriting(draft(counts), draft([]), kept, len(past))
+
+
+async def _parent(store: StateStore, snapshot: Snapshot) -> Snapshot | None:
+    return None if snapshot.parent is None else await store.snapshot(snapshot.parent)

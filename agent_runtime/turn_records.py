@@ -30,6 +30,8 @@ class TurnRecord(BaseModel):
     head:   of the session when it began, None for the first turn
     key:    its idempotency key
     result: what was to be answered, from just before the commit on, for a turn that has a key
+    onto:   snapshots that the turn's own may be committed with, as its parent, in the head's place:
+            see `rewriting.py`; none if it goes on from `head`
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,7 @@ class TurnRecord(BaseModel):
     head: str | None
     key: str | None = None
     result: dict[str, Any] | None = None
+    onto: tuple[str, ...] = ()
 
 
 class TurnRecords:

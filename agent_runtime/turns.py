@@ -21,7 +21,7 @@ from agent_runtime.answers import Answers
 from agent_runtime.attempt import Attempts
 from agent_runtime.cancelling import Cancellable, Cancelling
 from agent_runtime.chat import ChatFormat
-from agent_runtime.committing import commit_turn
+from agent_runtime.completing import Completing
 from agent_runtime.errors import NoModel, NothingInterrupted, StillRunning
 from agent_runtime.events import Progress, TurnEvent, replayed
 from agent_runtime.expected import require_expected, require_head
@@ -35,7 +35,7 @@ from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.one_at_a_time import OneAtATime
 from agent_runtime.outage import Outage, Standing
 from agent_runtime.placing import Placement, Placing
-from agent_runtime.prompting import Asked, Prompting, follows_template, with_defaults
+from agent_runtime.prompting import Prompting, follows_template, with_defaults
 from agent_runtime.readiness import Readiness
 from agent_runtime.reading import read
 from agent_runtime.reporting import Reports
@@ -79,7 +79,7 @@ class Turns:
         self._residency = residency
         self._settings = settings
         self._histories = Histories(store)
-        self._prompting = Prompting(store)
+        self.prompting = Prompting(store)
         self.readiness = Readiness(store, pool, residency, settings)
         self.admission = Admission(settings, residency, self._prefetch)
         self._writers = Writers(store, residency, settings)
@@ -91,6 +91,16 @@ class Turns:
         self._feed = feed
         self.outage = Outage(store, settings, self._histories.hold)
         self._keeping = Keeping(self.outage, self._writers, self.claims, settings)
+        self.completing = Completing(
+            store,
+            settings,
+            self._histories,
+            self.prompting,
+            self._answers,
+            self.outage,
+            self._keeping,
+            residency,
+        )
         self._without_store = OneAtATime()
 
     async def run(
@@ -262,7 +272,7 @@ class Turns:
             engine = generation.engine
             history = await self.history(session.head, session, engine)
             salt = (await self._store.tenant(session.body.tenant)).salt
-            asked = await self._prompting.ask(
+            asked = await self.prompting.ask(
                 self.chat, Standing(session, salt, engine, history), request
             )
             before, delta, request = asked.before, asked.delta, asked.request
@@ -290,7 +300,9 @@ class Turns:
                 generated_at = time.perf_counter()
                 asked = asked.on(generation.engine)
                 results: list[TurnResult] = []
-                committing = self._commit(asked, lease, generation, request, record)
+                committing = self.completing.complete(
+                    self.chat, asked, lease, generation, request, record
+                )
                 telling = reports.during(committing, "commit", then=results.append)
                 async with contextlib.aclosing(telling):
                     async for progress in telling:
@@ -385,70 +397,6 @@ class Turns:
             async for event in events:
                 yield event
 
-    async def _commit(
-        self,
-        asked: Asked,
-        lease: Lease,
-        generation: Generation,
-        request: TurnRequest,
-        turn: TurnRecord,
-    ) -> TurnResult:
-        before, engine, record = asked.before, asked.before.engine, asked.before.engine.record
-        new_ids = [*asked.delta, *generation.ids]
-        after = before.after(new_ids)
-        result = result_of(self.chat, before, asked.delta, generation, request)
-        answered = asked.answered(generation.ids)
-        try:
-            meta = await self._answers.prepare(before.session, turn, result)
-            before = await before.rewritten(self._store, lease)
-            session = before.session
-            result = result.model_copy(update={"parent": session.head})
-            commit, shortfall = await commit_turn(
-                self._store,
-                engine,
-                session,
-                lease,
-                before.history,
-                new_ids,
-                after.history.hashes,
-                prompt_tokens=result.usage.prompt_tokens,
-                durability=request.durability,
-                settle_timeout=self._settings.settle_timeout,
-                boundary_interval=self._settings.boundary_interval,
-                marks=generation.marks,
-                meta=meta | answered.meta,
-                files=request.workspace,
-            )
-        except StoreUnavailable as error:
-            return self._keeping.keep(
-                before, new_ids, result, turn.request, error, turn.key, answered.meta
-            )
-        snapshot = commit.snapshot
-        history = History(after.history.tokens, after.history.hashes, snapshot.boundary)
-        self._histories.hold(snapshot.id, history)
-        self._prompting.hold(snapshot.id, answered)
-        self.outage.remember(
-            dataclasses.replace(
-                before, session=dataclasses.replace(session, head=snapshot.id), history=history
-            )
-        )
-        self._residency.placed(session.id, record.boot_id)
-        written = record.ranks * (
-            len(snapshot.page_chain) * record.kv_object_bytes
-            + len(snapshot.boundaries(record.page_size)) * record.state_object_bytes
-        )
-        self._residency.wrote(session.id, written)
-        return result.model_copy(
-            update={
-                "snapshot": snapshot.id,
-                "boundary": snapshot.boundary,
-                "durable": commit.durability,
-                "not_durable_because": commit.shortfall or shortfall,
-                "bytes_written": written,
-                "caught_up": self.outage.caught_up.pop(session.id, 0),
-            }
-        )
-
     async def _run_without_store(
         self, session_id: str, request: TurnRequest, why: StoreUnavailable, key: str | None
     ) -> AsyncGenerator[TurnEvent]:
@@ -466,7 +414,7 @@ class Turns:
             if follows_template(session):  # its messages are in the store
                 raise why
             asked_for, request = request, with_defaults(request, session)
-            prompted = await self._prompting.ask(self.chat, before, request)
+            prompted = await self.prompting.ask(self.chat, before, request)
             delta, request = prompted.delta, prompted.request
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why

@@ -1,4 +1,5 @@
-"""Committing a snapshot: pin what it names, then move the head, atomically.
+"""Committing a snapshot, or several that go on from one another: pin what they name, then move the
+head, atomically.
 
     journal ──> pin every object ──> commit script ──> confirm durability
        │              │                   │
@@ -6,8 +7,9 @@
        └──────────────── abort: unpin, forget the journal
 
 The journal is written first, so that a crash at any point leaves a record of what was pinned;
-`garbage.recover` finishes what the crash interrupted. Pins belong to the commit, not to the
-snapshot: two commits of equal snapshots never take each other's pins away.
+`garbage.recover` finishes what the crash interrupted. Each snapshot has a journal and pins of its
+own. Pins belong to the commit, not to the snapshot: two commits of equal snapshots never take each
+other's pins away.
 
 A server that is replaced, or restarts, in the middle may lose what it had acknowledged, and the
 rest of the commit goes to its successor. So who the servers are is asked before and after, and a
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from state_store import garbage
 from state_store.connection import Control
@@ -35,7 +39,7 @@ from state_store.errors import (
     StoreUnavailable,
 )
 from state_store.fingerprint import Fingerprint
-from state_store.layout import LineageKeys, ObjectRef
+from state_store.layout import LineageKeys, ObjectRef, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
 from state_store.records import Commit, Lease, Snapshot, SnapshotDraft
 from state_store.snapshots import identity_of
@@ -43,101 +47,105 @@ from state_store.snapshots import identity_of
 _BATCH = 512
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One snapshot of a commit. log: its new tokens as they are stored"""
+
+    snapshot: Snapshot
+    log: bytes
+    pin_id: str
+
+
 async def commit(
     control: Control,
     prefix: str,
     lineages: Lineages,
     draft: SnapshotDraft,
-    fingerprint: Fingerprint,
+    fingerprints: Sequence[Fingerprint],
     lease: Lease,
     durability: str,
     *,
-    file_bytes: int = 0,
+    file_bytes: Sequence[int],
 ) -> Commit:
-    """See `StateStore.commit`. fingerprint: the one that the draft names; file_bytes: see
-    `Files.of_draft`."""
+    """See `StateStore.commit`. fingerprints: the ones that the drafts of the chain name; and
+    file_bytes: see `Files.of_draft`."""
     parse_level(durability)
     before = await servers(control)
     if lease.session_id != draft.session_id:
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
-    lineage = await lineages.of_session(draft.session_id)
-    if draft.economy != lineage.economy:
-        raise InvalidDraft(
-            f"{draft.session_id} is of economy class {lineage.economy}, the draft of "
-            f"{draft.economy}; one history has one class. Nothing was committed."
-        )
-    seals = await lineages.seals(lineage)
-    keys = LineageKeys(prefix, lineage.id)
-    tokens = token_log(draft)
-    check_draft(draft, fingerprint, await _parent(control, keys, draft))
-    made = _snapshot(draft, fingerprint, lineage, tokens, seals, file_bytes)
-    snapshot = lineages.sealed(made, seals)
-    if seals is not None:
-        tokens = seals.seal(tokens, keys.tokens(snapshot.id))
-    pin_id = garbage.new_pin_id()
-    await garbage.write_journal(control, keys, pin_id, snapshot)
+    keys = LineageKeys(prefix, lineage_of(draft.session_id))
+    steps = await _steps(control, keys, lineages, draft, fingerprints, file_bytes)
+    for step in steps:
+        await garbage.write_journal(control, keys, step.pin_id, step.snapshot)
     try:
-        missing = await _pin(control, prefix, snapshot, pin_id)
-        if missing:
-            raise ObjectsMissing(
-                f"{len(missing)} of {len(snapshot.objects)} objects are not in the store "
-                f"(first: {missing[0].kind} {missing[0].tag}); the head is unchanged.",
-                missing,
-            )
-        outcome, detail, *stored = await control.run(
-            "commit",
-            [
-                keys.session(draft.session_id),
-                keys.lease(draft.session_id),
-                keys.snapshot(snapshot.id),
-                keys.tokens(snapshot.id),
-                keys.refs,
-                keys.dead,
-                keys.journals,
-                keys.aborted,
-                keys.usage,
-                keys.held_files,
-            ],
-            lease.token,
-            draft.parent or "",
-            snapshot.id,
-            pin_id,
-            snapshot.pack(),
-            tokens,
-            snapshot.counted_bytes,
-            len(draft.new_tokens),
-            draft.expected_head or "",
-            keys.snapshot_prefix,
-            snapshot.total_tokens,
-            snapshot.files or "",
-            keys.files(""),
-            keys.blob(""),
-        )
-        _raise_unless_ok(outcome.decode(), detail.decode(), draft)
-        kept_by = detail.decode()
-        if kept_by != pin_id:  # an equal snapshot was there: its pins hold the objects
-            await garbage.abort(control, prefix, keys, pin_id, snapshot)
-            snapshot = Snapshot.unpack(stored[0])
-        if superseded := stored[1].decode():
-            await garbage.abort(control, prefix, keys, superseded)
+        await _pin_all(control, prefix, steps)
+        given = _script_arguments(keys, draft, steps, lease)
+        outcome, detail, *made = await control.run("commit", *given)
+        _raise_unless_ok(outcome.decode(), detail.decode(), draft.chain[0])
+        kept = []
+        for step, (kept_by, stored, superseded) in zip(steps, made, strict=True):
+            if kept_by.decode() != step.pin_id:  # an equal snapshot was there: its pins hold
+                await garbage.abort(control, prefix, keys, step.pin_id, step.snapshot)
+                step = _Step(Snapshot.unpack(stored), step.log, kept_by.decode())
+            if superseded:
+                await garbage.abort(control, prefix, keys, superseded.decode())
+            kept.append(step)
     except StoreUnavailable:
         raise  # whether it was committed is unknown: recovery decides by the journal
     except Exception:
-        await garbage.abort(control, prefix, keys, pin_id, snapshot)
+        for step in steps:
+            await garbage.abort(control, prefix, keys, step.pin_id, step.snapshot)
         raise
+    snapshot = kept[-1].snapshot
     try:
-        if draft.replaces is not None:
-            await garbage.unwind(control, prefix, lineage.id)
+        if draft.chain[0].replaces is not None:
+            await garbage.unwind(control, prefix, keys.lineage)
         reached = await confirm(control, prefix, durability, since=before)
         return Commit(await lineages.opened(snapshot), reached)
     except ServersChanged as error:
-        await _check(control, prefix, keys, draft.session_id, snapshot, kept_by)
+        await _check(control, prefix, keys, draft.session_id, kept)
         shortfall = None if durability == "memory" else str(error)
         return Commit(await lineages.opened(snapshot), "memory", shortfall)
     except DurabilityNotReached as error:
         return Commit(await lineages.opened(snapshot), error.reached, str(error))
     except StoreUnavailable as error:
         return Commit(await lineages.opened(snapshot), "memory", str(error))
+
+
+async def identify(lineages: Lineages, draft: SnapshotDraft, fingerprint: Fingerprint) -> str:
+    """See `StateStore.identify`. fingerprint: the one that the draft names, its files named too."""
+    lineage = await lineages.of_session(draft.session_id)
+    seals = await lineages.seals(lineage)
+    return _snapshot(draft, draft.parent, fingerprint, lineage, token_log(draft), seals, 0).id
+
+
+async def _steps(
+    control: Control,
+    keys: LineageKeys,
+    lineages: Lineages,
+    draft: SnapshotDraft,
+    fingerprints: Sequence[Fingerprint],
+    file_bytes: Sequence[int],
+) -> list[_Step]:
+    lineage = await lineages.of_session(draft.session_id)
+    seals = await lineages.seals(lineage)
+    parent = await _parent(control, keys, draft.chain[0])
+    steps = []
+    for one, fingerprint, size in zip(draft.chain, fingerprints, file_bytes, strict=True):
+        if one.economy != lineage.economy:
+            raise InvalidDraft(
+                f"{one.session_id} is of economy class {lineage.economy}, the draft of "
+                f"{one.economy}; one history has one class. Nothing was committed."
+            )
+        log = token_log(one)
+        check_draft(one, fingerprint, parent)
+        above = None if parent is None else parent.id
+        made = _snapshot(one, above, fingerprint, lineage, log, seals, size)
+        parent = lineages.sealed(made, seals)
+        if seals is not None:
+            log = seals.seal(log, keys.tokens(parent.id))
+        steps.append(_Step(parent, log, garbage.new_pin_id()))
+    return steps
 
 
 async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> Snapshot | None:
@@ -156,6 +164,7 @@ async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> 
 
 def _snapshot(
     draft: SnapshotDraft,
+    parent: str | None,
     fingerprint: Fingerprint,
     lineage: Lineage,
     tokens: bytes,
@@ -164,7 +173,7 @@ def _snapshot(
 ) -> Snapshot:
     snapshot = Snapshot(
         id="",
-        parent=draft.parent,
+        parent=parent,
         session_id=draft.session_id,
         total_tokens=draft.total_tokens,
         boundary=draft.boundary,
@@ -187,11 +196,24 @@ def _snapshot(
     return snapshot.model_copy(update={"id": identity_of(snapshot, tokens, seals)})
 
 
-async def _pin(
-    control: Control, prefix: str, snapshot: Snapshot, pin_id: str
-) -> Sequence[ObjectRef]:
+async def _pin_all(control: Control, prefix: str, steps: Sequence[_Step]) -> None:
+    """Raises ObjectsMissing."""
+    missing: list[ObjectRef] = []
+    for step in steps:
+        missing += await _pin(control, prefix, step)
+    if missing:
+        named = sum(len(step.snapshot.objects) for step in steps)
+        raise ObjectsMissing(
+            f"{len(missing)} of {named} objects are not in the store "
+            f"(first: {missing[0].kind} {missing[0].tag}); the head is unchanged.",
+            missing,
+        )
+
+
+async def _pin(control: Control, prefix: str, step: _Step) -> Sequence[ObjectRef]:
     """Pin all objects of the snapshot; the ones that are missing on some rank."""
     missing: list[ObjectRef] = []
+    snapshot, pin_id = step.snapshot, step.pin_id
     objects = snapshot.objects
     for start in range(0, len(objects), _BATCH):
         batch = objects[start : start + _BATCH]
@@ -202,25 +224,49 @@ async def _pin(
     return missing
 
 
+def _script_arguments(
+    keys: LineageKeys, draft: SnapshotDraft, steps: Sequence[_Step], lease: Lease
+) -> tuple[Any, ...]:
+    """What `lua/commit.lua` takes."""
+    session = [keys.session(draft.session_id), keys.lease(draft.session_id)]
+    taken = [*session, keys.refs, keys.dead, keys.journals, keys.aborted, keys.usage]
+    taken += [keys.held_files]
+    first = draft.chain[0].parent or ""
+    values: list[str | bytes | int] = [lease.token, draft.expected_head or ""]
+    values += [keys.snapshot_prefix, keys.files(""), keys.blob(""), first]
+    for one, step in zip(draft.chain, steps, strict=True):
+        snapshot = step.snapshot
+        taken += [keys.snapshot(snapshot.id), keys.tokens(snapshot.id)]
+        values += [snapshot.id, step.pin_id, snapshot.pack(), step.log, snapshot.counted_bytes]
+        values += [len(one.new_tokens), snapshot.total_tokens, snapshot.files or ""]
+    return taken, *values
+
+
 async def _check(
     control: Control,
     prefix: str,
     keys: LineageKeys,
     session_id: str,
-    snapshot: Snapshot,
-    pin_id: str,
+    steps: Sequence[_Step],
 ) -> None:
     """Raises StoreUnavailable unless the commit is whole, as it was made."""
-    missing = await _pin(control, prefix, snapshot, pin_id)
+    missing: list[ObjectRef] = []
+    for step in steps:
+        missing += await _pin(control, prefix, step)
+        async with control.guard() as client:
+            kept_by = await client.hget(keys.snapshot(step.snapshot.id), "pin")
+        if kept_by is None:
+            await garbage.abort(control, prefix, keys, step.pin_id, step.snapshot)
     async with control.guard() as client:
-        kept_by = await client.hget(keys.snapshot(snapshot.id), "pin")
         head = await client.hget(keys.session(session_id), "head")
-        files = snapshot.files is None or await client.exists(keys.files(snapshot.files))
-    if kept_by is None:
-        await garbage.abort(control, prefix, keys, pin_id, snapshot)
-    if missing or not files or head != snapshot.id.encode():
+        files = [
+            step.snapshot.files is None or await client.exists(keys.files(step.snapshot.files))
+            for step in steps
+        ]
+    made = head == steps[-1].snapshot.id.encode()
+    if missing or not all(files) or not made:
         parts = f"{len(missing)} of its objects" if missing else "its files"
-        lost = parts if head == snapshot.id.encode() else "it"
+        lost = parts if made else "it"
         raise StoreUnavailable(
             f"a server was replaced or restarted during the commit to {session_id}, and {lost} "
             "was lost; read the head again."

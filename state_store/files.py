@@ -161,22 +161,26 @@ class Files:
                 "expired; nothing was done. Keep them again."
             )
 
-    async def of_draft(self, draft: SnapshotDraft) -> tuple[int, SnapshotDraft]:
-        """The bytes of a draft's files that its parent's do not have; and the draft, with its
-        parent's files if it names none. Raises FilesMissing."""
+    async def of_draft(self, draft: SnapshotDraft) -> tuple[tuple[int, ...], SnapshotDraft]:
+        """Of each draft of the chain the bytes of its files that its parent's do not have; and the
+        draft, with its parent's files if it names none. Raises FilesMissing."""
         keys = LineageKeys(self._prefix, lineage_of(draft.session_id))
         before: str | None = None
-        if draft.parent is not None:
+        sizes: tuple[int, ...] = ()
+        if draft.onto is not None:
+            sizes, onto = await self.of_draft(draft.onto)
+            draft, before = replace(draft, onto=onto), onto.files
+        elif draft.parent is not None:
             async with self._control.guard() as client:
                 stored = await client.hget(keys.snapshot(draft.parent), "files")
             before = (stored or b"").decode() or None
         named = draft.files or before
         if named is None or named == before:
-            return 0, replace(draft, files=named)
+            return (*sizes, 0), replace(draft, files=named)
         known = {} if before is None else await self._sizes(keys, before)
         new = await self._sizes(keys, named)
         size = sum(size for blob, size in new.items() if blob not in known)
-        return size, replace(draft, files=named)
+        return (*sizes, size), replace(draft, files=named)
 
     async def _sizes(self, keys: LineageKeys, name: str) -> dict[str, int]:
         async with self._control.guard() as client:

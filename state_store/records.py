@@ -222,6 +222,8 @@ class SnapshotDraft:
     economy:       class that the objects were written in
     files:         name of a set of files in the store; those of the parent if None
     replaces:      the session's head, if that is not `parent` but descends from it: it is let go
+    onto:          a draft of the same session that is committed in the same step, and whose
+                   snapshot is the parent: `parent` and `replaces` are None then
 
     Raises InvalidDraft when these contradict each other.
     """
@@ -240,13 +242,28 @@ class SnapshotDraft:
     economy: str = LOSSLESS
     files: str | None = None
     replaces: str | None = None
+    onto: SnapshotDraft | None = None
+
+    @property
+    def chain(self) -> tuple[SnapshotDraft, ...]:
+        """All that is committed in one step, parents first."""
+        return (self,) if self.onto is None else (*self.onto.chain, self)
 
     @property
     def expected_head(self) -> str | None:
         """Of the session, without which nothing is committed."""
-        return self.parent if self.replaces is None else self.replaces
+        first = self.chain[0]
+        return first.parent if first.replaces is None else first.replaces
 
     def __post_init__(self) -> None:
+        if self.onto is not None and (self.parent or self.replaces):
+            raise InvalidDraft(
+                f"it goes on from another draft, and from {self.parent or self.replaces} as well."
+            )
+        if self.onto is not None and self.onto.session_id != self.session_id:
+            raise InvalidDraft(
+                f"it goes on from a draft of another session than {self.session_id}."
+            )
         if self.page_hashes and self.page_hashes[-1] != self.boundary_hash:
             raise InvalidDraft("the boundary is not the end of the last page.")
         if (self.boundary == 0) is not (self.boundary_hash is None):

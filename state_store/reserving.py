@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from state_store.errors import QuotaExceeded
 from state_store.fingerprint import Fingerprint
 from state_store.quotas import Quotas, Room
@@ -14,22 +16,26 @@ async def reserve(
     sessions: Sessions,
     tenant: str,
     draft: SnapshotDraft,
-    fingerprint: Fingerprint,
-    file_bytes: int,
+    fingerprints: Sequence[Fingerprint],
+    file_bytes: Sequence[int],
 ) -> Room | None:
-    """Hold room for all that the draft names; None without a quota. Raises QuotaExceeded.
+    """Hold room for all that the draft and those before it in its chain name; None without a quota.
 
-    file_bytes: see `Files.of_draft`
+    fingerprints: the ones that they name; file_bytes: see `Files.of_draft`. Raises QuotaExceeded.
     """
-    pages = len(draft.page_hashes)
-    states = len(draft.checkpoints) + 1 if pages else 0
-    size = pages * fingerprint.kv_payload_bytes + states * fingerprint.state_payload_bytes
+    size = sum(map(_bytes, draft.chain, fingerprints)) + sum(file_bytes)
+    tokens = sum(len(one.new_tokens) for one in draft.chain)
     try:
-        return await quotas.reserve(
-            tenant, bytes=draft.ranks * size + file_bytes, tokens=len(draft.new_tokens)
-        )
+        return await quotas.reserve(tenant, bytes=size, tokens=tokens)
     except QuotaExceeded:
         # One that was committed before its reply was lost adds nothing when it is sent again.
         if (await sessions.get(draft.session_id)).head == draft.expected_head:
             raise
         return None
+
+
+def _bytes(draft: SnapshotDraft, fingerprint: Fingerprint) -> int:
+    pages = len(draft.page_hashes)
+    states = len(draft.checkpoints) + 1 if pages else 0
+    size = pages * fingerprint.kv_payload_bytes + states * fingerprint.state_payload_bytes
+    return draft.ranks * size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import msgpack
 
@@ -58,21 +59,27 @@ class Snapshots:
         found = await self.get_many(snapshot_ids)
         return sorted(found, key=lambda snapshot: -snapshot.created_at)
 
-    async def ancestors(self, snapshot_id: str) -> list[Snapshot]:
-        """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId,
-        VaultLocked."""
-        return [await self.opened(one) for one in await self.records(snapshot_id)]
+    async def ancestors(self, snapshot_id: str, beyond: int | None = None) -> list[Snapshot]:
+        """See `StateStore.ancestors`."""
+        found = []
+        async with aclosing(self.walk(snapshot_id)) as history:
+            async for snapshot in history:
+                if beyond is not None and snapshot.total_tokens <= beyond:
+                    break
+                found.append(await self.opened(snapshot))
+        return found[::-1]
 
     async def opened(self, snapshot: Snapshot) -> Snapshot:
         """With the meta of an encrypted tenant. Raises VaultLocked."""
         return await self._lineages.opened(snapshot)
 
     async def records(self, snapshot_id: str) -> list[Snapshot]:
-        """`ancestors` as they are stored: without the meta of an encrypted tenant."""
+        """The history that ends in `snapshot_id`, root first, as it is stored: without the meta of
+        an encrypted tenant. Raises NotFound, InvalidId."""
         return [snapshot async for snapshot in self.walk(snapshot_id)][::-1]
 
     async def walk(self, snapshot_id: str | None) -> AsyncGenerator[Snapshot]:
-        """The same from its end, for as long as it is wanted; nothing for None.
+        """`records` from the end, for as long as it is wanted; nothing for None.
 
         Costs round trips and reading in proportion to what is taken: each step reads twice as far
         as the one before, up to a limit. Raises NotFound, InvalidId.

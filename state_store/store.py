@@ -12,14 +12,12 @@ Payloads do not pass through here: engines write and read them with `Payloads`, 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from state_store import commit as committing
 from state_store import durability, erasure, garbage, integrity, registry
 from state_store.api_keys import ApiKeys
 from state_store.archiving import Archiving, Collected
@@ -31,7 +29,6 @@ from state_store.errors import (
     CorruptObject,
     ForeignTenant,
     NotFound,
-    StoreUnavailable,
 )
 from state_store.feeds import Feeds
 from state_store.files import Files
@@ -56,7 +53,6 @@ from state_store.records import (
     Snapshot,
     SnapshotDraft,
 )
-from state_store.reserving import reserve
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenancy import Tenancy
@@ -65,6 +61,7 @@ from state_store.transfers import Transfers
 from state_store.usage import Usages
 from state_store.uses import Uses
 from state_store.vault import Vault
+from state_store.writing import Writing
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +74,7 @@ class Recovered:
     collected: Collected
 
 
-class StateStore(Tenancy, Finding, Moving):
+class StateStore(Tenancy, Finding, Moving, Writing):
     """One store. Every method raises StoreUnavailable when it does not answer.
 
     A method that takes a `tenant` raises ForeignTenant, and does nothing, if what it is asked for
@@ -264,69 +261,23 @@ class StateStore(Tenancy, Finding, Moving):
             for one in listing:
                 await self._quotas.mirror(one, [lineage_of(session_id)])
 
-    # ---- leases -------------------------------------------------------------
-
-    async def acquire(
-        self, session_id: str, *, ttl: float, owner: str, tenant: str | None = None
-    ) -> Lease:
-        """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
-        await self._sessions.check_tenant(session_id, tenant)
-        return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
-
-    async def writer(self, session_id: str) -> str | None:
-        """The owner of the session's lease; None if nobody has it."""
-        return await self._leases.owner(session_id)
-
-    async def renew(self, lease: Lease, *, ttl: float) -> None:
-        """Raises LeaseLost."""
-        await self._leases.renew(lease, ttl=ttl)
-
-    async def release(self, lease: Lease) -> None:
-        """Give the lease back; one that is lost already is no error."""
-        await self._leases.release(lease)
-
     # ---- snapshots ----------------------------------------------------------
-
-    async def commit(self, draft: SnapshotDraft, *, lease: Lease, durability: str) -> Commit:
-        """Commit a turn: the new snapshot becomes the session's head, or nothing changes.
-
-        Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint, InvalidDraft,
-        VaultLocked, InvalidDurability, QuotaExceeded, FilesMissing; after StoreUnavailable the
-        commit may or may not have happened: read the head again.
-        """
-        fingerprint = await self.fingerprint(draft.fingerprint_id)
-        tenant = await self._uses.note_commit(draft.session_id)
-        file_bytes, draft = await self.files.of_draft(draft)
-        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprint, file_bytes)
-        try:
-            done = await committing.commit(
-                self._control, self._prefix, self._lineages, draft, fingerprint, lease, durability,
-                file_bytes=file_bytes,
-            )  # fmt: skip
-        except StoreUnavailable:
-            raise  # it may have been committed: the room is held for a while
-        except BaseException:
-            await self._quotas.release(room)
-            raise
-        if room is not None:
-            with contextlib.suppress(StoreUnavailable):  # it is committed; `recover` copies, too
-                await self._quotas.mirror(tenant, [lineage_of(draft.session_id)], room=room)
-        return done
-
-    async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
-        """Raises UnknownFingerprint."""
-        return await self._fingerprints.get(fingerprint_id)
 
     async def snapshot(self, snapshot_id: str, *, tenant: str | None = None) -> Snapshot:
         """Raises NotFound, InvalidId, VaultLocked."""
         await self._sessions.check_tenant(snapshot_id, tenant)
         return await self._snapshots.get(snapshot_id)
 
-    async def ancestors(self, snapshot_id: str, *, tenant: str | None = None) -> list[Snapshot]:
+    async def ancestors(
+        self, snapshot_id: str, *, beyond: int | None = None, tenant: str | None = None
+    ) -> list[Snapshot]:
         """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId,
-        VaultLocked."""
+        VaultLocked.
+
+        beyond: only the snapshots of more than so many tokens are read
+        """
         await self._sessions.check_tenant(snapshot_id, tenant)
-        return await self._snapshots.ancestors(snapshot_id)
+        return await self._snapshots.ancestors(snapshot_id, beyond)
 
     async def place(self, session_id: str, tokens: int, *, tenant: str | None = None) -> Place:
         """Where in a session's history so many tokens end; in a logarithmic number of steps.

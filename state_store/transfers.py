@@ -161,7 +161,7 @@ class Transfers:
                     self._prefix,
                     self._lineages,
                     draft,
-                    await self._fingerprints.get(draft.fingerprint_id),
+                    [await self._fingerprints.get(draft.fingerprint_id)],
                     lease,
                     durability if number == len(drafts) else "memory",
                     file_bytes=file_bytes,

@@ -1,6 +1,8 @@
 import pytest
 
 from state_store.embedded import EmbeddedServer
+from state_store.objects import ObjectClient
+from state_store.store import StateStore
 
 from .desk import Checkpoint
 from .templates import TEMPLATES, checkpoint
@@ -10,6 +12,19 @@ from .templates import TEMPLATES, checkpoint
 def server(tmp_path_factory):
     with EmbeddedServer(tmp_path_factory.mktemp("prompting")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def objects(server):
+    client = ObjectClient(server.url, timeout=5.0)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def store(server):
+    async with await StateStore.connect(server.url) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

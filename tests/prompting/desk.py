@@ -1,33 +1,40 @@
 """Sessions that are prompted and committed as turns do it, and answered by whoever asks.
 
-There is a store and no engine: what a model would say is given, and snapshots hold tokens only.
+There is a store and no engine: what a model would say is given, and states are made up.
 """
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.feed.posting import Feed
 from agent_runtime.forks import fork_at
+from agent_runtime.generation import Generation
 from agent_runtime.histories import Histories
-from agent_runtime.models import TurnRequest
+from agent_runtime.models import TurnRequest, TurnResult
 from agent_runtime.outage import Standing
+from agent_runtime.placing import Placement
 from agent_runtime.prompting import Asked, Prompting, with_defaults
 from agent_runtime.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.stateless import Stateless
+from agent_runtime.turn_records import TurnRecord
 from agent_runtime.turns import Turns
 from engine.demo_model import dialogues
-from engine.pool import Engine, EnginePool, EngineRecord
+from engine.pool import EnginePool, EngineRecord
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
-from state_store.records import Session, SnapshotDraft
+from state_store.objects import ObjectClient
+from state_store.records import Lease, Session
 from state_store.store import StateStore
 from tools.define import ToolSpec
+
+from .storing import Storing
 
 PAGE = 8  # tokens
 SYSTEM = "You are Torpor."
@@ -55,21 +62,24 @@ class Checkpoint:
 
 
 class Desk:
-    def __init__(self, store: StateStore, checkpoint: Checkpoint, url: str) -> None:
+    def __init__(
+        self, store: StateStore, checkpoint: Checkpoint, url: str, objects: ObjectClient
+    ) -> None:
         self.store = store
         self.chat = checkpoint.chat
         self.oracle = checkpoint.oracle
-        self.engine = Engine(_RECORD, store)
+        self.engine = Storing(_RECORD, store, objects)
+        self.settings = RuntimeSettings(redis_url=url, model_dir=checkpoint.folder)
         self.turns = Turns(
             store,
             EnginePool(store),
             self.chat,
             Residency(),
-            RuntimeSettings(redis_url=url, model_dir=checkpoint.folder),
+            self.settings,
             Stateless(store, None, only=False),
             Feed(store),
         )
-        self.prompting = Prompting(store)
+        self.prompting = self.turns.prompting
 
     async def create(self, *, history: str = "template", **meta: object) -> Session:
         return await self.store.create_session(
@@ -86,46 +96,46 @@ class Desk:
 
     async def ask(self, session_id: str, *said: Message, **options: object) -> Asked:
         """What a turn would be prompted with; by who remembers and by who has to look."""
-        session = await self.store.session(session_id)
-        tenant = await self.store.tenant("default")
-        history = await Histories(self.store).of(
-            session.head, page_size=PAGE, salt=tenant.salt, bigram=False
-        )
-        before = Standing(session, tenant.salt, self.engine, history)
-        request = with_defaults(TurnRequest(messages=list(said), **options), session)
+        before, request = await self._standing(session_id, said, options)
         asked = await self.prompting.ask(self.chat, before, request)
         again = await Prompting(self.store).ask(self.chat, before, request)
         assert prompt_of(asked) == prompt_of(again)
         assert asked.before.rewriting == again.before.rewriting
         return asked
 
-    async def answer(self, asked: Asked, answer: str, *, ended: bool = True) -> str:
-        """Commit the turn; the snapshot."""
-        ids = [*self.chat.encode(answer), *([self.chat.eos_id] if ended else [])]
+    async def asked(self, session_id: str, text: str) -> Asked:
+        """The same by who remembers."""
+        said = Message(role="user", content=text)
+        before, request = await self._standing(session_id, [said], {})
+        return await self.prompting.ask(self.chat, before, request)
+
+    async def answer(
+        self, asked: Asked, answer: str, *, ended: bool = True, key: str | None = None
+    ) -> TurnResult:
+        """Commit the turn."""
         async with self.turns.writing(asked.before.session.id) as (_, lease):
-            before = await asked.before.rewritten(self.store, lease)
-            new_ids = array("I", [*asked.delta, *ids])
-            answered = asked.answered(ids)
-            parent = before.session.head
-            done = await self.store.commit(
-                SnapshotDraft(
-                    session_id=before.session.id,
-                    parent=parent,
-                    new_tokens=new_ids,
-                    total_tokens=len(before.history.tokens) + len(new_ids),
-                    boundary=0,
-                    boundary_hash=None,
-                    page_hashes=(),
-                    fingerprint_id=_FINGERPRINT.id,
-                    ranks=1,
-                    meta={**answered.meta, "prompt_tokens": len(prompt_of(asked))},
-                ),
-                lease=lease,
-                durability="memory",
-            )
-        self.prompting.hold(done.snapshot.id, answered)
-        assert list(await self.store.tokens(done.snapshot.id)) == [*prompt_of(asked), *ids]
-        return done.snapshot.id
+            return await self.completed(asked, answer, lease, ended=ended, key=key)
+
+    async def completed(
+        self,
+        asked: Asked,
+        answer: str,
+        lease: Lease,
+        *,
+        ended: bool = True,
+        key: str | None = None,
+    ) -> TurnResult:
+        """By who holds the lease."""
+        ids = [*self.chat.encode(answer), *([self.chat.eos_id] if ended else [])]
+        placement = Placement(self.engine, "it is the only one")
+        generation = Generation(placement, ids=ids, finish_reason="stop" if ended else "length")
+        turn = TurnRecord(
+            id="turn", request=asked.request, since=0, owner="desk",
+            head=asked.before.session.head, key=key,
+        )  # fmt: skip
+        return await self.turns.completing.complete(
+            self.chat, asked, lease, generation, asked.request, turn
+        )
 
     async def say(self, session_id: str, text: str, answer: str, **options: object) -> Asked:
         """One turn, from end to end."""
@@ -141,6 +151,17 @@ class Desk:
     async def rewind(self, session_id: str, snapshot_id: str | None) -> None:
         async with self.turns.writing(session_id) as (_, lease):
             await self.store.rewind(session_id, snapshot_id, lease=lease)
+
+    async def _standing(
+        self, session_id: str, said: Sequence[Message], options: dict[str, Any]
+    ) -> tuple[Standing, TurnRequest]:
+        session = await self.store.session(session_id)
+        tenant = await self.store.tenant("default")
+        history = await Histories(self.store).of(
+            session.head, page_size=PAGE, salt=tenant.salt, bigram=False
+        )
+        request = with_defaults(TurnRequest(messages=list(said), **options), session)
+        return Standing(session, tenant.salt, self.engine, history), request
 
     def text(self, asked: Asked) -> str:
         return self.chat.decode(prompt_of(asked))

@@ -110,9 +110,8 @@ async def play(desk: Desk, steps: list[tuple], low_effort: bool) -> None:
                     tool_calls=tuple(made),
                     reasoning=thought if thinking else "",
                 )
-                head = await desk.answer(
-                    asked, as_written(answer, desk.chat.calls, thinking=thinking)
-                )
+                written = as_written(answer, desk.chat.calls, thinking=thinking)
+                head = (await desk.answer(asked, written)).snapshot
                 said[head] = [*before, *new, answer]
                 if asked.before.rewriting is not None:
                     parent = (await desk.store.snapshot(head)).parent
@@ -121,7 +120,9 @@ async def play(desk: Desk, steps: list[tuple], low_effort: bool) -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_every_prompt_is_what_the_template_shows_of_all_that_was_said(server, checkpoints, name):
+def test_every_prompt_is_what_the_template_shows_of_all_that_was_said(
+    server, objects, checkpoints, name
+):
     """Users, tools, thinking and effort hints; forks and rewinds to anywhere in between."""
 
     @settings(max_examples=12, derandomize=True, database=None, deadline=None)
@@ -129,7 +130,7 @@ def test_every_prompt_is_what_the_template_shows_of_all_that_was_said(server, ch
     def conversations(steps, low_effort):
         async def run():
             async with await StateStore.connect(server.url) as store:
-                await play(Desk(store, checkpoints[name], server.url), steps, low_effort)
+                await play(Desk(store, checkpoints[name], server.url, objects), steps, low_effort)
 
         asyncio.run(run())
 
@@ -141,20 +142,14 @@ def test_the_format_of_calls_is_the_one_that_the_template_shows(checkpoints, nam
     assert checkpoints[name].chat.calls == (HERMES if name == "hermes" else QWEN3_CODER)
 
 
-@pytest.fixture
-async def store(server):
-    async with await StateStore.connect(server.url) as store:
-        yield store
-
-
 @pytest.fixture(params=TEMPLATES)
-def any_desk(request, store, server, checkpoints):
-    return Desk(store, checkpoints[request.param], server.url)
+def any_desk(request, store, server, objects, checkpoints):
+    return Desk(store, checkpoints[request.param], server.url, objects)
 
 
 @pytest.fixture
-def desk(store, server, checkpoints):
-    return Desk(store, checkpoints["super"], server.url)
+def desk(store, server, objects, checkpoints):
+    return Desk(store, checkpoints["super"], server.url, objects)
 
 
 async def test_what_came_before_the_thinking_is_kept(desk):
@@ -271,8 +266,8 @@ async def test_an_answer_that_was_cut_off_stays_as_it_is_within_its_exchange(any
 
 
 @pytest.mark.parametrize("name", ["nano", "demo"])
-async def test_forks_inside_a_turn_know_what_was_said(store, server, checkpoints, name):
-    desk = Desk(store, checkpoints[name], server.url)
+async def test_forks_inside_a_turn_know_what_was_said(store, server, objects, checkpoints, name):
+    desk = Desk(store, checkpoints[name], server.url, objects)
     session = await desk.create(template={"enable_thinking": True})
     first = await desk.say(session.id, "One.", "Hm.\n</think>\nFirst answer.")
     prompt = len(prompt_of(first))

@@ -73,6 +73,37 @@ async def test_a_commit_that_breaks_off_is_made_or_leaves_nothing_that_stays(
     assert admin.keys("torpor:pins:*") == []
 
 
+@pytest.mark.parametrize("again_first", [False, True])
+@pytest.mark.parametrize("right", ["set", "hset", "hincrby", "hmget", "hdel", "hexists"])
+async def test_a_commit_of_two_that_breaks_off_moves_the_head_to_the_second_or_not_at_all(
+    limited, admin, right, again_first
+):
+    session = await limited.session([1, 2, 3, 4], [5, 6, 7, 8])
+    first = await limited.instead_of(session, 1, [9] * 4)
+    draft = await limited.going_on(first, [10] * 4)
+    lease = await limited.lease(session.id)
+    store = limited.store
+    for one in draft.chain:
+        limited.put(one)
+    admin.execute_command("ACL", "SETUSER", "torpor", f"-{right}")
+    with pytest.raises(StoreRefused, match=right):
+        await store.commit(draft, lease=lease, durability="memory")
+    admin.execute_command("ACL", "SETUSER", "torpor", f"+{right}")
+    whole = [1, 2, 3, 4, *[9] * 4, *[10] * 4]
+    assert await limited.history(session.id) in ([1, 2, 3, 4, 5, 6, 7, 8], whole)
+    if not again_first:
+        await store.recover(older_than=0)
+        assert (await store.check_integrity(repair=True)).problems == []
+    for one in draft.chain:
+        limited.put(one)
+    await store.commit(draft, lease=lease, durability="memory")
+    for _ in range(2):
+        await store.recover(older_than=0)
+        assert (await store.check_integrity(repair=True)).problems == []
+    assert await limited.history(session.id) == whole
+    assert await held(limited, admin, session.id)
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 async def test_a_live_snapshot_that_is_wrongly_dead_is_not_unwound(writer, raw, prefix, at):
     session = await writer.session([1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import pytest
 from disturbed import BASE, TURN, new_world
-from writer import FINGERPRINT, TENANT, objects_of
+from writer import FINGERPRINT, TENANT, commit, objects_of
 
 from state_store.errors import StoreError
 from state_store.layout import TenantKeys
 
 pytestmark = pytest.mark.usefixtures("small_batches")
+
+REWRITTEN, NEXT = [50] * 4, [51] * 8  # 2 and 3 objects
 
 
 async def each_crash(server, objects, raw, scenario):
@@ -36,6 +38,15 @@ async def dies(world, crash_at, operation) -> bool:
         return False
     # Its last round trips may be failing ones that it can do without.
     return world.trips.count < crash_at[1]
+
+
+async def rewriting(writer, session):
+    """A draft of NEXT onto REWRITTEN, which takes the place of all after the first turn."""
+    first = await writer.instead_of(session, 1, REWRITTEN)
+    draft = await writer.going_on(first, NEXT)
+    for one in draft.chain:
+        writer.put(one)
+    return draft
 
 
 async def test_a_commit_that_dies_anywhere_leaves_the_old_head_or_the_new_one(server, objects, raw):
@@ -63,6 +74,43 @@ async def test_a_commit_that_dies_anywhere_leaves_the_old_head_or_the_new_one(se
             await writer.store.commit(draft, lease=lease, durability="memory")
             await world.check(raw, objects=7)
             assert await writer.history(session.id) == [*BASE, *TURN]
+        return finished
+
+    await each_crash(server, objects, raw, scenario)
+    assert heads == {True, False}
+
+
+@pytest.mark.parametrize("equal", [False, True])
+async def test_a_turn_onto_a_rewritten_history_that_dies_anywhere_is_whole_or_absent(
+    server, objects, raw, equal
+):
+    """The head is never the rewritten history alone. equal: a fork has both snapshots already."""
+    heads = set()
+
+    async def scenario(world, crash_at):
+        writer = world.writer
+        session = await writer.session(BASE, TURN)
+        both = [*BASE, *REWRITTEN, *NEXT]
+        if equal:
+            fork = await writer.store.fork(session.id)
+            await commit(writer.store, await rewriting(writer, fork))
+        draft = await rewriting(writer, session)
+        lease = await writer.lease(session.id)
+        finished = await dies(
+            world,
+            crash_at,
+            lambda: world.victim.commit(draft, lease=lease, durability="memory"),
+        )
+        moved = (await writer.store.session(session.id)).head != session.head
+        heads.add(moved)
+        await world.check(raw, objects=8 if moved else 12 if equal else 7)
+        assert await writer.history(session.id) == (both if moved else [*BASE, *TURN])
+        if finished:
+            assert moved
+        else:  # the writer tries again
+            await writer.store.commit(draft, lease=lease, durability="memory")
+            await world.check(raw, objects=8)
+            assert await writer.history(session.id) == both
         return finished
 
     await each_crash(server, objects, raw, scenario)

@@ -72,6 +72,29 @@ async def test_a_commit_counts_its_snapshot_once(flaky, proxy, monkeypatch):
     assert (report.objects, report.problems) == (4 * RANKS, [])
 
 
+async def test_a_turn_and_what_it_goes_on_from_are_counted_once(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    await writer.turn(session.id, [5, 6, 7, 8])
+    session = await writer.store.session(session.id)
+    first = await writer.instead_of(session, 1, [9] * 4)
+    draft = await writer.going_on(first, [10] * 4)
+    for one in draft.chain:
+        writer.put(one)
+    lease = await writer.lease(session.id)
+    control = writer.store._control
+    run = control.run
+
+    async def losing(script, *arguments):
+        proxy.lose_next_reply = script == "commit"
+        return await run(script, *arguments)
+
+    monkeypatch.setattr(control, "run", losing)
+    done = await writer.store.commit(draft, lease=lease, durability="memory")
+    assert await writer.store.snapshot(done.snapshot.id) == done.snapshot
+    report = await writer.store.check_integrity()
+    assert (report.objects, report.problems) == (6 * RANKS, [])
+
+
 async def test_a_deletion_is_no_error(flaky, proxy, monkeypatch):
     writer, session = flaky
     control = writer.store._control

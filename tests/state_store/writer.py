@@ -80,6 +80,23 @@ class Writer:
         salt = (await self.store.tenant(TENANT)).salt
         return await next_draft(self.store, session, tokens, salt, FINGERPRINT)
 
+    async def instead_of(self, session: Session, kept: int, tokens: Iterable[int]) -> SnapshotDraft:
+        """Of `tokens` after the first `kept` turns, to be committed in the head's place."""
+        history = await self.store.ancestors(session.head or "")
+        parent = history[kept - 1] if kept else None
+        before = await self.store.tokens(parent.id) if parent else array("I")
+        place = (session.id, before, parent.boundary if parent else 0)
+        salt = (await self.store.tenant(TENANT)).salt
+        after = {"parent": parent and parent.id, "replaces": session.head}
+        return draft_after(*place, tokens, salt, FINGERPRINT, **after)
+
+    async def going_on(self, draft: SnapshotDraft, tokens: Iterable[int]) -> SnapshotDraft:
+        """A turn over `tokens`, to be committed with the draft that it goes on from."""
+        before = await self.store.tokens(draft.parent) if draft.parent else array("I")
+        place = (draft.session_id, before + draft.new_tokens, draft.boundary)
+        salt = (await self.store.tenant(TENANT)).salt
+        return draft_after(*place, tokens, salt, FINGERPRINT, parent=None, onto=draft)
+
     def put(self, draft: SnapshotDraft, *, ttl: int = 300) -> None:
         """Store every page of a draft and a state at its end, on all ranks."""
         self.client.put(
@@ -111,13 +128,26 @@ async def next_draft(
     **fields: Any,
 ) -> SnapshotDraft:
     """What a turn over `tokens` after the session's head would commit, with all of its pages."""
-    new = array("I", tokens)
     before = await store.tokens(session.head) if session.head else array("I")
     base = (await store.snapshot(session.head)).boundary if session.head else 0
+    place = (session.id, before, base)
+    return draft_after(*place, tokens, salt, fingerprint, parent=session.head, **fields)
+
+
+def draft_after(
+    session_id: str,
+    before: array[int],
+    base: int,
+    tokens: Iterable[int],
+    salt: str,
+    fingerprint: Fingerprint,
+    **fields: Any,
+) -> SnapshotDraft:
+    """Of `tokens` after those that came before, with all pages from after `base` tokens on."""
+    new = array("I", tokens)
     hashes = page_hashes(before + new, PAGE, salt=salt, bigram=False)
     return SnapshotDraft(
-        session_id=session.id,
-        parent=session.head,
+        session_id=session_id,
         new_tokens=new,
         total_tokens=len(before) + len(new),
         boundary=len(hashes) * PAGE,

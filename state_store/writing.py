@@ -1,0 +1,93 @@
+"""The part of `StateStore` about writing to a session: its lease, and what is committed to it."""
+
+from __future__ import annotations
+
+import contextlib
+
+from state_store import commit as committing
+from state_store.connection import Control
+from state_store.errors import StoreUnavailable
+from state_store.files import Files
+from state_store.fingerprint import Fingerprint
+from state_store.fingerprints import Fingerprints
+from state_store.layout import lineage_of
+from state_store.leases import Leases
+from state_store.lineages import Lineages
+from state_store.quotas import Quotas
+from state_store.records import Commit, Lease, SnapshotDraft
+from state_store.reserving import reserve
+from state_store.sessions import Sessions
+from state_store.uses import Uses
+
+
+class Writing:
+    """Every method raises StoreUnavailable when the store does not answer."""
+
+    files: Files
+    _control: Control
+    _prefix: str
+    _fingerprints: Fingerprints
+    _leases: Leases
+    _lineages: Lineages
+    _quotas: Quotas
+    _sessions: Sessions
+    _uses: Uses
+
+    async def acquire(
+        self, session_id: str, *, ttl: float, owner: str, tenant: str | None = None
+    ) -> Lease:
+        """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
+        await self._sessions.check_tenant(session_id, tenant)
+        return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
+
+    async def writer(self, session_id: str) -> str | None:
+        """The owner of the session's lease; None if nobody has it."""
+        return await self._leases.owner(session_id)
+
+    async def renew(self, lease: Lease, *, ttl: float) -> None:
+        """Raises LeaseLost."""
+        await self._leases.renew(lease, ttl=ttl)
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back; one that is lost already is no error."""
+        await self._leases.release(lease)
+
+    async def commit(self, draft: SnapshotDraft, *, lease: Lease, durability: str) -> Commit:
+        """Commit a turn: the new snapshot becomes the session's head, or nothing changes; also
+        when it goes on from a draft, which is committed with it.
+
+        Raises LeaseLost, HeadMoved, ObjectsMissing, NotFound, UnknownFingerprint, InvalidDraft,
+        VaultLocked, InvalidDurability, QuotaExceeded, FilesMissing; after StoreUnavailable the
+        commit may or may not have happened: read the head again.
+        """
+        fingerprints = [await self.fingerprint(one.fingerprint_id) for one in draft.chain]
+        tenant = await self._uses.note_commit(draft.session_id)
+        file_bytes, draft = await self.files.of_draft(draft)
+        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprints, file_bytes)
+        try:
+            done = await committing.commit(
+                self._control, self._prefix, self._lineages, draft, fingerprints, lease, durability,
+                file_bytes=file_bytes,
+            )  # fmt: skip
+        except StoreUnavailable:
+            raise  # it may have been committed: the room is held for a while
+        except BaseException:
+            await self._quotas.release(room)
+            raise
+        if room is not None:
+            with contextlib.suppress(StoreUnavailable):  # it is committed; `recover` copies, too
+                await self._quotas.mirror(tenant, [lineage_of(draft.session_id)], room=room)
+        return done
+
+    async def identify(self, draft: SnapshotDraft) -> str:
+        """The id of the snapshot that a draft with a parent makes, whether it is committed or not.
+
+        Raises NotFound, UnknownFingerprint, InvalidDraft, FilesMissing, VaultLocked.
+        """
+        fingerprint = await self.fingerprint(draft.fingerprint_id)
+        _, draft = await self.files.of_draft(draft)
+        return await committing.identify(self._lineages, draft, fingerprint)
+
+    async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
+        """Raises UnknownFingerprint."""
+        return await self._fingerprints.get(fingerprint_id)
