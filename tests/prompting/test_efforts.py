@@ -7,7 +7,6 @@ from agent_runtime.efforts import efforts_of, thinking_switched
 from agent_runtime.errors import BadRequest, Unsupported
 from agent_runtime.template import Template
 from agent_runtime.thinking import ending_of
-from state_store.store import StateStore
 
 from .desk import Desk, prompt_of, thinks
 
@@ -19,14 +18,8 @@ SWITCHED = "{{- 'on' if thinking else 'off' -}}"
 
 
 @pytest.fixture
-async def store(server):
-    async with await StateStore.connect(server.url) as store:
-        yield store
-
-
-@pytest.fixture
-def desk_of(store, server, checkpoints):
-    return lambda name: Desk(store, checkpoints[name], server.url)
+def desk_of(store, server, objects, checkpoints):
+    return lambda name: Desk(store, checkpoints[name], server.url, objects)
 
 
 def test_levels_are_those_that_the_template_has_options_for(checkpoints):

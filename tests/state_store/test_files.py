@@ -177,3 +177,24 @@ async def test_what_is_wrong_with_files_is_found_and_mended_where_it_can_be(writ
         await store.files.get(session, one)
     with pytest.raises(FilesMissing):
         await store.files.get(session, two)
+
+
+async def test_a_set_that_both_snapshots_of_a_commit_name_is_held_by_each(writer, raw):
+    store = writer.store
+    session = await writer.session(range(8), range(8))
+    named = await keep(store, session, b"one", b"two")
+    first = replace(await writer.instead_of(session, 1, range(12)), files=named)
+    draft = await writer.going_on(first, range(8))
+    for one in draft.chain:
+        writer.put(one)
+    last = (await commit(store, draft)).snapshot
+    between = await store.snapshot(last.parent)
+    assert (between.files, last.files) == (named, named)
+    assert (between.file_bytes, last.file_bytes) == (6, 0)
+    assert last.parent == await store.identify(first)
+    assert await writer.problems() == []
+    await writer.rewind(session.id, between.id)
+    assert await contents(store, session, between) == [b"one", b"two"]
+    assert await writer.problems() == []
+    await store.delete_session(session.id)
+    assert not raw.exists(LineageKeys(writer.prefix, lineage_of(session.id)).held_files)
