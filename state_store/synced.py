@@ -12,6 +12,7 @@ servers
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
@@ -86,15 +87,17 @@ async def _sync_here(master: Master, marker: bytes, give_up_at: float) -> bool:
 
 
 def _sync(folder: Path, marker: bytes) -> bool:
-    try:
-        for file in folder.glob("*.incr.aof"):  # two for a moment, when the log is rewritten
-            with file.open("rb") as log:
-                if _ends_in(log.fileno(), marker):
-                    os.fdatasync(log.fileno())
-                    return True
-    except OSError:  # it is not ours to read, or was rewritten just now
-        return False
-    return False
+    """A log that is being rewritten is two files for a while, the older one not synced yet."""
+    with contextlib.ExitStack() as opened:
+        try:
+            logs = [opened.enter_context(path.open("rb")) for path in folder.glob("*.incr.aof")]
+            if not any(_ends_in(log.fileno(), marker) for log in logs):
+                return False
+            for log in logs:
+                os.fdatasync(log.fileno())
+        except OSError:  # it is not ours to read, or was rewritten just now
+            return False
+    return True
 
 
 def _ends_in(log: int, marker: bytes) -> bool:

@@ -92,6 +92,16 @@ async def test_a_log_on_this_machine_is_synced_with_all_that_was_acknowledged(ow
     assert done.snapshot.id.encode() in log
 
 
+async def test_both_files_of_a_log_that_is_rewritten_are_synced(own_writer, own_raw, syncs):
+    done = await commit(own_writer, "memory")
+    own_raw.config_set("rdb-key-save-delay", 1_000_000)  # microseconds a key: it goes on and on
+    own_raw.bgrewriteaof()
+    until(lambda: own_raw.info("persistence")["aof_rewrite_in_progress"])
+    assert await own_writer.store.confirm("fsync") == "fsync"
+    assert any(done.snapshot.id.encode() in log for log in syncs)
+    assert len(syncs) == 2
+
+
 async def test_a_disk_that_does_not_answer_is_not_waited_for_any_longer(
     own_writer, impatient, monkeypatch
 ):
