@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from agent_runtime.bench.spread import quartiles
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.processes import Layout
 from engine.client import EngineClient, Sampling
@@ -97,7 +98,7 @@ async def measure(
         "rounds": rounds,
         "tokens": sum(one.counted for one in on),
         "snapshot_on_off": round(statistics.median(ratios), 3),
-        "snapshot_on_off_quartiles": [round(q, 3) for q in statistics.quantiles(ratios)[::2]],
+        "snapshot_on_off_quartiles": quartiles(ratios, 3),
         "snapshot_on_off_cpu": round(statistics.median(of_cpu), 3),
         "on_tokens_per_s": round(statistics.median(one.rate for one in on), 1),
         "off_tokens_per_s": round(statistics.median(one.rate for one in off), 1),

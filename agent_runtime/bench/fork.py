@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from agent_runtime.bench.scene import ROOM, Scene, scene
+from agent_runtime.bench.spread import quartiles
 from agent_runtime.boundaries import interval_of
 from agent_runtime.chat import Message
 from engine.demo_model import dialogues
@@ -78,14 +79,18 @@ async def _timed(staged: Scene, sessions: Sequence[str], rounds: int) -> dict[st
             await staged.torpor.delete(fork.id)
             if number >= 0:
                 spent[session_id].append(seconds)
-    short, long = (statistics.median(spent[session_id]) for session_id in sessions)
+    shorts, longs = (spent[session_id] for session_id in sessions)
+    ratios = [long / short for short, long in zip(shorts, longs, strict=True)]
     return {
         "rounds": rounds,
         "short_tokens": (await staged.torpor.get(sessions[0])).tokens,
         "long_tokens": (await staged.torpor.get(sessions[1])).tokens,
-        "fork_short_s": round(short, 5),
-        "fork_long_s": round(long, 5),
-        "time_ratio": round(long / short, 3),
+        "fork_short_s": round(statistics.median(shorts), 5),
+        "fork_short_s_quartiles": quartiles(shorts, 5),
+        "fork_long_s": round(statistics.median(longs), 5),
+        "fork_long_s_quartiles": quartiles(longs, 5),
+        "time_ratio": round(statistics.median(ratios), 3),
+        "time_ratio_quartiles": quartiles(ratios, 3),
     }
 
 

@@ -28,6 +28,8 @@ class Goal:
 
     @property
     def wanted(self) -> str:
+        if self.limit == 0:
+            return "0"
         return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
 
     def verdict(self, records: Mapping[str, Records]) -> Verdict:
@@ -211,6 +213,13 @@ GOALS = (
         "throughput over redis-py's, worst size and way",
         _least("get_ratio_redis_py", "put_ratio_redis_py"),
         3,
+        at_least=True,
+    ),
+    Goal(
+        "store",
+        "throughput over LMCache's client, worst size and way",
+        _least("get_ratio_lmcache", "put_ratio_lmcache"),
+        1,
         at_least=True,
     ),
     Goal("store", "throughput of 4 connections over one, worse way", _speedup, 1, at_least=True),

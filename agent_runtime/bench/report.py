@@ -59,9 +59,11 @@ def run(names: Sequence[str], folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in names:
+        sys.stderr.write(f"torpor bench {' '.join([name, *RUNS[name]])}\n")
         started = time.monotonic()
         printed, reason = _run(name)
         took = round(time.monotonic() - started, 1)
+        sys.stderr.write(f"{'ran' if reason is None else 'failed after'} {took:g} s\n")
         end: Record = {"bench": name, "measure": "end", "seconds": took, "failed": reason}
         (folder / f"{name}.jsonl").write_text(printed + json.dumps(end) + "\n", "utf-8")
         if reason is not None:
@@ -167,24 +169,32 @@ def _losses(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
 
 
 def _machines(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """A row per bench; `load` is the average of the minute before it began."""
-    rows = []
-    for name, some in records.items():
-        machine = next((one for one in some if one.get("measure") == "machine"), {})
-        end = next((one for one in some if one.get("measure") == "end"), {})
-        rows.append({**machine, "bench": name, "seconds": end.get("seconds")})
-    alike = [
-        field
-        for field in rows[0]
-        if field not in ("bench", "measure", "seconds")
-        and all(row.get(field) == rows[0][field] for row in rows)
-    ]
-    if alike:
-        yield from _table([{field: rows[0][field] for field in alike}])
+    """What is the same for all; then a row per bench. `load` is the average of the minute before
+    it began."""
+    machines = {name: _one(some, "machine") for name, some in records.items()}
+    known = [set(machine.items()) for machine in machines.values() if machine]
+    shared = dict(set.intersection(*known)) if len(known) > 1 else {}
+    if shared:
+        fields = next(iter(machine for machine in machines.values() if machine))
+        yield from _table([{field: shared[field] for field in fields if field in shared}])
         yield ""
-    fields = {field: None for row in rows for field in row if field != "measure"}
-    columns = [field for field in fields if field not in alike]
-    yield from _rows([{field: row.get(field) for field in columns} for row in rows])
+    columns = {field: None for machine in machines.values() for field in machine}
+    yield from _rows(
+        [
+            {
+                "bench": name,
+                **{field: machine.get(field) for field in columns if field not in shared},
+                "seconds": _one(records[name], "end").get("seconds"),
+            }
+            for name, machine in machines.items()
+        ]
+    )
+
+
+def _one(records: Sequence[Record], measure: str) -> Record:
+    """Without what every record of the bench has; nothing if there is none."""
+    found = next((record for record in records if record.get("measure") == measure), {})
+    return {field: found[field] for field in found if field not in ("bench", "measure")}
 
 
 def _groups(records: Sequence[Record]) -> Iterator[list[Record]]:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-import numpy as np
 import redis
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
@@ -30,6 +29,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph, add_messages
 from langgraph_checkpoint_plainredis import AsyncRedisSaver
 
+from agent_runtime.bench.spread import power, quartiles
 from agent_runtime.saver.checkpoints import TorporSaver
 from state_store.embedded import EmbeddedServer
 
@@ -197,15 +197,13 @@ def _record(side: _Side, channel: str, turns: int, points: Sequence[int]) -> dic
             for sort, spent in side.spent.items()
             for when, some in (("first", spent[:few]), ("last", spent[-few:]))
         },
+        **{
+            f"{sort}_ms_last_quartiles": quartiles([one * 1e3 for one in spent[-few:]], 3)
+            for sort, spent in side.spent.items()
+        },
         "bytes_per_turn": side.sizes[-1] // turns,
-        "bytes_exponent": _exponent(late),
+        "bytes_exponent": power(*zip(*late, strict=True)),
     }
-
-
-def _exponent(curve: Sequence[tuple[int, int]]) -> float:
-    """Of the power of turns that bytes grow with: 1 is linear, 2 is quadratic."""
-    turns, sizes = np.log(np.array(curve, dtype=float)).T
-    return round(float(np.polyfit(turns, sizes, 1)[0]), 2)
 
 
 def _losses(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -6,6 +6,7 @@ from agent_runtime.scheduling.machine import planned
 from agent_runtime.scheduling.policies import ToolTime
 from agent_runtime.scheduling.queues import Ask, FairQueue
 from agent_runtime.scheduling.scheduler import Scheduler
+from agent_runtime.scheduling.sizes import Capacity
 from agent_runtime.settings import SchedulingSettings
 from engine.plan import Question
 
@@ -18,11 +19,19 @@ _MACHINE = Question(
     context=65_536,
     prefill_rate=20_000.0,
 )
+_SMALL = Capacity(
+    running=1,
+    states=9,
+    tokens=10 * _TOKENS,
+    running_states=5,
+    idle_states=2,
+    staging_bytes=64 << 30,
+)
 
 
 class ScheduledTurns:
-    """As many sessions as are asked for, each of which has had a turn. Most are away: one engine
-    has room for some dozens."""
+    """As many sessions as are asked for, each of which has had a turn. All but a few are away:
+    ten are more than the device has room for."""
 
     def __init__(self, sessions: int) -> None:
         machine = planned(
@@ -34,7 +43,7 @@ class ScheduledTurns:
             tenant_limit=settings.tenant_queue_limit,
             quantum=settings.quantum,
         )
-        self._scheduler = Scheduler(machine.capacity, machine.sizes, ToolTime(), queue)
+        self._scheduler = Scheduler(_SMALL, machine.sizes, ToolTime(), queue)
         self._sessions = sessions
         self._turns = 0
         for _ in range(sessions):

@@ -1,6 +1,7 @@
 """`torpor bench store`: how close the bulk path comes to the socket that it runs on.
 
 raw          one connection beside a plain socket, and beside redis-py
+lmcache      one connection over TCP beside LMCache's client, a C++ extension
 connections  one server over 1, 2 and 4 connections
 masters      a cluster of one master, and of three
 memory       what the server keeps for one object, by how payloads are cut
@@ -12,6 +13,7 @@ ratios: whatever else the machine does meets both.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import statistics
 import tempfile
@@ -25,6 +27,9 @@ from typing import Any
 import numpy as np
 import redis
 
+from agent_runtime.bench.peers.lmcache import LMCacheClient
+from agent_runtime.bench.spread import quartiles
+from engine.launch import free_port
 from state_store.codec import HEADER_BYTES
 from state_store.embedded import EmbeddedServer
 from state_store.embedded_cluster import EmbeddedCluster
@@ -69,12 +74,16 @@ def measure(effort: Effort = FULL) -> Iterator[dict[str, Any]]:
                 record = one_connection(server.url, size, effort)
                 missed += [f"{name} at {size}" for name in record["loses"]]
                 yield record
+            for size in effort.sizes:
+                record = beside_lmcache(control, size, effort)
+                missed += [f"{name} at {size}" for name in record["loses"]]
+                yield record
             yield connections(server.url, lambda: _flush(control), effort)
             yield memory(server.url, control, effort)
         yield masters(Path(folder), effort)
     yield {
-        "measure": "goal", "ratio_raw": GOAL, "ratio_redis_py": 1.0, "met": not missed,
-        "missed": missed,
+        "measure": "goal", "ratio_raw": GOAL, "ratio_redis_py": 1.0, "ratio_lmcache": 1.0,
+        "met": not missed, "missed": missed,
     }  # fmt: skip
 
 
@@ -107,9 +116,44 @@ def one_connection(url: str, size: int, effort: Effort) -> dict[str, Any]:
     for way in ("get", "put"):
         record[f"{way}_gb_s"] = _rate(size * len(keys), times[way]["torpor"])
         record[f"{way}_raw_gb_s"] = _rate(size * len(keys), times[way]["raw"])
-        record[f"{way}_ratio_raw"] = _speedup(times[way], "torpor", "raw")
-        record[f"{way}_ratio_redis_py"] = _speedup(times[way], "torpor", "redis_py")
+        for other in ("raw", "redis_py"):
+            record |= _compared(way, times[way], other)
     return record | {"loses": _losses(record)}
+
+
+def beside_lmcache(control: redis.Redis, size: int, effort: Effort) -> dict[str, Any]:
+    """Both over TCP, which is all that LMCache's client speaks; its puts are bare `SET`s."""
+    port = free_port()
+    control.config_set("bind", "127.0.0.1")
+    control.config_set("port", port)
+    keys = [f"bench:{{{number:032x}}}" for number in range(max(1, effort.round_bytes // size))]
+    value = memoryview(bytearray(np.random.default_rng(0).bytes(size)))
+    frames = [memoryview(bytearray(size)) for _ in keys]
+    items = [(key.encode(), value) for key in keys]
+    targets = [(key.encode(), frame) for key, frame in zip(keys, frames, strict=True)]
+    with ExitStack() as stack:
+        stack.callback(control.config_set, "port", 0)
+        ours = _client(stack, f"redis://127.0.0.1:{port}", 1)
+        theirs = stack.enter_context(contextlib.closing(LMCacheClient("127.0.0.1", port)))
+        puts: dict[str, Action] = {
+            "torpor": lambda: ours.put(items, ttl=_TTL),
+            "lmcache": lambda: theirs.put(keys, [value] * len(keys)),
+        }
+        gets: dict[str, Action] = {
+            "torpor": lambda: ours.get_into(targets),
+            "lmcache": lambda: theirs.get_into(keys, frames),
+        }
+        times = {"put": _in_turn(puts, effort.rounds, before=lambda: _flush(control))}
+        times["get"] = _in_turn(gets, effort.rounds)
+        if any(frame != value for frame in frames):
+            raise AssertionError("what was read is not what was written")
+        _flush(control)
+    record: dict[str, Any] = {"measure": "lmcache", "value_bytes": size, "values": len(keys)}
+    for way in ("get", "put"):
+        record[f"{way}_gb_s"] = _rate(size * len(keys), times[way]["torpor"])
+        record |= _compared(way, times[way], "lmcache")
+    names = [f"{way}_ratio_lmcache" for way in ("get", "put")]
+    return record | {"loses": [name for name in names if record[name] < 1]}
 
 
 def connections(url: str, flush: Action, effort: Effort) -> dict[str, Any]:
@@ -236,6 +280,15 @@ def _redis_py(client: redis.Redis, command: str, keys: Sequence[bytes], value: b
         pipeline.execute()
 
 
+def _compared(way: str, times: Mapping[str, Sequence[float]], other: str) -> dict[str, Any]:
+    """Our throughput over the other's."""
+    ratios = _ratios(times, "torpor", other)
+    return {
+        f"{way}_ratio_{other}": round(statistics.median(ratios), 3),
+        f"{way}_ratio_{other}_quartiles": quartiles(ratios, 3),
+    }
+
+
 def _losses(record: Mapping[str, Any]) -> list[str]:
     """Which of its ratios are not what they should be: at the goal, and above redis-py."""
     return [
@@ -299,8 +352,13 @@ def _in_turn(
 
 def _speedup(times: Mapping[str, Sequence[float]], one: str, other: str) -> float:
     """How many times the throughput of the other one has, in the median round."""
+    return round(statistics.median(_ratios(times, one, other)), 3)
+
+
+def _ratios(times: Mapping[str, Sequence[float]], one: str, other: str) -> list[float]:
+    """The same in every round."""
     pairs = zip(times[one], times[other], strict=True)
-    return round(statistics.median(theirs / ours for ours, theirs in pairs), 3)
+    return [theirs / ours for ours, theirs in pairs]
 
 
 def _rate(size: int, times: Sequence[float]) -> float:

@@ -8,13 +8,13 @@ llama.cpp: the same ids ......... save ........... save
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent_runtime.bench.scene import ROOM, Scene, scene
+from agent_runtime.bench.spread import power, quartiles
 from engine.demo_model import dialogues
 from engine.profiles import Profile
 
@@ -59,22 +59,27 @@ async def _at(staged: Scene, tokens: int, rounds: int) -> dict[str, Any]:
         [statistics.median(column) for column in zip(*pairs, strict=True)]
         for pairs in (ours, theirs)
     )
+    ratios = [one / other for (_, one), (_, other) in zip(ours, theirs, strict=True)]
     return {
         "bench": "suspend",
         "tokens": len(known),
         "rounds": rounds,
         "bytes_written": int(ours_bytes),
         "suspend_s": round(ours_s, 4),
+        "suspend_s_quartiles": quartiles([seconds for _, seconds in ours]),
         "llama_bytes": int(llama_bytes),
         "llama_save_s": round(llama_s, 4),
+        "llama_save_s_quartiles": quartiles([seconds for _, seconds in theirs]),
         "bytes_ratio": round(ours_bytes / llama_bytes, 4),
-        "time_ratio": round(ours_s / llama_s, 2),
+        "time_ratio": round(statistics.median(ratios), 2),
+        "time_ratio_quartiles": quartiles(ratios, 2),
     }
 
 
 def _goals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first, last = records[0], records[-1]
-    growth = last["suspend_s"] / first["suspend_s"]
+    tokens, seconds = ([one[name] for one in records] for name in ("tokens", "suspend_s"))
+    growth = seconds[-1] / seconds[0]
     longer = last["tokens"] / first["tokens"]
     loses = []
     if last["bytes_ratio"] > _BYTES_GOAL:
@@ -91,7 +96,7 @@ def _goals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "measure": "goal",
         "bytes_ratio": last["bytes_ratio"],
         "suspend_growth": round(growth, 2),
-        "suspend_exponent": round(math.log(growth) / math.log(longer), 2) if longer > 1 else None,
+        "suspend_exponent": power(tokens, seconds) if len(records) > 1 else None,
         "met": last["bytes_ratio"] <= _BYTES_GOAL and growth <= _GROWTH_GOAL,
         "loses": loses,
     }

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from agent_runtime.bench.spread import quartiles
 from agent_runtime.bench.synthetic import write_session
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.demo.stage import Stage
@@ -113,7 +114,7 @@ class _Bench:
             "turn_s": round(statistics.median(turns), 4),
             "engine_s": round(statistics.median(alone), 4),
             "overhead_ratio": round(statistics.median(turns) / statistics.median(alone), 3),
-            "overhead_ratio_quartiles": _quartiles(ratios),
+            "overhead_ratio_quartiles": quartiles(ratios, 3),
             "commit_s": round(statistics.median(one.commit_s for one in timings), 4),
         }
 
@@ -136,6 +137,7 @@ class _Bench:
             tuple(statistics.median(column) for column in zip(*work, strict=True))
             for work in works.values()
         )
+        growths = [b[0] / a[0] for a, b in zip(*works.values(), strict=True)]
         short_looks = await self._looks(short, short_waits)
         long_looks = await self._looks(long, long_waits)
         return {
@@ -144,6 +146,7 @@ class _Bench:
             "outside_1k_s": round(short_outside, 4),
             "outside_1m_s": round(long_outside, 4),
             "growth_1m": round(long_outside / short_outside, 2),
+            "growth_1m_quartiles": quartiles(growths, 2),
             "cpu_1k_s": round(short_cpu, 4),
             "cpu_1m_s": round(long_cpu, 4),
             "model_1k_s": round(sum(short_waits), 3),
@@ -241,8 +244,3 @@ def _on_cpu(pid: int) -> float:
     in hundredths."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
-
-
-def _quartiles(values: Sequence[float]) -> list[float]:
-    low, _, high = statistics.quantiles(values, n=4)
-    return [round(low, 3), round(high, 3)]

@@ -2,6 +2,7 @@
 processes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,17 @@ pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf-8")
 
 
+def is_documented(field):
+    return field.endswith("_quartiles") or f"`{field}`" in PAGE or f'"{field}": ' in PAGE
+
+
 def all_measured(capsys, tmp_path, *arguments):
     assert main(["bench", *arguments, "--data", str(tmp_path / "data")]) == 0
     told = capsys.readouterr()
     machine, *records = [json.loads(line) for line in told.out.splitlines()]
     assert (machine["bench"], machine["measure"]) == (arguments[0], "machine")
     for record in records:
-        assert [field for field in record if f'"{field}": ' not in PAGE] == []  # as shown there
+        assert [field for field in record if not is_documented(field)] == []
     losses = [loss for record in records for loss in record.get("loses", ())]
     assert [line for line in told.err.splitlines() if line.startswith("loses: ")] == [
         f"loses: {loss}" for loss in losses
@@ -35,10 +40,10 @@ def measured(capsys, tmp_path, *arguments):
 
 
 def test_a_resume_is_compared_with_a_prefill_and_with_peers_in_the_same_rounds(capsys, tmp_path):
-    record = measured(capsys, tmp_path, "resume", "--tokens", "6000", "--rounds", "2")
+    record = measured(capsys, tmp_path, "resume", "--tokens", "4000", "--rounds", "1")
     assert record["synthetic"] is False
     assert record["identical"] is True
-    assert record["reused_tokens"] > 0.95 * record["tokens"] > 5000
+    assert record["reused_tokens"] > 0.95 * record["tokens"] > 3000
     assert record["recomputed_tokens"] < 128
     seconds = [
         "resume_ttft_s",
@@ -50,8 +55,12 @@ def test_a_resume_is_compared_with_a_prefill_and_with_peers_in_the_same_rounds(c
     for name in seconds:
         low, high = record[f"{name}_quartiles"]
         assert 0 < low <= record[name] <= high
-    # Alone, the second time, the prompt is in the cache.
-    assert record["alone_hot_ttft_s"] < record["reprefill_ttft_s"]
+    alone = (tmp_path / "data" / "engine-alone.log").read_text()
+    assert "'enable_unified_cache_external_linker': False" in alone
+    prefills = re.findall(r"#new-token: (\d+), #cached-token: (\d+)", alone)
+    of_prompt = [(int(new), int(cached)) for new, cached in prefills if int(new) + int(cached) > 9]
+    assert any(cached > 0.95 * record["tokens"] for _, cached in of_prompt)  # asked once more
+    assert sum(new for new, _ in of_prompt) > 2 * record["tokens"]  # and each time after a flush
     assert record["restarted_ratio"] == pytest.approx(
         record["reprefill_ttft_s"] / record["restarted_ttft_s"], rel=0.2
     )
@@ -75,9 +84,8 @@ def test_forks_are_compared_by_length_and_counted_in_the_store(capsys, tmp_path)
     options = ("--short", "500", "--long", "8000", "--told", "3000", "--rounds", "4")
     timed, stored, middle, goal = all_measured(capsys, tmp_path, "fork", *options)
     assert (timed["short_tokens"], timed["long_tokens"]) == (500, 8000)
-    assert timed["time_ratio"] == pytest.approx(
-        timed["fork_long_s"] / timed["fork_short_s"], rel=0.05
-    )
+    low, high = timed["time_ratio_quartiles"]
+    assert 0 < low <= timed["time_ratio"] <= high
     assert 0.9 < stored["storage_ratio"] < 1.1  # of what the server says of itself
     assert 0 < middle["recomputed_tokens"] <= middle["boundary_interval"]
     assert middle["llama_recomputed_tokens"] == middle["middle"]
@@ -98,7 +106,7 @@ async def test_lengths_are_woken_gone_on_with_forked_and_put_to_sleep(torpor, st
     before = {session.id async for session in torpor.sessions()}
     record = await lengths.curves(Scene(stage, torpor, store), [1000, 20_000], rounds=2)
     assert {session.id async for session in torpor.sessions()} == before
-    assert [field for field in record if f"`{field}`" not in PAGE and field != "bench"] == []
+    assert [field for field in record if not is_documented(field)] == []
     assert (record["over"], record["points"]) == ("tokens", [1000, 20_000])
     timed = {"resume_ttft_s", "outside_s", "fork_s", "suspend_s"}
     assert record["seconds"].keys() == record["quartiles"].keys() == timed

@@ -24,7 +24,8 @@ def printed() -> list[dict]:
 
 def test_every_subject_is_measured(printed):
     assert [record["measure"] for record in printed] == [
-        *["raw"] * len(store.QUICK.sizes), "connections", "memory", "masters", "goal",
+        *["raw"] * len(store.QUICK.sizes), *["lmcache"] * len(store.QUICK.sizes),
+        "connections", "memory", "masters", "goal",
     ]  # fmt: skip
 
 
@@ -39,6 +40,12 @@ def test_ratios_of_every_size_are_printed_and_those_that_lose_are_named(printed)
                 name = f"{way}_ratio_{other}"
                 assert record[name] > 0
                 assert (name in record["loses"]) == (record[name] < least)
+        missed += [f"{name} at {record['value_bytes']}" for name in record["loses"]]
+    for record in (record for record in records if record["measure"] == "lmcache"):
+        for name in ("get_ratio_lmcache", "put_ratio_lmcache"):
+            low, high = record[f"{name}_quartiles"]
+            assert 0 < low <= record[name] <= high
+            assert (name in record["loses"]) == (record[name] < 1)
         missed += [f"{name} at {record['value_bytes']}" for name in record["loses"]]
     assert (goal["missed"], goal["met"]) == (missed, not missed)
 
