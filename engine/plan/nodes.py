@@ -2,7 +2,7 @@
 
 One engine has all GPUs of the node, and a rank on each.
 
-    E        = min(network, shards x shard bandwidth, ranks x host-to-device bandwidth)
+    E        = min(network, shards x shard bandwidth, ranks x client, ranks x device)
     resume   = fixed + read bytes / E + tail / prefill rate
                read bytes: KV and draft KV of all pages and one recurrent state, of all ranks
                tail: tokens past the last state, at most one track interval
@@ -48,6 +48,7 @@ class Constants:
 
     shard_read: float
     shard_write: float
+    client: float
     device: float
     archive: float
     fixed: float
@@ -97,7 +98,7 @@ class Outcome:
     """Of one session of `context` tokens on the node, nothing else under way. Times in seconds,
     prices in dollars.
 
-    limit:      what E is: network, shards or device
+    limit:      what E is: network, shards, clients or device
     read_bytes: that a resume reads
     ram_days:   see `days` in the module
     """
@@ -157,13 +158,12 @@ def outcome(node: Node, context: int, known: Constants, *, turn_tokens: int = 10
     bandwidths = {
         "network": node.network * _GB,
         "shards": node.shards * known.shard_read * _GB,
+        "clients": tp * known.client * _GB,
         "device": tp * known.device * _GB,
     }
     limit = min(bandwidths, key=lambda name: bandwidths[name])
     bandwidth = bandwidths[limit]
-    writing = min(
-        bandwidths["network"], bandwidths["device"], node.shards * known.shard_write * _GB
-    )
+    writing = min({**bandwidths, "shards": node.shards * known.shard_write * _GB}.values())
     cost = prefill_cost(model, node.gpu, tp, known)
     prefill, tail = cost.seconds(context), cost.seconds(model.track_interval)
     resume = known.fixed + read / bandwidth + tail

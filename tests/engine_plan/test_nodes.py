@@ -35,7 +35,7 @@ READ = KV + STATE + 128 * math.ceil(STATE / PART_BYTES)
 def test_a_resume_reads_every_page_and_one_state():
     one = outcome(NANO, TOKENS, constants())
     assert one.read_bytes == READ
-    assert one.limit == "shards"  # 4 x 1 GB/s, beside 12.5 of the network and 25 of the device
+    assert one.limit == "shards"  # 4 x 1 GB/s, as one rank's client; 12.5 of the network
     tail = one.prefill * 0.01  # 128 of 65536 tokens, less than their share: attention is quadratic
     assert one.resume == pytest.approx(0.05 + READ / 4e9, abs=tail)
     assert one.resume_archived - one.resume == pytest.approx(READ / 1e9)
@@ -44,7 +44,7 @@ def test_a_resume_reads_every_page_and_one_state():
 
 @pytest.mark.parametrize(
     ("network", "shards", "limit", "gb_s"),
-    [(2.0, 4, "network", 2.0), (50.0, 3, "shards", 3.0), (50.0, 64, "device", 25.0)],
+    [(2.0, 4, "network", 2.0), (50.0, 3, "shards", 3.0), (50.0, 64, "clients", 4.0)],
 )
 def test_the_slowest_link_sets_the_time(network, shards, limit, gb_s):
     node = Node("nemotron-3-nano", "bf16", "H100", 1, network=network, shards=shards)
@@ -52,6 +52,13 @@ def test_the_slowest_link_sets_the_time(network, shards, limit, gb_s):
     assert one.limit == limit
     tail = one.prefill * 0.01
     assert one.resume == pytest.approx(READ / (gb_s * 1e9), abs=tail)
+
+
+def test_host_to_device_sets_the_time_where_clients_are_fast():
+    node = Node("nemotron-3-nano", "bf16", "H100", 1, network=50.0, shards=64)
+    one = outcome(node, TOKENS, constants().changed({"fixed": 0.0, "client": 40.0}))
+    assert one.limit == "device"
+    assert one.resume == pytest.approx(READ / 25e9, abs=one.prefill * 0.01)
 
 
 def test_a_suspend_writes_what_a_turn_adds():
