@@ -346,10 +346,16 @@ async def test_a_call_that_only_reads_is_made_again_when_its_server_was_killed(t
     assert counter.read_text() == "xx"
 
 
-async def test_a_call_goes_on_when_the_line_breaks_and_gets_no_answer_of_another(tmp_path):
+@pytest.fixture
+def mixed():
+    server = HttpProcess()
+    server.start(MIXED="1")
+    yield server
+    server.kill()
+
+
+async def test_a_call_goes_on_when_the_line_breaks_and_gets_no_answer_of_another(tmp_path, mixed):
     """Some servers repeat on a stream that is resumed what was said on others, too."""
-    mixed = HttpProcess()
-    mixed.start(MIXED="1")
     counter = tmp_path / "counter"
     async with Line(mixed.port) as line:
         server = mixed.at(url=f"http://127.0.0.1:{line.port}/mcp")
@@ -362,7 +368,6 @@ async def test_a_call_goes_on_when_the_line_breaks_and_gets_no_answer_of_another
             line.cut()
             assert (await running).text == "counted"
             assert (await client.health()).connections == 1
-    mixed.kill()
     assert counter.read_text() == "x"
 
 
