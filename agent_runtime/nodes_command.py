@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def _nodes(arguments: argparse.Namespace) -> list[Node]:
         for name in ("network", "shards")
         if (value := getattr(arguments, name)) is not None
     }
-    if any(value <= 0 for value in changes.values()):
-        raise SetupError("--network and --shards must be positive.")
+    if not all(0 < value < math.inf for value in changes.values()):  # NaN is not
+        raise SetupError("--network and --shards must be positive and finite.")
     return [dataclasses.replace(node, **changes) for node in chosen]
 
 

@@ -59,14 +59,16 @@ class Constants:
     archive_put: float
 
     def changed(self, values: Mapping[str, float]) -> Constants:
-        """Raises ImpossiblePlan for a constant that there is none of, or that is not positive."""
+        """Raises ImpossiblePlan for a constant that there is none of, or that is not positive
+        and finite."""
         known = {field.name for field in dataclasses.fields(self)}
         unknown = sorted(values.keys() - known)
         if unknown:
             raise ImpossiblePlan(f"no constant {', '.join(unknown)}; there are {sorted(known)}.")
         for name, value in values.items():
-            if value < 0 or (value == 0 and name not in ("replicas", "fixed")):
-                raise ImpossiblePlan(f"{name} is {value:g}; it must be positive.")
+            is_zero = value == 0 and name not in ("replicas", "fixed")
+            if not math.isfinite(value) or value < 0 or is_zero:
+                raise ImpossiblePlan(f"{name} is {value:g}; it must be positive and finite.")
         return dataclasses.replace(self, **values)
 
 

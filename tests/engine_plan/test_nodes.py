@@ -199,7 +199,10 @@ def test_curves_are_drawn_and_what_does_not_fit_is_told(tmp_path, capsys):
         (["--gpus", "8xH100"], "--gpus needs --model"),
         (["--model", "gpt"], "no node has gpt; there are nemotron-3-nano"),
         (["--shards", "0"], "--network and --shards must be positive"),
+        (["--network", "nan"], "--network and --shards must be positive and finite"),
         (["--set", "speed=3"], "no constant speed"),
+        (["--set", "fixed=nan"], "fixed is nan; it must be positive and finite"),
+        (["--set", "client=inf"], "client is inf; it must be positive and finite"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, told, capsys):
