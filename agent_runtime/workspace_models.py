@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from itertools import pairwise
 from typing import Annotated, Self
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    Base64Encoder,
+    BaseModel,
+    ConfigDict,
+    EncodedBytes,
+    Field,
+    model_validator,
+)
 
 from tools.workspaces import File, Manifest
 
@@ -17,6 +25,15 @@ MOST_CHUNKS = 64
 """In one request."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(Base64Encoder):
+    """Pydantic's own drops characters that are none of base64's, and what is behind the padding:
+    what a name was given back for would not be what was sent."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        return base64.b64decode(data, validate=True)
 
 
 class _Wire(BaseModel):
@@ -79,7 +96,9 @@ class Names(_Wire):
 class Pieces(_Wire):
     """Contents, or pieces of them, of at most 1 MiB each."""
 
-    pieces: list[Annotated[Base64Bytes, Field(max_length=CHUNK)]] = Field(max_length=MOST_CHUNKS)
+    pieces: list[Annotated[bytes, EncodedBytes(encoder=_Strict), Field(max_length=CHUNK)]] = Field(
+        max_length=MOST_CHUNKS
+    )
 
 
 class Version(_Wire):

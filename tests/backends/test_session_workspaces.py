@@ -270,3 +270,12 @@ async def test_pieces_of_any_number_are_sent_and_read_in_order(torpor, session):
     names = [sha256(piece) for piece in pieces]
     assert await torpor.files.missing(session.id, [*names, "ab" * 32]) == ["ab" * 32]
     assert [piece async for piece in torpor.files.read(session.id, names)] == pieces
+
+
+@pytest.mark.parametrize("piece", ["!!!", "é", "YWJ", "YW Jj", "YQ==YQ=="])
+async def test_a_piece_that_is_no_base64_is_refused(scripted_app, session, piece):
+    transport = httpx.ASGITransport(scripted_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://scripted") as http:
+        place = f"/v1/sessions/{session.id}/workspace/pieces"
+        answer = await http.post(place, json={"pieces": ["YWJj", piece]})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
