@@ -25,7 +25,6 @@ from state_store.records import Session, SnapshotDraft
 
 BLOB_BYTES = 4 << 20
 TTL = 3600  # seconds that files live until a commit holds them
-_FOREVER = -1  # of a key that does not expire
 _BATCH = 256  # keys of one script
 
 
@@ -56,7 +55,9 @@ class Files:
             batch = names[start : start + _BATCH]
             blobs = [keys.blob(_stored(one, seals)) for one in batch]
             places = await self._control.run(
-                "keep_files", [keys.session(session.id), keys.files(""), *blobs], TTL * 1000
+                "keep_files",
+                [keys.session(session.id), keys.held_files, keys.files(""), *blobs],
+                TTL * 1000,
             )
             found += [batch[at - 1] for at in _require(places, session)]
         return found
@@ -71,7 +72,7 @@ class Files:
             for content, blob in zip(contents, blobs, strict=True)
         ]
         if not await self._control.run(
-            "keep_blobs", [keys.session(session.id), *blobs], TTL * 1000, *values
+            "keep_blobs", [keys.session(session.id), keys.held_files, *blobs], TTL * 1000, *values
         ):
             raise NotFound(f"no session {session.id}.")
         return names
@@ -104,7 +105,7 @@ class Files:
         fields += ["named", named if seals is None else seals.seal(named, f"{place}#named")]
         places = await self._control.run(
             "keep_files",
-            [keys.session(session.id), place, *map(keys.blob, stored)],
+            [keys.session(session.id), keys.held_files, place, *map(keys.blob, stored)],
             TTL * 1000,
             *fields,
         )
@@ -141,19 +142,17 @@ class Files:
         return {one: found[_stored(one, seals)] - added for one in blobs}
 
     async def require(self, session: Session, name: str) -> None:
-        """Have a set, if nothing holds it yet, live for `TTL` more. Raises FilesMissing."""
+        """Have a set live for `TTL` more, if nothing holds it. Raises FilesMissing."""
         keys, _ = await self._place(session)
         async with self._control.guard() as client:
-            left, blobs = await client.pttl(keys.files(name)), b""
-            if left != _FOREVER:
-                blobs = await client.hget(keys.files(name), "blobs")
-        if left == _FOREVER:
-            return
+            blobs = await client.hget(keys.files(name), "blobs")
         places = [0]
         if blobs is not None:
             stored = map(keys.blob, blobs.decode().split())
             places = await self._control.run(
-                "keep_files", [keys.session(session.id), keys.files(name), *stored], TTL * 1000
+                "keep_files",
+                [keys.session(session.id), keys.held_files, keys.files(name), *stored],
+                TTL * 1000,
             )
         if places:
             raise FilesMissing(

@@ -48,8 +48,12 @@ end
 local function is_held(files)
   return files == '' or redis.call('HEXISTS', KEYS[8], 'files:' .. files) == 1
 end
+-- Going on with files that the parent has asks for nothing: what is lost of those is lost already.
+local files_before = parent ~= '' and redis.call('HGET', prefix .. parent, 'files') or ''
 for _, one in ipairs(chain) do
-  if not is_held(one.files) then
+  local new = one.files ~= '' and one.files ~= files_before
+  files_before = one.files
+  if new or not is_held(one.files) then
     one.blobs = redis.call('HGET', files_at .. one.files, 'blobs')
     if not one.blobs then return {'no_files', ''} end
     for name in string.gmatch(one.blobs, '%x+') do

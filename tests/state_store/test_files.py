@@ -1,5 +1,6 @@
 """Files that go with a session: kept with its snapshots, shared, counted, and let go with them."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,11 @@ async def turn(writer, session, tokens, files=None):
     draft = replace(await writer.draft(session.id, tokens), files=files)
     writer.put(draft)
     return (await commit(writer.store, draft)).snapshot
+
+
+def blob_key(writer, session, content: bytes) -> str:
+    digest = hashlib.sha256(content).hexdigest()
+    return LineageKeys(writer.prefix, lineage_of(session.id)).blob(digest)
 
 
 async def contents(store, session, snapshot) -> list[bytes]:
@@ -78,6 +84,42 @@ async def test_nothing_is_committed_with_files_that_are_not_there(writer, raw):
     with pytest.raises(FilesMissing) as missing:
         await writer.store.files.put_set(session, FileSet(b"", ("34" * 32,)))
     assert missing.value.names == ["34" * 32]
+
+
+async def test_nothing_is_committed_with_new_files_that_other_snapshots_hold_and_are_lost(
+    writer, raw
+):
+    session = await writer.session(range(8))
+    fork = await writer.store.fork(session.id)
+    named = await keep(writer.store, session, b"one")
+    await turn(writer, session, range(8), named)
+    await writer.store.files.require(fork, named)
+    raw.delete(blob_key(writer, session, b"one"))
+    with pytest.raises(FilesMissing):
+        await writer.store.files.require(fork, named)
+    with pytest.raises(FilesMissing):
+        await turn(writer, fork, range(8), named)
+    assert (await writer.store.session(fork.id)).head == fork.head
+    await turn(writer, session, range(8))  # what it has lost stops nobody who asks for nothing new
+
+
+async def test_held_files_that_were_lost_and_are_sent_again_stay(writer, raw):
+    session = await writer.session()
+    snapshot = await turn(
+        writer, session, range(8), await keep(writer.store, session, b"one", b"two")
+    )
+    keys = LineageKeys(writer.prefix, lineage_of(session.id))
+    place = keys.files(snapshot.files)
+    held = [blob_key(writer, session, b"one"), blob_key(writer, session, b"two"), place]
+    raw.delete(held[0], place)
+    raw.expire(held[1], 100)
+    await keep(writer.store, session, b"one", b"two")
+    assert [raw.ttl(key) for key in held] == [-1] * 3
+    raw.expire(held[1], 100)
+    await writer.store.files.require(session, snapshot.files)
+    assert raw.ttl(held[1]) == -1
+    assert await contents(writer.store, session, snapshot) == [b"one", b"two"]
+    assert await writer.problems() == []
 
 
 async def test_turns_that_say_the_same_with_other_files_are_other_snapshots(writer):
