@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from itertools import pairwise
 from typing import Annotated, Self
 
 from pydantic import (
@@ -50,10 +49,6 @@ class WorkspaceFiles(_Wire):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         entries = self.manifest.entries
-        if any(one.path >= other.path for one, other in pairwise(entries)):
-            raise ValueError(
-                "the files of a workspace stand in the order of their paths, each once"
-            )
         if self.manifest.bytes > MOST_BYTES or len(entries) > MOST_FILES:
             raise ValueError(
                 f"{len(entries)} files of {self.manifest.bytes} bytes; a workspace may have "

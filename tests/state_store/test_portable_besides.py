@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from safetensors import safe_open
 from sealing import TURN, opened
 from test_files import contents, keep, turn
@@ -10,13 +12,17 @@ from writer import TENANT, commit
 
 from agent_runtime.effects_abroad import LedgerAbroad
 from agent_runtime.ledger import IMPORTED, StoreLedger
-from state_store.errors import InvalidExport
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.workspace_routes import router
+from state_store.errors import CorruptObject, InvalidExport
+from state_store.files import FileSet
 from tools.calls import ToolCall
 from tools.define import define
 from tools.effects import Effect
 from tools.registry import Registry
 from tools.results import Ending
 from tools.running import Executor, Place
+from tools.workspaces import File, Manifest
 
 ABROAD = LedgerAbroad()
 
@@ -190,3 +196,25 @@ async def test_what_is_no_record_is_refused(writer, count, made):
     assert ABROAD.arriving(value, ids)[1] == value
     with pytest.raises(ValueError):  # noqa: PT011
         ABROAD.arriving(made(value), ids)
+
+
+async def test_files_of_the_host_that_an_imported_session_names_are_not_read(
+    writer, path, tmp_path
+):
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    entry = File.model_construct(path="x", size=11, sha256=f"/{secret}", executable=False)
+    hostile = Manifest.model_construct(entries=(entry,)).model_dump_json()
+    store, session = writer.store, await writer.session()
+    name = await store.files.put_set(session, FileSet(f'{{"manifest":{hostile}}}'.encode(), ()))
+    await turn(writer, session, range(8), name)
+    await store.export_session(session.id, path, effects=ABROAD)
+    imported = await store.import_session(path, tenant="victim", effects=ABROAD)
+    app = FastAPI()
+    app.include_router(router)
+    app.state.store = store
+    app.state.settings = RuntimeSettings(redis_url="redis://", model_dir=tmp_path, tenant="victim")
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://runtime") as client:
+        with pytest.raises(CorruptObject, match="cannot be read"):
+            await client.get(f"/v1/sessions/{imported.id}/workspace")

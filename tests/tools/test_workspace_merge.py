@@ -16,7 +16,7 @@ def of(contents: dict[str, str]) -> Manifest:
         entries=tuple(
             Folder(path=path)
             if content == "/"
-            else File(path=path, size=1, sha256=content * 64, executable=False)
+            else File(path=path, size=1, sha256=content.encode().hex() * 32, executable=False)
             for path, content in sorted(contents.items())
         )
     )

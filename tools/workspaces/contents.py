@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tools.errors import SnapshotMissing
 
 _FICLONE = 0x40049409  # ioctl: make this file share the blocks of that one
 _CHUNK = 2**20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 # What a file system answers that can't: not supported, other device, not such a pair of files.
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
 
@@ -58,17 +60,29 @@ class Contents:
         return digest
 
     def put(self, digest: str, target: int) -> None:
-        """Write a content to the open file `target`. Raises SnapshotMissing if it isn't kept."""
+        """Write a content to the empty open file `target`, which can be read too.
+
+        Raises SnapshotMissing if it isn't kept, or is another one by now.
+        """
         with self._open(digest) as source:
             clone(source.fileno(), target)
+        with os.fdopen(os.dup(target), "rb") as copy:
+            copy.seek(0)
+            if hashlib.file_digest(copy, "sha256").hexdigest() != digest:
+                raise SnapshotMissing(
+                    f"{self._place(digest)} was changed, and is not used. Delete that file; then "
+                    "the content is fetched again where it can be."
+                )
 
     def read(self, digest: str, start: int, count: int) -> bytes:
         """`count` bytes of a content from `start` on, fewer at its end. Raises SnapshotMissing."""
         with self._open(digest) as source:
             return os.pread(source.fileno(), count, start)
 
-    def has(self, digest: str) -> bool:
-        return self._place(digest).is_file()
+    def has(self, digest: str, size: int | None = None) -> bool:
+        """size: bytes that it has to have"""
+        place = self._place(digest)
+        return place.is_file() and (size is None or size == place.stat().st_size)
 
     def add(self, pieces: Iterable[bytes]) -> str:
         """Keep a content that comes from elsewhere; its hash."""
@@ -85,7 +99,8 @@ class Contents:
     def all(self) -> Iterator[str]:
         """The hashes of all that is kept."""
         for place in self.root.glob("??/*"):
-            yield place.parent.name + place.name
+            if _DIGEST.fullmatch(place.parent.name + place.name):
+                yield place.parent.name + place.name
 
     def drop(self, digest: str) -> int:
         """Forget a content; the bytes it had."""
@@ -103,6 +118,8 @@ class Contents:
             ) from error
 
     def _place(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):  # as a path, it could lead anywhere
+            raise SnapshotMissing(f"{digest!r} is not the hash of a content; nothing was read.")
         return self.root / digest[:2] / digest[2:]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import stat
@@ -12,6 +13,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from tools.errors import FolderMissing, SnapshotMissing, ToolFailed, WorkspaceExists, WorkspaceFull
 from tools.workspaces.contents import Contents
@@ -85,16 +88,14 @@ class Workspaces:
             raise SnapshotMissing(
                 f"there is no workspace snapshot {snapshot[:12]}… in {self.root}."
             ) from error
-        manifest = Manifest.model_validate_json(text)
-        if manifest.id != snapshot:
-            raise SnapshotMissing(f"the manifest of {snapshot[:12]}… was changed; it isn't used.")
-        return manifest
+        return _read(text, snapshot)
 
     def lacking(self, manifest: Manifest) -> list[File]:
         """The files of a snapshot from elsewhere whose contents are not here, each content once."""
-        found = {one.sha256: one for one in manifest.entries if isinstance(one, File)}
         contents = self._contents()
-        return [one for digest, one in found.items() if not contents.has(digest)]
+        files = [one for one in manifest.entries if isinstance(one, File)]
+        found = {one.sha256: one for one in files if not contents.has(one.sha256, one.size)}
+        return list(found.values())
 
     def read(self, digest: str, start: int, count: int) -> bytes:
         """`count` bytes from `start` of a content that a snapshot names, fewer at its end.
@@ -173,14 +174,17 @@ class Workspaces:
         return self.collect()
 
     def collect(self) -> int:
-        """Delete contents that no snapshot names, and what was left half-made; the bytes freed."""
+        """Delete contents that no snapshot names, and what was left half-made; the bytes freed.
+
+        Raises SnapshotMissing for a manifest that was changed: forget() it, then nothing needs it.
+        """
         with self._locked(shared=False):
             for leftover in (self.root / "making").iterdir():
                 _remove(leftover)
             named = {
                 entry.sha256
                 for place in (self.root / "snapshots").glob("*.json")
-                for entry in Manifest.model_validate_json(place.read_text()).entries
+                for entry in _read(place.read_text(), place.stem).entries
                 if isinstance(entry, File)
             }
             contents = self._contents()
@@ -280,6 +284,16 @@ class Workspaces:
                         give(made)
                     finally:
                         os.close(made)
+
+
+def _read(text: str, snapshot: str) -> Manifest:
+    """A manifest that is kept. Raises SnapshotMissing."""
+    if hashlib.sha256(text.encode()).hexdigest() != snapshot:
+        raise SnapshotMissing(f"the manifest of {snapshot[:12]}… was changed; it isn't used.")
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise SnapshotMissing(f"the manifest of {snapshot[:12]}… isn't used: {error}") from error
 
 
 def _named(path: str) -> str:
