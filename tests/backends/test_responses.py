@@ -526,3 +526,49 @@ async def test_what_is_sent_otherwise_is_kept_as_it_was_sent(scripted, bare_stor
     other = await scripted.responses.create(model="scripted", input=changed)
     assert kept_items(bare_store, other.id) == 5
     assert (await listed(scripted, other.id))[0] == "Question 0?"
+
+
+async def test_items_stay_whole_when_the_id_of_what_came_before_is_not_found_any_more(
+    scripted, scripted_app, said
+):
+    made, _ = await talked(scripted, said, 2)
+    said.scripted += [says({"content": text}) for text in ("Answer 3.", "Branch.")]
+    third, branch = [
+        await scripted.responses.create(
+            model="scripted", input="Question 3?", previous_response_id=made[1].id
+        )
+        for _ in range(2)
+    ]
+    assert third.torpor["session"] == made[1].torpor["session"] != branch.torpor["session"]
+    for one in made:
+        await scripted_app.state.store.notes.delete("default", f"response:{one.id}")
+        with pytest.raises(openai.NotFoundError):
+            await scripted.responses.retrieve(one.id)
+    whole = ["Question 1?", "Answer 1.", "Question 2?", "Answer 2.", "Question 3?"]
+    assert await listed(scripted, third.id) == whole
+    assert await listed(scripted, branch.id) == whole
+
+
+async def test_a_response_that_was_stored_without_a_digest_is_whole_and_nothing_begins_with_it(
+    scripted, scripted_app, bare_store, said
+):
+    made, sent_so_far = await talked(scripted, said, 1)
+    attachments = scripted_app.state.store.attachments
+    session = await scripted_app.state.store.session(made[0].torpor["session"])
+    name = f"response:{made[0].id}"
+    record = json.loads(await attachments.get(session, name))
+    del record["count"], record["digest"]
+    await attachments.put(session, name, json.dumps(record).encode(), ttl=100)
+    assert await scripted.responses.retrieve(made[0].id) == made[0]
+    said.scripted += [says(*TEXT), says(*TEXT)]
+    whole = await scripted.responses.create(
+        model="scripted", input=[*sent_so_far, {"role": "user", "content": "Question 2?"}]
+    )
+    assert whole.torpor["session"] == made[0].torpor["session"]
+    assert kept_items(bare_store, whole.id) == 3
+    after = await scripted.responses.create(
+        model="scripted", input="Or 2?", previous_response_id=made[0].id
+    )
+    assert await listed(scripted, after.id) == ["Question 1?", "Answer 1.", "Or 2?"]
+    await scripted.responses.delete(made[0].id)
+    assert await listed(scripted, whole.id) == ["Question 1?", "Answer 1.", "Question 2?"]

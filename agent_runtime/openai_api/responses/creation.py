@@ -310,6 +310,7 @@ class Creation:
                 session_id=result.session_id,
                 snapshot=result.snapshot,
                 previous=None if before is None else before.id,
+                previous_session_id=None if before is None else before.session_id,
                 count=len(items) + (0 if before is None else before.count),
                 digest=digest_of(items, "" if before is None else before.digest),
             )

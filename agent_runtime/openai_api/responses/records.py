@@ -35,10 +35,11 @@ class ResponseRecord(BaseModel):
     response:    as it is shown
     input:       the items of the request, but those that it begins with
     session_id, snapshot: that it is
-    previous:    id of the response that it follows
+    previous:    id of the response that it follows, which is in the session previous_session_id
     begins_with: id of the response whose items, output included, the request repeats
     followed_by: id of the one that begins with this one's
-    count, digest: of all items that led to it, its own output included
+    count, digest: of all items that led to it, its own output included; 0 and "" if they were not
+                 counted when it was stored
     deleted:     for who asks for it; its items are still those of its conversation
     """
 
@@ -49,10 +50,11 @@ class ResponseRecord(BaseModel):
     session_id: str
     snapshot: str
     previous: str | None = None
+    previous_session_id: str | None = None
     begins_with: str | None = None
     followed_by: str | None = None
-    count: int
-    digest: str
+    count: int = 0
+    digest: str = ""
     deleted: bool = False
 
     @property
@@ -132,7 +134,7 @@ class ResponseRecords:
         chain = [record]
         while (before_id := chain[-1].begins_with or chain[-1].previous) is not None:
             try:
-                before, _ = await self.kept(before_id)
+                before = await self._before(chain[-1], before_id)
             except NotFound:
                 return chain, False
             if before.deleted and before.conversation_id != record.conversation_id:
@@ -146,6 +148,16 @@ class ResponseRecords:
         items = [item for one in reversed(chain) for item in (*one.input, *one.response["output"])]
         return items, is_whole
 
+    async def _before(self, record: ResponseRecord, before_id: str) -> ResponseRecord:
+        """Found in its session, which lives longer than the note of its id. Raises NotFound."""
+        place = record.session_id if record.begins_with else record.previous_session_id
+        if place is None:  # it was not written down when the record was stored
+            return (await self.kept(before_id))[0]
+        before = await self._read(await self._at(place, before_id), before_id)
+        if before is None:
+            raise _not_found(before_id)
+        return before
+
     async def _linked(
         self, session: Session, record: ResponseRecord, parent: str | None
     ) -> ResponseRecord:
@@ -155,6 +167,8 @@ class ResponseRecords:
         found = await self._store.attachments.get(session, _place(parent))
         before = None if found is None else await self._read(session, found.decode())
         if before is None or before.deleted or before.followed_by not in (None, record.id):
+            return record
+        if not before.digest:
             return record
         if digest_of(record.input[: before.count]) != before.digest:
             return record
@@ -176,8 +190,12 @@ class ResponseRecords:
         (place,) = await self._store.notes.get(self._tenant, [_name(response_id)])
         if place is None:
             raise _not_found(response_id)
+        return await self._at(place.decode(), response_id)
+
+    async def _at(self, session_id: str, response_id: str) -> Session:
+        """Raises NotFound for the response."""
         try:
-            return await self._store.session(place.decode(), tenant=self._tenant)
+            return await self._store.session(session_id, tenant=self._tenant)
         except store_errors.NotFound:
             raise _not_found(response_id) from None
 
