@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ from tools.workspaces.owner import give
 from tools.workspaces.tree import Entry, Tree, Usage
 
 __all__ = ["Usage", "Workspaces"]
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -131,14 +134,25 @@ class Workspaces:
         If the process ends meanwhile, it holds the old files or the new, or there is none.
         """
         manifest = self.manifest(snapshot)
+        path = self._live(name)
         with self._making() as fresh:
             for entry in manifest.entries:
                 self._put(fresh, entry)
-            with tempfile.TemporaryDirectory(dir=self.root / "making") as old:
-                if self._live(name).exists():
-                    self._live(name).rename(Path(old) / "old")
-                path = self._finish(fresh, name)
-                _remove(Path(old) / "old")
+            _give_path(fresh)
+            if not path.exists():
+                return self._finish(fresh, name)
+            aside = fresh.with_name(f"{fresh.name}.old")
+            try:
+                path.rename(aside)
+                fresh.rename(path)
+            except BaseException:
+                if aside.exists():
+                    aside.rename(path)
+                raise
+            try:
+                _remove(aside)
+            except (OSError, subprocess.CalledProcessError) as error:
+                logger.warning("%s is left, and collect() tries again: %s", aside, error)
         return path
 
     def fork(self, snapshot: str, name: str) -> Path:
@@ -307,6 +321,8 @@ def _named(path: str) -> str:
 
 def _remove(path: Path) -> None:
     """Folders may be nested deeper than shutil.rmtree can go."""
+    if not os.path.lexists(path):
+        return  # without a process for it, which may fail
     subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
 
 
