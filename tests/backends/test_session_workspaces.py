@@ -1,5 +1,7 @@
 """Workspaces follow their sessions: forks, rewinding, other machines, crashes, deletion."""
 
+import json
+
 import httpx
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -279,3 +281,29 @@ async def test_a_piece_that_is_no_base64_is_refused(scripted_app, session, piece
         place = f"/v1/sessions/{session.id}/workspace/pieces"
         answer = await http.post(place, json={"pieces": ["YWJj", piece]})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"path": "../plan"},
+        {"path": "/plan"},
+        {"path": "a\0b"},
+        {"path": "\ud800"},
+        {"size": -5},
+        {"size": 1 << 80},
+        {"sha256": ""},
+        {"sha256": "e" * 63 + "é"},
+    ],
+)
+async def test_files_that_lead_elsewhere_or_are_none_are_refused(scripted_app, session, entry):
+    transport = httpx.ASGITransport(scripted_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://scripted") as http:
+        place = f"/v1/sessions/{session.id}/workspace"
+        kept = await http.post(f"{place}/pieces", json={"pieces": ["YWJj"]})
+        (name,) = kept.json()["names"]
+        file = {"kind": "file", "path": "plan", "sha256": name, "size": 3, "executable": False}
+        body = json.dumps({"manifest": {"entries": [{**file, **entry}]}})
+        headers = {"Content-Type": "application/json"}
+        answer = await http.post(f"{place}/versions", content=body, headers=headers)
+        assert answer.status_code in (400, 422), answer.text
