@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from agent_runtime.errors import Unsupported
+from agent_runtime.errors import BadRequest, Unsupported
 from agent_runtime.template import Options, OptionValue, Template
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -59,6 +59,21 @@ def options_for(effort: str, efforts: Mapping[str, Options], *, param: str) -> O
             param=param,
         )
     return efforts[effort]
+
+
+def options_with(
+    effort: str | None, efforts: Mapping[str, Options], template: Options
+) -> dict[str, OptionValue]:
+    """Those that ask for the effort, if there is one, and those of `template`. Raises Unsupported;
+    BadRequest if they do not agree."""
+    asked = {} if effort is None else options_for(effort, efforts, param="effort")
+    for name in asked.keys() & template.keys():
+        if asked[name] != template[name]:
+            raise BadRequest(
+                f"effort {effort!r} asks the chat template for {name}={asked[name]!r}, and "
+                f"`template` for {name}={template[name]!r}; the session is unchanged."
+            )
+    return {**asked, **template}
 
 
 def thinking_switched(template: Template, *, on: bool, opens_thinking: bool, param: str) -> Options:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent_runtime.chat import ChatFormat
-from agent_runtime.efforts import options_for
+from agent_runtime.efforts import options_with
 from agent_runtime.errors import BadRequest, ContextFull, NoMessages
 from agent_runtime.histories import History
 from agent_runtime.models import HistoryPolicy, SamplingDefaults, TurnRequest
 from agent_runtime.outage import Standing
 from agent_runtime.rewriting import rewriting_of
 from agent_runtime.shown import Showing
-from agent_runtime.template import OptionValue
 from agent_runtime.transcripts import Transcript, Transcripts, meta_of
 from engine.pool import Engine
 from state_store.records import Session
@@ -166,16 +165,8 @@ def _with_options(chat: ChatFormat, session: Session, request: TurnRequest) -> T
     request's own."""
     if request.proceed:
         return request
-    asked: dict[str, OptionValue] = {}
-    if request.effort is not None:
-        asked = dict(options_for(request.effort, chat.efforts, param="effort"))
-    for name in asked.keys() & request.template.keys():
-        if asked[name] != request.template[name]:
-            raise BadRequest(
-                f"effort {request.effort!r} asks the chat template for {name}={asked[name]!r}, and "
-                f"`template` for {name}={request.template[name]!r}; the session is unchanged."
-            )
-    template = session.body.meta.get("template", {}) | asked | request.template
+    asked = options_with(request.effort, chat.efforts, request.template)
+    template = session.body.meta.get("template", {}) | asked
     return request.model_copy(update={"template": template})
 
 

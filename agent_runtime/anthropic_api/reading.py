@@ -27,7 +27,7 @@ from agent_runtime.anthropic_api.request import (
 )
 from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.constraints import NamedTool
-from agent_runtime.efforts import options_for, thinking_switched
+from agent_runtime.efforts import options_for, options_with, thinking_switched
 from agent_runtime.errors import (
     BadRequest,
     ThreadUnsupportedRequest,
@@ -70,11 +70,11 @@ def conversation_of(
 
 
 def prompt_options(request: CountRequest, chat: ChatFormat) -> dict[str, OptionValue]:
-    """Of the model's chat template, for all that the request asks. Raises Unsupported."""
+    """Of the model's chat template, for all that the request asks. Raises Unsupported; BadRequest
+    for options that exclude each other."""
     asked = _thinking(request, chat)
-    effort = asked.get("effort")
-    by_effort = {} if effort is None else options_for(effort, chat.efforts, param="effort")
-    return {**by_effort, **asked.get("template", request.torpor.template or {})}
+    template = asked.get("template", request.torpor.template or {})
+    return options_with(asked.get("effort"), chat.efforts, template)
 
 
 def messages_of(request: CountRequest) -> list[Message]:
@@ -120,6 +120,12 @@ def _thinking(request: CountRequest, chat: ChatFormat | None) -> dict[str, Any]:
             options_for(effort, chat.efforts, param="output_config.effort")
     asked: dict[str, Any] = {} if effort is None else {"effort": effort}
     if isinstance(thinking, ThinkingOn):
+        if request.torpor.thinking_tokens is not None:
+            raise BadRequest(
+                "`thinking.budget_tokens` and `torpor.thinking_tokens` both say how much is "
+                "thought: give one. Nothing was generated.",
+                param="torpor.thinking_tokens",
+            )
         asked["thinking_tokens"] = thinking.budget_tokens
     if chat is None:
         return asked | ({"effort": "none"} if is_off else {})

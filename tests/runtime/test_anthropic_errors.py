@@ -91,3 +91,29 @@ async def test_options_that_exclude_each_other_are_the_clients_mistake(service):
         )
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
     assert "must be calls" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "why"),
+    [
+        ("", {"thinking": {"type": "enabled", "budget_tokens": 2000},
+              "torpor": {"thinking_tokens": 50}}, "both say how much is thought"),
+        ("/count_tokens", {"output_config": {"effort": "high"},
+                           "torpor": {"template": {"enable_thinking": False}}},
+         "asks the chat template for enable_thinking=True"),
+    ],
+)  # fmt: skip
+async def test_two_answers_to_how_much_is_thought_are_the_clients_mistake(
+    service, path, asked, why
+):
+    said = [{"role": "user", "content": "What is 2 + 2?"}]
+    room = {} if path else {"max_tokens": 4000}
+    async with service() as http:
+        model = (await http.get("/v1/models")).json()["data"][0]["id"]
+        answer = await http.post(
+            f"/v1/messages{path}",
+            json={"model": model, "messages": said, **room, **asked},
+            headers={"anthropic-version": "2023-06-01"},
+        )
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert why in answer.json()["error"]["message"]
