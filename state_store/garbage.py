@@ -146,7 +146,7 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
         doomed = await control.run("doomed", found, snapshot_id)
         if not doomed:
             continue
-        stored, pin_id = doomed
+        stored, pin_id, files = doomed
         shred = False
         try:
             snapshot = Snapshot.unpack(stored)
@@ -163,14 +163,22 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
                 keys.dead,
                 keys.usage,
                 keys.held_files,
+                *await _files(control, keys, files.decode()),
             ],
             snapshot_id,
             pin_id,
-            keys.files(""),
-            keys.blob(""),
             0 if shred else GRACE,
         )
         buried += outcome == b"ok"  # not if a commit has just revived it
+
+
+async def _files(control: Control, keys: LineageKeys, name: str) -> list[str]:
+    """Keys of a set of files and its blobs, none for a snapshot without one."""
+    if not name:
+        return []
+    async with control.guard() as client:
+        blobs: bytes | None = await client.hget(keys.files(name), "blobs")
+    return [keys.files(name), *map(keys.blob, (blobs or b"").decode().split())]
 
 
 async def unpin(

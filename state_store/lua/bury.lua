@@ -1,7 +1,9 @@
 -- Remove a dead snapshot whose pins are gone, and let go of its parent.
--- KEYS: snapshot, tokens, refs, dead, usage, held files
--- ARGV: snapshot id, pin id that was removed, key prefixes of sets of files and of blobs, seconds that
---       files live on which nothing holds any more, 0 if they go at once
+-- KEYS: snapshot, tokens, refs, dead, usage, held files; its set of files and the blobs of that, if
+--       it has one: a server of a cluster that lacks one of them, while their slot moves, then does
+--       nothing at all
+-- ARGV: snapshot id, pin id that was removed, seconds that files live on which nothing holds any
+--       more, 0 if they go at once
 if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return 'alive' end
 if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return 'alive' end
 local refs = redis.call('HGET', KEYS[3], ARGV[1])
@@ -9,22 +11,17 @@ if refs and (tonumber(refs) or 1) > 0 then -- see doomed.lua; repair pins its ob
   redis.call('SREM', KEYS[4], ARGV[1])
   return 'alive'
 end
-local parent, size, count, files =
-  unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count', 'files'))
+local parent, size, count = unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count'))
 redis.call('DEL', KEYS[1], KEYS[2])
-local function drop(key)
-  if ARGV[5] == '0' then redis.call('UNLINK', key) else redis.call('EXPIRE', key, ARGV[5]) end
-end
-local function let_go(what)
+local function let_go(kind, key)
+  local what = kind .. string.match(key, '[^:]+$')
   if redis.call('HINCRBY', KEYS[6], what, -1) > 0 then return false end
   redis.call('HDEL', KEYS[6], what)
+  if ARGV[3] == '0' then redis.call('UNLINK', key) else redis.call('EXPIRE', key, ARGV[3]) end
   return true
 end
-if files and files ~= '' and let_go('files:' .. files) then
-  for name in string.gmatch(redis.call('HGET', ARGV[3] .. files, 'blobs') or '', '%x+') do
-    if let_go('blob:' .. name) then drop(ARGV[4] .. name) end
-  end
-  drop(ARGV[3] .. files)
+if KEYS[7] and let_go('files:', KEYS[7]) then
+  for i = 8, #KEYS do let_go('blob:', KEYS[i]) end
 end
 if size then
   redis.call('HINCRBY', KEYS[5], 'bytes', 0 - size) -- and not -size: Redis 7.0 refuses a -0

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 import redis
 from author import Author
 from servers import BUILDS, Cluster
-from writer import frame_of
+from writer import commit, frame_of
 
 from state_store.errors import StoreUnavailable
+from state_store.files import FileSet
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.payloads import Outcome
 from state_store.routing import key_slot
@@ -50,6 +52,14 @@ async def during(move, work):
     await asyncio.sleep(0.1)
     await asyncio.to_thread(move.finish)
     return await task
+
+
+async def delete_only(store, keys, session_id):
+    """Delete a session, and unwind nothing."""
+    beside = [keys.refs, keys.dead, keys.sessions]
+    own = [keys.attachments(session_id), keys.feed(session_id)]
+    places = [keys.session(session_id), keys.lease(session_id), *beside, *own]
+    await store._control.run("delete", places, session_id)
 
 
 def half(move, rng):
@@ -124,19 +134,7 @@ async def test_unwinding_stopped_half_way_in_a_moving_slot_goes_on_later(
     async with impatient._control.guard() as client:
         await client.hset(keys.session(session.id), "head", session.head)
     await writer.store.delete_session(other.id)
-    await impatient._control.run(
-        "delete",
-        [
-            keys.session(session.id),
-            keys.lease(session.id),
-            keys.refs,
-            keys.dead,
-            keys.sessions,
-            keys.attachments(session.id),
-            keys.feed(session.id),
-        ],
-        session.id,
-    )
+    await delete_only(impatient, keys, session.id)
     move = cluster.start_moving(slot_of(lineage_of(session.id)))
     for name in moved:
         move.move(getattr(keys, name).encode())
@@ -149,6 +147,35 @@ async def test_unwinding_stopped_half_way_in_a_moving_slot_goes_on_later(
         with member.client() as client:
             left = [k for k in client.scan_iter(f"{prefix}:*") if b"snapshot" in k or b"pins" in k]
             assert left == []
+
+
+@pytest.mark.parametrize("moved", ["files", "blob"])
+async def test_files_that_move_while_their_snapshot_is_unwound_are_let_go_with_it(
+    cluster, writer, impatient, prefix, moved
+):
+    store = writer.store
+    session = await writer.session(range(8))
+    keys = LineageKeys(prefix, lineage_of(session.id))
+    base = session.head
+    names = await store.files.put(session, [b"one", b"two", b"three"])
+    named = await store.files.put_set(session, FileSet(b"body", tuple(names)))
+    draft = replace(await writer.draft(session.id, range(8)), files=named)
+    writer.put(draft)
+    await commit(store, draft)
+    await store.fork(session.id, snapshot_id=base)
+    places = {"files": [keys.files(named)], "blob": [keys.blob(one) for one in names]}
+    await delete_only(store, keys, session.id)
+    move = cluster.start_moving(slot_of(lineage_of(session.id)))
+    move.move(*(key.encode() for key in places[moved]))
+    with contextlib.suppress(StoreUnavailable):
+        await impatient.recover(older_than=0)
+    move.finish()
+    await store.recover(older_than=0)
+    assert await writer.problems() == []
+    async with store._control.guard() as client:
+        assert await client.exists(keys.held_files) == 0
+        assert {await client.ttl(key) > 0 for each in places.values() for key in each} == {True}
+        assert await client.hget(keys.refs, base) == b"1"
 
 
 async def test_turns_and_reads_go_on_while_slots_move_back_and_forth(cluster, writer, objects):
