@@ -58,13 +58,13 @@ STATE_TYPES: tuple[type, ...] = (Message, Step)
 class AgentState(TypedDict):
     """session_id: the branch the model continues; pending: messages for its next turn
 
-    head: snapshot that the branch ended in, "" if it was empty; not there if nobody has looked
-    workspace: version of its files that the next turn commits; not there if it is the head's
+    head: snapshot that the branch ended in, "" if it was empty; None if nobody has looked
+    workspace: version of its files that the next turn commits; None if it is the head's
     """
 
     session_id: str
-    head: NotRequired[str]
-    workspace: NotRequired[str]
+    head: NotRequired[str | None]
+    workspace: NotRequired[str | None]
     pending: list[Message]
     steps: Annotated[list[Step], operator.add]
 
@@ -126,8 +126,10 @@ def build_agent(
         session_id, result = await _take_turn(client, state, options)
         steps = [Step(kind="model", name="assistant", text=result.text, turn=result)]
         await observe(steps)
-        head = {} if result.snapshot is None else {"head": result.snapshot}
-        return {"session_id": session_id, "pending": [], "steps": steps, **head}
+        committed: dict[str, Any] = {}
+        if result.snapshot is not None:
+            committed = {"head": result.snapshot, "workspace": None}
+        return {"session_id": session_id, "pending": [], "steps": steps, **committed}
 
     async def call_tools(state: AgentState) -> dict[str, Any]:
         turn = state["steps"][-1].turn
@@ -135,7 +137,9 @@ def build_agent(
         calls, session_id = turn.tool_calls, state["session_id"]
         running, opened = executor, None
         if workspaces is not None:
-            opened = await workspaces.open(session_id, state.get("workspace"))
+            version = state.get("workspace")  # of a turn that is not committed yet
+            snapshot = turn.snapshot if version is None else None
+            opened = await workspaces.open(session_id, version, snapshot=snapshot)
             running = running.having(workspaces.tools(opened.path))
         if session_tools is not None:
             running = running.having(session_tools(session_id))
@@ -147,10 +151,10 @@ def build_agent(
                 listen(calls[position], progress)
 
         results = await running.run(calls, place, allowed=allowed, listen=hear)
-        version = {}
+        left = {}
         if workspaces is not None and opened is not None:
             kept, results = await _kept(workspaces, session_id, opened, results)
-            version = {} if kept is None else {"workspace": kept}
+            left = {"workspace": kept}
         steps = [
             Step(kind="tool", name=call.name, text=result.text, notes=result.notes)
             for call, result in zip(calls, results, strict=True)
@@ -159,7 +163,7 @@ def build_agent(
         return {
             "pending": [Message(role="tool", content=step.text) for step in steps],
             "steps": steps,
-            **version,
+            **left,
         }
 
     def after_model(state: AgentState) -> str:
@@ -187,8 +191,8 @@ async def ask(
     """Send one user message and run the loop until the model answers without a tool call, or a
     person is asked (then see `waiting`); the new steps.
 
-    session: whose head a new thread begins at; a view of it says which head that is. None to go on
-             in a thread's own session
+    session: whose head a thread begins at, or goes on at; a view of it says which head that is.
+             None to go on in a thread's own session, from where that was left
     thread:  of the agent's checkpointer: its name, or the config of one of its checkpoints, to go
              on from there
     workspace: version of the session's files that the message comes with, if they were changed
@@ -198,10 +202,10 @@ async def ask(
     """
     state: Any = {"pending": [Message(role="user", content=text)], "steps": []}
     if isinstance(session, SessionView):
-        state |= {"session_id": session.id, "head": session.head or ""}
+        state |= {"session_id": session.id, "head": session.head or "", "workspace": workspace}
     elif session is not None:
-        state |= {"session_id": session}
-    if workspace is not None:
+        state |= {"session_id": session, "head": None, "workspace": workspace}
+    elif workspace is not None:
         state |= {"workspace": workspace}
     return await _run(agent, state, thread, most_steps)
 
@@ -234,7 +238,7 @@ async def _take_turn(
     """The session that the turn was taken in, which is a new one if the head has moved."""
     session_id, pending = state["session_id"], state["pending"]
     head = state.get("head")
-    if "workspace" in state:
+    if state.get("workspace") is not None:
         options = {**options, "workspace": state["workspace"]}
     try:
         return session_id, await client.turn(session_id, pending, expected_head=head, **options)

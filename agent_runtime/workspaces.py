@@ -76,8 +76,11 @@ class SessionWorkspaces:
         with tempfile.TemporaryDirectory() as folder:
             return [tool.spec for tool in self._make_tools(Path(folder))]
 
-    async def open(self, session_id: str, version: str | None = None) -> Opened:
-        """Have the session's workspace hold the files of a version, its head's if none is given.
+    async def open(
+        self, session_id: str, version: str | None = None, *, snapshot: str | None = None
+    ) -> Opened:
+        """Have the session's workspace hold the files of a version, or of a snapshot of its
+        lineage; its head's if neither is given.
 
         What it held before that no version has is kept in a snapshot here. Raises ApiError, such as
         `files_missing` for files that the store has lost.
@@ -85,7 +88,9 @@ class SessionWorkspaces:
         left = self._left_at.pop(session_id, None)
         if left is not None and version is not None and left[0] == version:
             return Opened(self._workspaces.path(session_id), version)
-        view = await self._torpor.files.get(session_id, version=version)
+        view = await self._torpor.files.get(session_id, snapshot=snapshot, version=version)
+        if left is not None and snapshot is not None and left[0] == view.version:
+            return Opened(self._workspaces.path(session_id), view.version)
         manifest = view.files.manifest
         await self._fetch(session_id, view.files)
         if session_id not in self._workspaces.names():

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
+from agent_runtime.chat import Message
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspace_models import CHUNK, sha256
@@ -307,3 +308,62 @@ async def test_files_that_lead_elsewhere_or_are_none_are_refused(scripted_app, s
         headers = {"Content-Type": "application/json"}
         answer = await http.post(f"{place}/versions", content=body, headers=headers)
         assert answer.status_code in (400, 422), answer.text
+
+
+async def test_a_checkpoint_before_tools_has_the_files_of_then(torpor, said, machine, session):
+    here = machine()
+    agent = build_agent(torpor, Registry(), workspaces=here, checkpointer=InMemorySaver())
+    for path, text in (("plan", "one"), ("later", "two")):
+        said.scripted += [writes(path, text), says({"content": "Done."})]
+        await ask(agent, None if path == "later" else session, "Go on.", thread="a")
+    thread = {"configurable": {"thread_id": "a"}}
+    states = [one async for one in agent.aget_state_history(thread)]
+    first = [one for one in states if one.next == ("tools",)][-1]
+    said.scripted += [says({"content": "Done again."})]
+    again = await agent.ainvoke(None, first.config)
+    assert again["session_id"] != session.id
+    assert await files_of(here, again["session_id"]) == {"plan": "one"}
+
+
+async def test_tools_work_on_the_files_of_the_turn_that_called_them(torpor, said, machine, session):
+    """Another client moves the session on before they do."""
+
+    async def meanwhile(step) -> None:
+        if step.text == "Done." or step.kind != "model":
+            return
+        other = machine("other")
+        ((await other.open(session.id)).path / "foreign").write_text("not mine")
+        version = await other.keep(session.id)
+        said.scripted.insert(0, says({"content": "I see."}))
+        await torpor.turn(session.id, [Message(role="tool", content="none")], workspace=version)
+
+    here = machine()
+    agent = build_agent(torpor, Registry(), workspaces=here, observer=meanwhile)
+    said.scripted += [writes("plan", "one"), says({"content": "Done."})]
+    asked = {"pending": [Message(role="user", content="Go on.")], "steps": []}
+    state = await agent.ainvoke({**asked, "session_id": session.id})
+    assert state["session_id"] != session.id
+    assert await files_of(here, state["session_id"]) == {"plan": "one"}
+    assert await files_of(here, session.id) == {"foreign": "not mine"}
+
+
+async def test_a_thread_goes_on_with_the_files_of_the_session_that_it_is_given(
+    torpor, said, machine, session
+):
+    here = machine()
+    agent = build_agent(torpor, Registry(), workspaces=here, checkpointer=InMemorySaver())
+
+    async def asked(given, *texts: str) -> None:
+        said.scripted += [*(writes("plan", one) for one in texts), says({"content": "Done."})]
+        await ask(agent, given, "Go on.", thread="a")
+
+    await asked(session, "one")
+    await asked(None, "two")
+    await torpor.rewind(session.id, turns=2)
+    await asked(await torpor.get(session.id))
+    assert await files_of(here, session.id) == {"plan": "one"}
+    for by_id in (False, True):
+        other = await torpor.create(tools=here.specs())
+        await asked(other.id if by_id else other)
+        assert await files_of(here, other.id) == {}
+        assert (await torpor.get(other.id)).head is not None
