@@ -33,6 +33,7 @@ _ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics|/v1/scheduling")
 _OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _READING = {"GET", "HEAD", "OPTIONS"}
+_ASKED_BY_POST = re.compile(r"/v1/sessions/[^/]+/workspace/read")  # names are many, for a query
 _DOORS = {"/mcp"}  # what comes through makes requests of its own, which are looked at
 _KNOWN_FOR = 5.0  # seconds that a key is believed without asking the store; revoking takes as long
 _KNOWN = 4096
@@ -69,7 +70,7 @@ class Guard:
             return
         serve_as(key)
         self._standings.serve_with(text)
-        if scope["method"] in _READING:
+        if _reads(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
         status = 500
@@ -121,11 +122,15 @@ class Guard:
             )
         if _ADMIN.fullmatch(path) and key.role != "admin":
             raise Forbidden(f"{path} is for keys of role admin; key {key.id} is of {key.role}.")
-        if key.role == "read" and method not in _READING and path not in _DOORS:
+        if key.role == "read" and not _reads(method, path) and path not in _DOORS:
             raise Forbidden(f"key {key.id} may only read; nothing was done.")
         session = _OF_SESSION.fullmatch(path)
         if session is not None:
             await self._store().session(session[1], tenant=key.tenant)
+
+
+def _reads(method: str, path: str) -> bool:
+    return method in _READING or _ASKED_BY_POST.fullmatch(path) is not None
 
 
 def _sent_key(scope: Scope) -> str:

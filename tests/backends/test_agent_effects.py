@@ -125,3 +125,23 @@ async def test_files_effects_and_what_was_said_are_their_tenants_alone(bare_stor
         assert refused.value.code == "files_missing"
         for client in clients:
             await client.__aexit__()
+
+
+async def test_who_may_only_read_reads_files_too(bare_store, store, said):
+    async with scripted_runtime(bare_store.url, said, require_keys=True) as app:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        keys = [(await store.keys.create("ann", role=role))[1] for role in ("use", "read")]
+        user, reader = (Torpor("http://scripted", api_key=key, transport=transport) for key in keys)
+        session = await user.create()
+        await user.files.put(session.id, [b"the plan"])
+        name = sha256(b"the plan")
+        assert [piece async for piece in reader.files.read(session.id, [name])] == [b"the plan"]
+        for changing in (
+            reader.files.put(session.id, [b"x"]),
+            reader.files.missing(session.id, [name]),  # what is there lives longer then
+        ):
+            with pytest.raises(ApiError) as refused:
+                await changing
+            assert refused.value.code == "forbidden"
+        for client in (user, reader):
+            await client.__aexit__()
