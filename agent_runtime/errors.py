@@ -26,6 +26,7 @@ TorporError
 ├── ModelNotFound         a model is asked for that this runtime does not serve
 ├── ConversationLocked    a conversation of OpenAI's API is being gone on with
 ├── HeadMoved             somebody else moved the session since the caller looked
+├── FilesUncommitted      files of a session were kept and are in no snapshot: say what is wanted
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── CannotStore           engines cannot store the session in the form that it asks for
 ├── NoBackend             no backend here answers this session, which has no state
@@ -185,6 +186,11 @@ class ConversationLocked(TorporError):
 
 class HeadMoved(TorporError):
     code = "head_moved"
+    status = 409
+
+
+class FilesUncommitted(TorporError):
+    code = "files_uncommitted"
     status = 409
 
 

@@ -15,9 +15,10 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent_runtime.errors import FilesUncommitted
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspace_models import CHUNK, WorkspaceFiles, sha256
 from tools.code import code_tools
@@ -124,28 +125,36 @@ class SessionWorkspaces:
         self._left_at[session_id] = (version, manifest.id)
         return version
 
-    async def merge(self, session_id: str, other_id: str) -> str:
+    async def merge(self, session_id: str, other_id: str, version: str | None = None) -> Opened:
         """Add to the session's files what another branch, as its head has it, changed since the two
-        parted; the version, to be given with the next turn.
+        parted; what they are then, whose version is to be given with the next turn.
 
-        Raises WorkspacesDiffer where both changed the same files in different ways, and nothing is
-        changed; ApiError.
+        version: that was kept of the session's files, and that no turn has committed; its head's if
+                 none is given. What belongs to neither is put aside, see `open`.
+
+        Raises WorkspacesDiffer where both changed the same files in different ways, and
+        FilesUncommitted if none is given and there is one; then nothing is changed. ApiError.
         """
         parted = (await self._torpor.diff(session_id, other_id)).ancestor
-        views = [
-            await self._torpor.files.get(session_id),
-            await self._torpor.files.get(other_id),
-        ]
+        ours = await self._torpor.files.get(session_id, version=version)
+        theirs = await self._torpor.files.get(other_id)
+        left = self._left_at.get(session_id)
+        if version is None and left is not None and left[0] != ours.version:
+            raise FilesUncommitted(
+                f"the files of {session_id} were kept as {left[0]}, which its head does not have; "
+                "nothing was merged. Give that version to merge into it, or have a turn commit it; "
+                "or open the workspace, which has the head's files then."
+            )
         base = Manifest(entries=())
         if parted is not None:
             base = (await self._torpor.files.get(session_id, snapshot=parted.id)).files.manifest
-        ours, theirs = (view.files.manifest for view in views)
-        manifest = merged(base, ours, theirs)
-        await self.open(session_id)
-        await self._fetch(other_id, views[1].files)
+        manifest = merged(base, ours.files.manifest, theirs.files.manifest)
+        self._left_at.pop(session_id, None)  # whatever was done since is looked for
+        opened = await self.open(session_id, version)
+        await self._fetch(other_id, theirs.files)
         self._workspaces.admit(manifest)
         await asyncio.to_thread(self._workspaces.put_back, manifest.id, session_id)
-        return await self.keep(session_id)
+        return replace(opened, version=await self.keep(session_id))
 
     async def tidy(self) -> int:
         """Delete the workspaces of sessions that are no more, and all that can be had from the

@@ -7,6 +7,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent_runtime.chat import Message
+from agent_runtime.errors import FilesUncommitted
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspace_models import CHUNK, sha256
@@ -74,7 +75,7 @@ async def test_branches_have_their_own_files_are_rewound_and_merged(torpor, said
     await torpor.rewind(left.id, turns=2)  # the call, and the answer to its result
     assert await files_of(here, left.id) == {"plan": "one", "src/main": "second"}
 
-    version = await here.merge(right.id, left.id)
+    version = (await here.merge(right.id, left.id)).version
     said.scripted += [says({"content": "Merged."})]
     merged = await torpor.turn(right.id, "The other branch is merged.", workspace=version)
     assert merged.snapshot == (await torpor.get(right.id)).head
@@ -367,3 +368,27 @@ async def test_a_thread_goes_on_with_the_files_of_the_session_that_it_is_given(
         await asked(other.id if by_id else other)
         assert await files_of(here, other.id) == {}
         assert (await torpor.get(other.id)).head is not None
+
+
+async def test_a_merge_drops_nothing_that_was_kept_or_done(torpor, said, machine, session):
+    here = machine()
+    await work(torpor, said, here, session.id, ("plan", "one"))
+    other = await torpor.fork(session.id)
+    await work(torpor, said, here, other.id, ("notes", "two"))
+    path = (await here.open(session.id)).path
+    (path / "mine").write_text("three")
+    kept = await here.keep(session.id)
+    with pytest.raises(FilesUncommitted, match=kept):
+        await here.merge(session.id, other.id)
+    assert (path / "mine").exists()
+
+    merged = await here.merge(session.id, other.id, kept)
+    assert sorted(one.name for one in path.iterdir()) == ["mine", "notes", "plan"]
+    said.scripted += [says({"content": "Merged."})]
+    await torpor.turn(session.id, "It is merged.", workspace=merged.version)
+    assert set(await files_of(machine("there"), session.id)) == {"mine", "notes", "plan"}
+
+    version = await here.keep(session.id)
+    (path / "more").write_text("four")
+    merged = await here.merge(session.id, other.id, version)
+    assert merged.note.endswith(f"put aside as {merged.aside}: more")
