@@ -1,6 +1,7 @@
 """Control groups hold what no process has alone; where there are none, it is said."""
 
 import asyncio
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -125,3 +126,53 @@ async def test_what_only_control_groups_can_hold_is_refused_without(
 )
 def test_why_there_is_no_group_says_what_to_change(number, advice):
     assert advice in cgroups._why(OSError(number, "no"), Path("/group"))
+
+
+@pytest.fixture
+def busy(tmp_path, monkeypatch):
+    """Our group of version 2 in a made-up tree. It has processes, so it can have none below it."""
+    own = tmp_path / "system.slice" / "torpor.service"
+    own.mkdir(parents=True)
+    for folder in (own, own.parent):
+        (folder / "cgroup.subtree_control").write_text("cpu memory pids")
+    enable = cgroups._enable
+
+    def refused(folder):
+        if folder == own:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        enable(folder)
+
+    monkeypatch.setattr(cgroups, "_enable", refused)
+    tree = cgroups._Tree(2, dict.fromkeys(("memory", "pids", "cpu"), own))
+    monkeypatch.setattr(cgroups, "_tree", lambda: tree)
+    return own
+
+
+@pytest.mark.parametrize("mark", [None, b"0"])
+def test_no_group_is_made_beside_ours_for_root_where_that_was_not_given(busy, monkeypatch, mark):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    if mark:
+        os.setxattr(busy.parent, "user.delegate", mark)
+    with pytest.raises(SandboxUnavailable, match=r"has processes of its own; .*Delegate=yes"):
+        cgroups.Group(Limits())
+    assert {one.name for one in busy.parent.iterdir()} == {busy.name, "cgroup.subtree_control"}
+
+
+def test_no_group_is_made_beside_ours_where_another_user_owns_that(busy, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: busy.parent.stat().st_uid + 1)
+    with pytest.raises(SandboxUnavailable, match="has processes of its own"):
+        cgroups.Group(Limits())
+
+
+def test_a_group_is_made_beside_ours_where_systemd_has_given_that_to_us(busy, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    os.setxattr(busy.parent, "user.delegate", b"1")
+    assert cgroups._tree().made("memory", "one") == busy.parent / "one"
+    assert (busy.parent / "one").is_dir()
+
+
+def test_a_group_is_made_beside_ours_where_this_user_owns_that(busy, monkeypatch):
+    if os.geteuid() == 0:
+        os.chown(busy.parent, 1000, 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cgroups._tree().made("memory", "one") == busy.parent / "one"

@@ -1,8 +1,9 @@
 """Control groups, with which the kernel holds all processes of one command together to a limit.
 
 A group is made below the one this process is in (cgroup v1, or at the root of v2), or beside it
-where that part of the tree was given to this user (v2: a group with processes of its own can have
-none below it with limits). The kernel lets nobody in the sandbox leave it or see it.
+where the group above both was given to us (v2: a group with processes of its own can have none
+below it with limits); elsewhere it would be outside the limits that this process was put under.
+The kernel lets nobody in the sandbox leave it or see it.
 
     memory     what its processes have, and the files in /tmp and /dev/shm, which no process has
     processes  and threads, however they were started
@@ -106,7 +107,7 @@ class _Tree:
             return _made(own / name)
         refused: OSError | None = None
         for parent in (own, own.parent):
-            if not (parent / _SWITCH).exists():
+            if not (parent / _SWITCH).exists() or (parent != own and not _given(parent)):
                 continue
             try:
                 _enable(parent)
@@ -144,6 +145,16 @@ def _mounts() -> dict[str, tuple[Path, str]]:
         for name in names:
             found.setdefault(name, (Path(fields[4]), fields[3]))
     return found
+
+
+def _given(folder: Path) -> bool:
+    """Whether a group is for us to divide: systemd marks those of `Delegate=yes`. That root may
+    write to it says nothing."""
+    for mark in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):  # it has no such mark, or can have none
+            if os.getxattr(folder, mark) == b"1":
+                return True
+    return os.geteuid() != 0 and folder.stat().st_uid == os.geteuid()
 
 
 def _enable(folder: Path) -> None:
