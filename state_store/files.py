@@ -6,8 +6,10 @@
 
 Blobs come first, then the set, then a commit that names it. Until a commit holds them they expire.
 Snapshots count how often a set is held, sets count their blobs, in the scripts that commit and
-bury; so forks and rewinding need nothing more. Of an encrypted tenant, contents are sealed and
-names are keyed. A server keeps all files of a lineage in one slot; they are not archived.
+bury; so forks and rewinding need nothing more. What nothing holds any more lives on for a while; of
+an encrypted tenant, only what a session of the lineage has lately been told is there. Contents of
+such a tenant are sealed and names are keyed. A server keeps all files of a lineage in one slot;
+they are not archived.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ class Files:
             blobs = [keys.blob(_stored(one, seals)) for one in batch]
             places = await self._control.run(
                 "keep_files",
-                [keys.session(session.id), keys.held_files, keys.files(""), *blobs],
-                TTL * 1000,
+                [*_beside(keys, session), keys.files(""), *blobs],
+                *_times(session),
             )
             found += [batch[at - 1] for at in _require(places, session)]
         return found
@@ -72,7 +74,7 @@ class Files:
             for content, blob in zip(contents, blobs, strict=True)
         ]
         if not await self._control.run(
-            "keep_blobs", [keys.session(session.id), keys.held_files, *blobs], TTL * 1000, *values
+            "keep_blobs", [*_beside(keys, session), *blobs], *_times(session), *values
         ):
             raise NotFound(f"no session {session.id}.")
         return names
@@ -105,8 +107,8 @@ class Files:
         fields += ["named", named if seals is None else seals.seal(named, f"{place}#named")]
         places = await self._control.run(
             "keep_files",
-            [keys.session(session.id), keys.held_files, place, *map(keys.blob, stored)],
-            TTL * 1000,
+            [*_beside(keys, session), place, *map(keys.blob, stored)],
+            *_times(session),
             *fields,
         )
         missing = [files.blobs[at - 1] for at in _require(places, session)]
@@ -142,7 +144,7 @@ class Files:
         return {one: found[_stored(one, seals)] - added for one in blobs}
 
     async def require(self, session: Session, name: str) -> None:
-        """Have a set live for `TTL` more, if nothing holds it. Raises FilesMissing."""
+        """Have a set live for `TTL` more, whoever lets go of it. Raises FilesMissing."""
         keys, _ = await self._place(session)
         async with self._control.guard() as client:
             blobs = await client.hget(keys.files(name), "blobs")
@@ -151,8 +153,8 @@ class Files:
             stored = map(keys.blob, blobs.decode().split())
             places = await self._control.run(
                 "keep_files",
-                [keys.session(session.id), keys.held_files, keys.files(name), *stored],
-                TTL * 1000,
+                [*_beside(keys, session), keys.files(name), *stored],
+                *_times(session),
             )
         if places:
             raise FilesMissing(
@@ -194,6 +196,16 @@ class Files:
     async def _place(self, session: Session) -> tuple[LineageKeys, Seals | None]:
         keys = LineageKeys(self._prefix, lineage_of(session.id))
         return keys, await self._lineages.seals(Lineage.of(session.body))
+
+
+def _beside(keys: LineageKeys, session: Session) -> list[str]:
+    """The first keys of the scripts that keep."""
+    return [keys.session(session.id), keys.held_files, keys.wanted_files]
+
+
+def _times(session: Session) -> list[int]:
+    """And their first arguments."""
+    return [TTL * 1000, int(session.body.encrypted)]
 
 
 def set_name(files: FileSet, seals: Seals | None) -> str:

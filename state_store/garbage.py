@@ -2,7 +2,8 @@
 
 Every step is idempotent and small, so a crash at any point is finished by the next call. An
 object without pins is not deleted but expires after a grace time: a commit that has just seen it
-may still pin it. Only what a deleted snapshot of an encrypted tenant held is shredded at once.
+may still pin it. Only what a deleted snapshot of an encrypted tenant held is shredded at once, but
+for files that a session was told will be there for a turn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgpack
 
 from state_store.connection import Control
 from state_store.errors import CorruptObject
+from state_store.files import TTL
 from state_store.layout import LineageKeys, ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
@@ -167,18 +169,19 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
             ],
             snapshot_id,
             pin_id,
-            0 if shred else GRACE,
+            0 if shred else TTL,
         )
         buried += outcome == b"ok"  # not if a commit has just revived it
 
 
 async def _files(control: Control, keys: LineageKeys, name: str) -> list[str]:
-    """Keys of a set of files and its blobs, none for a snapshot without one."""
+    """What `lua/bury.lua` takes of a snapshot's files, nothing for one without."""
     if not name:
         return []
     async with control.guard() as client:
         blobs: bytes | None = await client.hget(keys.files(name), "blobs")
-    return [keys.files(name), *map(keys.blob, (blobs or b"").decode().split())]
+    beside = [keys.wanted_files, keys.sessions]
+    return [*beside, keys.files(name), *map(keys.blob, (blobs or b"").decode().split())]
 
 
 async def unpin(
@@ -206,6 +209,7 @@ async def unpin(
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
     beside = [keys.fence, keys.seed, keys.usage, keys.effects, keys.held_files]
+    beside += [keys.wanted_files]
     if not await control.run("forget_lineage", [*holding, *beside]):
         return
     async with control.guard() as client:

@@ -152,6 +152,12 @@ class LineageKeys:
         `state_store/files.py`."""
         return self._key("held-files")
 
+    @property
+    def wanted_files(self) -> str:
+        """Hash: unix time until which files that are held live on when nothing holds them any
+        more; of an encrypted tenant, whose files go at once otherwise. Expires."""
+        return self._key("wanted-files")
+
     def files(self, name: str) -> str:
         """Hash with a set of files: its body, and the blobs that it needs."""
         return self._key(f"files:{name}")

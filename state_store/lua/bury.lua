@@ -1,9 +1,9 @@
 -- Remove a dead snapshot whose pins are gone, and let go of its parent.
--- KEYS: snapshot, tokens, refs, dead, usage, held files; its set of files and the blobs of that, if
---       it has one: a server of a cluster that lacks one of them, while their slot moves, then does
+-- KEYS: snapshot, tokens, refs, dead, usage, held files; if it has files: wanted files, sessions, its
+--       set of files and the blobs of that: a server of a cluster that lacks one of them, while their slot moves, then does
 --       nothing at all
 -- ARGV: snapshot id, pin id that was removed, seconds that files live on which nothing holds any
---       more, 0 if they go at once
+--       more, 0 if they go at once but for those that a session still wants
 if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return 'alive' end
 if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return 'alive' end
 local refs = redis.call('HGET', KEYS[3], ARGV[1])
@@ -13,15 +13,20 @@ if refs and (tonumber(refs) or 1) > 0 then -- see doomed.lua; repair pins its ob
 end
 local parent, size, count = unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count'))
 redis.call('DEL', KEYS[1], KEYS[2])
+local now = redis.call('TIME')[1]
 local function let_go(kind, key)
   local what = kind .. string.match(key, '[^:]+$')
   if redis.call('HINCRBY', KEYS[6], what, -1) > 0 then return false end
   redis.call('HDEL', KEYS[6], what)
-  if ARGV[3] == '0' then redis.call('UNLINK', key) else redis.call('EXPIRE', key, ARGV[3]) end
+  local left = tonumber(ARGV[3])
+  if left == 0 and redis.call('EXISTS', KEYS[8]) == 1 then
+    left = (redis.call('HGET', KEYS[7], what) or now) - now
+  end
+  if left > 0 then redis.call('EXPIRE', key, left) else redis.call('UNLINK', key) end
   return true
 end
-if KEYS[7] and let_go('files:', KEYS[7]) then
-  for i = 8, #KEYS do let_go('blob:', KEYS[i]) end
+if KEYS[9] and let_go('files:', KEYS[9]) then
+  for i = 10, #KEYS do let_go('blob:', KEYS[i]) end
 end
 if size then
   redis.call('HINCRBY', KEYS[5], 'bytes', 0 - size) -- and not -size: Redis 7.0 refuses a -0

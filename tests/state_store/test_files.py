@@ -8,7 +8,7 @@ from sealing import TURN, everything
 from writer import TENANT, commit
 
 from state_store.errors import CorruptObject, FilesMissing, NotFound, QuotaExceeded
-from state_store.files import FileSet
+from state_store.files import TTL, FileSet
 from state_store.layout import LineageKeys, lineage_of
 from state_store.quotas import Quota
 
@@ -180,6 +180,32 @@ async def test_files_of_an_encrypted_tenant_are_sealed_and_shredded(author, pref
     await store.delete_session(session.id)
     keys = LineageKeys(prefix, lineage_of(session.id))
     assert not [*raw.scan_iter(f"{keys.blob('')}*"), *raw.scan_iter(f"{keys.files('')}*")]
+
+
+@pytest.mark.parametrize("tenant", ["plain", "ann"])
+async def test_what_a_turn_begins_with_stays_for_it_when_its_holder_is_deleted(
+    author, prefix, raw, tenant
+):
+    store = author.store
+    holder = await author.session(tenant, TURN)
+    fork = await store.fork(holder.id)
+    wanted = await keep(store, holder, b"one", b"two")
+    unwanted = await keep(store, holder, b"two", b"three")
+    for named in (wanted, unwanted):
+        await author.put(draft := replace(await author.draft(holder.id, TURN), files=named))
+        await commit(store, draft)
+    await store.files.require(fork, wanted)
+    await store.delete_session(holder.id)
+    keys = LineageKeys(prefix, lineage_of(fork.id))
+    assert 3000 < raw.ttl(keys.files(wanted)) <= TTL
+    assert raw.exists(keys.files(unwanted)) == (tenant == "plain")
+    await author.put(draft := replace(await author.draft(fork.id, TURN), files=wanted))
+    snapshot = (await commit(store, draft)).snapshot
+    assert await contents(store, fork, snapshot) == [b"one", b"two"]
+    await store.delete_session(fork.id)
+    left = [*raw.scan_iter(f"{keys.files('')}*"), *raw.scan_iter(f"{keys.blob('')}*")]
+    assert bool(left) == (tenant == "plain")
+    assert not raw.exists(keys.wanted_files)
 
 
 async def test_a_session_that_is_gone_keeps_no_files(writer):
