@@ -164,7 +164,10 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
 async def _look_now_and_then(app: FastAPI) -> None:
     """For who is sent the metrics, and does not ask for them."""
     while True:
-        await operation_routes.look(app)
+        try:
+            await operation_routes.look(app)
+        except Exception:  # whatever it is, the next look may find it gone
+            logger.exception("the metrics are of the look before")
         await asyncio.sleep(_LOOK)
 
 

@@ -129,7 +129,8 @@ class EngineClient:
         await self._http.aclose()
 
     async def load(self, *, timeout: float) -> Load | None:
-        """Its load; None when it is there but does not answer within `timeout` s.
+        """Its load; None when it is there but does not tell it within `timeout` s, or in another
+        form.
 
         From SGLang's `/v1/loads`, which asks no scheduler: unlike `/health` it costs no token.
         Raises EngineUnreachable when nobody listens.
@@ -145,12 +146,15 @@ class EngineClient:
             raise EngineUnreachable(f"engine {self.url} does not answer: {error}") from error
         if response.status_code != 200:
             return None
-        ranks = response.json()["loads"]
-        return Load(
-            running=sum(rank["num_running_reqs"] for rank in ranks),
-            waiting=sum(rank["num_waiting_reqs"] for rank in ranks),
-            tokens=sum(rank["num_used_tokens"] for rank in ranks),
-        )
+        try:
+            ranks = response.json()["loads"]
+            return Load(
+                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
+                waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
+                tokens=sum(int(rank["num_used_tokens"]) for rank in ranks),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def generate(
         self,

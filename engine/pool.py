@@ -192,8 +192,15 @@ class Engine:
 
     async def counts(self, *, timeout: float) -> EngineCounts:
         """Since its process started, and what waits now. Answered at any time. Raises
-        EngineUnreachable; StoreUnavailable."""
-        return counts_of(await self._watch("status", {}, timeout))
+        EngineUnreachable, also for an engine of another version; StoreUnavailable."""
+        replies = await self._watch("status", {}, timeout)
+        try:
+            return counts_of(replies)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineUnreachable(
+                f"engine {self.record.engine_id} does not tell its counts as this version has "
+                f"them: {error!r}. Run one version of all parts."
+            ) from error
 
     async def _watch(
         self, name: str, payload: Mapping[str, Any], timeout: float

@@ -118,22 +118,23 @@ class EngineCounts:
 
 
 def counts_of(replies: Sequence[Mapping[str, Any]]) -> EngineCounts:
-    """Of all ranks."""
+    """Of all ranks. Raises KeyError, TypeError or ValueError for what an engine of another version
+    replies."""
 
-    def most(name: str) -> Any:
-        return max(reply[name] for reply in replies)
+    def most(name: str) -> float:
+        return max(float(reply[name]) for reply in replies)
 
     def together(name: str) -> int:
-        return sum(reply[name] for reply in replies)
+        return sum(int(reply[name]) for reply in replies)
 
     return EngineCounts(
-        prefilled_tokens=most("prefilled_tokens"),
+        prefilled_tokens=int(most("prefilled_tokens")),
         loaded_bytes=together("bytes_loaded"),
         offloaded_bytes=together("bytes_written"),
         load_seconds=most("load_seconds"),
         offload_seconds=most("offload_seconds"),
-        failed_loads=most("load_failures"),
-        failed_offloads=most("offload_failures"),
+        failed_loads=int(most("load_failures")),
+        failed_offloads=int(most("offload_failures")),
         waiting_bytes=together("offload_bytes_waiting"),
     )
 

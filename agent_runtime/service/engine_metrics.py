@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from state_store.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 2.0  # seconds that one engine may take; who asks for the metrics waits for it
+_FORGET = 86400.0  # seconds after which an engine's heartbeat is not expected back
 
 
 class _Look(NamedTuple):
@@ -69,7 +71,7 @@ class EngineMetrics:
         self._failures = made.counter(
             "torpor.engine_failures", "Requests and batches that failed", "engine", "direction"
         )
-        self._seen: dict[str, EngineCounts] = {}
+        self._seen: dict[str, tuple[EngineCounts, float]] = {}  # by boot, and when
         self._looking = asyncio.Lock()  # counts that are told later must not be older
 
     async def look(self, engines: Collection[Engine]) -> None:
@@ -80,6 +82,7 @@ class EngineMetrics:
     def _now(self, looks: Collection[_Look]) -> None:
         for gauge in (self._answers, self._requests, self._waiting):
             gauge.clear()
+        now = time.monotonic()
         for one in looks:
             engine = one.engine_id
             self._answers.set(int(one.counts is not None), engine=engine)
@@ -88,12 +91,16 @@ class EngineMetrics:
                 self._requests.set(one.load.waiting, engine=engine, place="waiting")
             if one.counts is not None:
                 self._waiting.set(one.counts.waiting_bytes, engine=engine)
-                self._count(engine, one.counts, self._seen.get(one.boot_id, _NOTHING))
-                self._seen[one.boot_id] = one.counts  # kept: its heartbeat may come back
+                before, _ = self._seen.get(one.boot_id, (_NOTHING, 0.0))
+                self._count(engine, one.counts, before)
+                self._seen[one.boot_id] = (one.counts, now)  # kept: its heartbeat may come back
+        for boot_id in [boot for boot, (_, at) in self._seen.items() if now - at > _FORGET]:
+            del self._seen[boot_id]
 
     def _count(self, engine: str, counts: EngineCounts, before: EngineCounts) -> None:
-        """What came since `before`."""
-        self._prefilled.add(counts.prefilled_tokens - before.prefilled_tokens, engine=engine)
+        """What came since `before`. Not less than nothing, which a counter does not take."""
+        prefilled = max(0, counts.prefilled_tokens - before.prefilled_tokens)
+        self._prefilled.add(prefilled, engine=engine)
         for direction, instrument, now, then in (
             ("load", self._bytes, counts.loaded_bytes, before.loaded_bytes),
             ("offload", self._bytes, counts.offloaded_bytes, before.offloaded_bytes),
@@ -102,7 +109,7 @@ class EngineMetrics:
             ("load", self._failures, counts.failed_loads, before.failed_loads),
             ("offload", self._failures, counts.failed_offloads, before.failed_offloads),
         ):
-            instrument.add(now - then, engine=engine, direction=direction)
+            instrument.add(max(0, now - then), engine=engine, direction=direction)
 
 
 async def _look_at(engine: Engine) -> _Look:
@@ -110,6 +117,8 @@ async def _look_at(engine: Engine) -> _Look:
     try:
         counts = await engine.counts(timeout=_PATIENCE)
         load = await engine.client.load(timeout=_PATIENCE)
+        if load is None:
+            logger.warning("engine %s does not tell its load", engine.record.engine_id)
     except (EngineError, StoreError) as error:
         logger.warning("engine %s is left out of the metrics: %s", engine.record.engine_id, error)
     return _Look(engine.record.engine_id, engine.record.boot_id, counts, load)

@@ -1,5 +1,7 @@
 """Requests and turns are traced and measured, under OpenTelemetry's names."""
 
+import asyncio
+
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -7,8 +9,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from agent_runtime import api
 from agent_runtime.api import create_app
 from agent_runtime.errors import SetupError
+from agent_runtime.service import operation_routes
 from agent_runtime.telemetry import Telemetry, telemetry_from
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -182,3 +186,21 @@ def test_an_exporter_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "agent_runtime.telemetry_export", raising=False)
     with pytest.raises(SetupError, match=r"torpor\[telemetry\]"):
         telemetry_from({ENDPOINT: "http://collector:4318"})
+
+
+async def test_a_look_that_fails_is_not_the_last_one(app, monkeypatch):
+    looks, again = [], asyncio.Event()
+
+    async def look(_):
+        looks.append(None)
+        if len(looks) == 1:
+            raise KeyError("an engine of another version")
+        again.set()
+
+    monkeypatch.setattr(operation_routes, "look", look)
+    monkeypatch.setattr(api, "_LOOK", 0.01)
+    looking = asyncio.create_task(api._look_now_and_then(app))
+    await asyncio.wait_for(again.wait(), 10)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
