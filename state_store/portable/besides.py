@@ -18,6 +18,7 @@ from state_store.portable.manifest import Content, Manifest, SetOfFiles
 from state_store.records import Session, Snapshot
 
 _AT_ONCE = 8 << 20  # bytes of contents in memory while they are stored
+_MOST_AT_ONCE = 256  # contents of one script
 
 
 Ids = Mapping[str, str]
@@ -146,7 +147,7 @@ def _batches(manifest: Manifest, places: Sequence[int]) -> Iterator[list[int]]:
     for place in places:
         batch.append(place)
         size += manifest.contents[place].size
-        if size > _AT_ONCE:
+        if size > _AT_ONCE or len(batch) == _MOST_AT_ONCE:
             yield batch
             batch, size = [], 0
     if batch:

@@ -34,6 +34,9 @@ _TOKENS = 1 << 28
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 CONTENT_LIMIT = 64 << 20  # bytes of one content, which has to fit into memory
+NEEDS_LIMIT = 1 << 15  # contents of one set of files: a store looks for them all at once
+_ALL_NEEDS = 1 << 21
+_REPEATED = 64 << 20  # bytes: a body is stored with each set that has it
 
 MANIFEST, TOKENS, CONTENTS = "manifest", "tokens", "contents"
 
@@ -70,7 +73,7 @@ class SetOfFiles(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     body: Annotated[int, Field(ge=0)]
-    needs: list[Annotated[int, Field(ge=0)]]
+    needs: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=NEEDS_LIMIT)]
 
 
 class Format(BaseModel):
@@ -215,10 +218,9 @@ class Manifest(BaseModel):
         places = [place for one in self.files for place in (one.body, *one.needs)]
         if max([*places, *self.effects], default=-1) >= len(self.contents):
             raise ValueError("a content that something needs is not there")
-        if max((s.files for s in self.snapshots if s.files is not None), default=-1) >= len(
-            self.files
-        ):
-            raise ValueError("the files that go with a snapshot are not there")
+        if {s.files for s in self.snapshots if s.files is not None} != set(range(len(self.files))):
+            raise ValueError("the files that go with a snapshot are not there, or with none")
+        self._check_amounts()
         if self.total_tokens > _TOKENS:
             raise ValueError(f"it has {self.total_tokens} tokens, {_TOKENS} are allowed")
         total = 0
@@ -237,6 +239,19 @@ class Manifest(BaseModel):
                 one >= other or one % fingerprint.page_size for one, other in pairwise(inside)
             ):
                 raise ValueError(f"checkpoints of snapshot {place} cannot be")
+
+    def _check_amounts(self) -> None:
+        """What sets of files become in a store, a small manifest must not multiply."""
+        if len({content.sha256 for content in self.contents}) != len(self.contents):
+            raise ValueError("a content stands in it twice")
+        if any(len(set(one.needs)) != len(one.needs) for one in self.files):
+            raise ValueError("a set of files needs a content twice")
+        if sum(len(one.needs) for one in self.files) > _ALL_NEEDS:
+            raise ValueError(f"its sets of files need more than {_ALL_NEEDS} contents in all")
+        bodies = [one.body for one in self.files]
+        once, each = (sum(self.contents[i].size for i in some) for some in (set(bodies), bodies))
+        if each - once > _REPEATED:
+            raise ValueError(f"it repeats bodies of sets of files, {each - once} bytes of them")
 
 
 class Group(NamedTuple):

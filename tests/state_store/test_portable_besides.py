@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from safetensors import safe_open
 from sealing import TURN, opened
 from test_files import contents, keep, turn
+from test_portable_damage import with_manifest
 from writer import TENANT, commit
 
 from agent_runtime.effects_abroad import LedgerAbroad
@@ -196,6 +197,35 @@ async def test_what_is_no_record_is_refused(writer, count, made):
     assert ABROAD.arriving(value, ids)[1] == value
     with pytest.raises(ValueError):  # noqa: PT011
         ABROAD.arriving(made(value), ids)
+
+
+def repeats_a_body(manifest):
+    manifest["contents"][manifest["files"][0]["body"]]["size"] = 64 << 20
+    for one in manifest["files"]:
+        one["body"] = manifest["files"][0]["body"]
+
+
+MULTIPLIED = {
+    "needs a content twice": lambda m: m["files"][0].update(needs=[1] * 100),
+    "1 validation error": lambda m: m["files"][0].update(needs=[1] * 40_000),
+    "or with none": lambda m: m["files"].append(m["files"][0]),
+    "content stands in it twice": lambda m: m["contents"].append(m["contents"][1]),
+    "repeats bodies": repeats_a_body,
+}
+
+
+@pytest.mark.parametrize("why", MULTIPLIED)
+async def test_a_small_file_that_would_become_many_sets_of_files_is_refused(
+    writer, another, path, why
+):
+    store, session = writer.store, await writer.session()
+    for content in (b"one", b"two", b"three"):
+        await turn(writer, session, range(8), await keep(store, session, content))
+    await store.export_session(session.id, path, effects=ABROAD)
+    path.write_bytes(with_manifest(path.read_bytes(), lambda m: MULTIPLIED[why](m) and None))
+    with pytest.raises(InvalidExport, match=why):
+        await another.import_session(path, tenant=TENANT, effects=ABROAD)
+    assert await another.sessions(TENANT) == []
 
 
 async def test_files_of_the_host_that_an_imported_session_names_are_not_read(
