@@ -7,8 +7,10 @@ tenant's quota. They are in no export.
 
 from __future__ import annotations
 
+import contextlib
+
 from state_store.connection import Control
-from state_store.errors import NotFound
+from state_store.errors import NotFound, StoreUnavailable
 from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
 from state_store.quotas import Quotas
@@ -27,8 +29,7 @@ class Attachments:
     async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
         """ttl: seconds that all of the session's live at least after this. Raises NotFound if the
         session is gone, QuotaExceeded."""
-        keys = LineageKeys(self._prefix, lineage_of(session.id))
-        place = keys.attachments(session.id)
+        place = self._place(session)
         seals = await self._seals(session)
         sealed = value if seals is None else seals.seal(value, f"{place}#{name}")
         async with self._control.guard() as client:
@@ -37,15 +38,16 @@ class Attachments:
         tenant = session.body.tenant
         room = await self._quotas.reserve(tenant, bytes=added)
         try:
-            attached: int = await self._control.run(
-                "attach", [keys.session(session.id), place], name, sealed, int(ttl * 1000)
-            )
-            if attached < 0:
+            if await self._attach(session, int(ttl * 1000), 1, name, sealed) < 0:
                 raise NotFound(f"no session {session.id}.")
-            if room is not None:
-                await self._quotas.attached(tenant, {session.id: attached})
-        finally:
+        except StoreUnavailable:
+            raise  # it may be kept: the room is held for a while
+        except BaseException:
             await self._quotas.release(room)
+            raise
+        if room is not None:
+            with contextlib.suppress(StoreUnavailable):  # it is kept; `recover` copies, too
+                await self._quotas.mirror(tenant, [lineage_of(session.id)], room=room)
 
     async def get(self, session: Session, name: str) -> bytes | None:
         """Raises CorruptObject."""
@@ -59,8 +61,17 @@ class Attachments:
 
     async def delete(self, session: Session, name: str) -> bool:
         """Whether there was one."""
-        left: int = await self._control.run("detach", [self._place(session)], name)
-        return left >= 0
+        deleted = await self._attach(session, 0, 0, name) > 0
+        if deleted:
+            with contextlib.suppress(StoreUnavailable):  # it is deleted; `recover` copies, too
+                await self._quotas.mirror(session.body.tenant, [lineage_of(session.id)])
+        return deleted
+
+    async def _attach(self, session: Session, *arguments: object) -> int:
+        keys = LineageKeys(self._prefix, lineage_of(session.id))
+        taken = [keys.session(session.id), self._place(session), keys.usage]
+        done: int = await self._control.run("attach", taken, session.id, *arguments)
+        return done
 
     async def _seals(self, session: Session) -> Seals | None:
         return await self._lineages.seals(Lineage.of(session.body))

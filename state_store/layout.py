@@ -138,7 +138,8 @@ class LineageKeys:
 
     @property
     def usage(self) -> str:
-        """Hash of the bytes and tokens that its snapshots have, see `state_store/quotas.py`."""
+        """Hash of the bytes and tokens that its snapshots have, and the bytes of what is recorded
+        and kept beside them, see `state_store/quotas.py`."""
         return self._key("usage")
 
     @property

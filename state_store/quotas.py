@@ -1,10 +1,10 @@
 """How much a tenant may have.
 
 Each lineage counts its snapshots' bytes and tokens beside them, in the scripts that commit and
-bury, and those of its effects where they are recorded. A tenant's slot has a copy of each lineage's
-totals, with their version, so that a late copy never takes the place of a newer one. Beside them it
-has the bytes of each session's attachments, which expire by themselves: what is left of those is
-looked up when all is copied anew.
+bury, those of its effects where they are recorded, and those of attachments where they are kept. A
+tenant's slot has a copy of each lineage's totals, with their version, so that a late copy never
+takes the place of a newer one. Attachments expire by themselves: what is left of them is counted
+when all is copied anew.
 
     reserve ──────────> add ──────────> mirror
     room in the         a commit,       the lineage's new totals
@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -29,7 +29,7 @@ from state_store.errors import QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
-_ATTACHED = "attached:"  # before the id of a session, among the names of lineages
+_TOTALS = ("version", "tokens", "bytes", "effects", "attached")
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
 _POLL = 0.02
@@ -134,31 +134,20 @@ class Quotas:
             async with self._control.guard() as client:
                 pipeline = client.pipeline(transaction=False)
                 for lineage in batch:
-                    pipeline.hmget(self._of(lineage).usage, "version", "bytes", "tokens", "effects")
+                    pipeline.hmget(self._of(lineage).usage, *_TOTALS)
                     pipeline.exists(self._of(lineage).sessions)
                 replies = await pipeline.execute()
             calls: list[Call] = []
             where = [keys.usage, keys.quota, keys.reserved]
             used = "" if room is None else room.id
             for lineage, totals, lives in zip(batch, replies[::2], replies[1::2], strict=True):
-                version, size, tokens, effects = totals
+                version, tokens, *sizes = totals
                 if version is not None:
-                    size = int(size or 0) + int(effects or 0)
+                    size = sum(int(one or 0) for one in sizes)
                     calls.append((where, [lineage, version, size, int(tokens or 0), used]))
                 elif not lives:
                     calls.append((where, [lineage, "", 0, 0, used]))
             await self._control.run_many("mirror", calls)
-
-    async def attached(self, tenant: str, sessions: Mapping[str, int]) -> None:
-        """Bytes of the attachments that each of these sessions has now."""
-        keys = TenantKeys(self._prefix, tenant)
-        has = {f"{_ATTACHED}{one}": f"0:{size}:0" for one, size in sessions.items() if size}
-        none = [f"{_ATTACHED}{one}" for one, size in sessions.items() if not size]
-        async with self._control.guard() as client:
-            if has:
-                await client.hset(keys.usage, mapping=has)
-            if none:
-                await client.hdel(keys.usage, *none)
 
     async def refresh(self, tenant: str) -> None:
         """Make all of a tenant's copies anew, and drop those of lineages that are no more."""
@@ -166,11 +155,9 @@ class Quotas:
         async with self._control.guard() as client:
             known = {raw.decode() for raw in await client.hkeys(keys.usage)}
             listed = [raw.decode() for raw in await client.zrange(keys.sessions, 0, -1)]
-        of_sessions = {name for name in known if name.startswith(_ATTACHED)}
-        lineages = known - of_sessions | {lineage_of(session_id) for session_id in listed}
+        lineages = known | {lineage_of(session_id) for session_id in listed}
+        await count_attached(self._control, self._prefix, lineages)
         await self.mirror(tenant, sorted(lineages))
-        sessions = {name.removeprefix(_ATTACHED) for name in of_sessions} | set(listed)
-        await self.attached(tenant, await attached_bytes(self._control, self._prefix, sessions))
 
     async def recover(self) -> None:
         """Refresh all tenants that have, or had, a quota."""
@@ -183,16 +170,12 @@ class Quotas:
         return LineageKeys(self._prefix, lineage)
 
 
-async def attached_bytes(control: Control, prefix: str, sessions: Iterable[str]) -> dict[str, int]:
-    """Bytes of what is kept with each session, see `attachments.py`."""
-    found: dict[str, int] = {}
-    waiting = iter(sessions)
+async def count_attached(control: Control, prefix: str, lineages: Iterable[str]) -> int:
+    """Bytes of what is kept with the sessions of these, see `attachments.py`, counted anew."""
+    found = 0
+    waiting = iter(lineages)
     while batch := list(islice(waiting, _BATCH)):
-        async with control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            for session_id in batch:
-                keys = LineageKeys(prefix, lineage_of(session_id))
-                pipeline.hget(keys.attachments(session_id), "")
-            replies = await pipeline.execute()
-        found |= {one: int(reply or 0) for one, reply in zip(batch, replies, strict=True)}
+        keys = [LineageKeys(prefix, lineage) for lineage in batch]
+        calls: list[Call] = [([one.sessions, one.usage], [one.attachments("")]) for one in keys]
+        found += sum(await control.run_many("count_attached", calls))
     return found

@@ -244,6 +244,7 @@ class Sessions:
                 keys.sessions,
                 keys.attachments(session_id),
                 keys.feed(session_id),
+                keys.usage,
             ],
             session_id,
         )

@@ -12,7 +12,7 @@ from state_store.connection import Control
 from state_store.errors import NotFound
 from state_store.history import Histories, Tree
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
-from state_store.quotas import attached_bytes
+from state_store.quotas import count_attached
 from state_store.records import Snapshot
 
 _BATCH = 256
@@ -96,10 +96,10 @@ class Usages:
             async with self._control.guard() as client:
                 counted = await client.hget(LineageKeys(self._prefix, lineage).usage, "effects")
             effect_bytes += int(counted or 0)
-        attached = await attached_bytes(self._control, self._prefix, session_ids)
+        attached = await count_attached(self._control, self._prefix, lineages)
         return Usage(
             tenant, sessions, snapshots, tokens, tally.own, tally.shared, tally.archived,
-            file_bytes, effect_bytes, sum(attached.values()),
+            file_bytes, effect_bytes, attached,
         )  # fmt: skip
 
     async def _add(

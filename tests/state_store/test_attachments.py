@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 from sealing import TURN, everything
-from writer import TENANT
+from writer import TENANT, Trips
 
 from state_store.errors import CorruptObject, NotFound, QuotaExceeded, VaultLocked
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.quotas import Quota
+from state_store.store import StateStore
 
 
 def place(prefix, session):
@@ -135,3 +136,61 @@ async def test_a_quota_counts_what_was_kept_before_it(writer):
     await writer.store.set_quota(TENANT, Quota(bytes=20))
     with pytest.raises(QuotaExceeded):
         await writer.store.attachments.put(session, "b", b"x" * 9, ttl=60)
+
+
+async def test_what_was_kept_before_it_was_counted_is_replaced_and_deleted_and_counts(writer, raw):
+    store, attachments = writer.store, writer.store.attachments
+    session, other = await writer.session([]), await writer.session([])
+    for one in (session, other):
+        raw.hset(place(writer.prefix, one), "a", b"x" * 1000)
+        raw.expire(place(writer.prefix, one), 60)
+    assert await attached(store) == 2 * 1001
+    await attachments.put(session, "a", b"y" * 10, ttl=60)
+    assert await attachments.get(session, "a") == b"y" * 10
+    assert await attached(store) == 11 + 1001
+    assert await attachments.delete(other, "a")
+    assert await attachments.get(other, "a") is None
+    assert await attached(store) == 11
+
+
+def copies(raw, prefix):
+    """Bytes that a quota is checked against, by lineage."""
+    entries = raw.hgetall(TenantKeys(prefix, TENANT).usage)
+    return {one.decode(): int(entry.split(b":")[1]) for one, entry in entries.items()}
+
+
+async def test_of_two_puts_at_the_same_time_both_are_counted(server, writer, raw, prefix):
+    """Another one is made between any two round trips of the first."""
+    await writer.store.set_quota(TENANT, Quota(bytes=10_000))
+    at, met = 0, True
+    while met:
+        at += 1
+        session = await writer.session([])
+
+        async def other(session=session):
+            await writer.store.attachments.put(session, "b", b"y" * 1000, ttl=60)
+
+        async with await StateStore.connect(server.url, prefix=prefix) as first:
+            trips = Trips(first)
+            trips.between = (at, other)
+            await first.attachments.put(session, "a", b"x" * 10, ttl=60)
+            met = trips.between is None
+        assert copies(raw, prefix)[lineage_of(session.id)] == 11 + (1001 if met else 0)
+        await writer.store.delete_session(session.id)
+    assert at > 3
+
+
+async def test_a_tenant_has_one_count_for_each_lineage_and_it_follows_what_is_deleted(writer, raw):
+    store, attachments = writer.store, writer.store.attachments
+    await store.set_quota(TENANT, Quota(bytes=10_000))
+    session = await writer.session([])
+    fork = await store.fork(session.id)
+    await attachments.put(session, "a", b"x" * 10, ttl=60)
+    await attachments.put(fork, "a", b"x" * 20, ttl=60)
+    lineage = lineage_of(session.id)
+    assert copies(raw, writer.prefix) == {lineage: 11 + 21}
+    await attachments.delete(session, "a")
+    assert copies(raw, writer.prefix) == {lineage: 21}
+    await store.delete_session(fork.id)
+    assert copies(raw, writer.prefix) == {lineage: 0}
+    assert await store.attachments.get(session, "a") is None
