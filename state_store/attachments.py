@@ -8,6 +8,7 @@ tenant's quota. They are in no export.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Mapping
 
 from state_store.connection import Control
 from state_store.errors import NotFound, StoreUnavailable
@@ -27,18 +28,32 @@ class Attachments:
         self._quotas = quotas
 
     async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
-        """ttl: seconds that all of the session's live at least after this. Raises NotFound if the
-        session is gone, QuotaExceeded."""
+        """See `change`."""
+        await self.change(session, {name: value}, ttl=ttl)
+
+    async def change(
+        self, session: Session, values: Mapping[str, bytes | None], *, ttl: float
+    ) -> None:
+        """Keep these, and delete those that are None: all of it or nothing. The quota is asked for
+        what all together take more than before.
+
+        ttl: seconds that all of the session's live at least after this. Raises NotFound if the
+        session is gone, QuotaExceeded.
+        """
         place = self._place(session)
         seals = await self._seals(session)
-        sealed = value if seals is None else seals.seal(value, f"{place}#{name}")
-        async with self._control.guard() as client:
-            replaced: int = await client.hstrlen(place, name)
-        added = max(0, len(sealed) - replaced) + (0 if replaced else len(name.encode()))
+        kept = {
+            name: value if seals is None else seals.seal(value, f"{place}#{name}")
+            for name, value in values.items()
+            if value is not None
+        }
+        added = await self._added(place, kept, values)
         tenant = session.body.tenant
         room = await self._quotas.reserve(tenant, bytes=added)
+        words = [word for pair in kept.items() for word in pair]
+        gone = values.keys() - kept.keys()
         try:
-            if await self._attach(session, int(ttl * 1000), 1, name, sealed) < 0:
+            if await self._attach(session, int(ttl * 1000), len(kept), *words, *gone) < 0:
                 raise NotFound(f"no session {session.id}.")
         except StoreUnavailable:
             raise  # it may be kept: the room is held for a while
@@ -66,6 +81,20 @@ class Attachments:
             with contextlib.suppress(StoreUnavailable):  # it is deleted; `recover` copies, too
                 await self._quotas.mirror(session.body.tenant, [lineage_of(session.id)])
         return deleted
+
+    async def _added(self, place: str, kept: Mapping[str, bytes], names: Iterable[str]) -> int:
+        """Bytes that are more when these are kept and all others of the names are gone."""
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for name in names:
+                pipeline.hstrlen(place, name)
+            lengths: list[int] = await pipeline.execute()
+        added = 0
+        for name, length in zip(names, lengths, strict=True):
+            added -= length + (len(name.encode()) if length else 0)
+            if name in kept:
+                added += len(kept[name]) + len(name.encode())
+        return max(0, added)
 
     async def _attach(self, session: Session, *arguments: object) -> int:
         keys = LineageKeys(self._prefix, lineage_of(session.id))

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from redis import Redis
 
 from agent_runtime.openai_api.responses.requests import CreateResponse
+from state_store.quotas import Quota
 from tests.backends.scripted import call, forget, says, sent
 
 ADD = {
@@ -516,6 +517,20 @@ async def test_a_deleted_response_leaves_others_whole_and_takes_its_own_with_it(
     for place in order:
         with pytest.raises(openai.NotFoundError):
             await scripted.responses.retrieve(made[place].id)
+
+
+async def test_a_response_can_be_deleted_where_the_quota_is_full(scripted, store, said):
+    made, _ = await talked(scripted, said, 3)
+    before = await listed(scripted, made[2].id)
+    await store.set_quota("default", Quota(bytes=1))
+    try:
+        for place in (1, 0):
+            await scripted.responses.delete(made[place].id)
+            assert await listed(scripted, made[2].id) == before
+            with pytest.raises(openai.NotFoundError):
+                await scripted.responses.retrieve(made[place].id)
+    finally:
+        await store.set_quota("default", Quota())
 
 
 async def test_what_is_sent_otherwise_is_kept_as_it_was_sent(scripted, bare_store, said):

@@ -194,3 +194,20 @@ async def test_a_tenant_has_one_count_for_each_lineage_and_it_follows_what_is_de
     await store.delete_session(fork.id)
     assert copies(raw, writer.prefix) == {lineage: 0}
     assert await store.attachments.get(session, "a") is None
+
+
+async def test_a_change_is_made_as_one_and_needs_room_for_what_it_adds(writer):
+    store, attachments = writer.store, writer.store.attachments
+    session = await writer.session([])
+    await attachments.change(session, {"a": b"x" * 10, "b": b"x" * 20}, ttl=60)
+    await store.set_quota(TENANT, Quota(bytes=20))  # less than there is already
+    await attachments.change(session, {"a": b"y" * 31, "b": None}, ttl=60)
+    assert await attachments.get(session, "a") == b"y" * 31
+    assert await attachments.get(session, "b") is None
+    assert await attached(store) == 32
+    with pytest.raises(QuotaExceeded):
+        await attachments.change(session, {"a": None, "b": b"z" * 32}, ttl=60)
+    assert await attachments.get(session, "a") == b"y" * 31
+    await store.delete_session(session.id)
+    with pytest.raises(NotFound):
+        await attachments.change(session, {"a": None}, ttl=60)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -110,6 +110,7 @@ class ResponseRecords:
     async def delete(self, record: ResponseRecord) -> None:
         """What another response's request has repeated stays as a part of that."""
         session = await self._session(record.id)
+        changed: list[ResponseRecord] = []
         following = before = None
         if record.followed_by is not None:
             following = await self._read(session, record.followed_by)
@@ -120,12 +121,12 @@ class ResponseRecords:
                 "input": [*record.input, *record.response["output"], *following.input],
                 "begins_with": record.begins_with,
             }
-            await self._write(session, following.model_copy(update=update))
+            changed.append(following.model_copy(update=update))
         if before is not None:
             update = {"followed_by": None if following is None else following.id}
-            await self._write(session, before.model_copy(update=update))
-        for name in (_place(record.snapshot), _name(record.id)):
-            await self._store.attachments.delete(session, name)
+            changed.append(before.model_copy(update=update))
+        # In one go: what stays takes no more than what goes, also where the quota is full.
+        await self._write(session, *changed, gone=(_place(record.snapshot), _name(record.id)))
         await self._store.notes.delete(self._tenant, _name(record.id))
 
     async def chain(self, record: ResponseRecord) -> tuple[list[ResponseRecord], bool]:
@@ -181,10 +182,14 @@ class ResponseRecords:
         found = await self._store.attachments.get(session, _name(response_id))
         return None if found is None else ResponseRecord.model_validate_json(found)
 
-    async def _write(self, session: Session, record: ResponseRecord) -> None:
-        packed = record.model_dump_json(exclude_defaults=True).encode()
+    async def _write(
+        self, session: Session, *records: ResponseRecord, gone: Iterable[str] = ()
+    ) -> None:
+        values: dict[str, bytes | None] = dict.fromkeys(gone)
+        for record in records:
+            values[_name(record.id)] = record.model_dump_json(exclude_defaults=True).encode()
         ttl = self._settings.response_ttl
-        await self._store.attachments.put(session, _name(record.id), packed, ttl=ttl)
+        await self._store.attachments.change(session, values, ttl=ttl)
 
     async def _session(self, response_id: str) -> Session:
         (place,) = await self._store.notes.get(self._tenant, [_name(response_id)])
