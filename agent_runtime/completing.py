@@ -110,5 +110,6 @@ class Completing:
                 "not_durable_because": commit.shortfall or shortfall,
                 "bytes_written": written,
                 "caught_up": self._outage.caught_up.pop(session.id, 0),
+                "problems": [*result.problems, *self._outage.lost_files.pop(session.id, [])],
             }
         )

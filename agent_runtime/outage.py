@@ -9,6 +9,7 @@ moved it meanwhile they are refused and dropped: nothing is ever forced.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,8 +22,11 @@ from agent_runtime.histories import History
 from agent_runtime.rewriting import Rewriting
 from agent_runtime.settings import RuntimeSettings
 from engine.pool import Engine
+from state_store.errors import FilesMissing
 from state_store.records import Lease, Session
 from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Outage:
     """What this process knows of sessions without the store, and what it keeps for it.
 
     caught_up: session id -> turns that were committed late, until a result has told of them
+    lost_files: session id -> those of them whose files were gone, likewise
     refused:   session id -> why its kept turns were dropped, until an error has told of it
     """
 
@@ -97,6 +102,7 @@ class Outage:
         self._standing: OrderedDict[str, Standing] = OrderedDict()
         self._kept: dict[str, _Kept] = {}
         self.caught_up: dict[str, int] = {}
+        self.lost_files: dict[str, list[str]] = {}
         self.refused: dict[str, KeptTurnsRefused] = {}
 
     def remember(self, standing: Standing) -> None:
@@ -147,6 +153,8 @@ class Outage:
     async def catch_up(self, session: Session, lease: Lease) -> Session:
         """Commit what was kept of `session`; the session after it.
 
+        One whose files the store has lost meanwhile is committed with those of the turn before:
+        its answer was given, and cannot be given again.
         Raises KeptTurnsRefused; what `commit_turn` raises, and what is not committed stays kept.
         """
         kept = self._kept.get(session.id)
@@ -157,22 +165,28 @@ class Outage:
                 snapshot = await self._store.snapshot(session.head or "")
             else:
                 after = base.after(turn.new_ids)
-                commit, _ = await commit_turn(
-                    self._store,
-                    base.engine,
-                    session,
-                    lease,
-                    base.history,
-                    turn.new_ids,
-                    after.history.hashes,
-                    prompt_tokens=turn.prompt_tokens,
-                    durability=turn.durability,
-                    settle_timeout=self._settings.settle_timeout,
-                    boundary_interval=self._settings.boundary_interval,
-                    meta=turn.meta,
-                    files=turn.files,
-                    rewriting=base.rewriting,
-                )
+                try:
+                    commit, _ = await commit_turn(
+                        self._store,
+                        base.engine,
+                        session,
+                        lease,
+                        base.history,
+                        turn.new_ids,
+                        after.history.hashes,
+                        prompt_tokens=turn.prompt_tokens,
+                        durability=turn.durability,
+                        settle_timeout=self._settings.settle_timeout,
+                        boundary_interval=self._settings.boundary_interval,
+                        meta=turn.meta,
+                        files=turn.files,
+                        rewriting=base.rewriting,
+                    )
+                except FilesMissing as error:
+                    if turn.files is None:
+                        raise
+                    self._lose_files(session.id, kept, error)
+                    continue
                 snapshot = commit.snapshot
             said = base.after(turn.new_ids).history
             history = History(said.tokens, said.hashes, snapshot.boundary)
@@ -184,6 +198,17 @@ class Outage:
             self._standing[session.id] = kept.standing
         self._kept.pop(session.id, None)
         return session
+
+    def _lose_files(self, session_id: str, kept: _Kept, error: FilesMissing) -> None:
+        """Of the first kept turn."""
+        turn = kept.turns[0]
+        kept.turns[0] = dataclasses.replace(turn, files=None)
+        why = (
+            "a turn that was kept until the store was back is committed with the files of the "
+            f"turn before: the store has lost its own, {(turn.files or '')[:12]}…"
+        )
+        self.lost_files.setdefault(session_id, []).append(why)
+        logger.error("%s: %s (%s)", session_id, why, error)
 
     async def _require_said(self, session: Session, kept: _Kept) -> None:
         """The commit of the first kept turn may have happened, though its reply was lost."""

@@ -25,6 +25,7 @@ from engine.replies import Settled
 from state_store.embedded import EmbeddedServer
 from state_store.encodings import Segment
 from state_store.errors import NotFound, StoreUnavailable
+from state_store.files import FileSet
 from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
 
@@ -208,6 +209,21 @@ async def test_a_turn_that_began_before_the_others_were_committed_is_committed_a
     outage.keep(began_on, KeptTurn([8, 9], 4, "memory"))
     caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
     assert list(await store.tokens(caught_up.head)) == [5, 6, 7, 8, 9]
+
+
+async def test_turns_whose_files_are_lost_are_committed_with_those_of_the_turn_before(kept, store):
+    session_id, outage = kept.session.id, kept.outage
+    names = await store.files.put(kept.session, [b"plan"])
+    files = await store.files.put_set(kept.session, FileSet(b"body", tuple(names)))
+    for ids, of_turn in (([8], files), ([9], "f" * 64), ([10], None)):
+        outage.keep(outage.standing(session_id), KeptTurn(ids, 2, "memory", files=of_turn))
+    caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
+    assert list(await store.tokens(caught_up.head)) == [5, 6, 7, 8, 9, 10]
+    history = await store.ancestors(caught_up.head)
+    assert [one.files for one in history] == [None, files, files, files]
+    (told,) = outage.lost_files[session_id]
+    assert "files of the turn before: the store has lost its own, ffffffffffff…" in told
+    assert outage.kept(session_id) == 0
 
 
 async def test_a_session_is_suspended_with_what_was_kept_of_it(kept, store):
