@@ -67,7 +67,7 @@ class StoreLedger:
                 return None
             return [entry if other is known else other for other in entries]
 
-        await self._change(entry, ended)
+        await self._change(entry, ended, happened=True)
 
     async def inherited(self, entry: Entry) -> list[Entry]:
         others = [one for one in await self._entries(entry) if one.branch != entry.branch]
@@ -114,17 +114,22 @@ class StoreLedger:
         return _unpack(await self._store.effects.get(entry.branch, name_of(entry)))
 
     async def _change(
-        self, entry: Entry, change: Callable[[list[Entry]], list[Entry] | None]
+        self,
+        entry: Entry,
+        change: Callable[[list[Entry]], list[Entry] | None],
+        *,
+        happened: bool = False,
     ) -> None:
-        """change: the entries as they are to be, None to leave them"""
+        """change: the entries as they are to be, None to leave them; happened: see `Effects`"""
         await self._require_own(entry)
         while True:
             seen = await self._store.effects.get(entry.branch, name_of(entry))
             entries = change(_unpack(seen))
             if entries is None:
                 return
-            packed = packed_of(entries)
-            if await self._store.effects.replace(entry.branch, name_of(entry), seen, packed):
+            if await self._store.effects.replace(
+                entry.branch, name_of(entry), seen, packed_of(entries), happened=happened
+            ):
                 return
 
     async def _require_own(self, entry: Entry) -> None:

@@ -3,7 +3,8 @@
 One hash for each lineage: all branches see what any of them has done. A record is the caller's own
 bytes under a name; it is replaced only by who has seen what is there, so that of two who begin the
 same thing one knows of the other. Records of an encrypted tenant are sealed, and shredded with the
-lineage. Their bytes, as they are stored, count toward the quota of bytes.
+lineage. Their bytes, as they are stored, count toward the quota of bytes: what would exceed it is
+refused before it happens, and what has happened is recorded in any case.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from state_store.connection import Control
 from state_store.errors import NotFound
 from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineages, Seals
+from state_store.quotas import Quotas
 
 _NONCE = 16
 
@@ -33,10 +35,11 @@ class Effects:
     A session that was deleted a moment ago may still be looked at, and has no records.
     """
 
-    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+    def __init__(self, control: Control, prefix: str, lineages: Lineages, quotas: Quotas) -> None:
         self._control = control
         self._prefix = prefix
         self._lineages = lineages
+        self._quotas = quotas
 
     async def get(self, session_id: str, name: str) -> EffectRecord:
         """Of the session's lineage. Raises CorruptObject."""
@@ -49,17 +52,39 @@ class Effects:
         opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{name}")
         return EffectRecord(opened[_NONCE:], stored)
 
-    async def replace(self, session_id: str, name: str, seen: EffectRecord, value: bytes) -> bool:
-        """False, and nothing is changed, if the record is not the one that was seen."""
-        seals = await self._seals(session_id)
+    async def replace(
+        self,
+        session_id: str,
+        name: str,
+        seen: EffectRecord,
+        value: bytes,
+        *,
+        happened: bool = False,
+    ) -> bool:
+        """False, and nothing is changed, if the record is not the one that was seen.
+
+        happened: what it says has, so it is recorded however full the quota is. Raises
+        QuotaExceeded otherwise.
+        """
+        lineage = await self._lineages.of_session(session_id)
+        seals = await self._lineages.seals(lineage)
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         # Two who write the same are told apart, too.
         fresh = secrets.token_bytes(_NONCE) + value
         stored = fresh if seals is None else seals.seal(fresh, f"{keys.effects}#{name}")
-        outcome = await self._control.run(
-            "swap_effects", [keys.session(session_id), keys.effects, keys.usage],
-            *(name, seen.stored, stored),
-        )  # fmt: skip
+        added = len(stored) - len(seen.stored)
+        room = None
+        if added > 0 and not happened:
+            room = await self._quotas.reserve(lineage.tenant, bytes=added)
+        try:
+            outcome = await self._control.run(
+                "swap_effects", [keys.session(session_id), keys.effects, keys.usage],
+                *(name, seen.stored, stored),
+            )  # fmt: skip
+            if room is not None:
+                await self._quotas.mirror(lineage.tenant, [lineage.id], room=room)
+        finally:
+            await self._quotas.release(room)
         if outcome == b"no_session":
             raise NotFound(f"no session {session_id}.")
         return bool(outcome == b"ok")

@@ -27,6 +27,7 @@ from state_store.records import Session, SnapshotDraft
 
 BLOB_BYTES = 4 << 20
 TTL = 3600  # seconds that files live until a commit holds them
+_FIELDS = ("body", "blobs", "named", "sizes")  # of a set
 _BATCH = 256  # keys of one script
 
 
@@ -163,8 +164,9 @@ class Files:
             )
 
     async def of_draft(self, draft: SnapshotDraft) -> tuple[tuple[int, ...], SnapshotDraft]:
-        """Of each draft of the chain the bytes of its files that its parent's do not have; and the
-        draft, with its parent's files if it names none. Raises FilesMissing."""
+        """Of each draft of the chain the bytes that its files add to its parent's, those of the set
+        itself included; and the draft, with its parent's files if it names none. Raises
+        FilesMissing."""
         keys = LineageKeys(self._prefix, lineage_of(draft.session_id))
         before: str | None = None
         sizes: tuple[int, ...] = ()
@@ -181,6 +183,7 @@ class Files:
         known = {} if before is None else await self._sizes(keys, before)
         new = await self._sizes(keys, named)
         size = sum(size for blob, size in new.items() if blob not in known)
+        size += await self._own_size(keys, named)
         return (*sizes, size), replace(draft, files=named)
 
     async def _sizes(self, keys: LineageKeys, name: str) -> dict[str, int]:
@@ -192,6 +195,13 @@ class Files:
                 "committed. Keep it again, and then repeat the turn."
             )
         return dict(zip(blobs.decode().split(), map(int, sizes.split()), strict=True))
+
+    async def _own_size(self, keys: LineageKeys, name: str) -> int:
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for field in _FIELDS:
+                pipeline.hstrlen(keys.files(name), field)
+            return sum(await pipeline.execute())
 
     async def _place(self, session: Session) -> tuple[LineageKeys, Seals | None]:
         keys = LineageKeys(self._prefix, lineage_of(session.id))

@@ -24,6 +24,12 @@ async def turn(writer, session, tokens, files=None):
     return (await commit(writer.store, draft)).snapshot
 
 
+def set_bytes(sizes: str) -> int:
+    """Of a set with contents of such sizes, as it is stored: body, names twice, and sizes."""
+    names = 65 * len(sizes.split()) - 1
+    return len(b"body") + 2 * names + len(sizes)
+
+
 def blob_key(writer, session, content: bytes) -> str:
     digest = hashlib.sha256(content).hexdigest()
     return LineageKeys(writer.prefix, lineage_of(session.id)).blob(digest)
@@ -42,7 +48,8 @@ async def test_files_go_with_the_snapshots_of_a_history(writer, raw):
     second = await turn(writer, session, range(8), await keep(store, session, b"one", b"three"))
     await store.files.require(session, second.files)
     third = await turn(writer, session, range(8))  # names none: those of the turn before
-    assert (first.file_bytes, second.file_bytes, third.file_bytes) == (6, 5, 0)
+    counted = [first.file_bytes, second.file_bytes, third.file_bytes]
+    assert counted == [6 + set_bytes("3 3"), 5 + set_bytes("3 5"), 0]
     assert third.files == second.files
     assert await contents(store, session, first) == [b"one", b"two"]
     fork = await store.fork(session.id, snapshot_id=first.id)
@@ -50,7 +57,7 @@ async def test_files_go_with_the_snapshots_of_a_history(writer, raw):
     keys = LineageKeys(writer.prefix, lineage_of(session.id))
     assert {raw.ttl(key) for key in raw.scan_iter(f"{keys.blob('')}*", count=1000)} == {-1}
     report = await store.usage_report(TENANT)
-    assert report.file_bytes == 11
+    assert report.file_bytes == sum(counted)
     assert await writer.problems() == []
 
     await writer.rewind(session.id, first.id)
@@ -141,7 +148,8 @@ async def test_files_count_for_quotas(writer):
     draft = await writer.draft(session.id, range(8))
     writer.put(draft)
     more = (await commit(writer.store, draft)).snapshot.device_bytes
-    await writer.store.set_quota(TENANT, Quota(bytes=used + 2 * more + 100))
+    limit = used + 2 * more + set_bytes("101") + 100
+    await writer.store.set_quota(TENANT, Quota(bytes=limit))
     with pytest.raises(QuotaExceeded):
         await turn(writer, session, range(8), await keep(writer.store, session, bytes(101)))
     await turn(writer, session, range(8), await keep(writer.store, session, bytes(99)))
@@ -162,6 +170,25 @@ async def test_effects_count_for_quotas_and_usage(writer, raw):
     await writer.store.set_quota(TENANT, Quota(bytes=2 * used + 400))
     with pytest.raises(QuotaExceeded):
         await turn(writer, session, range(8))
+    assert await writer.problems() == []
+
+
+async def test_an_effect_beyond_the_quota_is_refused_at_its_beginning_and_never_at_its_end(writer):
+    effects = writer.store.effects
+    session = await writer.session(range(8))
+    used = (await writer.store.snapshot(session.head)).device_bytes
+    await writer.store.set_quota(TENANT, Quota(bytes=used + 1000))
+    nothing = await effects.get(session.id, "a")
+    with pytest.raises(QuotaExceeded):
+        await effects.replace(session.id, "a", nothing, bytes(1001))
+    assert await effects.all(session.id) == {}
+    assert await effects.replace(session.id, "a", nothing, bytes(500))
+    with pytest.raises(QuotaExceeded):
+        await effects.replace(session.id, "b", await effects.get(session.id, "b"), bytes(500))
+    begun = await effects.get(session.id, "a")
+    assert await effects.replace(session.id, "a", begun, bytes(2000), happened=True)
+    assert await effects.replace(session.id, "a", await effects.get(session.id, "a"), bytes(400))
+    assert await effects.replace(session.id, "b", await effects.get(session.id, "b"), bytes(100))
     assert await writer.problems() == []
 
 
@@ -258,7 +285,7 @@ async def test_a_set_that_both_snapshots_of_a_commit_name_is_held_by_each(writer
     last = (await commit(store, draft)).snapshot
     between = await store.snapshot(last.parent)
     assert (between.files, last.files) == (named, named)
-    assert (between.file_bytes, last.file_bytes) == (6, 0)
+    assert (between.file_bytes, last.file_bytes) == (6 + set_bytes("3 3"), 0)
     assert last.parent == await store.identify(first)
     assert await writer.problems() == []
     await writer.rewind(session.id, between.id)

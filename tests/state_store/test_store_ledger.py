@@ -4,9 +4,11 @@ import asyncio
 import time
 
 import pytest
+from writer import TENANT
 
 from agent_runtime.ledger import StoreLedger
-from state_store.errors import DurabilityNotReached, ForeignTenant, NotFound
+from state_store.errors import DurabilityNotReached, ForeignTenant, NotFound, QuotaExceeded
+from state_store.quotas import Quota
 from tools.calls import ToolCall
 from tools.define import define
 from tools.effects import Effect, Entry, Scope, State, arguments_hash
@@ -55,6 +57,18 @@ async def test_what_is_done_stays_done_and_many_calls_end_at_once(ledger, writer
     for one in done:
         await ledger.end(one.model_copy(update={"state": State.UNKNOWN, "result": None}))
         assert await ledger.find(one) == one
+
+
+async def test_a_call_without_room_in_the_quota_is_not_begun_and_a_begun_one_ends(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    begun = entry(session.id, session.head)
+    await ledger.begin(begun)
+    await writer.store.set_quota(TENANT, Quota(bytes=1))
+    with pytest.raises(QuotaExceeded):
+        await ledger.begin(entry(session.id, session.head, "goats"))
+    ended = begun.model_copy(update={"state": State.DONE, "result": ToolResult.of("7" * 1000)})
+    await ledger.end(ended)
+    assert await ledger.find(begun) == ended
 
 
 async def test_a_fork_inherits_what_its_history_leads_to(ledger, writer):
