@@ -100,7 +100,8 @@ class Attempts:
             )
             watched = self._watched(session, generation, stream)
             try:
-                async with contextlib.aclosing(limit.applied(watched, generation.ids)) as chunks:
+                applied = limit.applied(watched, generation.ids, held=held_to is not None)
+                async with contextlib.aclosing(applied) as chunks:
                     async for chunk in chunks:
                         await self._see_who_serves(session, generation, chunk)
                         for place, token in _collect(generation, chunk):

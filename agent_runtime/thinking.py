@@ -61,18 +61,22 @@ class ThinkingLimit:
         return min(tokens, max(1, self._tokens - generated)) if self.is_open else tokens
 
     async def applied(
-        self, chunks: AsyncGenerator[Chunk], ids: Sequence[int]
+        self, chunks: AsyncGenerator[Chunk], ids: Sequence[int], *, held: bool
     ) -> AsyncGenerator[Chunk]:
         """The engine's chunks, and behind them the end of the thinking if it has to be written.
 
         ids: of the answer, to which whoever reads the chunks adds theirs
+        held: whether the answer is held to a grammar. The thinking is not, so the model may end
+        everything in the middle of it: that end is left out, and the answer is asked for.
         """
         last: Chunk | None = None
         async with aclosing(chunks):
             async for chunk in chunks:
+                if held and self.is_open:
+                    chunk = _without(self._chat.eos_id, chunk)
                 last = chunk
                 if self._cached is not None:  # what the first request found is what was reused
-                    last = dataclasses.replace(chunk, cached_tokens=self._cached)
+                    last = dataclasses.replace(last, cached_tokens=self._cached)
                 yield last
         if not self.is_open or last is None or (ids and ids[-1] == self._chat.eos_id):
             return
@@ -90,6 +94,10 @@ class ThinkingLimit:
             return ()
         ending = self._chat.encode(ending_of(self._chat))
         return tuple(ending[: self._max_tokens - len(ids)])
+
+
+def _without(token: int, chunk: Chunk) -> Chunk:
+    return dataclasses.replace(chunk, new_ids=tuple(one for one in chunk.new_ids if one != token))
 
 
 def ending_of(chat: ChatFormat) -> str:
