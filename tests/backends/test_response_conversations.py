@@ -1,5 +1,6 @@
 """OpenAI's `/v1/conversations` with its own client, over an endpoint that a test has answer."""
 
+import asyncio
 import json
 import secrets
 
@@ -8,6 +9,7 @@ import openai
 import pytest
 from redis import Redis
 
+from state_store.quotas import Quota
 from tests.backends.scripted import call, client_of, says, scripted_runtime, sent
 
 
@@ -303,3 +305,32 @@ async def raw(client, method, path, body) -> httpx.Response:
     headers = {"Authorization": f"Bearer {client.api_key}"}
     sent_body = None if method in ("GET", "DELETE") else body
     return await http.request(method, f"http://scripted/v1{path}", json=sent_body, headers=headers)
+
+
+@pytest.mark.parametrize("why", ["the quota is full", "nobody waits for it"])
+async def test_a_conversation_that_is_not_created_leaves_no_session(
+    scripted, scripted_app, store, monkeypatch, why
+):
+    before = [one.id for one in await store.sessions("default")]
+    if why == "the quota is full":
+        await store.set_quota("default", Quota(bytes=1))
+        try:
+            with pytest.raises(openai.RateLimitError, match="may have 1 bytes"):
+                await scripted.conversations.create(items=[user("1?")])
+        finally:
+            await store.set_quota("default", Quota())
+    else:
+        begun = asyncio.Event()
+
+        async def never(*_, **__):
+            begun.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(scripted_app.state.store.attachments, "put", never)
+        creating = asyncio.create_task(scripted.conversations.create())
+        await begun.wait()
+        assert len(await store.sessions("default")) == len(before) + 1
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+    assert [one.id for one in await store.sessions("default")] == before

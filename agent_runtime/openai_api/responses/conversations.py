@@ -12,6 +12,7 @@ response has all that is left rendered anew.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import time
@@ -105,17 +106,21 @@ class ResponseConversations:
     async def create(
         self, items: Sequence[dict[str, Any]], metadata: dict[str, str]
     ) -> ConversationRecord:
-        """Raises NoEngine, CannotStore, NoBackend; what `items_of` raises."""
+        """Raises NoEngine, CannotStore, NoBackend, QuotaExceeded; what `items_of` raises."""
         pending = _read(items)
         session_id = self._store.new_session_id()
-        await self._sessions.make(CreateSession(labels={"holds": "conversation"}), session_id)
         record = ConversationRecord(
             id="conv_" + session_id.removeprefix("ses-").replace("-", ""),
             created_at=int(time.time()),
             metadata=metadata,
             pending=pending,
         )
-        await self.put(await self._store.session(session_id), record)
+        try:
+            await self._sessions.make(CreateSession(labels={"holds": "conversation"}), session_id)
+            await self.put(await self._store.session(session_id), record)
+        except BaseException:  # nobody would ever know of the session
+            await asyncio.shield(self._forget(session_id))
+            raise
         return record
 
     async def get(self, conversation_id: str) -> ConversationRecord:
@@ -184,6 +189,10 @@ class ResponseConversations:
     async def put(self, session: Session, record: ConversationRecord) -> None:
         packed = record.model_dump_json(exclude_defaults=True).encode()
         await self._store.attachments.put(session, _NAME, packed, ttl=self._settings.response_ttl)
+
+    async def _forget(self, session_id: str) -> None:
+        with contextlib.suppress(store_errors.StoreError):  # the first error is the one to tell
+            await self._sessions.delete(session_id)
 
     async def _follows(self, record: ConversationRecord) -> Follows:
         if record.last is None:
