@@ -112,11 +112,9 @@ class Transfers:
                 ids = await self._commit(session, found, salt, durability)
                 if effects is not None:
                     await take_effects(
-                        self._effects, session, found.manifest, _reader(found), effects, ids
-                    )
-            except ValueError as error:
-                await asyncio.shield(self._forget(session))
-                raise found.invalid(f"a record of an effect is none: {error}") from error
+                        self._effects, session, found.manifest, _reader(found), effects, ids,
+                        found.invalid,
+                    )  # fmt: skip
             except BaseException:
                 await asyncio.shield(self._forget(session))
                 raise

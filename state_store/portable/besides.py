@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from state_store.effects import EffectRecord, Effects
+from state_store.errors import InvalidExport
 from state_store.files import Files, FileSet
 from state_store.portable.manifest import Content, Manifest, SetOfFiles
 from state_store.records import Session, Snapshot
 
 _AT_ONCE = 8 << 20  # bytes of contents in memory while they are stored
+_POLL = 0.1  # seconds between looks whether somebody still waits for a content
 _MOST_AT_ONCE = 256  # contents of one script
 
 
@@ -53,7 +57,8 @@ class Besides:
     effects: list[str] = field(default_factory=list)
     _values: dict[str, bytes] = field(default_factory=dict)
     _bodies: dict[str, str] = field(default_factory=dict)
-    _blocking: Callable[[str], bytes] = field(default=lambda _: b"")
+    _begin: Callable[[str], Future[bytes]] = field(init=False)
+    _loop: asyncio.AbstractEventLoop = field(init=False)
 
     @classmethod
     async def gather(
@@ -70,7 +75,7 @@ class Besides:
         for value in effects:
             found.effects.append(found._add(value))
             found._values[found.effects[-1]] = value
-        loop = asyncio.get_running_loop()
+        found._loop = loop = asyncio.get_running_loop()
 
         async def read(digest: str) -> bytes:
             if digest in found._bodies:
@@ -79,12 +84,18 @@ class Besides:
                 return found._values[digest]
             return await files.get(session, digest)
 
-        found._blocking = lambda one: asyncio.run_coroutine_threadsafe(read(one), loop).result()
+        found._begin = lambda digest: asyncio.run_coroutine_threadsafe(read(digest), loop)
         return found
 
-    def read(self, digest: str) -> bytes:
-        """A content, for a thread beside the event loop. Raises FilesMissing, CorruptObject."""
-        return self._blocking(digest)
+    def read(self, digest: str, stop: threading.Event) -> bytes:
+        """A content, for a thread beside the event loop. Raises FilesMissing, CorruptObject;
+        InterruptedError when `stop` is set or the loop has ended meanwhile."""
+        reading = self._begin(digest)
+        while not wait([reading], timeout=_POLL).done:
+            if stop.is_set() or not self._loop.is_running():
+                reading.cancel()
+                raise InterruptedError("nobody waits for this any more")
+        return reading.result()
 
     @property
     def contents(self) -> list[Content]:
@@ -133,12 +144,21 @@ async def take_effects(
     read: Read,
     abroad: EffectsAbroad,
     ids: Ids,
+    invalid: Callable[[str], InvalidExport],
 ) -> None:
-    """Record the effects of an export. ids: of its snapshots now, by those that they had. Raises
-    ValueError for what is no record."""
+    """Record the effects of an export in its new session.
+
+    ids:     of its snapshots now, by those that they had
+    invalid: what to raise, and why, for what is no record, and for a second one of one effect
+    """
     for place in manifest.effects:
-        name, value = abroad.arriving(await read(place), ids)
-        await effects.replace(session.id, name, EffectRecord(None, b""), value)
+        content = await read(place)
+        try:
+            name, value = abroad.arriving(content, ids)
+        except ValueError as error:
+            raise invalid(f"a record of an effect is none: {error}") from error
+        if not await effects.replace(session.id, name, EffectRecord(None, b""), value):
+            raise invalid("two records are of one effect")
 
 
 def _batches(manifest: Manifest, places: Sequence[int]) -> Iterator[list[int]]:

@@ -108,7 +108,7 @@ def export(
         for one, size in source.besides.sizes.items():
             if stop.is_set():
                 raise InterruptedError("nobody waits for this any more")
-            file.write([memoryview(source.besides.read(one))], at)
+            file.write([memoryview(source.besides.read(one, stop))], at)
             at += size
         manifest = manifest.model_copy(
             update={"digests": {name: digest(content) for name, content in small.items()}}

@@ -1,5 +1,8 @@
 """Files and records of effects leave with a session's file, and come with it, or nothing does."""
 
+import asyncio
+import hashlib
+import threading
 from dataclasses import replace
 
 import httpx
@@ -17,6 +20,7 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.workspace_routes import router
 from state_store.errors import CorruptObject, InvalidExport
 from state_store.files import FileSet
+from state_store.portable.besides import Besides
 from tools.calls import ToolCall
 from tools.define import define
 from tools.effects import Effect
@@ -173,6 +177,76 @@ async def test_damage_is_found_and_leaves_nothing(writer, another, path, count):
             await another.import_session(path, tenant=TENANT, effects=ABROAD)
         assert await another.sessions(TENANT) == []
     assert (await another.check_integrity()).problems == []
+
+
+async def test_a_second_record_of_one_effect_is_refused(writer, another, path, count, monkeypatch):
+    session = await writer.session(range(8))
+    await called(writer.store, count[0], session, "a letter")
+    rows = Besides.effect_rows.fget
+    monkeypatch.setattr(Besides, "effect_rows", property(lambda self: rows(self) * 2))
+    await writer.store.export_session(session.id, path, effects=ABROAD)
+    with pytest.raises(InvalidExport, match=r"two records are of one effect.*Nothing was imported"):
+        await another.import_session(path, tenant=TENANT, effects=ABROAD)
+    assert await another.sessions(TENANT) == []
+
+
+async def test_a_file_with_what_is_no_record_is_refused(writer, another, path, monkeypatch):
+    session = await writer.session(range(8))
+    monkeypatch.setattr(LedgerAbroad, "leaving", lambda *_: [b"none"])
+    await writer.store.export_session(session.id, path, effects=ABROAD)
+    with pytest.raises(InvalidExport, match="a record of an effect is none"):
+        await another.import_session(path, tenant=TENANT, effects=ABROAD)
+    assert await another.sessions(TENANT) == []
+
+
+async def test_what_else_goes_wrong_is_not_told_of_a_record(
+    writer, another, path, count, monkeypatch
+):
+    session = await writer.session(range(8))
+    await called(writer.store, count[0], session, "a letter")
+    await writer.store.export_session(session.id, path, effects=ABROAD)
+
+    async def fails(*_):
+        raise ValueError("of another kind")
+
+    monkeypatch.setattr(another.effects, "replace", fails)
+    with pytest.raises(ValueError, match=r"^of another kind$"):
+        await another.import_session(path, tenant=TENANT, effects=ABROAD)
+    assert await another.sessions(TENANT) == []
+
+
+async def test_an_export_that_is_cancelled_does_not_wait_for_a_content(writer, path, monkeypatch):
+    session = await writer.session()
+    await turn(writer, session, range(8), await keep(writer.store, session, b"the plan"))
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def hangs(*_):
+        begun.set()
+        await over.wait()
+        return b"the plan"
+
+    monkeypatch.setattr(writer.store.files, "get", hangs)
+    exporting = asyncio.create_task(writer.store.export_session(session.id, path))
+    await begun.wait()
+    exporting.cancel()
+    done, _ = await asyncio.wait([exporting], timeout=20)
+    over.set()
+    assert done
+    with pytest.raises(asyncio.CancelledError):
+        await exporting
+    assert not path.exists()
+
+
+def test_a_content_is_not_waited_for_once_the_loop_has_ended():
+    loop = asyncio.new_event_loop()
+    besides = loop.run_until_complete(Besides.gather(None, None, [], [b"an effect"]))
+    digest = hashlib.sha256(b"an effect").hexdigest()
+    with pytest.raises(InterruptedError):
+        besides.read(digest, threading.Event())
+    for _ in range(3):  # what it has begun is cancelled, too
+        loop.run_until_complete(asyncio.sleep(0))
+    assert not asyncio.all_tasks(loop)
+    loop.close()
 
 
 @pytest.mark.parametrize(
