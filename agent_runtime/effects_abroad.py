@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgpack
 
 from agent_runtime.ledger import IMPORTED, entries_of, name_of, packed_of
+from agent_runtime.points import points_of
 from state_store.errors import CorruptObject
 from state_store.portable.besides import EffectsAbroad, Ids
 from state_store.records import Session, Snapshot
@@ -19,15 +20,17 @@ class LedgerAbroad(EffectsAbroad):
     def leaving(
         self, values: Iterable[bytes], session: Session, history: Sequence[Snapshot], ids: Ids
     ) -> list[bytes]:
-        following = [*(one.session_id for one in history[1:]), session.id]
+        points = points_of(history)
+        following = [*(one.session_id for one in points[1:]), session.id]
         branches = {
             one.id: {one.session_id, after, IMPORTED}
-            for one, after in zip(history, following, strict=True)
+            for one, after in zip(points, following, strict=True)
         }
+        places = {one.id: ids[one.within] for one in points}
         found = []
         for value in values:
             entries = [
-                one.model_copy(update={"branch": IMPORTED, "point": ids[one.point]})
+                one.model_copy(update={"branch": IMPORTED, "point": places[one.point]})
                 for one in entries_of(value)
                 if one.branch in branches.get(one.point, ())
             ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agent_runtime import points
 from agent_runtime.errors import BadRequest
 from agent_runtime.transcripts import part_of
 from agent_runtime.turns import Turns
@@ -85,7 +86,8 @@ async def _commit_part(
                 fingerprint_id=whole.fingerprint_id,
                 ranks=whole.ranks,
                 checkpoints=tuple(kept[:-1]),
-                meta=part_of(whole, tokens),
+                # Which calls come before so many tokens is not known: none is made a second time.
+                meta=part_of(whole, tokens) | points.meta_of(points.replaced_in(whole)),
                 files=whole.files if tokens >= whole.meta.get("prompt_tokens", 0) else None,
             )
             try:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 import msgpack
 
+from agent_runtime.points import Point, points_of
 from state_store.effects import EffectRecord
-from state_store.errors import CorruptObject, StoreError
+from state_store.errors import CorruptObject, NotFound, StoreError
 from state_store.layout import is_snapshot_id
 from state_store.store import StateStore
 from tools.effects import Entry, State
@@ -73,9 +74,9 @@ class StoreLedger:
         others = [one for one in await self._entries(entry) if one.branch != entry.branch]
         if not others:
             return []
-        chain = []
+        chain: list[Point] = []
         if is_snapshot_id(entry.point):
-            chain = await self._store.ancestors(entry.point, tenant=self._tenant)
+            chain = await self._points(entry.point)
         # Calls made at a snapshot lead to the next one: they are of the session that the snapshot
         # is of, or of the one that went on from there.
         branches = {one.id: {IMPORTED} for one in chain}
@@ -103,10 +104,19 @@ class StoreLedger:
         return sorted(chosen, key=lambda one: (one.at, one.position))
 
     async def _began_with(self, session_id: str) -> set[str]:
-        head = (await self._store.session(session_id)).body.forked_at
+        session = await self._store.session(session_id)
+        head = session.body.forked_at
         if head is None:
             return set()
-        return {one.id for one in await self._store.ancestors(head, tenant=self._tenant)}
+        try:
+            chain = await self._points(head)
+        except NotFound:  # since then it was rewritten
+            chain = [] if session.head is None else await self._points(session.head)
+        ids = [one.id for one in chain]
+        return set(ids[: ids.index(head) + 1]) if head in ids else set()
+
+    async def _points(self, snapshot_id: str) -> list[Point]:
+        return points_of(await self._store.ancestors(snapshot_id, tenant=self._tenant))
 
     async def _entries(self, entry: Entry) -> list[Entry]:
         """All of the lineage that do what `entry` does."""

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from agent_runtime import points
 from agent_runtime.chat import Message
 from agent_runtime.histories import History
 from agent_runtime.transcripts import goes_on, meta_of, said_in
@@ -72,6 +73,8 @@ async def rewriting_of(
         if boundary < kept  # where pages are over token pairs, one more token names the last
     ]
 
+    replaced = points.meta_of(points.points_of(snapshots))
+
     def draft(counts: Sequence[int]) -> SnapshotDraft:
         end = counts[-1] if counts else 0
         inherited = parent.boundary_hash if parent and base else None
@@ -86,7 +89,7 @@ async def rewriting_of(
             fingerprint_id=changed.fingerprint_id,
             ranks=changed.ranks,
             checkpoints=tuple(counts[:-1]),
-            meta=meta_of(said[:-1], said[-1]),
+            meta=meta_of(said[:-1], said[-1]) | replaced,
             economy=session.body.economy,
             files=snapshots[-1].files,
             replaces=session.head,
