@@ -33,13 +33,16 @@ async def fork_at(
     """A session whose history is the first `tokens` tokens of this one's. One that has the id
     `fork_id` already is made whole, if it is not.
 
-    Raises BadRequest when it has fewer, NotFound; then nothing was made.
+    Raises BadRequest when it has fewer, or when it is not known which files it had there; NotFound.
+    Then nothing was made.
     """
     place = await store.place(session.id, tokens)
     before, whole = place.before, place.within
     known = before.total_tokens if before else 0
     if whole is None and tokens > known:
         raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
+    if whole is not None and tokens > known:
+        _require_files(whole, before)
     fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
     if tokens == (0 if fork.head is None else (await store.snapshot(fork.head)).total_tokens):
         return fork
@@ -50,6 +53,19 @@ async def fork_at(
         await store.delete_session(fork.id)
         raise
     return await store.session(fork.id)
+
+
+def _require_files(whole: Snapshot, before: Snapshot | None) -> None:
+    """Raises BadRequest for a snapshot of several turns, which have not all the same files: it has
+    those of the last only."""
+    replaced = points.replaced_in(whole)
+    files = {before.files if before else None, whole.files, *(one.files for one in replaced)}
+    if replaced and len(files) > 1:
+        raise BadRequest(
+            f"the {before.total_tokens if before else 0} to {whole.total_tokens} tokens of "
+            f"{whole.session_id} were rewritten as one, and its files changed meanwhile: which it "
+            "had between them is not known. Nothing was made. Fork at one of the two."
+        )
 
 
 async def _commit_part(

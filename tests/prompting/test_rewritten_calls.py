@@ -7,7 +7,10 @@ import pytest
 
 from agent_runtime.chat import Message
 from agent_runtime.effects_abroad import LedgerAbroad
+from agent_runtime.errors import BadRequest
 from agent_runtime.ledger import IMPORTED, StoreLedger
+from state_store.files import FileSet
+from state_store.records import Session
 from state_store.store import StateStore
 from tools.effects import Effect, Entry, Scope, State
 from tools.results import ToolResult
@@ -53,9 +56,20 @@ async def known(store: StateStore, session_id: str) -> list[Entry]:
     return await StoreLedger(store).inherited(entry(session_id, head))
 
 
-async def told(desk: Desk, session_id: str, answer: str) -> None:
+async def told(desk: Desk, session_id: str, answer: str, **options: object) -> None:
     """The turn after a call."""
-    await desk.answer(await desk.ask(session_id, Message(role="tool", content="sent")), answer)
+    said = Message(role="tool", content="sent")
+    await desk.answer(await desk.ask(session_id, said, **options), answer)
+
+
+async def kept(store: StateStore, session: Session, text: bytes) -> str:
+    (name,) = await store.files.put(session, [text])
+    return await store.files.put_set(session, FileSet(text, (name,)))
+
+
+async def files_at(desk: Desk, session_id: str, tokens: int) -> str | None:
+    fork = await desk.fork_at(session_id, tokens)
+    return (await desk.store.snapshot(fork.head)).files
 
 
 async def rewritten(desk: Desk, session_id: str, text: str) -> None:
@@ -120,3 +134,26 @@ async def test_an_export_takes_along_what_was_done_before_its_history_was_rewrit
         arrived = await another.import_session(path, tenant="default", effects=LedgerAbroad())
         (there,) = await known(another, arrived.id)
         assert (there.branch, there.result) == (IMPORTED, done.result)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_a_fork_inside_of_what_was_rewritten_has_no_files_of_another_turn(
+    desk, store, changed
+):
+    session = await desk.create()
+    first = await kept(store, session, b"one")
+    last = await kept(store, session, b"two") if changed else first
+    await desk.say(session.id, "Zero.", "</think>First.", workspace=first)
+    await desk.say(session.id, "One.", FIRST)
+    await told(desk, session.id, SENT, workspace=last)
+    await rewritten(desk, session.id, "Two.")
+    before, whole, _ = await store.ancestors((await store.session(session.id)).head)
+    inside = (before.total_tokens + whole.total_tokens) // 2
+    if changed:
+        with pytest.raises(BadRequest, match=f"{before.total_tokens} to {whole.total_tokens}"):
+            await files_at(desk, session.id, inside)
+        assert len(await store.sessions("default")) == 1
+    else:
+        assert await files_at(desk, session.id, inside) == first
+    assert await files_at(desk, session.id, before.total_tokens) == first
+    assert await files_at(desk, session.id, whole.total_tokens) == last
