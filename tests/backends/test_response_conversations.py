@@ -334,3 +334,20 @@ async def test_a_conversation_that_is_not_created_leaves_no_session(
         with pytest.raises(asyncio.CancelledError):
             await creating
     assert [one.id for one in await store.sessions("default")] == before
+
+
+async def test_a_response_of_a_conversation_can_be_deleted_where_the_quota_is_full(
+    scripted, store, said
+):
+    said.scripted.append(says({"content": "One."}))
+    talk = await scripted.conversations.create()
+    first = await ask(scripted, talk, "1?")
+    await store.set_quota("default", Quota(bytes=1))
+    try:
+        await scripted.responses.delete(first.id)
+        assert await texts(scripted, talk, order="asc") == ["1?", "One."]
+        await scripted.conversations.delete(talk.id)
+    finally:
+        await store.set_quota("default", Quota())
+    with pytest.raises(openai.NotFoundError):
+        await scripted.conversations.retrieve(talk.id)
