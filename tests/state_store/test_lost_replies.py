@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from proxy import Proxy
-from writer import RANKS, Writer
+from writer import RANKS, TENANT, Writer
 
 from state_store.errors import LeaseHeld
 from state_store.store import StateStore
@@ -70,6 +70,23 @@ async def test_a_commit_counts_its_snapshot_once(flaky, proxy, monkeypatch):
     assert await writer.store.snapshot(done.snapshot.id) == done.snapshot
     report = await writer.store.check_integrity()
     assert (report.objects, report.problems) == (4 * RANKS, [])
+
+
+async def test_what_is_kept_with_a_session_is_counted_once(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    control, attachments = writer.store._control, writer.store.attachments
+    run = control.run
+
+    async def losing(script, *arguments):
+        proxy.lose_next_reply = script == "attach"
+        return await run(script, *arguments)
+
+    await attachments.put(session, "a", b"x" * 10, ttl=60)
+    monkeypatch.setattr(control, "run", losing)
+    await attachments.change(session, {"a": None, "b": b"x" * 20}, ttl=60)
+    monkeypatch.undo()
+    assert await attachments.get(session, "a") is None
+    assert (await writer.store.usage_report(TENANT)).attached_bytes == 21
 
 
 async def test_a_turn_and_what_it_goes_on_from_are_counted_once(flaky, proxy, monkeypatch):
