@@ -8,7 +8,9 @@ tenant's quota. They are in no export.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from state_store.connection import Control
 from state_store.errors import NotFound, StoreUnavailable
@@ -16,6 +18,15 @@ from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
 from state_store.quotas import Quotas
 from state_store.records import Session
+
+_NO_SESSION, _CHANGED = -1, -2
+
+
+class Attached(NamedTuple):
+    """One value as it was read. mark: of its bytes as stored"""
+
+    value: bytes
+    mark: str
 
 
 class Attachments:
@@ -32,13 +43,19 @@ class Attachments:
         await self.change(session, {name: value}, ttl=ttl)
 
     async def change(
-        self, session: Session, values: Mapping[str, bytes | None], *, ttl: float
-    ) -> None:
+        self,
+        session: Session,
+        values: Mapping[str, bytes | None],
+        *,
+        ttl: float,
+        seen: Mapping[str, Attached | None] | None = None,
+    ) -> bool:
         """Keep these, and delete those that are None: all of it or nothing. The quota is asked for
         what all together take more than before.
 
-        ttl: seconds that all of the session's live at least after this. Raises NotFound if the
-        session is gone, QuotaExceeded.
+        ttl: seconds that all of the session's live at least after this. seen: what the change is
+        made of; None for what was not there. False, and nothing is changed, if one of it is not as
+        it was read. Raises NotFound if the session is gone, QuotaExceeded.
         """
         place = self._place(session)
         seals = await self._seals(session)
@@ -50,33 +67,47 @@ class Attachments:
         added = await self._added(place, kept, values)
         tenant = session.body.tenant
         room = await self._quotas.reserve(tenant, bytes=added)
-        words = [word for pair in kept.items() for word in pair]
+        marks = {name: "" if one is None else one.mark for name, one in (seen or {}).items()}
+        pairs: list[tuple[str, bytes | str]] = [*kept.items(), *marks.items()]
+        words = [word for pair in pairs for word in pair]
         gone = values.keys() - kept.keys()
+        milliseconds = int(ttl * 1000)
         try:
-            if await self._attach(session, int(ttl * 1000), len(kept), *words, *gone) < 0:
+            done = await self._attach(session, milliseconds, len(kept), len(marks), *words, *gone)
+            if done == _NO_SESSION:
                 raise NotFound(f"no session {session.id}.")
         except StoreUnavailable:
             raise  # it may be kept: the room is held for a while
         except BaseException:
             await self._quotas.release(room)
             raise
+        if done == _CHANGED:
+            await self._quotas.release(room)
+            return False
         if room is not None:
             with contextlib.suppress(StoreUnavailable):  # it is kept; `recover` copies, too
                 await self._quotas.mirror(tenant, [lineage_of(session.id)], room=room)
+        return True
 
     async def get(self, session: Session, name: str) -> bytes | None:
         """Raises CorruptObject."""
+        found = await self.read(session, name)
+        return None if found is None else found.value
+
+    async def read(self, session: Session, name: str) -> Attached | None:
+        """As `get`, with what `change` knows it by. Raises CorruptObject."""
         place = self._place(session)
         async with self._control.guard() as client:
             found: bytes | None = await client.hget(place, name)
         if found is None:
             return None
         seals = await self._seals(session)
-        return found if seals is None else seals.open(found, f"{place}#{name}")
+        value = found if seals is None else seals.open(found, f"{place}#{name}")
+        return Attached(value, hashlib.sha1(found, usedforsecurity=False).hexdigest())
 
     async def delete(self, session: Session, name: str) -> bool:
         """Whether there was one."""
-        deleted = await self._attach(session, 0, 0, name) > 0
+        deleted = await self._attach(session, 0, 0, 0, name) > 0
         if deleted:
             with contextlib.suppress(StoreUnavailable):  # it is deleted; `recover` copies, too
                 await self._quotas.mirror(session.body.tenant, [lineage_of(session.id)])

@@ -587,3 +587,53 @@ async def test_a_response_that_was_stored_without_a_digest_is_whole_and_nothing_
     assert await listed(scripted, after.id) == ["Question 1?", "Answer 1.", "Or 2?"]
     await scripted.responses.delete(made[0].id)
     assert await listed(scripted, whole.id) == ["Question 1?", "Answer 1.", "Question 2?"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_response_that_is_deleted_while_another_one_repeats_it_takes_no_items_with_it(
+    scripted, scripted_app, bare_store, said, monkeypatch, place
+):
+    made, sent_so_far = await talked(scripted, said, 3)
+    attachments = scripted_app.state.store.attachments
+    change, deleted = attachments.change, []
+
+    async def deleting_first(*asked, **options):
+        if not deleted:
+            deleted.append(made[place].id)
+            await scripted.responses.delete(made[place].id)
+        return await change(*asked, **options)
+
+    monkeypatch.setattr(attachments, "change", deleting_first)
+    said.scripted.append(says(*TEXT))
+    ask = {"role": "user", "content": "Question 4?"}
+    last = await scripted.responses.create(model="scripted", input=[*sent_so_far, ask])
+    assert deleted
+    assert kept_items(bare_store, made[place].id) is None
+    said_by_all = [text for n in (1, 2, 3) for text in (f"Question {n}?", f"Answer {n}.")]
+    assert await listed(scripted, last.id) == [*said_by_all, "Question 4?"]
+
+
+async def test_a_response_that_is_repeated_while_it_is_deleted_takes_no_items_with_it(
+    scripted, scripted_app, bare_store, said, monkeypatch
+):
+    made, sent_so_far = await talked(scripted, said, 2)
+    attachments = scripted_app.state.store.attachments
+    change, repeated = attachments.change, []
+
+    async def repeating_first(*asked, **options):
+        if not repeated:
+            repeated.append(None)
+            said.scripted.append(says(*TEXT))
+            ask = {"role": "user", "content": "Question 3?"}
+            repeated[0] = await scripted.responses.create(
+                model="scripted", input=[*sent_so_far, ask]
+            )
+        return await change(*asked, **options)
+
+    monkeypatch.setattr(attachments, "change", repeating_first)
+    await scripted.responses.delete(made[1].id)
+    whole = ["Question 1?", "Answer 1.", "Question 2?", "Answer 2.", "Question 3?"]
+    assert await listed(scripted, repeated[0].id) == whole
+    assert kept_items(bare_store, made[1].id) is None
+    await scripted.responses.delete(made[0].id)
+    assert await listed(scripted, repeated[0].id) == whole

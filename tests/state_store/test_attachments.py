@@ -211,3 +211,24 @@ async def test_a_change_is_made_as_one_and_needs_room_for_what_it_adds(writer):
     await store.delete_session(session.id)
     with pytest.raises(NotFound):
         await attachments.change(session, {"a": None}, ttl=60)
+
+
+async def test_a_change_of_what_was_read_is_not_made_when_that_has_changed(writer):
+    store, attachments = writer.store, writer.store.attachments
+    session = await writer.session([])
+    await store.set_quota(TENANT, Quota(bytes=100))
+    await attachments.put(session, "a", b"1", ttl=60)
+    seen = {"a": await attachments.read(session, "a"), "b": await attachments.read(session, "b")}
+    assert (seen["a"].value, seen["b"]) == (b"1", None)
+    for other in ({"a": b"2"}, {"a": None}, {"b": b"1"}):
+        await attachments.change(session, other, ttl=60)
+        before = await attached(store)
+        for _ in range(3):  # and no room is taken for it
+            made = await attachments.change(session, {"c": b"x" * 60}, ttl=60, seen=seen)
+            assert not made
+        assert await attached(store) == before
+        assert await attachments.get(session, "c") is None
+        await attachments.change(session, {"a": b"1", "b": None}, ttl=60)
+    assert await attachments.change(session, {"a": None, "c": b"x" * 60}, ttl=60, seen=seen)
+    assert await attachments.get(session, "a") is None
+    assert await attachments.get(session, "c") == b"x" * 60

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,7 @@ from agent_runtime.errors import NotFound
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.settings import RuntimeSettings
 from state_store import errors as store_errors
+from state_store.attachments import Attached
 from state_store.records import Session
 from state_store.store import StateStore
 
@@ -67,6 +68,11 @@ class ResponseRecord(BaseModel):
         return None if named is None else str(named["id"])
 
 
+class _Seen(NamedTuple):
+    record: ResponseRecord
+    attached: Attached
+
+
 class ResponseRecords:
     """Of the tenant who asks. What is another's is not there."""
 
@@ -78,12 +84,9 @@ class ResponseRecords:
         """parent: the snapshot that its own was committed on. Raises NotFound if its session is
         gone, QuotaExceeded."""
         session = await self._store.session(record.session_id)
-        record = await self._linked(session, record, parent)
-        await self._write(session, record)
+        while not await self._kept(session, record, parent):
+            pass  # somebody has changed what it begins with
         ttl = self._settings.response_ttl
-        if _is_linked(record):
-            place = _place(record.snapshot)
-            await self._store.attachments.put(session, place, record.id.encode(), ttl=ttl)
         await self._store.notes.put(self._tenant, _name(record.id), session.id.encode(), ttl=ttl)
 
     async def get(self, response_id: str) -> tuple[ResponseRecord, Session]:
@@ -96,37 +99,26 @@ class ResponseRecords:
     async def kept(self, response_id: str) -> tuple[ResponseRecord, Session]:
         """As `get`, one too that is deleted and whose items are still its conversation's."""
         session = await self._session(response_id)
-        record = await self._read(session, response_id)
-        if record is None:
+        seen = await self._read(session, response_id)
+        if seen is None:
             raise _not_found(response_id)
-        return record, session
+        return seen.record, session
 
     async def hide(self, record: ResponseRecord) -> None:
         """Delete all of it but its items, which are its conversation's."""
-        shown = {name: record.response[name] for name in _OF_CONVERSATIONS}
-        session = await self._session(record.id)
-        await self._write(session, record.model_copy(update={"response": shown, "deleted": True}))
+        session = await self._at(record.session_id, record.id)
+        while (seen := await self._read(session, record.id)) is not None:
+            now, _ = seen
+            shown = {name: now.response[name] for name in _OF_CONVERSATIONS}
+            hidden = now.model_copy(update={"response": shown, "deleted": True})
+            if await self._write(session, hidden, seen=[seen]):
+                return
 
     async def delete(self, record: ResponseRecord) -> None:
         """What another response's request has repeated stays as a part of that."""
-        session = await self._session(record.id)
-        changed: list[ResponseRecord] = []
-        following = before = None
-        if record.followed_by is not None:
-            following = await self._read(session, record.followed_by)
-        if record.begins_with is not None:
-            before = await self._read(session, record.begins_with)
-        if following is not None:
-            update = {
-                "input": [*record.input, *record.response["output"], *following.input],
-                "begins_with": record.begins_with,
-            }
-            changed.append(following.model_copy(update=update))
-        if before is not None:
-            update = {"followed_by": None if following is None else following.id}
-            changed.append(before.model_copy(update=update))
-        # In one go: what stays takes no more than what goes, also where the quota is full.
-        await self._write(session, *changed, gone=(_place(record.snapshot), _name(record.id)))
+        session = await self._at(record.session_id, record.id)
+        while not await self._deleted(session, record.id):
+            pass  # somebody has changed what it is a part of
         await self._store.notes.delete(self._tenant, _name(record.id))
 
     async def chain(self, record: ResponseRecord) -> tuple[list[ResponseRecord], bool]:
@@ -157,39 +149,80 @@ class ResponseRecords:
         before = await self._read(await self._at(place, before_id), before_id)
         if before is None:
             raise _not_found(before_id)
-        return before
+        return before.record
 
-    async def _linked(
+    async def _kept(self, session: Session, record: ResponseRecord, parent: str | None) -> bool:
+        """Whether it is: it is not if what it begins with is not as it was read any more."""
+        if not _is_linked(record):
+            return await self._write(session, record)
+        before = await self._repeated(session, record, parent)
+        at = {_place(record.snapshot): record.id.encode()}
+        if before is None:
+            return await self._write(session, record, more=at)
+        update = {"input": record.input[before.record.count :], "begins_with": before.record.id}
+        linked = before.record.model_copy(update={"followed_by": record.id})
+        shorter = record.model_copy(update=update)
+        return await self._write(session, linked, shorter, more=at, seen=[before])
+
+    async def _repeated(
         self, session: Session, record: ResponseRecord, parent: str | None
-    ) -> ResponseRecord:
-        """Without the items that the response at `parent`, in the same session, has already."""
-        if parent is None or not _is_linked(record):
-            return record
-        found = await self._store.attachments.get(session, _place(parent))
+    ) -> _Seen | None:
+        """The response at `parent`, in the same session, if the record begins with its items."""
+        place = None if parent is None else _place(parent)
+        found = None if place is None else await self._store.attachments.get(session, place)
         before = None if found is None else await self._read(session, found.decode())
-        if before is None or before.deleted or before.followed_by not in (None, record.id):
-            return record
-        if not before.digest:
-            return record
-        if digest_of(record.input[: before.count]) != before.digest:
-            return record
-        # In this order: a link that nobody follows does no harm.
-        await self._write(session, before.model_copy(update={"followed_by": record.id}))
-        update = {"input": record.input[before.count :], "begins_with": before.id}
-        return record.model_copy(update=update)
+        if before is None:
+            return None
+        one = before.record
+        if one.deleted or one.followed_by not in (None, record.id) or not one.digest:
+            return None
+        return before if digest_of(record.input[: one.count]) == one.digest else None
 
-    async def _read(self, session: Session, response_id: str) -> ResponseRecord | None:
-        found = await self._store.attachments.get(session, _name(response_id))
-        return None if found is None else ResponseRecord.model_validate_json(found)
+    async def _deleted(self, session: Session, response_id: str) -> bool:
+        """Whether it is: it is not if one that it is linked with has been changed meanwhile."""
+        seen = await self._read(session, response_id)
+        if seen is None:
+            return True
+        record = seen.record
+        following = await self._read(session, record.followed_by)
+        before = await self._read(session, record.begins_with)
+        changed: list[ResponseRecord] = []
+        if following is not None:
+            update = {
+                "input": [*record.input, *record.response["output"], *following.record.input],
+                "begins_with": record.begins_with,
+            }
+            changed.append(following.record.model_copy(update=update))
+        if before is not None:
+            update = {"followed_by": None if following is None else following.record.id}
+            changed.append(before.record.model_copy(update=update))
+        # In one go: what stays takes no more than what goes, also where the quota is full.
+        gone: dict[str, bytes | None] = {_place(record.snapshot): None, _name(record.id): None}
+        known = [one for one in (seen, following, before) if one is not None]
+        return await self._write(session, *changed, more=gone, seen=known)
+
+    async def _read(self, session: Session, response_id: str | None) -> _Seen | None:
+        if response_id is None:
+            return None
+        found = await self._store.attachments.read(session, _name(response_id))
+        if found is None:
+            return None
+        return _Seen(ResponseRecord.model_validate_json(found.value), found)
 
     async def _write(
-        self, session: Session, *records: ResponseRecord, gone: Iterable[str] = ()
-    ) -> None:
-        values: dict[str, bytes | None] = dict.fromkeys(gone)
+        self,
+        session: Session,
+        *records: ResponseRecord,
+        more: Mapping[str, bytes | None] | None = None,
+        seen: Sequence[_Seen] = (),
+    ) -> bool:
+        """All of it, if those that were seen are as they were; else nothing, and False."""
+        values = dict(more or {})
         for record in records:
             values[_name(record.id)] = record.model_dump_json(exclude_defaults=True).encode()
+        marks = {_name(one.record.id): one.attached for one in seen}
         ttl = self._settings.response_ttl
-        await self._store.attachments.change(session, values, ttl=ttl)
+        return await self._store.attachments.change(session, values, ttl=ttl, seen=marks)
 
     async def _session(self, response_id: str) -> Session:
         (place,) = await self._store.notes.get(self._tenant, [_name(response_id)])
