@@ -4,7 +4,8 @@
                  a body, the caller's own bytes,  contents by their hash, each stored once
                  and what blobs it needs          in a lineage
 
-Blobs come first, then the set, then a commit that names it. Until a commit holds them they expire.
+Blobs come first, then the set, then a commit that names it. Until a commit holds them they expire,
+and count for the tenant's quota.
 Snapshots count how often a set is held, sets count their blobs, in the scripts that commit and
 bury; so forks and rewinding need nothing more. What nothing holds any more lives on for a while; of
 an encrypted tenant, only what a session of the lineage has lately been told is there. Contents of
@@ -14,15 +15,17 @@ they are not archived.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from state_store.cipher import SEALED_BYTES
 from state_store.connection import Control
-from state_store.errors import CorruptObject, FilesMissing, NotFound
+from state_store.errors import CorruptObject, FilesMissing, NotFound, StoreUnavailable
 from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
+from state_store.quotas import Quotas
 from state_store.records import Session, SnapshotDraft
 
 BLOB_BYTES = 4 << 20
@@ -45,10 +48,11 @@ class Files:
     Names of blobs are the SHA-256 of their contents in hex, whatever they are called in the store.
     """
 
-    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+    def __init__(self, control: Control, prefix: str, lineages: Lineages, quotas: Quotas) -> None:
         self._control = control
         self._prefix = prefix
         self._lineages = lineages
+        self._quotas = quotas
 
     async def missing(self, session: Session, names: Sequence[str]) -> list[str]:
         """Those blobs that the session's lineage does not have; the others live for `TTL` more."""
@@ -66,7 +70,10 @@ class Files:
         return found
 
     async def put(self, session: Session, contents: Sequence[bytes]) -> list[str]:
-        """Keep contents of at most `BLOB_BYTES` each, to be sent in small numbers; their names."""
+        """Keep contents of at most `BLOB_BYTES` each, to be sent in small numbers; their names.
+
+        Raises QuotaExceeded: then nothing was kept.
+        """
         keys, seals = await self._place(session)
         names = [hashlib.sha256(content).hexdigest() for content in contents]
         blobs = [keys.blob(_stored(name, seals)) for name in names]
@@ -74,10 +81,11 @@ class Files:
             content if seals is None else seals.seal(content, blob)
             for content, blob in zip(contents, blobs, strict=True)
         ]
-        if not await self._control.run(
-            "keep_blobs", [*_beside(keys, session), *blobs], *_times(session), *values
-        ):
-            raise NotFound(f"no session {session.id}.")
+        async with self._room(session, dict(zip(blobs, map(len, values), strict=True))):
+            if not await self._control.run(
+                "keep_blobs", [*_beside(keys, session), *blobs], *_times(session), *values
+            ):
+                raise NotFound(f"no session {session.id}.")
         return names
 
     async def get(self, session: Session, name: str) -> bytes:
@@ -96,7 +104,8 @@ class Files:
     async def put_set(self, session: Session, files: FileSet) -> str:
         """Keep a set whose blobs are there; its name, for a draft.
 
-        Raises FilesMissing with the names of blobs that are not there; then nothing was kept.
+        Raises FilesMissing with the names of blobs that are not there, QuotaExceeded; then nothing
+        was kept.
         """
         keys, seals = await self._place(session)
         name = set_name(files, seals)
@@ -106,12 +115,13 @@ class Files:
         named = "\n".join(files.blobs).encode()
         fields: list[str | bytes] = ["body", body, "blobs", " ".join(stored)]
         fields += ["named", named if seals is None else seals.seal(named, f"{place}#named")]
-        places = await self._control.run(
-            "keep_files",
-            [*_beside(keys, session), place, *map(keys.blob, stored)],
-            *_times(session),
-            *fields,
-        )
+        async with self._room(session, {place: sum(map(len, fields))}):
+            places = await self._control.run(
+                "keep_files",
+                [*_beside(keys, session), place, *map(keys.blob, stored)],
+                *_times(session),
+                *fields,
+            )
         missing = [files.blobs[at - 1] for at in _require(places, session)]
         if missing:
             raise FilesMissing(
@@ -186,6 +196,40 @@ class Files:
         size += await self._own_size(keys, named)
         return (*sizes, size), replace(draft, files=named)
 
+    async def loose(self, draft: SnapshotDraft) -> int:
+        """Bytes of the files of a draft's chain that count for the quota before it is committed.
+        draft: with its files named"""
+        keys = LineageKeys(self._prefix, lineage_of(draft.session_id))
+        names: list[str] = []
+        for one in dict.fromkeys(draft.files for draft in draft.chain if draft.files is not None):
+            async with self._control.guard() as client:
+                blobs = await client.hget(keys.files(one), "blobs")
+            names += [f"files:{one}", *(f"blob:{name}" for name in (blobs or b"").decode().split())]
+        return int(await self._control.run("loose_files", keys.places_of_loose, *names))
+
+    @contextlib.asynccontextmanager
+    async def _room(self, session: Session, sizes: Mapping[str, int]) -> AsyncIterator[None]:
+        """For what is about to be kept. sizes: bytes by key"""
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for key in sizes:
+                pipeline.exists(key)
+            known = await pipeline.execute() if sizes else []
+        added = sum(size for size, there in zip(sizes.values(), known, strict=True) if not there)
+        lineage = Lineage.of(session.body)
+        room = await self._quotas.reserve(lineage.tenant, bytes=added) if added else None
+        try:
+            yield
+            if room is not None:
+                keys = LineageKeys(self._prefix, lineage.id)
+                await self._control.run("loose_files", keys.places_of_loose)
+                await self._quotas.mirror(lineage.tenant, [lineage.id], room=room)
+        except StoreUnavailable:
+            raise  # they may be kept: the room is held for a while
+        except BaseException:
+            await self._quotas.release(room)
+            raise
+
     async def _sizes(self, keys: LineageKeys, name: str) -> dict[str, int]:
         async with self._control.guard() as client:
             blobs, sizes = await client.hmget(keys.files(name), "blobs", "sizes")
@@ -210,7 +254,7 @@ class Files:
 
 def _beside(keys: LineageKeys, session: Session) -> list[str]:
     """The first keys of the scripts that keep."""
-    return [keys.session(session.id), keys.held_files, keys.wanted_files]
+    return [keys.session(session.id), keys.held_files, keys.wanted_files, keys.loose_files]
 
 
 def _times(session: Session) -> list[int]:

@@ -209,7 +209,7 @@ async def unpin(
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
     beside = [keys.fence, keys.seed, keys.usage, keys.effects, keys.held_files]
-    beside += [keys.wanted_files]
+    beside += [keys.wanted_files, keys.loose_files]
     if not await control.run("forget_lineage", [*holding, *beside]):
         return
     async with control.guard() as client:

@@ -159,6 +159,17 @@ class LineageKeys:
         more; of an encrypted tenant, whose files go at once otherwise. Expires."""
         return self._key("wanted-files")
 
+    @property
+    def loose_files(self) -> str:
+        """Hash: until when files live that were held by nothing when they were kept, and their
+        bytes; for quotas. Expires."""
+        return self._key("loose-files")
+
+    @property
+    def places_of_loose(self) -> list[str | bytes]:
+        """What `lua/loose_files.lua` takes."""
+        return [self.loose_files, self.held_files, self.usage]
+
     def files(self, name: str) -> str:
         """Hash with a set of files: its body, and the blobs that it needs."""
         return self._key(f"files:{name}")

@@ -1,10 +1,10 @@
 """How much a tenant may have.
 
 Each lineage counts its snapshots' bytes and tokens beside them, in the scripts that commit and
-bury, those of its effects where they are recorded, and those of attachments where they are kept. A
-tenant's slot has a copy of each lineage's totals, with their version, so that a late copy never
-takes the place of a newer one. Attachments expire by themselves: what is left of them is counted
-when all is copied anew.
+bury, those of its effects where they are recorded, and those of attachments, and of files that no
+snapshot holds yet, where they are kept. A tenant's slot has a copy of each lineage's totals, with
+their version, so that a late copy never takes the place of a newer one. Attachments and such files
+expire by themselves: what is left of them is counted when all is copied anew.
 
     reserve ──────────> add ──────────> mirror
     room in the         a commit,       the lineage's new totals
@@ -29,7 +29,7 @@ from state_store.errors import QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
-_TOTALS = ("version", "tokens", "bytes", "effects", "attached")
+_TOTALS = ("version", "tokens", "bytes", "effects", "attached", "loose")
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
 _POLL = 0.02
@@ -40,7 +40,8 @@ class Quota:
     """None for as much as there is room for.
 
     bytes:    of what snapshots pin, on all ranks, as on the device; what several lineages share
-              counts for each; of files that go with them, of records of effects, and of attachments
+              counts for each; of files that go with them or are about to, of records of
+              effects, and of attachments
     tokens:   in the token logs
     sessions: of all lineages
     """
@@ -157,6 +158,9 @@ class Quotas:
             listed = [raw.decode() for raw in await client.zrange(keys.sessions, 0, -1)]
         lineages = known | {lineage_of(session_id) for session_id in listed}
         await count_attached(self._control, self._prefix, lineages)
+        await self._control.run_many(
+            "loose_files", [(self._of(o).places_of_loose, []) for o in lineages]
+        )
         await self.mirror(tenant, sorted(lineages))
 
     async def recover(self) -> None:

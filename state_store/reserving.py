@@ -17,13 +17,14 @@ async def reserve(
     tenant: str,
     draft: SnapshotDraft,
     fingerprints: Sequence[Fingerprint],
-    file_bytes: Sequence[int],
+    file_bytes: int,
 ) -> Room | None:
     """Hold room for all that the draft and those before it in its chain name; None without a quota.
 
-    fingerprints: the ones that they name; file_bytes: see `Files.of_draft`. Raises QuotaExceeded.
+    fingerprints: the ones that they name; file_bytes: that are not counted yet. Raises
+    QuotaExceeded.
     """
-    size = sum(map(_bytes, draft.chain, fingerprints)) + sum(file_bytes)
+    size = sum(map(_bytes, draft.chain, fingerprints)) + file_bytes
     tokens = sum(len(one.new_tokens) for one in draft.chain)
     try:
         return await quotas.reserve(tenant, bytes=size, tokens=tokens)

@@ -91,12 +91,12 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._tenants = Tenants(control, prefix, vault)
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(control, prefix, self._lineages)
-        self.files = Files(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
         self._quotas = Quotas(control, prefix)
         self.effects = Effects(control, prefix, self._lineages, self._quotas)
+        self.files = Files(control, prefix, self._lineages, self._quotas)
         self.attachments = Attachments(control, prefix, self._lineages, self._quotas)
         self._sessions = Sessions(
             control, prefix, self._tenants, self._lineages, self._uses, self._labels, self._quotas

@@ -63,7 +63,10 @@ class Writing:
         fingerprints = [await self.fingerprint(one.fingerprint_id) for one in draft.chain]
         tenant = await self._uses.note_commit(draft.session_id)
         file_bytes, draft = await self.files.of_draft(draft)
-        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprints, file_bytes)
+        added = sum(file_bytes)
+        if added:
+            added -= await self.files.loose(draft)
+        room = await reserve(self._quotas, self._sessions, tenant, draft, fingerprints, added)
         try:
             done = await committing.commit(
                 self._control, self._prefix, self._lineages, draft, fingerprints, lease, durability,

@@ -1,9 +1,9 @@
 -- Forget what a lineage that holds nothing any more has beside its records.
 -- KEYS: sessions, refs, journals, aborted, fence, seed, usage, effects, held files,
---       wanted files
+--       wanted files, loose files
 -- Returns 1 if there was nothing to keep them for.
 for i = 1, 4 do
   if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
 end
-redis.call('DEL', KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
+redis.call('DEL', KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11])
 return 1

@@ -1,21 +1,23 @@
 -- Keep contents for a while, unless they are there; those of a session that is gone are not kept.
 -- What snapshots hold had been lost, if it is new here, and is kept for good.
--- KEYS: session, held files, wanted files, blobs
+-- KEYS: session, held files, wanted files, loose files, blobs
 -- ARGV: milliseconds; 1 if what is let go of goes at once, unless it is noted as wanted, or else 0;
 --       content of each blob
 -- Returns 1, or 0 if there is no such session.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local wanted_until = redis.call('TIME')[1] + ARGV[1] / 1000
-for i = 4, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[i - 1], 'NX', 'PX', ARGV[1])
+local lives_until = redis.call('TIME')[1] + ARGV[1] / 1000
+for i = 5, #KEYS do
+  redis.call('SET', KEYS[i], ARGV[i - 2], 'NX', 'PX', ARGV[1])
   local left = redis.call('PTTL', KEYS[i])
   local what = 'blob:' .. string.match(KEYS[i], '[^:]+$')
   if redis.call('HEXISTS', KEYS[2], what) == 1 then
     redis.call('PERSIST', KEYS[i])
-    if ARGV[2] == '1' then redis.call('HSET', KEYS[3], what, wanted_until) end
-  elseif left >= 0 and left < tonumber(ARGV[1]) then
-    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+    if ARGV[2] == '1' then redis.call('HSET', KEYS[3], what, lives_until) end
+  elseif left >= 0 then
+    if left < tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+    redis.call('HSET', KEYS[4], what, lives_until .. ':' .. redis.call('STRLEN', KEYS[i]))
   end
 end
 redis.call('PEXPIRE', KEYS[3], ARGV[1])
+redis.call('PEXPIRE', KEYS[4], ARGV[1])
 return 1

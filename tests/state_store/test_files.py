@@ -142,7 +142,7 @@ async def test_turns_that_say_the_same_with_other_files_are_other_snapshots(writ
     assert await writer.problems() == []
 
 
-async def test_files_count_for_quotas(writer):
+async def test_files_count_for_quotas(writer, raw):
     session = await writer.session(range(8))
     used = (await writer.store.snapshot(session.head)).device_bytes
     draft = await writer.draft(session.id, range(8))
@@ -152,9 +152,37 @@ async def test_files_count_for_quotas(writer):
     await writer.store.set_quota(TENANT, Quota(bytes=limit))
     with pytest.raises(QuotaExceeded):
         await turn(writer, session, range(8), await keep(writer.store, session, bytes(101)))
+    raw.delete(LineageKeys(writer.prefix, lineage_of(session.id)).loose_files)  # they have expired
     await turn(writer, session, range(8), await keep(writer.store, session, bytes(99)))
     with pytest.raises(QuotaExceeded):
         await turn(writer, session, range(8))
+
+
+async def test_files_that_no_turn_has_committed_count_for_the_quota_as_long_as_they_live(
+    writer, raw
+):
+    store = writer.store
+    session = await writer.session(range(8))
+    used = (await store.snapshot(session.head)).device_bytes
+    await store.set_quota(TENANT, Quota(bytes=2 * used + 5000))
+    await keep(store, session, bytes(2000))
+    for _ in range(2):  # what is there adds nothing
+        await keep(store, session, bytes(2000))
+    with pytest.raises(QuotaExceeded):
+        await store.files.put(session, [bytes(used + 4000)])
+    with pytest.raises(QuotaExceeded):
+        await store.files.put_set(session, FileSet(bytes(used + 4000), ()))
+    await store.files.put(session, [b"3" * (used + 2800)])
+    with pytest.raises(QuotaExceeded):
+        await store.files.put(session, [b"4" * 2000])
+    with pytest.raises(QuotaExceeded):
+        await turn(writer, session, range(8))
+    big = blob_key(writer, session, b"3" * (used + 2800))
+    keys = LineageKeys(writer.prefix, lineage_of(session.id))
+    raw.delete(big)
+    raw.hset(keys.loose_files, f"blob:{big.rpartition(':')[2]}", f"1:{used + 2800}")  # ran out
+    await turn(writer, session, range(8), await keep(store, session, bytes(2000)))
+    assert await writer.problems() == []
 
 
 async def test_effects_count_for_quotas_and_usage(writer, raw):
