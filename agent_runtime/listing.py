@@ -1,4 +1,5 @@
-"""Lists of sessions, a page at a time: all of a tenant, or those of a residency or with labels."""
+"""Lists, a page at a time: sessions of a tenant, all or those of a residency or with labels, and
+snapshots with labels."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Literal
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest
-from agent_runtime.models import SessionView
+from agent_runtime.models import SessionView, SnapshotView
 from agent_runtime.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns import Turns
@@ -82,6 +83,23 @@ class Listing:
             looked_at += at_once
         return views, _written(place)
 
+    async def page_of_snapshots(
+        self, labels: Mapping[str, str], *, limit: int, after: str | None = None
+    ) -> tuple[list[SnapshotView], str | None]:
+        """At most `limit` snapshots that carry all of `labels`, and the next place, as `page`.
+
+        Every page reads all of them: labels name snapshots that somebody wants to find again.
+        Raises BadRequest for a place that is none, InvalidLabels.
+        """
+        tenant = current_tenant(self._settings.tenant)
+        place = None if after is None else _place(after)
+        found = await self._store.find_snapshots(tenant, labels)
+        places = [(Listed(one.created_at, one.id), one) for one in found]
+        places.sort(key=lambda one: one[0], reverse=True)
+        rest = [one for one in places if place is None or one[0] < place]
+        views = await self._sessions.snapshot_views([one for _, one in rest[:limit]])
+        return views, _written(rest[limit - 1][0]) if len(rest) > limit else None
+
 
 def labels_of(assignments: Sequence[str]) -> dict[str, str]:
     """From NAME=VALUE each. Raises BadRequest."""
@@ -106,6 +124,6 @@ def _place(after: str) -> Listed:
         if math.isfinite(float(created_at)):
             return Listed(float(created_at), session_id)
     raise BadRequest(
-        f"{after[:80]!r} is no place in the list of sessions; use the link to the next page that "
+        f"{after[:80]!r} is no place in the list; use the link to the next page that "
         "came with the last one, or begin without `after`."
     )

@@ -136,10 +136,6 @@ class Sessions:
         (view,) = await self.snapshot_views([found])
         return view
 
-    async def find_snapshots(self, labels: Mapping[str, str], *, tenant: str) -> list[SnapshotView]:
-        """The tenant's that carry all of `labels`, newest first. Raises InvalidLabels."""
-        return await self.snapshot_views(await self._store.find_snapshots(tenant, labels))
-
     async def label_snapshot(
         self, snapshot_id: str, labels: Mapping[str, str], *, tenant: str
     ) -> SnapshotView:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import TorporError
-from agent_runtime.listing import labels_of
+from agent_runtime.listing import Listing, labels_of
 from agent_runtime.models import LabelsRequest, SnapshotView
 from agent_runtime.service.document import problems
 from agent_runtime.sessions import Sessions
@@ -34,14 +35,23 @@ Tenant = Annotated[str, Depends(_tenant)]
 
 @router.get("")
 async def find_snapshots(
-    sessions: Asked,
-    tenant: Tenant,
+    http: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str | None = None,
     label: Annotated[
         list[str], Query(description="NAME=VALUE; snapshots with all of these labels.")
     ] = [],  # noqa: B006
 ) -> list[SnapshotView]:
-    """Newest first. At least one label is asked for."""
-    return await sessions.find_snapshots(labels_of(label), tenant=tenant)
+    """Newest first; the `Link` header leads to the next ones, if there are any. At least one label
+    is asked for."""
+    listing: Listing = http.app.state.listing
+    views, following = await listing.page_of_snapshots(labels_of(label), limit=limit, after=after)
+    if following is not None:
+        asked = {"limit": limit, "after": following, "label": label}
+        query = urlencode(asked, doseq=True)
+        response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
+    return views
 
 
 @router.get("/{snapshot_id}")

@@ -30,6 +30,22 @@ async def test_a_snapshot_is_named_found_and_forked_from(http, session, turn):
     assert (await http.get(f"/v1/snapshots/{first}")).status_code == 404
 
 
+async def test_labelled_snapshots_are_found_a_page_at_a_time(http, session, turn):
+    session_id = (await session()).json()["id"]
+    made = [(await turn(session_id))["snapshot"] for _ in range(5)]
+    for one in made:
+        await http.put(f"/v1/snapshots/{one}/labels", json={"labels": {"of": session_id}})
+    path, pages = f"/v1/snapshots?label=of={session_id}&limit=2", []
+    while path is not None:
+        answer = await http.get(path)
+        pages.append([one["id"] for one in answer.json()])
+        path = answer.links.get("next", {}).get("url")
+    assert pages == [made[:2:-1], made[2:0:-1], made[:1]]
+    whole = await http.get(f"/v1/snapshots?label=of={session_id}")
+    assert [one["id"] for one in whole.json()] == made[::-1]
+    await http.delete(f"/v1/sessions/{session_id}")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -39,6 +55,8 @@ async def test_a_snapshot_is_named_found_and_forked_from(http, session, turn):
         ("PUT", "/v1/snapshots/ses-0123456789abcdef-0123456789abcdef/labels", 400, "invalid_id"),
         ("GET", "/v1/snapshots", 400, "invalid_labels"),
         ("GET", "/v1/snapshots?label=name", 400, "bad_request"),
+        ("GET", "/v1/snapshots?label=a=1&after=here", 400, "bad_request"),
+        ("GET", "/v1/snapshots?label=a=1&limit=1001", 422, "invalid_request"),
     ],
 )
 async def test_what_is_no_snapshot_is_refused(http, method, path, status, code):
