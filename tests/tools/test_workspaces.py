@@ -358,6 +358,26 @@ def test_a_workspace_that_cannot_be_put_back_is_as_it_was(workspaces, monkeypatc
     assert not [*(workspaces.root / "making").iterdir()]
 
 
+def test_there_is_no_workspace_where_one_cannot_be_finished(workspaces, monkeypatch):
+    workspaces.create("first")
+    kept = workspaces.snapshot("first")
+
+    def refuse(source, target):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "rename", refuse)
+        for make in (
+            lambda: workspaces.create("second"),
+            lambda: workspaces.fork(kept.id, "second"),
+            lambda: workspaces.put_back(kept.id, "second"),
+        ):
+            with pytest.raises(OSError, match="no space"):
+                make()
+            assert workspaces.names() == ["first"]
+    workspaces.create("second")
+
+
 def test_a_workspace_is_put_back_or_as_it_was_however_few_files_may_be_open(workspaces, caplog):
     path = workspaces.create("first")
     kept = workspaces.snapshot("first")

@@ -251,7 +251,11 @@ class Workspaces:
             raise WorkspaceExists(
                 f"a workspace is named {name} already; nothing was changed."
             ) from error
-        return fresh.rename(path)  # over the empty folder that keeps the name for us
+        try:
+            return fresh.rename(path)  # over the empty folder that keeps the name for us
+        except BaseException:
+            path.rmdir()
+            raise
 
     def _keep(self, entry: Entry) -> File | Folder | Link | None:
         if entry.is_folder():
