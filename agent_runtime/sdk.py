@@ -20,7 +20,6 @@ import httpx
 from pydantic import BaseModel
 
 from agent_runtime.chat import Message
-from agent_runtime.errors import TorporError
 from agent_runtime.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.ledger_client import SessionLedger
 from agent_runtime.models import (
@@ -50,6 +49,9 @@ from agent_runtime.models import (
     TurnResult,
     Whereabouts,
 )
+from agent_runtime.sdk_errors import ApiError as ApiError
+from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
+from agent_runtime.sdk_errors import api_error, unreachable
 from agent_runtime.session_files import SessionFiles
 from agent_runtime.streams import events_of, pieces_of
 from agent_runtime.template import Options
@@ -64,26 +66,6 @@ from agent_runtime.version_models import (
 from tools.define import ToolSpec
 
 _Event = TypeVar("_Event", bound=BaseModel)
-
-
-class ApiError(TorporError):
-    """The service answered with a problem document.
-
-    retry_after: seconds after which the service wants to be asked again, None if it did not say
-    """
-
-    def __init__(self, problem: Problem, *, retry_after: float | None = None) -> None:
-        super().__init__(problem.detail)
-        self.problem = problem
-        self.retry_after = retry_after
-        self.code = problem.code
-        self.status = problem.status
-
-
-class ApiUnreachable(TorporError):
-    """No answer from the service: not started, stopped, or cut off in the middle."""
-
-    code = "unreachable"
 
 
 class Torpor:
@@ -159,14 +141,32 @@ class Torpor:
     async def get(self, session_id: str) -> SessionView:
         return SessionView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}"))
 
-    async def sessions(self, *, limit: int = 100) -> AsyncGenerator[SessionView]:
-        """All sessions, newest first, read `limit` at a time."""
-        path: str | None = f"/v1/sessions?limit={limit}"
-        while path is not None:
-            response = await self._request("GET", path)
-            for row in response.json():
-                yield SessionView.model_validate(row)
-            path = response.links.get("next", {}).get("url")
+    async def sessions(
+        self, *, labels: Mapping[str, str] | None = None, limit: int = 100
+    ) -> AsyncGenerator[SessionView]:
+        """All sessions, or those with all of `labels`, newest first, read `limit` at a time."""
+        async for row in self._listed("/v1/sessions", labels or {}, limit):
+            yield SessionView.model_validate(row)
+
+    async def set_labels(self, session_id: str, labels: Mapping[str, str]) -> SessionView:
+        """In place of those that it has; what it is found by."""
+        path, body = f"/v1/sessions/{session_id}/labels", {"labels": dict(labels)}
+        return SessionView.model_validate(await self._call("PUT", path, body))
+
+    async def snapshot(self, snapshot_id: str) -> SnapshotView:
+        return SnapshotView.model_validate(await self._call("GET", f"/v1/snapshots/{snapshot_id}"))
+
+    async def label_snapshot(self, snapshot_id: str, labels: Mapping[str, str]) -> SnapshotView:
+        """In place of those that it has. It keeps them for as long as a session reaches it."""
+        path, body = f"/v1/snapshots/{snapshot_id}/labels", {"labels": dict(labels)}
+        return SnapshotView.model_validate(await self._call("PUT", path, body))
+
+    async def find_snapshots(
+        self, labels: Mapping[str, str], *, limit: int = 100
+    ) -> AsyncGenerator[SnapshotView]:
+        """Those with all of `labels`, newest first, read `limit` at a time."""
+        async for row in self._listed("/v1/snapshots", labels, limit):
+            yield SnapshotView.model_validate(row)
 
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the state of the session's head is now."""
@@ -369,21 +369,21 @@ class Torpor:
             async with self._http.stream("GET", f"/v1/sessions/{session_id}/export") as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise _api_error(response)
+                    raise api_error(response)
                 with path.open("wb") as file:
                     async for piece in response.aiter_bytes():
                         file.write(piece)
         except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
+            raise unreachable(self._http.base_url, error) from error
 
     async def import_session(self, path: Path) -> SessionView:
         """A new session from an exported file."""
         try:
             response = await self._http.post("/v1/import", content=pieces_of(path))
         except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
+            raise unreachable(self._http.base_url, error) from error
         if response.status_code >= 400:
-            raise _api_error(response)
+            raise api_error(response)
         return SessionView.model_validate(response.json())
 
     async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
@@ -417,6 +417,18 @@ class Torpor:
         answer: dict[str, Any] = await self._call("GET", "/health")
         return answer
 
+    async def _listed(
+        self, path: str, labels: Mapping[str, str], limit: int
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Rows of all pages."""
+        asked = {"limit": limit, "label": [f"{name}={value}" for name, value in labels.items()]}
+        following: str | None = f"{path}?{urlencode(asked, doseq=True)}"
+        while following is not None:
+            response = await self._request("GET", following)
+            for row in response.json():
+                yield row
+            following = response.links.get("next", {}).get("url")
+
     async def _streamed(
         self,
         path: str,
@@ -431,13 +443,13 @@ class Torpor:
             async with self._http.stream("POST", path, json=body, headers=headers) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise _api_error(response)
+                    raise api_error(response)
                 async for name, data in events_of(response):
                     if name == "error":
                         raise ApiError(Problem.model_validate(data))
                     yield kinds[name].model_validate(data)
         except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
+            raise unreachable(self._http.base_url, error) from error
 
     async def _call(
         self, method: str, path: str, body: Any = None, *, key: str | None = None
@@ -451,9 +463,9 @@ class Torpor:
         try:
             response = await self._http.request(method, path, json=body, headers=_headers(key))
         except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
+            raise unreachable(self._http.base_url, error) from error
         if response.status_code >= 400:
-            raise _api_error(response)
+            raise api_error(response)
         return response
 
 
@@ -467,21 +479,3 @@ async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:
             if isinstance(event, TurnResult):
                 return event
     raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
-
-
-def _api_error(response: httpx.Response) -> ApiError:
-    try:
-        problem = Problem.model_validate(response.json())
-    except ValueError:
-        problem = Problem(
-            title="Unexpected answer",
-            status=response.status_code,
-            code="unexpected",
-            detail=response.text[:500],
-        )
-    wait = response.headers.get("Retry-After")
-    return ApiError(problem, retry_after=None if wait is None else float(wait))
-
-
-def _unreachable(url: object, error: Exception) -> ApiUnreachable:
-    return ApiUnreachable(f"the runtime at {url} does not answer: {error or type(error).__name__}")

@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from agent_runtime.sdk import Torpor
 from tests.runtime.served import listening as serving
 
 NEVER = "snp-0123456789abcdef-0123456789abcdef"
@@ -86,3 +87,21 @@ async def test_another_tenants_snapshots_are_not_there(settings, store, script):
         assert (await http.get(path, headers=ben)).status_code == 404
         assert (await http.get("/v1/snapshots?label=a=1", headers=ben)).json() == []
         assert len((await http.get("/v1/snapshots?label=a=1", headers=ann)).json()) == 1
+
+
+async def test_clients_label_and_find_sessions_and_snapshots(app, session, turn):
+    async with Torpor("http://runtime", transport=httpx.ASGITransport(app)) as torpor:
+        ids = [(await session()).json()["id"] for _ in range(3)]
+        of = {"of": ids[0], "stage": "a b&c"}
+        for one in ids:
+            assert (await torpor.set_labels(one, of)).labels == of
+        await torpor.set_labels(ids[1], {"of": ids[0]})
+        assert [one.id async for one in torpor.sessions(labels=of, limit=1)] == [ids[2], ids[0]]
+        made = [(await turn(ids[0]))["snapshot"] for _ in range(3)]
+        for one in made:
+            assert (await torpor.label_snapshot(one, of)).labels == of
+        found = [one async for one in torpor.find_snapshots(of, limit=2)]
+        assert [one.id for one in found] == made[::-1]
+        assert await torpor.snapshot(made[0]) == found[-1]
+        for one in ids:
+            await torpor.delete(one)
