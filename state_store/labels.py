@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from state_store.connection import Control
+from state_store.connection import Call, Control
 from state_store.errors import InvalidLabels, NotFound
 from state_store.layout import (
     LineageKeys,
@@ -22,6 +22,7 @@ from state_store.layout import (
     label_of,
     lineage_of,
     lists_of_label,
+    sessions_of_label,
 )
 from state_store.pages import Listed, Part, part_of
 from state_store.records import LabelSet
@@ -150,7 +151,8 @@ class Labels:
                 await pipeline.execute()
 
     async def recover(self, *, older_than: float) -> None:
-        """Take what is not written off the lists that it has been on for so many seconds."""
+        """Take what is not written off the lists that it has been on for so many seconds, and list
+        by creation the sessions that were labelled before there was such a list."""
         async for keys in self._control.scan(f"{self._prefix}:{{tenant:*}}:label:*"):
             for raw in keys:
                 await self._recover(raw.decode(), older_than)
@@ -167,6 +169,22 @@ class Labels:
             (lists_of_label(key), one, at) for one, at in rows if label not in written[one].items()
         ]
         await self._unlist(stale, older_than=older_than)
+        lists = lists_of_label(key)
+        async with self._control.guard() as client:
+            by_creation = set(await client.zrange(lists[1], 0, -1))
+        unlisted = [
+            one
+            for one, _ in rows
+            if label in written[one].items()
+            and not is_snapshot_id(one)
+            and one.encode() not in by_creation
+        ]
+        for start in range(0, len(unlisted), _BATCH):
+            calls: list[Call] = [
+                ([sessions_of_label(key), *lists], [one])
+                for one in unlisted[start : start + _BATCH]
+            ]
+            await self._control.run_many("enlist", calls)
 
     async def _drop(self, tenant: str, unwritten: Sequence[tuple[Label, str]]) -> None:
         """Take ids off the lists of labels that they do not carry, unless somebody may be about to

@@ -293,6 +293,11 @@ def lists_of_label(key: str) -> tuple[str, str]:
     return f"{before}}}:label:{label}", f"{before}}}:labelled:{label}"
 
 
+def sessions_of_label(key: str) -> str:
+    """Key of the list of the tenant's sessions, from a key of a label."""
+    return _LABEL.split(key, maxsplit=1)[0] + "}:sessions"
+
+
 def new_lineage() -> str:
     return secrets.token_hex(8)
 

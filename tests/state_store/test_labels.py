@@ -281,6 +281,17 @@ async def test_a_labelled_session_that_is_half_made_or_half_deleted_leaves_nothi
         assert at > 4
 
 
+async def test_sessions_labelled_before_they_were_listed_by_creation_are_found_after_recovery(
+    writer, raw, prefix
+):
+    sessions = [await create(writer, team="a", task=str(number)) for number in range(3)]
+    raw.delete(*raw.keys(f"{prefix}:{{tenant:{TENANT}}}:labelled:*"))
+    await writer.store.recover(older_than=0)
+    assert await found(writer, team="a") == [one.id for one in reversed(sessions)]
+    assert await found(writer, team="a", task="1") == [sessions[1].id]
+    listed(raw, prefix)
+
+
 async def test_recovery_while_a_session_is_labelled_does_not_hide_it(writer, server, prefix):
     at, met = 0, True
     while met:
