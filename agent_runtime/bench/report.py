@@ -138,7 +138,7 @@ def _page(folder: Path, records: Mapping[str, Sequence[Record]]) -> Iterator[str
 def _failures(records: Mapping[str, Sequence[Record]]) -> Iterator[str]:
     for name, some in records.items():
         for record in some:
-            if record.get("failed") is not None:
+            if record.get("measure") == "end" and record["failed"] is not None:
                 yield f"**`{name}` failed**; what it had printed by then is below.\n"
                 yield f"```text\n{record['failed']}\n```\n"
     missing = [name for name in RUNS if name not in records]

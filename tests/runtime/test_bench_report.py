@@ -173,6 +173,11 @@ def test_answers_that_differ_lose_their_goal():
     assert [(verdict.measured, verdict.met) for verdict in differ] == [(1, False)]
 
 
+def test_a_bench_that_counts_what_failed_has_not_failed(tmp_path):
+    write(tmp_path, "fleet", *MEASURED["fleet"])
+    assert "`fleet` failed" not in page_of(tmp_path)
+
+
 def test_the_formula_for_nodes_is_compared_with_what_was_measured_here(tmp_path):
     write(tmp_path, "store", {"measure": "raw", "value_bytes": 4 << 20, "get_gb_s": 2.0,
                               "put_gb_s": 1.5, "loses": []})  # fmt: skip
