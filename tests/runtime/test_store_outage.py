@@ -23,7 +23,7 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     control = await asked_in_fork(torpor, session.id)
     stranger = await torpor.create()
     stage.store.kill()
-    kept = await say(torpor, session.id, *QUESTIONS[:-1])
+    kept = await say(torpor, session.id, *QUESTIONS[:-1], workspace="f" * 64)
     kept += await say(torpor, session.id, QUESTIONS[-1], idempotency_key="kept")
     (again,) = await say(torpor, session.id, QUESTIONS[-1], idempotency_key="kept")
     with pytest.raises(ApiError) as reused:
@@ -54,7 +54,10 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     told = await torpor.turn(session.id, QUESTIONS[0], max_tokens=48)
     assert (told.caught_up, told.kept, told.parent) == (len(kept), False, view.head)
     assert told.token_ids == after[0].token_ids
-    assert (await torpor.turn(session.id, QUESTIONS[1])).caught_up == 0
+    lost = [one for one in told.problems if "the store has lost its own, ffffffffffff…" in one]
+    assert len(lost) == len(QUESTIONS) - 1
+    following = await torpor.turn(session.id, QUESTIONS[1])
+    assert (following.caught_up, following.problems) == (0, [])
 
     # Their states have been stored too: the session does not depend on the device.
     with pytest.raises(
