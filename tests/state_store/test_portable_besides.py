@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from safetensors import safe_open
 from sealing import TURN, opened
-from test_files import contents, keep, turn
+from test_file_sets import contents, keep, turn
 from test_portable_damage import with_manifest
 from writer import TENANT, commit
 
