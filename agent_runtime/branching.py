@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
 from agent_runtime.graph import Agent, ask
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import Torpor
 

@@ -1,4 +1,4 @@
-"""The `torpor` command. Each of its commands is a module `*_command.py`."""
+"""The `torpor` command. Its commands are the modules of `commands/`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from state_store.errors import StoreError
 from tools.errors import ToolsError
 
 _COMMANDS = {
-    "up": ("up_command", "store, engine and runtime together, in the foreground"),
-    "engine": ("engine_command", "one engine"),
-    "serve": ("serve_command", "a runtime, for a store and engines that run already"),
-    "demo": ("demo_command", "suspend, kill -9, resume and fork a real session"),
-    "mcp": ("mcp_command", "sessions and forks as MCP tools, over stdio"),
-    "profiles": ("profiles_command", "launch profiles, or one as a command line"),
-    "config": ("config_command", "the settings that `serve` would run with, and their origins"),
-    "plan": ("plan_command", "what fits, what it costs and how fast it resumes"),
-    "store": ("store_command", "look after the store"),
-    "doctor": ("doctor_command", "what is wrong here, and how to fix it"),
-    "bench": ("bench_command", "measure; prints lines of JSON"),
-    "simulate": ("simulate_command", "replay a trace of sessions to compare policies"),
-    "simulate-nodes": ("nodes_command", "resume times and costs of sessions on real nodes"),
-    "keys": ("access.keys_command", "who may use the service as which tenant"),
+    "up": ("up", "store, engine and runtime together, in the foreground"),
+    "engine": ("engine", "one engine"),
+    "serve": ("serve", "a runtime, for a store and engines that run already"),
+    "demo": ("demo", "suspend, kill -9, resume and fork a real session"),
+    "mcp": ("mcp", "sessions and forks as MCP tools, over stdio"),
+    "profiles": ("profiles", "launch profiles, or one as a command line"),
+    "config": ("config", "the settings that `serve` would run with, and their origins"),
+    "plan": ("plan", "what fits, what it costs and how fast it resumes"),
+    "store": ("store", "look after the store"),
+    "doctor": ("doctor", "what is wrong here, and how to fix it"),
+    "bench": ("bench", "measure; prints lines of JSON"),
+    "simulate": ("simulate", "replay a trace of sessions to compare policies"),
+    "simulate-nodes": ("nodes", "resume times and costs of sessions on real nodes"),
+    "keys": ("keys", "who may use the service as which tenant"),
 }
-"""By name: the module in this package, and what the command is for."""
+"""By name: the module in `commands`, and what the command is for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ class _Command(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._module is not None:
-            importlib.import_module(f"agent_runtime.{self._module}").add_to(self)
+            importlib.import_module(f"agent_runtime.commands.{self._module}").add_to(self)
             self._module = None
         return super().parse_known_args(args, namespace)
 

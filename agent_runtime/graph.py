@@ -20,8 +20,8 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import BadVerdict, TorporError
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspaces import Opened, SessionWorkspaces

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agent_runtime.chat import Message
-from agent_runtime.constraints import Constraints
-from agent_runtime.efforts import Effort
-from agent_runtime.template import OptionValue
+from agent_runtime.messages.chat import Message
+from agent_runtime.messages.efforts import Effort
+from agent_runtime.messages.template import OptionValue
+from agent_runtime.turns.constraints import Constraints
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 from tools.effects import Entry
@@ -86,7 +86,7 @@ class TurnRequest(_Wire, Constraints, strict=True):
     it does not know is refused. The session's others stay as they are."""
     effort: Effort | None = None
     """How much the model is to think, by options that its chat template has for that; `none`: not
-    at all. A level that the template does not know is refused, see `efforts.py`."""
+    at all. A level that the template does not know is refused, see `messages/efforts.py`."""
     thinking_tokens: int | None = Field(default=None, ge=1, le=65536)
     """Most tokens that the model thinks before it answers: after those its thinking is ended for
     it. They are a part of `max_tokens`."""

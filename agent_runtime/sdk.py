@@ -19,9 +19,9 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel
 
-from agent_runtime.chat import Message
-from agent_runtime.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.ledger_client import SessionLedger
+from agent_runtime.messages.chat import Message
+from agent_runtime.messages.template import Options
 from agent_runtime.models import (
     Cancellation,
     ConversationRequest,
@@ -54,7 +54,7 @@ from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
 from agent_runtime.sdk_errors import api_error, unreachable
 from agent_runtime.session_files import SessionFiles
 from agent_runtime.streams import events_of, pieces_of
-from agent_runtime.template import Options
+from agent_runtime.turns.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.version_models import (
     DiffView,
     Fork,

@@ -1,5 +1,5 @@
-"""Ledgers that need nothing but a process or a file; `agent_runtime.ledger` has the one in the
-store."""
+"""Ledgers that need nothing but a process or a file; the one in the store is
+`agent_runtime.sessions.ledger`."""
 
 from __future__ import annotations
 

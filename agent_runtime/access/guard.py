@@ -20,7 +20,7 @@ from agent_runtime.access.standing import Standings
 from agent_runtime.errors import Forbidden, NotFound, RateLimited, TorporError, Unauthorized
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.request_ids import current_request_id
-from agent_runtime.status import problem_of
+from agent_runtime.service.status import problem_of
 from state_store.api_keys import ApiKey
 from state_store.errors import StoreError
 from state_store.store import StateStore

@@ -25,9 +25,6 @@ from agent_runtime.anthropic_api.request import (
     ThinkingOn,
     ToolChoice,
 )
-from agent_runtime.chat import ChatFormat, Message
-from agent_runtime.constraints import NamedTool
-from agent_runtime.efforts import options_for, options_with, thinking_switched
 from agent_runtime.errors import (
     BadRequest,
     ThreadUnsupportedRequest,
@@ -35,9 +32,12 @@ from agent_runtime.errors import (
     WrongMessage,
 )
 from agent_runtime.frameworks import Said
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.efforts import options_for, options_with, thinking_switched
+from agent_runtime.messages.template import OptionValue
 from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.messages import asked_of, conversation
-from agent_runtime.template import OptionValue
+from agent_runtime.turns.constraints import NamedTool
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 

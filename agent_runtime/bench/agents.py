@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import TorporError
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from engine.demo_model import dialogues

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from agent_runtime.bench.spread import quartiles
-from agent_runtime.chat import ChatFormat, Message
-from agent_runtime.processes import Layout
+from agent_runtime.commands.processes import Layout
+from agent_runtime.messages.chat import ChatFormat, Message
 from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
 from engine.launch import EngineOptions, EngineProcess, checked_model, free_port

@@ -12,8 +12,8 @@ import numpy as np
 from agent_runtime.bench.peers.gguf_file import write_gguf
 from agent_runtime.bench.peers.llama import LlamaProcess
 from agent_runtime.bench.synthetic import write_session
-from agent_runtime.chat import ChatFormat
 from agent_runtime.demo.stage import Stage
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import Torpor
 from agent_runtime.settings import RuntimeSettings
 from engine.demo_model import dialogues

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 import psutil
 
+from agent_runtime.commands.processes import Layout, RuntimeProcess
 from agent_runtime.feed.events import Rewound, name_of
-from agent_runtime.processes import Layout, RuntimeProcess
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 from state_store.embedded import EmbeddedServer

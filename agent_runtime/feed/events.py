@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.events import Phase
 from agent_runtime.models import Usage
+from agent_runtime.turns.events import Phase
 
 
 class _Told(BaseModel):

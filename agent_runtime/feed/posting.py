@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from agent_runtime.errors import Cancelled, TorporError
-from agent_runtime.events import Progress, TurnEvent
 from agent_runtime.feed.events import (
     Deleted,
     ResidencyChanged,
@@ -24,7 +23,8 @@ from agent_runtime.feed.events import (
     name_of,
 )
 from agent_runtime.models import Resumed, TurnResult
-from agent_runtime.status import problem_of
+from agent_runtime.service.status import problem_of
+from agent_runtime.turns.events import Progress, TurnEvent
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from state_store.feeds import Post

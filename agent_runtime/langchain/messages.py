@@ -19,9 +19,9 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from tools.calls import ToolCall
 from tools.define import ToolSpec

@@ -31,17 +31,17 @@ from langchain_core.utils.function_calling import (
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, SecretStr
 
-from agent_runtime.constraints import NamedTool
-from agent_runtime.efforts import Effort
 from agent_runtime.errors import BadRequest, ToolsDiffer, WrongMessage
-from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import shown
 from agent_runtime.langchain.messages import answer_of, said, spec_of
 from agent_runtime.langchain.retrying import asked_again
+from agent_runtime.messages.efforts import Effort
+from agent_runtime.messages.template import OptionValue
 from agent_runtime.models import HistoryPolicy, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import LoopThread
-from agent_runtime.template import OptionValue
+from agent_runtime.turns.constraints import NamedTool
+from agent_runtime.turns.events import TurnEvent
 from tools.define import ToolSpec
 
 

@@ -13,10 +13,10 @@ from mcp.server.fastmcp.tools import Tool
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from agent_runtime.chat import Message
-from agent_runtime.efforts import Effort
-from agent_runtime.events import Progress, Reasoning, Text
 from agent_runtime.mcp_server.results import Answer, Deleted, History, SessionList
+from agent_runtime.messages.chat import Message
+from agent_runtime.messages.efforts import Effort
+from agent_runtime.messages.template import OptionValue
 from agent_runtime.models import (
     Cancellation,
     Forked,
@@ -27,7 +27,7 @@ from agent_runtime.models import (
     TurnResult,
 )
 from agent_runtime.sdk import Torpor
-from agent_runtime.template import OptionValue
+from agent_runtime.turns.events import Progress, Reasoning, Text
 from agent_runtime.version_models import DiffView, TreeView
 from tools.define import ToolSpec
 

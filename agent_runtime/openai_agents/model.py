@@ -31,8 +31,6 @@ from openai.types.responses import Response
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from agent_runtime.chat import Message
-from agent_runtime.constraints import NamedTool
 from agent_runtime.errors import BadRequest, TextOnly
 from agent_runtime.frameworks import (
     Said,
@@ -41,8 +39,10 @@ from agent_runtime.frameworks import (
     typed_arguments,
     with_one_system_text,
 )
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import Torpor
+from agent_runtime.turns.constraints import NamedTool
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 

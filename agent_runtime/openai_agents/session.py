@@ -1,6 +1,6 @@
 """The Agents SDK's `Session`: the items of a conversation, kept by the runtime.
 
-What the model knows of them is found again by what was said: see `conversations.py`.
+What the model knows of them is found again by what was said: see `sessions/conversations.py`.
 """
 
 from __future__ import annotations

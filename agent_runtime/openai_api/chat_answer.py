@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from agent_runtime.chat import ChatFormat
-from agent_runtime.events import Progress, Reasoning, Text, TurnEvent
 from agent_runtime.frameworks import untold
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.logprobs import logprobs_of
 from agent_runtime.openai_api.messages import (
@@ -19,6 +18,7 @@ from agent_runtime.openai_api.messages import (
     finish_reason_of,
     ours,
 )
+from agent_runtime.turns.events import Progress, Reasoning, Text, TurnEvent
 from tools.define import ToolSpec
 
 DONE = "data: [DONE]\n\n"

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent_runtime.efforts import Effort
 from agent_runtime.errors import Unsupported
+from agent_runtime.messages.efforts import Effort
+from agent_runtime.messages.template import OptionValue
 from agent_runtime.models import HistoryPolicy
-from agent_runtime.template import OptionValue
 
 
 class _Wire(BaseModel):

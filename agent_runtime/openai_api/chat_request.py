@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent_runtime.chat import ChatFormat, Message
-from agent_runtime.constraints import NamedTool
-from agent_runtime.efforts import options_for
 from agent_runtime.errors import BadRequest, WrongMessage
 from agent_runtime.frameworks import Said
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.efforts import options_for
 from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.chat_models import ChatMessage, ChatRequest, FunctionTool, ToolChoice
 from agent_runtime.openai_api.messages import asked_of, call_of, conversation, text_of
+from agent_runtime.turns.constraints import NamedTool
 from tools.define import ToolSpec
 
 _ANY_JSON = {"type": "object"}

@@ -10,11 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.access.standing import while_admitted
-from agent_runtime.chat import ChatFormat
-from agent_runtime.choices import Choices
 from agent_runtime.errors import TorporError
-from agent_runtime.events import TurnEvent
-from agent_runtime.headers import Key
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.models import Problem, TurnResult
 from agent_runtime.openai_api.chat_answer import Answering
 from agent_runtime.openai_api.chat_models import ChatRequest, require_supported
@@ -22,10 +19,13 @@ from agent_runtime.openai_api.chat_request import conversation_of
 from agent_runtime.openai_api.errors import refusals, told
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.models import served
+from agent_runtime.routes.headers import Key
 from agent_runtime.service.document import Responses, content
 from agent_runtime.service.metrics import Metrics
+from agent_runtime.service.streaming import EventStream, last_of, streamed_as
+from agent_runtime.sessions.choices import Choices
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.streaming import EventStream, last_of, streamed_as
+from agent_runtime.turns.events import TurnEvent
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from agent_runtime.chat import ChatFormat
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.models import TokenLogprob, TurnResult
-from agent_runtime.thinking import reasoning_tokens
+from agent_runtime.turns.thinking import reasoning_tokens
 
 
 def logprobs_of(result: TurnResult, chat: ChatFormat, *, top: int) -> dict[str, Any]:

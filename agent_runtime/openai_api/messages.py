@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import ConversationRequest, TurnResult
 from tools.calls import ToolCall
 from tools.define import ToolSpec

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent_runtime.errors import ClientGone, Forbidden, RateLimited, Unauthorized
 from agent_runtime.models import Problem
-from agent_runtime.status import status_and_code
+from agent_runtime.service.status import status_and_code
 
 Responses = dict[int | str, dict[str, Any]]
 """As FastAPI's `responses` takes them."""

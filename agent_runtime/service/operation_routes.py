@@ -12,7 +12,7 @@ from agent_runtime.feed.following import Followers
 from agent_runtime.service.document import problems
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns import Turns
+from agent_runtime.turns.turns import Turns
 from engine.pool import Engine, EnginePool
 from state_store.errors import StoreError
 

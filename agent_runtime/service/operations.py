@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from agent_runtime.chat import Message
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import (
     ConversationRequest,
     CreateSession,
@@ -20,7 +20,7 @@ from agent_runtime.models import (
     SuspendRequest,
     TurnRequest,
 )
-from agent_runtime.streaming import EventStream
+from agent_runtime.service.streaming import EventStream
 from agent_runtime.version_models import ForksRequest, RewindRequest
 
 OPERATIONS: dict[str, tuple[str, str]] = {

@@ -1,7 +1,7 @@
 import pytest
 
 from agent_runtime.bench.peers.gguf_file import write_gguf
-from agent_runtime.processes import RuntimeProcess
+from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.sdk import Torpor
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port

@@ -12,7 +12,7 @@ import httpx
 import openai
 from fastapi import FastAPI
 
-from agent_runtime.api import create_app
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings
 from tests.backends.endpoint import DONE, Endpoint, Scripted, event

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime import errors, runtime_options
+from agent_runtime import errors
 from agent_runtime.cli import _parser, main
+from agent_runtime.commands import runtime_options
 from agent_runtime.configuration import configured
-from agent_runtime.status import _STATUS, _snake
+from agent_runtime.service.status import _STATUS, _snake
 from engine import errors as engine
 
 PAGE = (Path(__file__).parents[2] / "docs" / "backends.md").read_text("utf-8")

@@ -8,9 +8,9 @@ import pytest
 from agents import Agent, ModelSettings, Runner, set_tracing_disabled
 from openai.types.shared import Reasoning
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest
 from agent_runtime.langchain import ChatTorpor
+from agent_runtime.messages.chat import Message
 from agent_runtime.openai_agents import TorporModel
 from agent_runtime.sdk import ApiError, Torpor
 from tests.backends.endpoint import DONE, Scripted, event

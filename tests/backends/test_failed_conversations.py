@@ -5,16 +5,16 @@ import secrets
 
 import pytest
 
-from agent_runtime.chat import Message
-from agent_runtime.conversations import Conversations
-from agent_runtime.events import Text
 from agent_runtime.feed.posting import Feed
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import ConversationRequest, TurnResult
-from agent_runtime.residency import Residency
-from agent_runtime.sessions import Sessions
+from agent_runtime.sessions.conversations import Conversations
+from agent_runtime.sessions.residency import Residency
+from agent_runtime.sessions.sessions import Sessions
+from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.stateless import Stateless
-from agent_runtime.turns import Turns
+from agent_runtime.turns.events import Text
+from agent_runtime.turns.turns import Turns
 from engine.backends.chat import Backend
 from engine.backends.settings import BackendSettings
 from engine.errors import EngineError

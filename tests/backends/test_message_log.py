@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_runtime.message_log import messages_of, words_of
+from agent_runtime.messages.message_log import messages_of, words_of
 from state_store.errors import CorruptObject
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)

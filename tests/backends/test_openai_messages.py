@@ -2,9 +2,9 @@
 
 import pytest
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, untold
+from agent_runtime.messages.chat import Message
 from agent_runtime.openai_api.messages import Ids, call_of, conversation, text_of
 
 

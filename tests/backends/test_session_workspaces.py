@@ -6,9 +6,9 @@ import httpx
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import FilesUncommitted
 from agent_runtime.graph import ask, build_agent
+from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspace_models import CHUNK, sha256
 from agent_runtime.workspaces import SessionWorkspaces

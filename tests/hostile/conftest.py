@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from agent_runtime.processes import RuntimeProcess
+from agent_runtime.commands.processes import RuntimeProcess
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 from state_store.embedded import EmbeddedServer

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from agent_runtime.api import create_app
+from agent_runtime.service.api import create_app
 from agent_runtime.service.bodies import BodyLimits
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from agent_runtime.api import create_app
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings
 from state_store.embedded import EmbeddedServer

@@ -7,7 +7,7 @@ import signal
 import httpx
 import pytest
 
-from agent_runtime.processes import RuntimeProcess
+from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port

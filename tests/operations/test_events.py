@@ -8,10 +8,10 @@ import httpx
 import pytest
 import uvicorn
 
-from agent_runtime.api import create_app
 from agent_runtime.feed import following
 from agent_runtime.feed.events import SESSION_EVENTS
 from agent_runtime.models import SessionView
+from agent_runtime.service.api import create_app
 from engine.launch import free_port
 from state_store.feeds import Post
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_runtime import listing
+from agent_runtime.sessions import listing
 
 
 async def listed(http, query):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_runtime.api import create_app
+from agent_runtime.service.api import create_app
 from agent_runtime.service.operations import EXAMPLES, OPERATIONS
 
 

@@ -6,11 +6,12 @@ import re
 import sys
 from pathlib import Path
 
-from agent_runtime import draining, server
 from agent_runtime.cli import _parser
 from agent_runtime.errors import Draining
 from agent_runtime.feed import following
 from agent_runtime.feed.events import SESSION_EVENTS
+from agent_runtime.service import server
+from agent_runtime.sessions import draining
 from agent_runtime.settings import ServiceSettings
 from state_store import feeds
 

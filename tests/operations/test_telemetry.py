@@ -9,10 +9,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agent_runtime import api
-from agent_runtime.api import create_app
 from agent_runtime.errors import SetupError
-from agent_runtime.service import operation_routes
+from agent_runtime.service import api, operation_routes
+from agent_runtime.service.api import create_app
 from agent_runtime.telemetry import Telemetry, telemetry_from
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

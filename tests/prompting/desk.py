@@ -11,20 +11,20 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.feed.posting import Feed
-from agent_runtime.forks import fork_at
-from agent_runtime.generation import Generation
-from agent_runtime.histories import Histories
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.histories import Histories
+from agent_runtime.messages.prompting import Asked, Prompting, with_defaults
 from agent_runtime.models import TurnRequest, TurnResult
-from agent_runtime.outage import Standing
-from agent_runtime.placing import Placement
-from agent_runtime.prompting import Asked, Prompting, with_defaults
-from agent_runtime.residency import Residency
+from agent_runtime.sessions.forks import fork_at
+from agent_runtime.sessions.residency import Residency
+from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.stateless import Stateless
-from agent_runtime.turn_records import TurnRecord
-from agent_runtime.turns import Turns
+from agent_runtime.turns.generation import Generation
+from agent_runtime.turns.outage import Standing
+from agent_runtime.turns.placing import Placement
+from agent_runtime.turns.records import TurnRecord
+from agent_runtime.turns.turns import Turns
 from engine.demo_model import dialogues
 from engine.pool import EnginePool, EngineRecord
 from state_store.encodings import Segment

@@ -2,11 +2,11 @@
 
 import pytest
 
-from agent_runtime.chat import Message
-from agent_runtime.efforts import efforts_of, thinking_switched
 from agent_runtime.errors import BadRequest, Unsupported
-from agent_runtime.template import Template
-from agent_runtime.thinking import ending_of
+from agent_runtime.messages.chat import Message
+from agent_runtime.messages.efforts import efforts_of, thinking_switched
+from agent_runtime.messages.template import Template
+from agent_runtime.turns.thinking import ending_of
 
 from .desk import Desk, prompt_of, thinks
 

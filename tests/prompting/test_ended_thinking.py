@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent_runtime.attempt import Attempts
-from agent_runtime.chat import ChatFormat, Message
-from agent_runtime.generation import Generation
-from agent_runtime.histories import History
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.histories import History
 from agent_runtime.models import TurnRequest
-from agent_runtime.placing import Placement
+from agent_runtime.turns.attempt import Attempts
+from agent_runtime.turns.generation import Generation
+from agent_runtime.turns.placing import Placement
 from engine.client import Chunk
 from tests.engine_cpu.server import MODEL
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import NoMessages
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnRequest
 from state_store.store import StateStore
 from tools.calls import ToolCall

@@ -10,12 +10,12 @@ import time
 
 import httpx
 
-from agent_runtime.server import serve
+from agent_runtime.service.server import serve
 from agent_runtime.settings import RuntimeSettings, ServiceSettings
 from engine.launch import free_port
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["agent_runtime.server"])
+_FORKS.set_forkserver_preload(["agent_runtime.service.server"])
 
 
 def _serve(settings: str, port: int, log: str) -> None:

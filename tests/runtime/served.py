@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import uvicorn
 
-from agent_runtime.api import create_app
 from agent_runtime.demo.stage import Stage
 from agent_runtime.sdk import Torpor
+from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import Connection
 from agent_runtime.settings import RuntimeSettings
 from engine.launch import free_port

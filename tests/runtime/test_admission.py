@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.errors import Overloaded
-from agent_runtime.processes import RuntimeProcess
-from agent_runtime.residency import Residency
 from agent_runtime.scheduling.admission import Admission
 from agent_runtime.scheduling.scheduler import Where
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.sessions.residency import Residency
 from agent_runtime.settings import RuntimeSettings, SchedulingSettings
 from engine.demo_model import dialogues
 from engine.launch import free_port

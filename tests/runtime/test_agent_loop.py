@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from langgraph.errors import GraphRecursionError
 
-from agent_runtime.chat import Message
 from agent_runtime.graph import ask, build_agent
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import Problem, TurnResult, Usage
 from agent_runtime.sdk import ApiError
 from tools.calls import ToolCall

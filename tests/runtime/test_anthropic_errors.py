@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from agent_runtime.api import create_app
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 from state_store.embedded import EmbeddedServer
 from tests.engine_cpu.server import MODEL

@@ -2,8 +2,8 @@
 
 import pytest
 
-from agent_runtime.chat import Message
-from agent_runtime.processes import RuntimeProcess
+from agent_runtime.commands.processes import RuntimeProcess
+from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port

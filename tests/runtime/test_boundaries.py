@@ -4,9 +4,9 @@ import secrets
 
 import pytest
 
-from agent_runtime.boundaries import interval_of, kept
 from agent_runtime.demo.proof import TOP_LOGPROBS
 from agent_runtime.sdk import ApiError
+from agent_runtime.turns.boundaries import interval_of, kept
 from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
 from engine.pool import EnginePool

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from agent_runtime.cli import _parser
+from agent_runtime.commands.runtime_options import values_of
 from agent_runtime.configuration import configured
-from agent_runtime.runtime_options import values_of
 from engine.launch import free_port
 from engine.profiles import PROFILES
 

@@ -7,7 +7,7 @@ import openai
 import pytest
 from redis.asyncio import Redis
 
-from agent_runtime.chat import ChatFormat
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import ApiError
 from state_store.archive.collect import collect_condemned
 from state_store.archive.policy import ArchivePolicy

@@ -1,7 +1,7 @@
 """A runtime that is told to stop leaves its sessions suspended, for any other to go on with."""
 
+from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.script import SYSTEM
-from agent_runtime.processes import RuntimeProcess
 from agent_runtime.sdk import Torpor
 from engine.launch import free_port
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from agent_runtime.committing import commit_turn
-from agent_runtime.histories import EMPTY
+from agent_runtime.messages.histories import EMPTY
 from agent_runtime.sdk import ApiError
+from agent_runtime.turns.committing import commit_turn
 from engine.errors import EngineUnreachable
 from engine.pool import EnginePool
 from engine.replies import Settled

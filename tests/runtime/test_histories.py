@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from agent_runtime.histories import Histories, History
+from agent_runtime.messages.histories import Histories, History
 from state_store.embedded import EmbeddedServer
 from state_store.errors import NotFound
 from state_store.store import StateStore

@@ -5,9 +5,8 @@ import contextlib
 
 import pytest
 
-from agent_runtime.api import create_app
-from agent_runtime.chat import Message
 from agent_runtime.errors import KeyReused, StillRunning
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import (
     ConversationRequest,
     CreateSession,
@@ -16,6 +15,7 @@ from agent_runtime.models import (
     TurnResult,
 )
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 from state_store.store import StateStore
 

@@ -5,21 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent_runtime.chat import Message
-from agent_runtime.committing import commit_turn
 from agent_runtime.errors import KeptTurnsRefused
 from agent_runtime.feed.posting import Feed
-from agent_runtime.histories import EMPTY
-from agent_runtime.idempotency import Claims
-from agent_runtime.keeping import Keeping
+from agent_runtime.messages.chat import Message
+from agent_runtime.messages.histories import EMPTY
 from agent_runtime.models import SuspendRequest, TurnRequest, TurnResult, Usage
-from agent_runtime.outage import KeptTurn, Standing
-from agent_runtime.residency import Residency
-from agent_runtime.sessions import Sessions
+from agent_runtime.sessions.residency import Residency
+from agent_runtime.sessions.sessions import Sessions
+from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.stateless import Stateless
-from agent_runtime.turns import Turns
-from agent_runtime.writing import Writers
+from agent_runtime.turns.committing import commit_turn
+from agent_runtime.turns.idempotency import Claims
+from agent_runtime.turns.keeping import Keeping
+from agent_runtime.turns.outage import KeptTurn, Standing
+from agent_runtime.turns.turns import Turns
+from agent_runtime.turns.writing import Writers
 from engine.pool import EnginePool
 from engine.replies import Settled
 from state_store.embedded import EmbeddedServer

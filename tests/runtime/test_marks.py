@@ -4,8 +4,8 @@ import secrets
 
 import pytest
 
-from agent_runtime.boundaries import kept
-from agent_runtime.chat import Message
+from agent_runtime.messages.chat import Message
+from agent_runtime.turns.boundaries import kept
 from engine.boundaries import Hint, hint_in, hinted
 from engine.client import EngineClient, Sampling
 from tests.runtime.talk import PAGE, TEXT

@@ -10,8 +10,8 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from agent_runtime.api import create_app
 from agent_runtime.demo.script import SYSTEM
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 from tests.runtime.talk import PAGE
 from tools.mcp import HttpServer, McpClient, StdioServer

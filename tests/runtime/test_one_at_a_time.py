@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent_runtime.one_at_a_time import OneAtATime
+from agent_runtime.turns.one_at_a_time import OneAtATime
 
 
 async def test_work_on_a_name_goes_one_after_another_and_on_others_meanwhile():

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent_runtime.api import create_app
 from agent_runtime.cli import _parser
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 from engine.profiles import PROFILES
 

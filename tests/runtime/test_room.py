@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.errors import ContextFull
-from agent_runtime.histories import EMPTY, History
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.histories import EMPTY, History
+from agent_runtime.messages.prompting import Prompting
 from agent_runtime.models import TurnRequest
-from agent_runtime.outage import Standing
-from agent_runtime.prompting import Prompting
+from agent_runtime.turns.outage import Standing
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 

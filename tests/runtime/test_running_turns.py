@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime.chat import Message
+from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.script import SYSTEM
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnRequest
-from agent_runtime.processes import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turn_records import TurnRecords
+from agent_runtime.turns.records import TurnRecords
 from engine.client import Sampling
 from engine.launch import free_port
 
@@ -23,7 +23,7 @@ LEASE = 2.0  # seconds
 SERVE = f"""
 import asyncio, sys
 from pathlib import Path
-from agent_runtime.server import serve
+from agent_runtime.service.server import serve
 from agent_runtime.settings import ServiceSettings
 settings = ServiceSettings(
     redis_url=sys.argv[1], model_dir=Path(sys.argv[2]), port=int(sys.argv[3]), lease_ttl={LEASE}

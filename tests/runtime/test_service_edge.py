@@ -9,7 +9,7 @@ import logging
 import httpx
 import pytest
 
-from agent_runtime.api import create_app
+from agent_runtime.service.api import create_app
 from agent_runtime.service.bodies import Bodies, BodyLimits
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.settings import RuntimeSettings
@@ -218,6 +218,7 @@ async def test_metrics_count_what_a_turn_reports(http, torpor):
         if not after[waiting]:
             break
         await asyncio.sleep(0.1)  # a state that no commit needs may still be on its way
+    assert after[waiting] == 0
 
     def grown(name):
         return after.get(name, 0.0) - before.get(name, 0.0)

@@ -7,12 +7,12 @@ import secrets
 import pytest
 import redis.asyncio
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import CannotStore
-from agent_runtime.events import Text
+from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
-from agent_runtime.storable import require_storable_tenant
+from agent_runtime.sessions.storable import require_storable_tenant
+from agent_runtime.turns.events import Text
 from engine.client import EngineClient
 from engine.demo_model import dialogues
 from engine.launch import free_port

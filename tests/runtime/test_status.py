@@ -6,7 +6,7 @@ import pytest
 
 from agent_runtime import errors as runtime
 from agent_runtime.service.document import problems
-from agent_runtime.status import problem_of
+from agent_runtime.service.status import problem_of
 from engine import errors as engine
 from state_store import errors as store
 from tools import errors as tools

@@ -2,9 +2,9 @@
 
 import pytest
 
-from agent_runtime.chat import ChatFormat, Message
-from agent_runtime.events import Text
-from agent_runtime.stopping import StopWatch
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.turns.events import Text
+from agent_runtime.turns.stopping import StopWatch
 from engine.profiles import PROFILES
 
 from .talk import PAGE

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from redis import asyncio as redis
 
-from agent_runtime.chat import ChatFormat
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import ApiError
 from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from agent_runtime.api import create_app
 from agent_runtime.bench.tenants import Trial, probe, rank_test, record_of
 from agent_runtime.sdk import Torpor
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf-8")

@@ -9,9 +9,9 @@ from anthropic import AsyncAnthropic
 from anthropic import BadRequestError as AnthropicBadRequest
 from langchain_openai import ChatOpenAI
 
-from agent_runtime.chat import ChatFormat, Message
 from agent_runtime.errors import BadRequest
 from agent_runtime.langchain import ChatTorpor
+from agent_runtime.messages.chat import ChatFormat, Message
 from agent_runtime.sdk import ApiError
 from engine.client import EngineClient, Sampling
 

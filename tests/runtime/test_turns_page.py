@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import get_args
 
 from agent_runtime import models
-from agent_runtime.api import create_app
 from agent_runtime.errors import (
     Cancelled,
     HeadMoved,
@@ -14,8 +13,9 @@ from agent_runtime.errors import (
     StillRunning,
     UnknownOption,
 )
-from agent_runtime.events import EVENTS
+from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.events import EVENTS
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 

@@ -14,10 +14,10 @@ from test_file_sets import contents, keep, turn
 from test_portable_damage import with_manifest
 from writer import TENANT, commit
 
-from agent_runtime.effects_abroad import LedgerAbroad
-from agent_runtime.ledger import IMPORTED, StoreLedger
+from agent_runtime.routes.workspaces import router
+from agent_runtime.sessions.effects_abroad import LedgerAbroad
+from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.workspace_routes import router
 from state_store.errors import CorruptObject, InvalidExport
 from state_store.files import FileSet
 from state_store.portable.besides import Besides

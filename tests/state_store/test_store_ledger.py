@@ -6,7 +6,7 @@ import time
 import pytest
 from writer import TENANT
 
-from agent_runtime.ledger import StoreLedger
+from agent_runtime.sessions.ledger import StoreLedger
 from state_store.errors import DurabilityNotReached, ForeignTenant, NotFound, QuotaExceeded
 from state_store.quotas import Quota
 from tools.calls import ToolCall

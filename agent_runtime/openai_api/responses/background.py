@@ -20,15 +20,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.cancelling import Cancelling
 from agent_runtime.errors import BadRequest, Draining, StillRunning, TorporError
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import CreateResponse
+from agent_runtime.service.status import problem_of
+from agent_runtime.sessions.storable import require_storable_tenant
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.status import problem_of
-from agent_runtime.storable import require_storable_tenant
+from agent_runtime.turns.cancelling import Cancelling
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from state_store.store import StateStore

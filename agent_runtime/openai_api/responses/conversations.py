@@ -29,9 +29,9 @@ from agent_runtime.openai_api.responses.creation import Follows
 from agent_runtime.openai_api.responses.items import Item, items_of, said_in
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import NOTHING_DONE
-from agent_runtime.sessions import Sessions
+from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns import Turns
+from agent_runtime.turns.turns import Turns
 from state_store import errors as store_errors
 from state_store.errors import LeaseHeld
 from state_store.records import Session

@@ -14,12 +14,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_runtime.chat import ChatFormat, Message
-from agent_runtime.conversations import Conversations
-from agent_runtime.efforts import options_for
 from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
-from agent_runtime.events import TurnEvent
 from agent_runtime.frameworks import Said
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.efforts import options_for
+from agent_runtime.messages.prompting import history_of
 from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import Ids, asked_of, conversation
 from agent_runtime.openai_api.models import Served
@@ -39,12 +38,13 @@ from agent_runtime.openai_api.responses.requests import (
     require_possible,
     specs_of,
 )
-from agent_runtime.prompting import history_of
 from agent_runtime.service.metrics import Metrics
+from agent_runtime.service.status import problem_of
+from agent_runtime.service.streaming import counted_in
+from agent_runtime.sessions.conversations import Conversations
+from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.stateless import Stateless
-from agent_runtime.status import problem_of
-from agent_runtime.streaming import counted_in
+from agent_runtime.turns.events import TurnEvent
 from engine.errors import EngineError
 from state_store import errors as store_errors
 from state_store.errors import StoreError

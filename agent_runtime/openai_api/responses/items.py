@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_runtime.chat import Message
 from agent_runtime.errors import BadRequest
 from agent_runtime.frameworks import Said
+from agent_runtime.messages.chat import Message
 from agent_runtime.openai_api.messages import Ids, arguments_of, call_of, text_of
 from agent_runtime.openai_api.responses.requests import NOTHING_DONE, unsupported
 from tools.calls import ToolCall

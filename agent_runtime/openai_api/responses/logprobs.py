@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from agent_runtime.chat import ChatFormat
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.logprobs import logprobs_of
 from agent_runtime.openai_api.responses.items import Item

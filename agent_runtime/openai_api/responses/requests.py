@@ -14,10 +14,10 @@ from pydantic import (
     model_validator,
 )
 
-from agent_runtime.constraints import NamedTool
-from agent_runtime.efforts import Effort
 from agent_runtime.errors import BadRequest, Unsupported
+from agent_runtime.messages.efforts import Effort
 from agent_runtime.openai_api.chat_models import Ours
+from agent_runtime.turns.constraints import NamedTool
 from tools.define import ToolSpec
 
 NOTHING_DONE = "Nothing was generated."

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.errors import TorporError
-from agent_runtime.headers import Key
 from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.paging import Paged
@@ -21,9 +20,10 @@ from agent_runtime.openai_api.responses.requests import (
     unsupported,
 )
 from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.routes.headers import Key
 from agent_runtime.service.document import Responses as Documented
 from agent_runtime.service.document import content
-from agent_runtime.streaming import EventStream, first_of, last_of
+from agent_runtime.service.streaming import EventStream, first_of, last_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

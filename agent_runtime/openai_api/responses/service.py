@@ -9,9 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from agent_runtime.access.standing import outlive_key
-from agent_runtime.chat import ChatFormat
-from agent_runtime.conversations import Conversations
 from agent_runtime.errors import BadRequest, NotFound
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses.background import Background, BackgroundRecord
@@ -23,9 +22,10 @@ from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseR
 from agent_runtime.openai_api.responses.requests import CreateResponse
 from agent_runtime.openai_api.responses.shown import replayed
 from agent_runtime.service.metrics import Metrics
-from agent_runtime.sessions import Sessions
+from agent_runtime.sessions.conversations import Conversations
+from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns import Turns
+from agent_runtime.turns.turns import Turns
 from state_store.store import StateStore
 
 

@@ -1,0 +1,70 @@
+"""`torpor keys`: make, list and revoke API keys."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+
+from agent_runtime.commands.store_options import add_store_options, store_url
+from state_store.store import StateStore
+
+_DAY = 86400.0
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="keys_command", required=True)
+
+    create = actions.add_parser("create", help="print a new key; it is shown this once")
+    create.add_argument("--role", choices=("use", "read", "admin"), default="use")
+    create.add_argument("--name", default="", help="what you call it")
+    create.add_argument("--days", type=float, default=None, help="until it expires")
+    create.add_argument("--per-minute", type=int, default=None, metavar="REQUESTS")
+    create.set_defaults(run=lambda arguments: _run(arguments, _create))
+
+    listed = actions.add_parser("list", help="a line of JSON per key, without secrets")
+    listed.set_defaults(run=lambda arguments: _run(arguments, _list))
+
+    revoke = actions.add_parser("revoke", help="running services notice within 5 seconds")
+    revoke.add_argument("id")
+    revoke.set_defaults(run=lambda arguments: _run(arguments, _revoke))
+
+    for action in (create, listed, revoke):
+        action.add_argument("--tenant", default="default")
+        add_store_options(action)
+
+
+def _run(
+    arguments: argparse.Namespace,
+    action: Callable[[StateStore, argparse.Namespace], Awaitable[None]],
+) -> int:
+    async def act(url: str) -> None:
+        async with await StateStore.connect(url) as store:
+            await action(store, arguments)
+
+    with store_url(arguments) as url:
+        asyncio.run(act(url))
+    return 0
+
+
+async def _create(store: StateStore, arguments: argparse.Namespace) -> None:
+    await store.tenant(arguments.tenant)  # not one that was deleted
+    _, text = await store.keys.create(
+        arguments.tenant,
+        role=arguments.role,
+        name=arguments.name,
+        expires_in=None if arguments.days is None else arguments.days * _DAY,
+        per_minute=arguments.per_minute,
+    )
+    print(text)
+
+
+async def _list(store: StateStore, arguments: argparse.Namespace) -> None:
+    for key in await store.keys.of(arguments.tenant):
+        print(json.dumps(dataclasses.asdict(key)))
+
+
+async def _revoke(store: StateStore, arguments: argparse.Namespace) -> None:
+    await store.keys.revoke(arguments.tenant, arguments.id)

@@ -1,0 +1,307 @@
+"""`torpor store`: looking after a store."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from agent_runtime.commands.store_options import add_archive_option, add_store_options, store_url
+from agent_runtime.errors import BadRequest
+from agent_runtime.sessions.effects_abroad import LedgerAbroad
+from state_store.archive.policy import ArchivePolicy
+from state_store.encodings import ECONOMIES, LOSSLESS
+from state_store.integrity import Report
+from state_store.quotas import Quota
+from state_store.store import StateStore
+from state_store.vault import Vault
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    subjects = parser.add_subparsers(dest="store_command", required=True)
+
+    check = subjects.add_parser("check", help="prove that the store is consistent")
+    check.add_argument("--repair", action="store_true", help="mend what can be; lose nothing alive")
+    add_archive_option(check)
+    add_store_options(check)
+    check.set_defaults(run=_check)
+
+    usage = subjects.add_parser("usage", help="what tenants take, one JSON line each")
+    usage.add_argument("--tenant", default=None, help="default: all that have sessions")
+    _add_master_key(usage, "of encrypted tenants")
+    add_store_options(usage)
+    usage.set_defaults(run=_usage)
+
+    quota = subjects.add_parser("set-quota", help="how much a tenant may have, of all there is")
+    quota.add_argument("tenant", metavar="NAME")
+    for what in ("bytes", "tokens", "sessions"):
+        quota.add_argument(f"--{what}", type=_limit, metavar="N", help="default: no limit")
+    add_store_options(quota)
+    quota.set_defaults(run=_set_quota)
+
+    create = subjects.add_parser("create-tenant", help="a new tenant, in the clear or encrypted")
+    create.add_argument("tenant", metavar="NAME")
+    _add_master_key(create, "encrypt under this one")
+    create.add_argument("--economy", choices=sorted(ECONOMIES), default=LOSSLESS)
+    add_store_options(create)
+    create.set_defaults(run=_create_tenant)
+
+    delete = subjects.add_parser("delete-tenant", help="with all its sessions and keys, for good")
+    delete.add_argument("tenant", metavar="NAME")
+    add_store_options(delete)
+    delete.set_defaults(run=_delete_tenant)
+
+    export = subjects.add_parser("export", help="write a session to a file, unencrypted")
+    export.add_argument("session", metavar="SESSION")
+    export.add_argument("file", type=Path, metavar="FILE", help="a new one")
+    export.add_argument(
+        "--since", metavar="SNAPSHOT", default=None, help="merge what came before into this one"
+    )
+    export.add_argument("--archive", metavar="URL", default=None, help="if it may be archived")
+    _add_master_key(export, "if it is encrypted")
+    add_store_options(export)
+    export.set_defaults(run=_export)
+
+    take = subjects.add_parser("import", help="make a new session from such a file")
+    take.add_argument("file", type=Path, metavar="FILE")
+    take.add_argument("--tenant", default="default", help="whose session it will be")
+    _add_master_key(take, "if the tenant is encrypted")
+    add_store_options(take)
+    take.set_defaults(run=_import)
+
+    sweep = subjects.add_parser("sweep", help="move idle sessions to the archive")
+    add_store_options(sweep)
+    add_archive_option(sweep, required=True)
+    sweep.add_argument("--idle", type=float, metavar="S", help="sessions not used for so long")
+    sweep.add_argument(
+        "--memory-watermark",
+        type=_watermark,
+        metavar="HIGH[:LOW]",
+        help="when Redis uses more than HIGH, the idlest until it uses LOW (default: HIGH); "
+        "bytes, or fractions of maxmemory such as 0.8:0.6",
+    )
+    sweep.add_argument(
+        "--tenant-quota", type=int, metavar="BYTES", help="what one tenant may have in Redis"
+    )
+    sweep.add_argument(
+        "--spare",
+        type=float,
+        default=ArchivePolicy().spare,
+        metavar="S",
+        help="sessions used within them are moved for no reason",
+    )
+    sweep.set_defaults(run=_sweep)
+
+    back = subjects.add_parser("bring-back", help="move a session from the archive to Redis")
+    add_store_options(back)
+    add_archive_option(back, required=True)
+    back.add_argument("session", help="or a snapshot, for the history up to it")
+    back.set_defaults(run=_bring_back)
+
+
+def _add_master_key(parser: argparse.ArgumentParser, why: str) -> None:
+    parser.add_argument(
+        "--master-key",
+        metavar="SOURCE",
+        default=None,
+        help=f"master key, {why}: file:PATH or env:VARIABLE",
+    )
+
+
+def _vault(arguments: argparse.Namespace) -> Vault | None:
+    return None if arguments.master_key is None else Vault.load(arguments.master_key)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """1 if there are problems left, else 0."""
+
+    async def check(url: str) -> int:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
+            report = await store.check_integrity(repair=arguments.repair)
+        _show(report)
+        return 1 if report.problems else 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(check(url))
+
+
+def _show(report: Report) -> None:
+    print(
+        f"{report.sessions} sessions, {report.snapshots} snapshots, {report.objects} objects "
+        f"({report.object_bytes} bytes), {report.unheld} objects that will expire"
+    )
+    if report.archived:
+        read = f", {report.archived_bytes} bytes read" if report.archived_bytes else ""
+        print(f"{report.archived} objects in the archive{read}")
+    for problem in report.repaired:
+        print(f"repaired: {problem.kind}: {problem}")
+    for problem in report.problems:
+        print(f"problem: {problem.kind}: {problem}")
+    mendable = len(report.repairable)
+    if mendable:
+        print(f"{mendable} of {len(report.problems)} problems can be mended: add --repair")
+    if len(report.problems) > mendable:
+        print(
+            f"{len(report.problems) - mendable} problems cannot be mended: sessions that need what "
+            "is missing or damaged compute it again from their tokens, or are lost with them"
+        )
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    async def usage(url: str) -> int:
+        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
+            one = arguments.tenant
+            for tenant in [one] if one else await store.tenants():
+                print(json.dumps(dataclasses.asdict(await store.usage_report(tenant))))
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(usage(url))
+
+
+def _set_quota(arguments: argparse.Namespace) -> int:
+    quota = Quota(arguments.bytes, arguments.tokens, arguments.sessions)
+
+    async def limit(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            await store.tenant(arguments.tenant)
+            await store.set_quota(arguments.tenant, quota)
+        print(json.dumps({"tenant": arguments.tenant, **dataclasses.asdict(quota)}))
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(limit(url))
+
+
+def _create_tenant(arguments: argparse.Namespace) -> int:
+    vault = _vault(arguments)
+
+    async def create(url: str) -> int:
+        async with await StateStore.connect(url, vault=vault) as store:
+            tenant = await store.create_tenant(
+                arguments.tenant, encrypted=vault is not None, economy=arguments.economy
+            )
+        print(f"{tenant.name}: {'encrypted' if vault else 'in the clear'}, {tenant.economy}")
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(create(url))
+
+
+def _delete_tenant(arguments: argparse.Namespace) -> int:
+    async def delete(url: str) -> int:
+        async with await StateStore.connect(url) as store:
+            print(f"{await store.delete_tenant(arguments.tenant)} sessions were deleted")
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(delete(url))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    async def export(url: str) -> int:
+        async with await StateStore.connect(
+            url, archive=arguments.archive, vault=_vault(arguments)
+        ) as store:
+            done = await store.export_session(
+                arguments.session,
+                arguments.file,
+                since=arguments.since,
+                effects=LedgerAbroad(),
+            )
+        print(
+            f"{done.path}: {done.snapshots} snapshots, {done.tokens} tokens, {done.file_bytes} "
+            f"bytes, manifest {done.digest}"
+        )
+        if done.decrypted:
+            print(
+                "torpor: the session is encrypted in the store, and not in the file",
+                file=sys.stderr,
+            )
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(export(url))
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    async def take(url: str) -> int:
+        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
+            session = await store.import_session(
+                arguments.file,
+                tenant=arguments.tenant,
+                durability="fsync",
+                effects=LedgerAbroad(),
+            )
+        print(session.id)
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(take(url))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    high, low = arguments.memory_watermark or (None, None)
+    policy = ArchivePolicy(
+        idle=arguments.idle,
+        memory_high=high,
+        memory_low=low,
+        tenant_quota_bytes=arguments.tenant_quota,
+        spare=arguments.spare,
+    )
+    if policy == ArchivePolicy(spare=arguments.spare):
+        raise BadRequest(
+            "there is no reason to move anything: give --idle, --memory-watermark or "
+            "--tenant-quota."
+        )
+
+    async def sweep(url: str) -> int:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
+            report = await store.sweep(policy)
+        for swept in report.sessions:
+            moved = swept.moved
+            print(
+                f"{swept.session_id} ({swept.reason}): {moved.objects} objects moved "
+                f"({moved.bytes} bytes), {moved.busy} in use, {moved.left} left"
+            )
+            for problem in moved.problems:
+                print(f"problem: {problem}")
+        print(
+            f"{len(report.sessions)} sessions, {report.objects} objects ({report.bytes} bytes) "
+            f"moved; {report.claimed} sessions left to other sweepers"
+        )
+        return 1 if any(swept.moved.problems for swept in report.sessions) else 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(sweep(url))
+
+
+def _bring_back(arguments: argparse.Namespace) -> int:
+    async def bring_back(url: str) -> None:
+        async with await StateStore.connect(url, archive=arguments.archive) as store:
+            moved = await store.bring_back(arguments.session)
+        print(
+            f"{moved.objects} objects ({moved.bytes} bytes) are back in Redis, "
+            f"{moved.already} were there"
+        )
+
+    with store_url(arguments) as url:
+        asyncio.run(bring_back(url))
+    return 0
+
+
+def _limit(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _watermark(text: str) -> tuple[float, float] | tuple[int, int]:
+    high, _, low = text.partition(":")
+    if high.isdecimal():
+        return int(high), int(low or high)
+    return float(high), float(low or high)

@@ -1,0 +1,58 @@
+"""Which store a command works on: a server of the user's, or an embedded one of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent_runtime.commands.processes import Layout
+from state_store.embedded import EmbeddedServer
+from state_store.store import StateStore
+
+DATA = Path(".torpor/data")
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    add_data_option(parser)
+    parser.add_argument("--redis", metavar="URL", default=None, help="instead of the embedded one")
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, default=DATA, help="directory of the embedded store")
+
+
+def add_archive_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--archive",
+        metavar="URL",
+        default=None,
+        required=required,
+        help="where idle sessions go: file:///PATH, s3://BUCKET/PATH, gs://… or az://…",
+    )
+
+
+def store_url(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
+    """The store that these options ask for: `store_at`."""
+    return store_at(arguments.redis, arguments.data, getattr(arguments, "archive", None))
+
+
+@contextlib.contextmanager
+def store_at(url: str | None, data: Path, archive: str | None) -> Iterator[str]:
+    """The store that was asked for; the embedded one lives as long as the block.
+
+    That store and archive can be used is checked, so that a wrong URL is told at once and not
+    after an engine has started.
+    """
+
+    async def check(url: str) -> None:
+        async with await StateStore.connect(url, archive=archive):
+            pass
+
+    with contextlib.ExitStack() as undo:
+        if url is None:
+            url = undo.enter_context(EmbeddedServer(Layout(data).store)).url
+        asyncio.run(check(url))
+        yield url

@@ -1,0 +1,252 @@
+"""From messages to token ids, as deltas that continue what the state already holds.
+
+A session's history is token ids. Nothing in it is ever rendered or tokenized again: new
+messages are rendered behind a stand-in for the last assistant turn, with the checkpoint's own
+chat template, and only what the template appends is tokenized. Special tokens delimit every
+message, so tokenizing the delta alone gives the ids that tokenizing the whole text would.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from tokenizers import Tokenizer
+
+from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
+from agent_runtime.messages.efforts import efforts_of
+from agent_runtime.messages.template import Options, Template
+from tools.calls import ToolCall
+from tools.define import ToolSpec
+from tools.formats import HERMES, QWEN3_CODER
+
+
+class Message(BaseModel):
+    """One message from the client's side: `user` text, a `tool` result, or what an `assistant`
+    said elsewhere, which becomes a part of the history as it stands; its `reasoning` as far as the
+    checkpoint's template shows the model what it thought before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+
+
+# Private-use characters around a third that says which reserved word stood there.
+_OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100
+_MARKED = re.compile(f"{_OPEN}(.){_CLOSE}", re.DOTALL)
+
+_NONE: Options = {}
+_ROLES = ("system", "user", "assistant", "tool")
+_CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": "v"}}}
+_HERMES_CALL = re.compile(r"<tool_call>\s*\{\s*\"name\"")
+_STAND_IN = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+
+
+class ChatFormat:
+    """The tokenizer and chat template of one checkpoint directory.
+
+    Raises SetupError when `tokenizer.json` or the template is missing or malformed.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        try:
+            self.tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+            self._literal = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+            config = json.loads((model_dir / "tokenizer_config.json").read_text())
+            self.template = Template((model_dir / "chat_template.jinja").read_text())
+        except Exception as error:  # tokenizers raises bare Exception
+            raise SetupError(
+                f"{model_dir} has no usable tokenizer and chat template: {error}. "
+                "Point --model at a complete checkpoint, or make the demo model: make model."
+            ) from error
+        self.efforts = efforts_of(self.template)
+        """How much it can be told to think, see `efforts_of`."""
+        self.eos_text: str = config["eos_token"]
+        eos = self.tokenizer.token_to_id(self.eos_text)
+        if eos is None:
+            raise SetupError(f"{model_dir}: eos_token {self.eos_text!r} is not in the tokenizer.")
+        self.eos_id: int = eos
+        self._literal.encode_special_tokens = True
+        added = self.tokenizer.get_added_tokens_decoder()
+        self._control = {number: t.content for number, t in added.items() if t.special}
+        self._reserved = [*self._control.values(), _OPEN]
+        self.undivided: frozenset[int] = frozenset(
+            number for number, token in added.items() if not token.rstrip
+        )
+        """Tokens that what follows them is never joined with: ids may be cut after them."""
+        self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)))
+        stand_in = [{"role": "user", "content": "u"}]
+        asked = self._render(stand_in, (), _NONE, prompt=False)
+        opened = self._render(stand_in, (), _NONE, prompt=True).removeprefix(asked)
+        self._header = opened.partition("<think>")[0]
+        self.opens_thinking: bool = opened.rstrip().endswith("<think>")
+        """Whether an answer begins inside the model's thinking, unless options say otherwise."""
+        self.calls: str = self._calls()
+        """The format of tool calls that the template shows, and so the model has learned."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of rendered text. Control tokens are what the template wrote, never what a message
+        says: a file that contains `<|im_end|>` cannot end a turn."""
+        ids: list[int] = []
+        for position, part in enumerate(_MARKED.split(text)):
+            is_literal = position % 2 == 1
+            tokenizer = self._literal if is_literal else self.tokenizer
+            part = self._reserved[ord(part) - _FIRST] if is_literal else part
+            ids += tokenizer.encode(part, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens included."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def said(self, ids: Sequence[int]) -> tuple[str, str]:
+        """Role and text of the message that `ids` are, as its template has put it; "" for a role
+        that cannot be told."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        role, _, rest = text.partition("\n")
+        return (role, rest.strip()) if role in _ROLES else ("", text)
+
+    def thinks_after(self, prompt: Sequence[int]) -> bool:
+        """Whether what is generated after `prompt` begins inside the thinking."""
+        start = len(prompt)
+        while start and prompt[start - 1] != self.eos_id:
+            start -= 1
+        said = self.decode(prompt[start:])
+        return said.rfind("<think>") > said.rfind("</think>")
+
+    def opens_answer(self, ids: Sequence[int]) -> bool:
+        """Whether they end as a prompt does, with nothing of an answer behind it."""
+        start = len(ids)
+        while start and ids[start - 1] != self.eos_id:
+            start -= 1
+        _, header, said = self.decode(ids[start:]).rpartition(self._header)
+        return bool(header) and not re.sub("</?think>", "", said).strip()
+
+    def opening(
+        self,
+        messages: Sequence[Message],
+        *,
+        system: str | None,
+        tools: Sequence[ToolSpec],
+        options: Options = _NONE,
+    ) -> list[int]:
+        """Ids of a session's first prompt: system block, tools, messages, generation prompt."""
+        text = self.rendered(messages, system=system, tools=tools, options=options, prompt=True)
+        return self.encode(text)
+
+    def delta(
+        self, messages: Sequence[Message], *, ended: bool, options: Options = _NONE
+    ) -> list[int]:
+        """Ids that continue a state whose last turn was the assistant's, as it is.
+
+        ended: whether that turn ends with the eos token; if not (it hit a length limit), the
+        delta closes it first.
+        Raises TemplateRewrites if this template does not end messages with the eos token: then it
+        cannot be told what it appends.
+        """
+        before = self._render(_STAND_IN, (), options, prompt=False)
+        after = self._render([*_STAND_IN, *self._plain(messages)], (), options, prompt=True)
+        ends = before.count(self.eos_text)
+        if ends < 1 or after.count(self.eos_text) < ends:
+            raise TemplateRewrites(
+                f"the chat template does not end messages with {self.eos_text}, so what it appends "
+                "cannot be told from what was there; the session is unchanged."
+            )
+        text = after.split(self.eos_text, ends)[-1]
+        return self.encode(text if ended else self.eos_text + text)
+
+    def rendered(
+        self,
+        messages: Sequence[Message],
+        *,
+        system: str | None,
+        tools: Sequence[ToolSpec],
+        options: Options = _NONE,
+        prompt: bool,
+    ) -> str:
+        """A whole conversation as the template shows it, for `encode`.
+
+        prompt: whether it ends where the next answer begins
+        """
+        head = [] if system is None else [{"role": "system", "content": self._mark(system)}]
+        return self._render([*head, *self._plain(messages)], tools, options, prompt=prompt)
+
+    def marked(self, ids: Sequence[int]) -> str:
+        """Text of `ids` as `rendered` writes it: `encode` gives control tokens where they are, and
+        none where a message has their words."""
+        parts: list[str] = []
+        start = 0
+        for place, token in enumerate(ids):
+            if token in self._control:
+                parts += [self._mark(self.decode(ids[start:place])), self._control[token]]
+                start = place + 1
+        return "".join(parts) + self._mark(self.decode(ids[start:]))
+
+    def unmarked(self, text: str) -> str:
+        """Rendered text as it reads."""
+        parts = _MARKED.split(text)
+        parts[1::2] = [self._reserved[ord(part) - _FIRST] for part in parts[1::2]]
+        return "".join(parts)
+
+    def _calls(self) -> str:
+        called = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+        try:
+            shown = self._render([_STAND_IN[0], called], (), _NONE, prompt=False)
+        except BadRequest:  # a template that knows no calls
+            return QWEN3_CODER
+        return HERMES if _HERMES_CALL.search(shown) else QWEN3_CODER
+
+    def _plain(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        if not messages:
+            raise BadRequest("a turn needs at least one message.")
+        for message in messages:
+            if message.role not in ("user", "tool", "assistant"):
+                raise BadRequest(
+                    f"role {message.role!r} cannot be appended; a turn takes user, tool and "
+                    "assistant messages."
+                )
+            if message.tool_calls and message.role != "assistant":
+                raise BadRequest(f"a {message.role} message cannot call tools.")
+            if message.reasoning and message.role != "assistant":
+                raise BadRequest(f"a {message.role} message has no reasoning.")
+        return [self._plain_one(message) for message in messages]
+
+    def _plain_one(self, message: Message) -> dict[str, Any]:
+        plain: dict[str, Any] = {"role": message.role, "content": self._mark(message.content)}
+        if message.reasoning:
+            plain["reasoning_content"] = self._mark(message.reasoning)
+        if message.tool_calls:
+            plain["tool_calls"] = [
+                {"type": "function", "function": self._marked(call.model_dump(mode="json"))}
+                for call in message.tool_calls
+            ]
+        return plain
+
+    def _marked(self, value: Any) -> Any:
+        """`value` with every text in it marked."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, dict):
+            return {self._mark(key): self._marked(item) for key, item in value.items()}
+        return [self._marked(item) for item in value] if isinstance(value, list) else value
+
+    def _mark(self, content: str) -> str:
+        """`content` with the words of control tokens replaced by marks that `encode` resolves."""
+        return self._reserved_pattern.sub(
+            lambda found: f"{_OPEN}{chr(_FIRST + self._reserved.index(found[0]))}{_CLOSE}", content
+        )
+
+    def _render(
+        self, messages: Sequence[Any], tools: Sequence[ToolSpec], options: Options, *, prompt: bool
+    ) -> str:
+        declared = [
+            {"type": "function", "function": tool.model_dump(mode="json")} for tool in tools
+        ]
+        return self.template.render(messages, declared, options, prompt=prompt)

@@ -1,0 +1,46 @@
+"""Routes of `sessions/holding.py`: commands about where the state of a session's head is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+
+from agent_runtime.errors import TorporError
+from agent_runtime.models import Dropped, Held, HoldRequest, Persisted, PersistRequest, Released
+from agent_runtime.service.document import problems
+from agent_runtime.sessions.holding import Holding
+from engine.errors import EngineError
+from state_store.errors import StoreError
+
+router = APIRouter(
+    prefix="/v1/sessions/{session_id}", responses=problems(TorporError, StoreError, EngineError)
+)
+
+
+def _holding(request: Request) -> Holding:
+    holding: Holding = request.app.state.holding
+    return holding
+
+
+_Holding = Annotated[Holding, Depends(_holding)]
+
+
+@router.post("/persist")
+async def persist(session_id: str, request: PersistRequest, holding: _Holding) -> Persisted:
+    return await holding.persist(session_id, request)
+
+
+@router.post("/hold")
+async def hold(session_id: str, request: HoldRequest, holding: _Holding) -> Held:
+    return await holding.hold(session_id, request)
+
+
+@router.post("/release")
+async def release(session_id: str, holding: _Holding) -> Released:
+    return await holding.release(session_id)
+
+
+@router.post("/drop")
+async def drop(session_id: str, holding: _Holding) -> Dropped:
+    return await holding.drop(session_id)

@@ -1,0 +1,188 @@
+"""Routes of sessions: create, look at, suspend, resume, fork, delete."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from agent_runtime.access.identity import current_tenant
+from agent_runtime.access.standing import while_admitted
+from agent_runtime.errors import TorporError
+from agent_runtime.messages.said import said
+from agent_runtime.models import (
+    CreateSession,
+    Forked,
+    ForkRequest,
+    LabelsRequest,
+    Resumed,
+    ResumeRequest,
+    SaidMessage,
+    SessionView,
+    SnapshotView,
+    Suspended,
+    SuspendRequest,
+    Whereabouts,
+)
+from agent_runtime.routes.headers import Key
+from agent_runtime.service.document import content, problems
+from agent_runtime.service.etags import (
+    MOVED,
+    UNCHANGED,
+    IfNoneMatch,
+    Match,
+    held_to,
+    is_known,
+    merged,
+    name_head,
+)
+from agent_runtime.service.metrics import Metrics
+from agent_runtime.service.streaming import EventStream, streamed
+from agent_runtime.sessions.listing import Listing, Residency, labels_of
+from agent_runtime.sessions.sessions import Sessions
+from agent_runtime.turns.events import ResumeEvent
+from engine.errors import EngineError
+from state_store.errors import StoreError
+
+router = APIRouter(prefix="/v1/sessions", responses=problems(TorporError, StoreError, EngineError))
+
+
+def _sessions(request: Request) -> Sessions:
+    sessions: Sessions = request.app.state.sessions
+    return sessions
+
+
+Asked = Annotated[Sessions, Depends(_sessions)]
+
+
+@router.post("", status_code=201)
+async def create(
+    sessions: Asked, response: Response, request: CreateSession, key: Key = None
+) -> SessionView:
+    view = await sessions.create(request, key=key)
+    name_head(response, view.head)
+    return view
+
+
+@router.get("")
+async def list_sessions(
+    http: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str | None = None,
+    residency: Annotated[Residency | None, Query(description="Only those there.")] = None,
+    label: Annotated[
+        list[str], Query(description="NAME=VALUE; only sessions with all of these labels.")
+    ] = [],  # noqa: B006
+) -> list[SessionView]:
+    """Newest first; the `Link` header leads to the next ones, if there are any. With few matches a
+    page may have fewer than `limit`, or none, although others follow."""
+    listing: Listing = http.app.state.listing
+    labels = labels_of(label)
+    views, following = await listing.page(
+        limit=limit, after=after, residency=residency, labels=labels
+    )
+    if following is not None:
+        asked = {"limit": limit, "after": following, "residency": residency, "label": label}
+        query = urlencode({name: value for name, value in asked.items() if value}, doseq=True)
+        response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
+    return views
+
+
+@router.get("/{session_id}", response_model=SessionView, responses=UNCHANGED)
+async def get(
+    sessions: Asked, response: Response, session_id: str, if_none_match: IfNoneMatch = None
+) -> SessionView | Response:
+    """304 for a client that has it as of its head already."""
+    view = await sessions.get(session_id)
+    name_head(response, view.head)
+    if is_known(if_none_match, view.head):
+        return Response(status_code=304, headers=dict(response.headers))
+    return view
+
+
+@router.put("/{session_id}/labels")
+async def set_labels(sessions: Asked, session_id: str, request: LabelsRequest) -> SessionView:
+    """In place of those that it has. Its head is what it was."""
+    return await sessions.set_labels(session_id, request.labels)
+
+
+@router.get("/{session_id}/snapshots")
+async def snapshots(sessions: Asked, session_id: str) -> list[SnapshotView]:
+    return await sessions.snapshots(session_id)
+
+
+@router.get("/{session_id}/messages")
+async def messages(http: Request, session_id: str) -> list[SaidMessage]:
+    """What was said in the session's history, the oldest first, as text."""
+    state = http.app.state
+    tenant = current_tenant(state.settings.tenant)
+    session = await state.store.session(session_id, tenant=tenant)
+    return await said(state.store, state.turns, session)
+
+
+@router.get("/{session_id}/residency")
+async def residency(sessions: Asked, session_id: str) -> Whereabouts:
+    return await sessions.whereabouts(session_id)
+
+
+@router.post("/{session_id}/suspend", responses=MOVED)
+async def suspend(
+    http: Request, sessions: Asked, session_id: str, request: SuspendRequest, match: Match
+) -> Suspended:
+    done = await sessions.suspend(session_id, held_to(request, match))
+    http.app.state.metrics.suspended(done)
+    return done
+
+
+@router.post(
+    "/{session_id}/resume",
+    response_model=Resumed,
+    responses={200: content(EventStream.media_type, "`progress` and `result`")},
+)
+async def resume(
+    http: Request, sessions: Asked, session_id: str, request: ResumeRequest
+) -> Response:
+    """Resumed; for a client that accepts server-sent events, `progress` and that as `result`."""
+    events = _counted(http.app.state.metrics, sessions.resuming(session_id, request))
+    if EventStream.media_type in http.headers.get("accept", ""):
+        return await streamed(http, events)
+    async with contextlib.aclosing(events):
+        *_, done = [event async for event in events]
+    return JSONResponse(done.model_dump(mode="json"))
+
+
+async def _counted(
+    metrics: Metrics, events: AsyncGenerator[ResumeEvent]
+) -> AsyncGenerator[ResumeEvent]:
+    async with contextlib.aclosing(while_admitted(events)) as admitted:
+        async for event in admitted:
+            if isinstance(event, Resumed):
+                metrics.resumed(event)
+            yield event
+
+
+@router.post("/{session_id}/fork", status_code=201, responses=MOVED)
+async def fork(
+    sessions: Asked,
+    response: Response,
+    session_id: str,
+    request: ForkRequest,
+    match: Match,
+    key: Key = None,
+) -> Forked:
+    forked = await sessions.fork(session_id, held_to(request, match), key=key)
+    name_head(response, forked.head)
+    return forked
+
+
+@router.delete("/{session_id}", status_code=204, responses=MOVED)
+async def delete(
+    sessions: Asked, session_id: str, match: Match, expected_head: str | None = None
+) -> Response:
+    await sessions.delete(session_id, expected_head=merged(expected_head, match))
+    return Response(status_code=204)

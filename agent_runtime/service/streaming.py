@@ -1,0 +1,116 @@
+"""Answers as server-sent events: those of `turns/events.py`, and `error` if it ends with one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from agent_runtime.access.standing import while_admitted
+from agent_runtime.errors import ClientGone, TorporError
+from agent_runtime.models import Problem, TurnResult
+from agent_runtime.service.metrics import Metrics
+from agent_runtime.service.status import layer_of, problem_of
+from agent_runtime.turns.events import Event, TurnEvent, encoded, sent
+from engine.errors import EngineError
+from state_store.errors import StoreError
+
+_Some = TypeVar("_Some")
+
+
+class EventStream(StreamingResponse):
+    media_type: str = "text/event-stream"
+
+
+async def streamed(http: Request, events: AsyncGenerator[Event]) -> EventStream:
+    return await streamed_as(http, _encoded(events), lambda problem: sent("error", problem))
+
+
+async def streamed_as(
+    http: Request, pieces: AsyncGenerator[str], failed: Callable[[Problem], str]
+) -> EventStream:
+    """Server-sent events that are written already; failed: what is said of an error behind the
+    first piece."""
+    first = await first_of(http, pieces)  # errors before it get their own status
+    return EventStream(_stream(http, first, pieces, failed))
+
+
+async def first_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
+    """The first event. A turn whose client goes away before it is ended: ClientGone."""
+    return await _unless_gone(http, anext(events))
+
+
+async def last_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
+    """The last event, which is a turn's result. A turn whose client goes away is ended, and raises
+    ClientGone."""
+
+    async def last() -> _Some:
+        async with contextlib.aclosing(events):
+            *_, found = [event async for event in events]
+        return found
+
+    return await _unless_gone(http, last())
+
+
+async def counted(http: Request, events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:
+    """The events of a turn, whose result is counted in the service's metrics. It is ended when the
+    key of its request is over."""
+    async with contextlib.aclosing(counted_in(http.app.state.metrics, events)) as told:
+        async for event in told:
+            yield event
+
+
+async def counted_in(
+    metrics: Metrics, events: AsyncGenerator[TurnEvent]
+) -> AsyncGenerator[TurnEvent]:
+    """As `counted`, of a turn that may be nobody's request."""
+    async with contextlib.aclosing(while_admitted(events)) as admitted:
+        async for event in admitted:
+            if isinstance(event, TurnResult):
+                metrics.turn(event)
+            yield event
+
+
+async def _unless_gone(http: Request, wanted: Awaitable[_Some]) -> _Some:
+    working = asyncio.ensure_future(wanted)
+    gone = asyncio.ensure_future(_gone(http))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client has gone before the answer; the turn was ended.")
+        return working.result()
+    finally:
+        for waiting in (gone, working):
+            waiting.cancel()
+        await asyncio.wait({gone, working})
+
+
+async def _gone(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _encoded(events: AsyncGenerator[Event]) -> AsyncGenerator[str]:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            yield encoded(event)
+
+
+async def _stream(
+    http: Request, first: str, rest: AsyncGenerator[str], failed: Callable[[Problem], str]
+) -> AsyncIterator[str]:
+    try:
+        # Closed even if the client goes away, so that the lease is given back at once.
+        async with contextlib.aclosing(rest):
+            yield first
+            async for piece in rest:
+                yield piece
+    except (TorporError, EngineError, StoreError) as error:
+        problem = problem_of(error)
+        metrics: Metrics = http.app.state.metrics
+        metrics.error(layer_of(error), problem.code)
+        yield failed(problem)

@@ -1,0 +1,1 @@
+"""Sessions, their versions, and where their state is."""

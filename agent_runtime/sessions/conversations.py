@@ -1,0 +1,362 @@
+"""Clients that send their whole history each time, and land on the snapshot it led to.
+
+    system, tools ── message ── message ── … ── answer        each message's hash covers all before
+                        h1         h2             hn ──> session and snapshot, noted in the store
+
+The longest history that is known is continued: in its session if that ends there, else in a fork
+of it. So an edit or a retry further up becomes a branch by itself, and nothing is computed twice.
+What is not known is rendered as the checkpoint's template shows it, in a session of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from agent_runtime.access.identity import current_tenant
+from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
+from agent_runtime.messages.chat import Message
+from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest, TurnResult
+from agent_runtime.sessions.sessions import Sessions
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.events import TurnEvent
+from agent_runtime.turns.idempotency import Claim
+from agent_runtime.turns.turns import Turns
+from engine.errors import NoEngine
+from engine.pool import EnginePool
+from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
+from state_store.store import StateStore
+from tools.calls import ToolCall
+from tools.coercion import typed
+from tools.define import ToolSpec
+
+logger = logging.getLogger(__name__)
+
+_OF_CONVERSATIONS = ConversationRequest.model_fields.keys() - TurnRequest.model_fields.keys()
+
+
+class Place(NamedTuple):
+    """Where a conversation is continued.
+
+    messages: how many of its messages are in the snapshot
+    snapshot: the session's head then, None for a new session
+    origin:   the session that it is to be a fork of, if it is not there yet
+    """
+
+    messages: int
+    session_id: str
+    snapshot: str | None
+    origin: str | None = None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """said: all of it, or what is new, without the system text; key: of idempotency"""
+
+    system: str | None
+    said: Sequence[Message]
+    request: ConversationRequest
+    key: str | None
+    claim: Claim | None
+
+
+class Conversations:
+    """Turns of conversations that are known by what was said in them."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pool: EnginePool,
+        sessions: Sessions,
+        turns: Turns,
+        settings: RuntimeSettings,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._sessions = sessions
+        self._turns = turns
+        self._settings = settings
+        self._deletions: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self, request: ConversationRequest, *, key: str | None = None
+    ) -> AsyncGenerator[TurnEvent]:
+        """Answer a whole conversation: text as it is generated, then one TurnResult.
+
+        key: of idempotency; a retry goes on in the session that the first request chose
+
+        Raises BadRequest for one that is none, and what `Turns.run` raises; a session or branch
+        that was made for the answer is deleted then, unless a retry with the key can go on in it.
+        """
+        system, said = _split(request.messages)
+        if not said or said[-1].role == "assistant":
+            raise BadRequest("a conversation ends with what is to be answered.")
+        chain = self._chain(request)
+        claim = None
+        if key is not None:
+            claim, _ = await self._turns.claims.claim(key, "an answer", request)
+        result: TurnResult | None = None
+        asked = _Asked(system, said, request, key, claim)
+        events = self._continued(asked, chain)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, TurnResult):
+                    result = event
+                else:
+                    yield event
+        assert result is not None, "a turn ends with its result"
+        await self._remember(request, chain[-1], result)
+        yield result
+
+    async def remember(self, request: ConversationRequest, result: TurnResult) -> None:
+        """That the conversation, with this answer to it, is where the result says."""
+        await self._remember(request, self._chain(request)[-1], result)
+
+    async def discard(self, session_id: str) -> None:
+        """Delete a session that was made for an answer which did not come."""
+        # Not awaited in here alone: see `Writers.writing`.
+        deleting = asyncio.create_task(self._delete(session_id))
+        self._deletions.add(deleting)
+        deleting.add_done_callback(self._deletions.discard)
+        await asyncio.shield(deleting)
+
+    async def go_on(
+        self,
+        session_id: str,
+        snapshot: str,
+        request: ConversationRequest,
+        *,
+        what: str,
+        key: str | None = None,
+    ) -> AsyncGenerator[TurnEvent]:
+        """Answer new messages behind a snapshot: in the session if that is its head, else in a
+        fork of it. Events as those of `run`.
+
+        request: its messages are the new ones; tools are the session's
+        what:    is asked for, as claims of keys name it
+        """
+        claim = None
+        if key is not None:
+            claim, _ = await self._turns.claims.claim(key, what, request)
+        place = _claimed(claim) or Place(0, session_id, snapshot)
+        events = self._placed(place, _Asked(None, request.messages, request, key, claim))
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _continued(self, asked: _Asked, chain: Sequence[str]) -> AsyncGenerator[TurnEvent]:
+        """In the session that ends with what is known, in a fork of it, or in a new session."""
+        place = _claimed(asked.claim) or await self._longest(asked.said, chain)
+        place = place or Place(0, self._store.new_session_id(), None)
+        events = self._placed(place, asked)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _placed(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
+        """At the place, or in a fork of it."""
+        if place.snapshot is not None and place.origin is None:
+            # Both are raised before the first token.
+            with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
+                events = self._run(place, asked)
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        yield event
+                return
+            fork_id = self._store.new_session_id(beside=place.session_id)
+            place = place._replace(session_id=fork_id, origin=place.session_id)
+        events = self._run(place, asked)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _run(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
+        request, key, claim = asked.request, asked.key, asked.claim
+        if key is not None and claim is not None:  # a retry is to go on in the same session
+            _, session_id, head, origin = place
+            chosen = {
+                "ids": [session_id],
+                "known": place.messages,
+                "head": head,
+                "origin": origin,
+            }
+            await self._turns.claims.note(key, claim.model_copy(update=chosen))
+        if place.snapshot is None:
+            new = CreateSession(
+                system=asked.system,
+                tools=request.tools,
+                history=request.history,
+                stateless=request.stateless,
+                labels=request.labels,
+            )
+            await self._sessions.make(new, place.session_id)
+        elif place.origin is not None:
+            await self._store.fork(
+                place.origin,
+                snapshot_id=place.snapshot,
+                fork_id=place.session_id,
+                labels=request.labels,
+            )
+        turn = turn_of(request, asked.said[place.messages :], head=place.snapshot or "")
+        # A turn that finds its place taken is another than the one in a fork of it.
+        turn_key = None if key is None else f"{key}/turn/{place.session_id}"
+        ended = False
+        try:
+            events = self._turns.run(place.session_id, turn, key=turn_key)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    ended = isinstance(event, TurnResult)
+                    yield event
+        finally:
+            is_made = place.snapshot is None or place.origin is not None
+            if is_made and not ended and key is None:  # nobody could find it again
+                await self.discard(place.session_id)
+
+    async def _delete(self, session_id: str) -> None:
+        try:
+            await self._sessions.delete(session_id)
+        except StoreError as error:
+            logger.warning("%s is left over: %s", session_id, error)
+
+    async def _longest(self, said: Sequence[Message], chain: Sequence[str]) -> Place | None:
+        """The longest part of the conversation that a snapshot holds, all of it before the end."""
+        ends = [i for i, message in enumerate(said) if message.role == "assistant"][::-1]
+        tenant = current_tenant(self._settings.tenant)
+        notes = await self._store.notes.get(tenant, [_name(chain[i]) for i in ends])
+        for end, note in zip(ends, notes, strict=True):
+            if note is None:
+                continue
+            session_id, snapshot = msgpack.unpackb(note)
+            try:
+                session = await self._store.session(session_id)
+                await self._store.snapshot(snapshot)
+                if await self._turns.stateless.holds(session):
+                    await self._turns.stateless.require_backend(session)
+                else:
+                    await self._pool.pick(session.body.fingerprint_id)
+            except (
+                NotFound,
+                NoEngine,
+                NoBackend,
+            ):  # deleted since, or of a model that is not served now
+                continue
+            return Place(end + 1, session_id, snapshot)
+        return None
+
+    def _chain(self, request: ConversationRequest) -> list[str]:
+        """Hashes of the conversation up to each of its messages."""
+        stateless = self._turns.stateless.is_asked_for(request)
+        system, said = _split(request.messages)
+        return _hashes(system, request, said, stateless=stateless)
+
+    async def _remember(self, request: ConversationRequest, asked: str, result: TurnResult) -> None:
+        """asked: the hash of what is answered"""
+        if result.snapshot is None:
+            return
+        for reasoning in {"", result.reasoning}:  # not every client sends it back
+            answer = Message(
+                role="assistant",
+                content=result.text,
+                tool_calls=tuple(result.tool_calls),
+                reasoning=reasoning,
+            )
+            await self._note(_next_hash(asked, answer, request.tools), result)
+
+    async def _note(self, digest: str, result: TurnResult) -> None:
+        note = msgpack.packb([result.session_id, result.snapshot])
+        ttl = self._settings.conversation_ttl
+        try:
+            tenant = current_tenant(self._settings.tenant)
+            await self._store.notes.put(tenant, _name(digest), note, ttl=ttl)
+        except (
+            StoreUnavailable
+        ) as error:  # the answer is committed; it is read anew when it is said
+            logger.warning("%s is not found by what was said: %s", result.session_id, error)
+
+
+def _claimed(claim: Claim | None) -> Place | None:
+    """The place that the first request with the key has chosen."""
+    if claim is None or not claim.ids:
+        return None
+    return Place(claim.known, claim.ids[0], claim.head, claim.origin)
+
+
+def turn_of(request: ConversationRequest, messages: Sequence[Message], *, head: str) -> TurnRequest:
+    """One that appends `messages` to what is known at `head`, or with none goes on right there."""
+    of_prompts = () if messages else ("template", "effort")  # it has been rendered
+    options = request.model_dump(
+        exclude={
+            *_OF_CONVERSATIONS, "messages", "marks", "proceed", "expected_head", *of_prompts,
+        },
+        exclude_unset=True,
+    )  # fmt: skip
+    known = len(_split(request.messages)[1]) - len(messages)
+    return TurnRequest(
+        **options,
+        messages=list(messages),
+        marks=[mark - known for mark in request.marks if mark >= known],
+        proceed=not messages,
+        expected_head=head,
+    )
+
+
+def _split(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
+    """The system text, and what was said after it."""
+    if messages and messages[0].role == "system":
+        return messages[0].content, list(messages[1:])
+    return None, list(messages)
+
+
+def _hashes(
+    system: str | None,
+    request: ConversationRequest,
+    said: Sequence[Message],
+    *,
+    stateless: bool,
+) -> list[str]:
+    """Of the conversation up to each message."""
+    tools = [tool.model_dump(mode="json") for tool in request.tools]
+    kind = ["stateless"] if stateless else []
+    kind += [] if request.history == "append" else [request.history]
+    digest = _digest("", [system, tools, *kind])
+    chain = []
+    for message in said:
+        digest = _next_hash(digest, message, request.tools)
+        chain.append(digest)
+    return chain
+
+
+def _next_hash(before: str, message: Message, tools: Sequence[ToolSpec]) -> str:
+    calls = [[call.name, _meant(call, tools)] for call in message.tool_calls]
+    thought = [message.reasoning] if message.reasoning else []
+    return _digest(before, [message.role, message.content, calls, *thought])
+
+
+def _meant(call: ToolCall, tools: Sequence[ToolSpec]) -> dict[str, Any]:
+    """Arguments as the tool's schema has them, so that a call is known again whether a client sends
+    the strings that the model wrote or the numbers and lists that they stand for."""
+    schema = next((tool.parameters for tool in tools if tool.name == call.name), {})
+    kinds = schema.get("properties", {})
+    written = {
+        name: value
+        for name, value in call.arguments.items()
+        if isinstance(value, str) and kinds.get(name, {}).get("type") != "string"
+    }
+    return {**call.arguments, **typed(written, schema)[0]}
+
+
+def _digest(before: str, content: object) -> str:
+    text = json.dumps([before, content], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name(digest: str) -> str:
+    return f"said:{digest}"

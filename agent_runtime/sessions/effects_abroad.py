@@ -1,0 +1,51 @@
+"""Records of effects in exported sessions: what tools did before, wherever the session goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgpack
+
+from agent_runtime.sessions.ledger import IMPORTED, entries_of, name_of, packed_of
+from agent_runtime.sessions.points import points_of
+from state_store.errors import CorruptObject
+from state_store.portable.besides import EffectsAbroad, Ids
+from state_store.records import Session, Snapshot
+
+
+class LedgerAbroad(EffectsAbroad):
+    """In the file, and where it was imported, they are of the branch `IMPORTED`: every session that
+    goes on from there has inherited them."""
+
+    def leaving(
+        self, values: Iterable[bytes], session: Session, history: Sequence[Snapshot], ids: Ids
+    ) -> list[bytes]:
+        points = points_of(history)
+        following = [*(one.session_id for one in points[1:]), session.id]
+        branches = {
+            one.id: {one.session_id, after, IMPORTED}
+            for one, after in zip(points, following, strict=True)
+        }
+        places = {one.id: ids[one.within] for one in points}
+        found = []
+        for value in values:
+            entries = [
+                one.model_copy(update={"branch": IMPORTED, "point": places[one.point]})
+                for one in entries_of(value)
+                if one.branch in branches.get(one.point, ())
+            ]
+            if entries:
+                found.append(packed_of(entries))
+        return found
+
+    def arriving(self, value: bytes, ids: Ids) -> tuple[str, bytes]:
+        try:
+            entries = entries_of(value)
+        except (CorruptObject, TypeError, msgpack.UnpackException) as error:
+            raise ValueError(str(error)) from error
+        if len({name_of(one) for one in entries}) != 1:
+            raise ValueError("it is not of one effect")
+        if any(one.branch != IMPORTED or one.point not in ids for one in entries):
+            raise ValueError("it is of no snapshot of the session")
+        moved = [one.model_copy(update={"point": ids[one.point]}) for one in entries]
+        return name_of(entries[0]), packed_of(moved)

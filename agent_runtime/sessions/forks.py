@@ -1,0 +1,114 @@
+"""Forking at any number of tokens, also inside a turn.
+
+A fork between two turns is a reference to the snapshot there. One inside a turn gets a snapshot of
+its own: the first part of that turn's tokens, and the pages up to the latest state kept there.
+
+    turn's tokens   |--------------------------------|
+    states kept           s           s     s        s
+    fork                              |..n              the dots are computed again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent_runtime.errors import BadRequest
+from agent_runtime.messages.transcripts import part_of
+from agent_runtime.sessions import points
+from agent_runtime.turns.turns import Turns
+from state_store.errors import ObjectsMissing
+from state_store.records import Session, Snapshot, SnapshotDraft
+from state_store.store import StateStore
+
+
+async def fork_at(
+    store: StateStore,
+    turns: Turns,
+    session: Session,
+    tokens: int,
+    *,
+    labels: Mapping[str, str],
+    fork_id: str,
+) -> Session:
+    """A session whose history is the first `tokens` tokens of this one's. One that has the id
+    `fork_id` already is made whole, if it is not.
+
+    Raises BadRequest when it has fewer, or when it is not known which files it had there; NotFound.
+    Then nothing was made.
+    """
+    place = await store.place(session.id, tokens)
+    before, whole = place.before, place.within
+    known = before.total_tokens if before else 0
+    if whole is None and tokens > known:
+        raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
+    if whole is not None and tokens > known:
+        _require_files(whole, before)
+    fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
+    if tokens == (0 if fork.head is None else (await store.snapshot(fork.head)).total_tokens):
+        return fork
+    assert whole is not None, "a place between two turns has one after it"
+    try:
+        await _commit_part(store, turns, fork, whole, before, tokens)
+    except BaseException:
+        await store.delete_session(fork.id)
+        raise
+    return await store.session(fork.id)
+
+
+def _require_files(whole: Snapshot, before: Snapshot | None) -> None:
+    """Raises BadRequest for a snapshot of several turns, which have not all the same files: it has
+    those of the last only."""
+    replaced = points.replaced_in(whole)
+    files = {before.files if before else None, whole.files, *(one.files for one in replaced)}
+    if replaced and len(files) > 1:
+        raise BadRequest(
+            f"the {before.total_tokens if before else 0} to {whole.total_tokens} tokens of "
+            f"{whole.session_id} were rewritten as one, and its files changed meanwhile: which it "
+            "had between them is not known. Nothing was made. Fork at one of the two."
+        )
+
+
+async def _commit_part(
+    store: StateStore,
+    turns: Turns,
+    fork: Session,
+    whole: Snapshot,
+    before: Snapshot | None,
+    tokens: int,
+) -> None:
+    """Commit the tokens of `whole`'s turn up to `tokens` onto `before`, the fork's head."""
+    page_size = (await store.fingerprint(whole.fingerprint_id)).page_size
+    log = await store.new_tokens(whole)
+    known = before.total_tokens if before else 0
+    pages = whole.page_chain
+    base = whole.boundary // page_size - len(pages)  # own pages may start before the parent's end
+    counts = [
+        boundary // page_size - base
+        for boundary in whole.boundaries(page_size)
+        if boundary <= tokens
+    ]
+    async with turns.writing(fork.id) as (_, lease):
+        for kept in (counts, []):
+            end = kept[-1] if kept else 0
+            inherited = before.boundary_hash if before and base else None
+            draft = SnapshotDraft(
+                session_id=fork.id,
+                parent=before.id if before else None,
+                new_tokens=log[: tokens - known],
+                total_tokens=tokens,
+                boundary=(base + end) * page_size,
+                boundary_hash=pages[end - 1] if end else inherited,
+                page_hashes=tuple(pages[:end]),
+                fingerprint_id=whole.fingerprint_id,
+                ranks=whole.ranks,
+                checkpoints=tuple(kept[:-1]),
+                # Which calls come before so many tokens is not known: none is made a second time.
+                meta=part_of(whole, tokens) | points.meta_of(points.replaced_in(whole)),
+                files=whole.files if tokens >= whole.meta.get("prompt_tokens", 0) else None,
+            )
+            try:
+                await store.commit(draft, lease=lease, durability="memory")
+                return
+            except ObjectsMissing:  # the state is lost: the fork says so by its boundary
+                if not kept:
+                    raise

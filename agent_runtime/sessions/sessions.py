@@ -1,0 +1,374 @@
+"""Sessions: create, look at, suspend, resume, fork, delete."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+
+from agent_runtime.access.identity import current_tenant
+from agent_runtime.errors import NothingReused
+from agent_runtime.feed.events import Deleted, WasSuspended
+from agent_runtime.feed.posting import Feed
+from agent_runtime.models import (
+    CreateSession,
+    Forked,
+    ForkRequest,
+    Resumed,
+    ResumeRequest,
+    SessionView,
+    SnapshotView,
+    Suspended,
+    SuspendRequest,
+    Whereabouts,
+)
+from agent_runtime.sessions.forks import fork_at
+from agent_runtime.sessions.holding import confirmed, give_up
+from agent_runtime.sessions.residency import Residency
+from agent_runtime.sessions.stateless import require_no_options, tokens_of
+from agent_runtime.sessions.storable import require_storable_tenant, storable_session
+from agent_runtime.sessions.whereabouts import whereabouts
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.events import ResumeEvent
+from agent_runtime.turns.expected import require_head
+from agent_runtime.turns.reporting import Reports
+from agent_runtime.turns.turns import Turns
+from engine.pool import EnginePool
+from engine.replies import Prefetch
+from state_store.errors import InvalidId, NotFound
+from state_store.layout import is_snapshot_id
+from state_store.store import Session, Snapshot, StateStore
+
+
+class Sessions:
+    """Everything about sessions but their turns."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pool: EnginePool,
+        turns: Turns,
+        residency: Residency,
+        settings: RuntimeSettings,
+        feed: Feed,
+    ) -> None:
+        """feed: is told of what happens to sessions"""
+        self._feed = feed
+        self._store = store
+        self._pool = pool
+        self._turns = turns
+        self._residency = residency
+        self._settings = settings
+
+    async def create(self, request: CreateSession, *, key: str | None = None) -> SessionView:
+        """A new, empty session in the state format of a live engine.
+
+        key: of idempotency; the session that was made with it first is told of again
+        Raises NoEngine, CannotStore; NoBackend for one without state; KeyReused.
+        """
+
+        async def make(ids: list[str]) -> SessionView:
+            return await self.make(request, ids[0])
+
+        new_ids = [self._store.new_session_id()]
+        return await self._turns.claims.once(key, "a session", request, new_ids, make, SessionView)
+
+    async def make(self, request: CreateSession, session_id: str) -> SessionView:
+        """As `create`, under this id; the session that has it already, if there is one."""
+        tenant = current_tenant(self._settings.tenant)
+        await require_storable_tenant(self._store, tenant)
+        if self._turns.stateless.is_asked_for(request):
+            require_no_options(request.template, history=request.history)
+            fingerprint = self._turns.stateless.fingerprint()
+        else:
+            fingerprint = (await self._pool.pick()).record.fingerprint
+            if request.template:
+                self._turns.chat.template.require(request.template)
+        session = await self._store.create_session(
+            tenant=tenant,
+            fingerprint=fingerprint,
+            labels=request.labels,
+            meta={
+                "system": request.system,
+                "tools": [tool.model_dump(mode="json") for tool in request.tools],
+                "sampling": request.sampling.model_dump(exclude_none=True),
+                **({"template": request.template} if request.template else {}),
+                "history": request.history,
+            },
+            session_id=session_id,
+        )
+        return await self._view(session, {})
+
+    async def get(self, session_id: str) -> SessionView:
+        kept = self._turns.outage.kept_turns()
+        return await self._view(await self._store.session(session_id), kept)
+
+    async def listed(
+        self, session: Session, kept: Mapping[str, int], alive: Collection[str]
+    ) -> SessionView | None:
+        """The session as a list shows it; None if it has been deleted since it was listed.
+
+        kept, alive: as of before the list was read, see `_view`
+        """
+        for _ in range(2):  # it may have been rewound, too
+            with contextlib.suppress(NotFound):
+                return await self._view(session, kept, alive)
+            try:
+                session = await self._store.session(session.id)
+            except NotFound:
+                return None
+        return await self._view(session, kept, alive)
+
+    async def whereabouts(self, session_id: str) -> Whereabouts:
+        """Where the head's state is now."""
+        return await whereabouts(self._store, self._pool, self._turns, self._residency, session_id)
+
+    async def snapshots(self, session_id: str) -> list[SnapshotView]:
+        """The session's history, root first."""
+        session = await self._store.session(session_id)
+        if session.head is None:
+            return []
+        return await self.snapshot_views(await self._store.ancestors(session.head))
+
+    async def snapshot(self, snapshot_id: str, *, tenant: str) -> SnapshotView:
+        """One of the tenant's. Raises NotFound, InvalidId."""
+        found = await self._store.snapshot(_snapshot_id(snapshot_id), tenant=tenant)
+        (view,) = await self.snapshot_views([found])
+        return view
+
+    async def label_snapshot(
+        self, snapshot_id: str, labels: Mapping[str, str], *, tenant: str
+    ) -> SnapshotView:
+        """Replaces all of them. Raises NotFound, InvalidId, InvalidLabels."""
+        await self._store.set_labels(_snapshot_id(snapshot_id), labels, tenant=tenant)
+        return await self.snapshot(snapshot_id, tenant=tenant)
+
+    async def suspend(self, session_id: str, request: SuspendRequest) -> Suspended:
+        """Make the head durable, then give the engine's memory back.
+
+        Every turn has already stored what it added, so this writes no payload: it confirms, and
+        reports what the turns since the last suspend stored. Turns that were kept while the store
+        was gone are committed first. Raises KeptTurnsRefused and what `confirmed` raises, and the
+        session stays resident then.
+        """
+        started = time.perf_counter()
+        async with self._turns.writing(session_id) as (session, lease):
+            session = await self._turns.outage.catch_up(session, lease)
+            require_head(session, request.expected_head)
+            reached = await confirmed(self._store, self._residency, session_id, request.durability)
+            await give_up(self._pool, self._residency, session_id)
+        self._feed.tell(session_id, WasSuspended(head=session.head, durable=reached))
+        return Suspended(
+            session_id=session_id,
+            head=session.head,
+            durable=reached,
+            bytes_written=self._residency.take_written(session_id),
+            seconds=time.perf_counter() - started,
+        )
+
+    async def resume(self, session_id: str, request: ResumeRequest) -> Resumed:
+        """`resuming`, to its end."""
+        async with contextlib.aclosing(self.resuming(session_id, request)) as events:
+            async for event in events:
+                if isinstance(event, Resumed):
+                    return event
+        raise AssertionError("a resume ends with its result")
+
+    async def resuming(
+        self, session_id: str, request: ResumeRequest
+    ) -> AsyncGenerator[ResumeEvent]:
+        """Have an engine stage the head, so that the next turn starts where it ended; tell how far
+        that is, and at last the result.
+
+        What cannot be restored is left to be recomputed from the token log, and `reason` says
+        why. Raises NothingReused in strict mode if that is everything; NoEngine, CannotStore.
+        """
+        started = time.perf_counter()
+        session = await storable_session(self._store, session_id)
+        if await self._turns.stateless.holds(session):
+            resumed = await self._turns.stateless.resume(session, request)
+            self._feed.resumed(resumed)
+            yield resumed
+            return
+        engine = (await self._turns.placing.place(session)).engine
+        history = await self._turns.history(session.head, session, engine)
+        self._residency.left(session_id)
+        self._residency.take_written(session_id)
+        page_size = engine.record.page_size
+        pages = history.boundary // page_size
+        restorable, bytes_read, reason = 0, 0, None
+        if pages:
+            founds: list[Prefetch] = []
+            staging = self._turns.readiness.stage(session_id, history.hashes[:pages], engine)
+            reports = Reports(session_id, lambda: engine, self._settings)
+            telling = reports.during(staging, "load", then=founds.append)
+            async with contextlib.aclosing(telling):
+                async for progress in telling:
+                    self._feed.working(session_id, None, progress)
+                    yield progress
+            (found,) = founds
+            restorable = history.boundary if found.state and found.pages == pages else 0
+            bytes_read, reason = found.bytes_read, found.reason
+            if restorable:
+                self._residency.placed(session_id, engine.record.boot_id)
+        if request.strict and history.tokens and not restorable:
+            raise NothingReused(
+                f"none of the {len(history.tokens)} tokens of {session_id} can be restored: "
+                f"{reason or 'no boundary was stored'}. The token log is intact; "
+                "resume without strict to recompute."
+            )
+        resumed = Resumed(
+            session_id=session_id,
+            head=session.head,
+            tokens=len(history.tokens),
+            restorable_tokens=restorable,
+            bytes_read=bytes_read,
+            reason=reason,
+            seconds=time.perf_counter() - started,
+        )
+        self._feed.resumed(resumed)
+        yield resumed
+
+    async def fork(
+        self, session_id: str, request: ForkRequest, *, key: str | None = None
+    ) -> Forked:
+        """A new session with this one's history up to a snapshot or to a number of tokens. Copies
+        nothing: it shares the pages and states.
+
+        key: of idempotency; the fork that was made with it first is told of again
+        Raises NotFound; BadRequest beyond the end; HeadMoved, KeyReused.
+        """
+
+        async def make(ids: list[str]) -> Forked:
+            return await self.make_fork(session_id, request, ids[0])
+
+        what = f"a fork of {session_id}"
+        new_ids = [self._store.new_session_id(beside=session_id)]
+        return await self._turns.claims.once(key, what, request, new_ids, make, Forked)
+
+    async def make_fork(self, session_id: str, request: ForkRequest, fork_id: str) -> Forked:
+        """As `fork`, under this id; the session that has it already, if there is one."""
+        await self.require_head(session_id, request.expected_head)
+        if request.tokens is None:
+            forked = await self._store.fork(
+                session_id,
+                snapshot_id=request.snapshot or request.expected_head or None,
+                labels=request.labels,
+                fork_id=fork_id,
+            )
+        else:
+            session = await self._store.session(session_id)
+            await self._turns.stateless.require_state(
+                session, "forked at a number of tokens, only at a snapshot"
+            )
+            forked = await fork_at(
+                self._store,
+                self._turns,
+                session,
+                request.tokens,
+                labels=request.labels,
+                fork_id=fork_id,
+            )
+        if forked.head is not None and forked.head == (await self._store.session(session_id)).head:
+            self._residency.shared(session_id, forked.id)
+        view = await self._view(forked, {})
+        return Forked(**view.model_dump(), recompute_tokens=view.tokens - view.boundary)
+
+    async def require_head(self, session_id: str, expected: str | None) -> None:
+        """Raises HeadMoved, NotFound."""
+        if expected is not None:
+            require_head(await self._store.session(session_id), expected)
+
+    async def set_labels(self, session_id: str, labels: Mapping[str, str]) -> SessionView:
+        """Replaces all of them. Raises NotFound, InvalidLabels."""
+        await self._store.set_labels(session_id, labels)
+        return await self.get(session_id)
+
+    async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
+        """Drop the session; what no other session reaches is freed in the background.
+
+        expected_head: if given, nothing is done unless it is the head, and nobody writes
+        Raises NotFound; HeadMoved, LeaseHeld.
+        """
+        if expected_head is None:
+            await self._store.delete_session(session_id)
+        else:
+            async with self._turns.writing(session_id) as (session, _):
+                require_head(session, expected_head)
+                await self._store.delete_session(session_id)
+        self._turns.outage.drop(session_id)
+        self._residency.forget_servers(session_id)
+        self._residency.take_written(session_id)
+        self._feed.tell(session_id, Deleted())
+        await give_up(self._pool, self._residency, session_id)
+
+    async def snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
+        """The snapshot as the API shows it."""
+        (view,) = await self.snapshot_views([snapshot])
+        return view
+
+    async def snapshot_views(self, snapshots: Sequence[Snapshot]) -> list[SnapshotView]:
+        labels = await self._store.labels([snapshot.id for snapshot in snapshots])
+        return [await self._snapshot_view(one, labels[one.id]) for one in snapshots]
+
+    async def _snapshot_view(self, snapshot: Snapshot, labels: dict[str, str]) -> SnapshotView:
+        fingerprint = await self._store.fingerprint(snapshot.fingerprint_id)
+        return SnapshotView(
+            id=snapshot.id,
+            parent=snapshot.parent,
+            tokens=tokens_of(snapshot),
+            boundary=snapshot.boundary,
+            prompt_tokens=snapshot.meta.get("prompt_tokens"),
+            boundaries=snapshot.boundaries(fingerprint.page_size),
+            created_at=snapshot.created_at,
+            workspace=snapshot.files,
+            labels=labels,
+        )
+
+    async def _view(
+        self,
+        session: Session,
+        kept: Mapping[str, int],
+        alive: Collection[str] | None = None,
+    ) -> SessionView:
+        """kept: turns that wait for the store, from before `session` was read: who sees none left
+        sees the head that has them all; alive: boot ids of the engines that are; looked up if None
+        """
+        tokens = boundary = 0
+        residency = "empty"
+        if session.head is not None:
+            head = await self._store.snapshot(session.head)
+            tokens, boundary = tokens_of(head), head.boundary
+            residency = await self._where(session.id, alive)
+        if await self._turns.stateless.holds(session):
+            residency = "none"
+        return SessionView(
+            id=session.id,
+            head=session.head,
+            tokens=tokens,
+            boundary=boundary,
+            residency=residency,
+            labels=session.labels,
+            forked_from=session.body.forked_from,
+            created_at=session.body.created_at,
+            tools=[tool["name"] for tool in session.body.meta.get("tools", ())],
+            history=session.body.meta.get("history", "append"),
+            kept_turns=kept.get(session.id, 0),
+            turn=await self._turns.records.shown(session),
+        )
+
+    async def _where(self, session_id: str, alive: Collection[str] | None) -> str:
+        place = self._residency.place(session_id)
+        if place is not None:
+            if alive is None:
+                alive = {record.boot_id for record in await self._pool.records()}
+            if place.boot_id in alive:
+                return "device"
+        return await self._store.residency(session_id)
+
+
+def _snapshot_id(text: str) -> str:
+    """Raises InvalidId: what names a session names no snapshot."""
+    if not is_snapshot_id(text):
+        raise InvalidId(f"{text[:120]!r} is not a snapshot id.")
+    return text

@@ -1,0 +1,1 @@
+"""A turn from its request to its commit."""

@@ -1,0 +1,78 @@
+"""Which engine takes a turn, and why.
+
+    1. the engine that holds the session's head
+    2. the engine that holds what it was forked from
+    3. the engine with the fewest requests; of equals, the one with the fewest sessions
+
+Only a preference: every engine with the same state format can take any turn, since state is in the
+store. The first two spare reading it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent_runtime.sessions.residency import Residency
+from engine.pool import Engine, EnginePool
+from state_store.errors import NotFound
+from state_store.records import Session
+from state_store.store import StateStore
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An engine for a turn. `why`: a phrase for people."""
+
+    engine: Engine
+    why: str
+
+
+class Placing:
+    """Places turns on the engines of a pool."""
+
+    def __init__(self, store: StateStore, pool: EnginePool, residency: Residency) -> None:
+        self._store = store
+        self._pool = pool
+        self._residency = residency
+
+    async def place(self, session: Session, *, without: Collection[str] = ()) -> Placement:
+        """The engine for the session's next turn, none of those with a boot id in `without`.
+
+        Raises NoEngine.
+        """
+        usable = await self._pool.usable(session.body.fingerprint_id, without=without)
+        if len(usable) > 1:
+            for boot_id, why in await self._near(session):
+                for engine in usable:
+                    if engine.record.boot_id == boot_id:
+                        return Placement(engine, why)
+        least = min(usable, key=self._load)
+        if len(usable) == 1:
+            return Placement(least, "it is the only one that can")
+        return Placement(least, f"it is the least loaded of {len(usable)}")
+
+    async def _near(self, session: Session) -> list[tuple[str, str]]:
+        """Boot ids of engines that hold the head or what is before it, best first."""
+        near: list[tuple[str, str]] = []
+        if place := self._residency.place(session.id):
+            near.append((place.boot_id, "it holds the session's head"))
+        parent = session.body.forked_from
+        if parent is not None and (place := self._residency.place(parent)):
+            near.append((place.boot_id, f"it holds {parent}, which this is a fork of"))
+        if session.head is not None and not near:
+            # Another runtime ran the last turn, or this one before it was started again.
+            try:
+                boot_id = (await self._store.snapshot(session.head)).meta.get("boot_id")
+            except NotFound:
+                boot_id = None  # the turn itself will say what that means
+            if boot_id is not None:
+                near.append((boot_id, "it computed the session's head"))
+        return near
+
+    def _load(self, engine: Engine) -> tuple[int, int, str]:
+        """Of an engine that does not say in time we know only what we gave it, but it is busy."""
+        load = engine.load
+        requests = load.running + load.waiting if load is not None else 1 << 20
+        boot_id = engine.record.boot_id
+        return max(requests, engine.turns), self._residency.count(boot_id), engine.record.engine_id

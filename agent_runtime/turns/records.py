@@ -1,0 +1,99 @@
+"""What is noted of a turn while it runs, so that one whose runtime died can be run again.
+
+    lease ── record ── generate ── commit ── record is removed ── lease is given back
+               └─ a runtime that dies in between leaves it: the turn is `interrupted`
+
+A record speaks of the head that its turn began on. When the session has another, the turn was
+committed, or somebody else went on, and the record means nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from agent_runtime.models import RunningTurn, TurnRequest
+from agent_runtime.settings import RuntimeSettings
+from state_store.records import Session
+from state_store.store import StateStore
+
+_NAME = "turn"
+
+
+class TurnRecord(BaseModel):
+    """A turn that has begun.
+
+    owner:  the runtime that runs it, as its lease says
+    head:   of the session when it began, None for the first turn
+    key:    its idempotency key
+    result: what was to be answered, from just before the commit on, for a turn that has a key
+    onto:   snapshots that the turn's own may be committed with, as its parent, in the head's place:
+            see `messages/rewriting.py`; none if it goes on from `head`
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    request: TurnRequest
+    since: float
+    owner: str
+    head: str | None
+    key: str | None = None
+    result: dict[str, Any] | None = None
+    onto: tuple[str, ...] = ()
+
+
+class TurnRecords:
+    """One for each session at most: only who holds its lease writes it."""
+
+    def __init__(self, store: StateStore, settings: RuntimeSettings) -> None:
+        self._store = store
+        self._ttl = settings.request_ttl
+
+    async def begin(
+        self, session: Session, request: TurnRequest, *, owner: str, key: str | None
+    ) -> TurnRecord:
+        record = TurnRecord(
+            id=f"turn-{secrets.token_hex(8)}",
+            request=request,
+            since=time.time(),
+            owner=owner,
+            head=session.head,
+            key=key,
+        )
+        await self.write(session, record)
+        return record
+
+    async def write(self, session: Session, record: TurnRecord) -> None:
+        packed = record.model_dump_json(exclude_unset=True).encode()
+        await self._store.session_notes.put(session, _NAME, packed, ttl=self._ttl)
+
+    async def end(self, session: Session, turn_id: str) -> None:
+        """The session's record may be of another turn: of who took over when the lease was lost."""
+        record = await self.read(session)
+        if record is not None and record.id == turn_id:
+            await self._store.session_notes.delete(session, _NAME)
+
+    async def read(self, session: Session) -> TurnRecord | None:
+        """The last one that was not removed, of whatever head."""
+        found = await self._store.session_notes.get(session, _NAME)
+        return None if found is None else TurnRecord.model_validate_json(found)
+
+    async def shown(self, session: Session) -> RunningTurn | None:
+        """The turn that runs, or that was interrupted; None if there is none."""
+        record = await self.read(session)
+        if record is None:
+            return None
+        runs = await self._store.writer(session.id) == record.owner
+        if record.head != session.head:
+            return None
+        return RunningTurn(
+            id=record.id,
+            state="running" if runs else "interrupted",
+            since=record.since,
+            owner=record.owner,
+            messages=record.request.messages,
+        )

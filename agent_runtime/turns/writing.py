@@ -1,0 +1,80 @@
+"""One writer per session: its lease, held and renewed for as long as somebody writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from agent_runtime.sessions.residency import Residency
+from agent_runtime.sessions.storable import storable_session
+from agent_runtime.settings import RuntimeSettings
+from state_store.errors import StoreUnavailable
+from state_store.records import Lease, Session
+from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
+
+
+class Writers:
+    """Leases of the sessions that this process writes to.
+
+    owner: this process, as leases name it
+    """
+
+    def __init__(self, store: StateStore, residency: Residency, settings: RuntimeSettings) -> None:
+        self._store = store
+        self._residency = residency
+        self._settings = settings
+        self._releases: set[asyncio.Task[None]] = set()
+        self.owner = f"runtime-{uuid.uuid4().hex[:12]}"
+
+    @contextlib.asynccontextmanager
+    async def writing(
+        self, session_id: str, *, at_last: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[tuple[Session, Lease]]:
+        """Hold the session's lease, renewed in the background, for the length of the block.
+
+        at_last: done before it is given back, however the block ends
+        Raises CannotStore, LeaseHeld.
+        """
+        servers = self._residency.servers(session_id) or await self._store.watch("fsync")
+        lease = await self._store.acquire(
+            session_id, ttl=self._settings.lease_ttl, owner=self.owner
+        )
+        self._residency.writing_to(session_id, servers)
+        renewing = asyncio.create_task(self._renew(lease))
+        try:
+            yield await storable_session(self._store, session_id), lease
+        finally:
+            renewing.cancel()
+            # Not awaited in here alone: when the client has gone, every wait of this request is
+            # cancelled at once, and the lease would be held until it expires.
+            releasing = asyncio.create_task(self._release(lease, renewing, at_last))
+            self._releases.add(releasing)
+            releasing.add_done_callback(self._releases.discard)
+            await asyncio.shield(releasing)
+
+    async def _release(
+        self,
+        lease: Lease,
+        renewing: asyncio.Task[None],
+        at_last: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        await asyncio.wait([renewing])
+        with contextlib.suppress(StoreUnavailable):  # then it expires by itself
+            try:
+                if at_last is not None:
+                    await at_last()
+            finally:
+                await self._store.release(lease)
+
+    async def _renew(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl / 3)
+            try:
+                await self._store.renew(lease, ttl=self._settings.lease_ttl)
+            except Exception as error:  # the commit is fenced: it will refuse a lost lease
+                logger.warning("lease of %s not renewed: %s", lease.session_id, error)
