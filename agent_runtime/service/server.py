@@ -28,8 +28,8 @@ _LAST = 5  # seconds that requests get which still run when the service is drain
 async def serve(
     settings: ServiceSettings, *, failed: Callable[[], str | None] = lambda: None
 ) -> None:
-    """Serve until SIGINT or SIGTERM, which drains the runtime first: see `sessions/draining.py`. Another
-    one cuts that short.
+    """Serve until SIGINT or SIGTERM, which drains the runtime first: see `sessions/draining.py`.
+    Another one cuts that short.
 
     failed: looked at twice a second; a message from it ends the service with SetupError.
     Raises SetupError, also for an address that others can reach without keys; EngineStartFailed
