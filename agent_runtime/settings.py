@@ -128,10 +128,27 @@ class ServiceSettings(RuntimeSettings):
     """Address that the service listens on; with `require_keys`, others than this machine's too."""
     port: int = Field(default=8700, ge=1, le=65535)
     """Port that the service listens on."""
+    tls_certificate: Path | None = None
+    """Certificates in PEM, the service's own first; then it speaks HTTPS only."""
+    tls_key: Path | None = None
+    """Their key in PEM, not encrypted, unless it stands in the same file."""
     drain_timeout: float = Field(default=30.0, ge=0)
     """Seconds that running turns get to end when the service is told to stop."""
     json_log: bool = False
     """Whether log lines are JSON, with the ids of requests."""
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> Self:
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key is the key of a tls_certificate, and none is set")
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where the service is found on this machine."""
+        scheme = "http" if self.tls_certificate is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}"
 
     def require_keys_beyond_loopback(self) -> None:
         """Raises SetupError for an address that others can reach without keys."""

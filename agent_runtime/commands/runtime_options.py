@@ -42,6 +42,8 @@ STORE = (
 SERVICE = (
     Flag("--host", "host"),
     Flag("--port", "port"),
+    Flag("--tls-certificate", "tls_certificate", "FILE"),
+    Flag("--tls-key", "tls_key", "FILE"),
     Flag("--require-keys", "require_keys", means=True),
     Flag("--json-log", "json_log", means=True),
 )

@@ -9,6 +9,7 @@ from agent_runtime.commands import engine_options, runtime_options
 from agent_runtime.commands.engine_options import console
 from agent_runtime.commands.store_options import add_data_option, store_at
 from agent_runtime.configuration import Value, configured
+from agent_runtime.service.tls import require_certificate
 from engine.launch import EngineProcess, free_port, require_free_port
 from engine.profiles import profile_named
 
@@ -33,6 +34,8 @@ def _run(arguments: argparse.Namespace) -> int:
         values.setdefault("redis_url", Value(url, "the embedded store"))
         settings = configured(values)
         settings.require_keys_beyond_loopback()
+        if settings.tls_certificate is not None:
+            require_certificate(settings.tls_certificate, settings.tls_key)
         require_free_port(settings.host, settings.port)  # before the engine takes its time
         options = engine_options.options_of(
             arguments,
@@ -49,9 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
             )
 
             engine_options.wait_until_serving(engine)
-            console.print(
-                f"torpor is up: http://{settings.host}:{settings.port}  (Ctrl-C stops it)"
-            )
+            console.print(f"torpor is up: {settings.url}  (Ctrl-C stops it)")
 
             def failed() -> str | None:
                 if engine.is_alive():

@@ -15,6 +15,7 @@ from agent_runtime.errors import SetupError
 from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import Connection
 from agent_runtime.service.request_ids import JsonLines
+from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
 from agent_runtime.settings import ServiceSettings
 from agent_runtime.telemetry import telemetry_from
@@ -32,10 +33,13 @@ async def serve(
     Another one cuts that short.
 
     failed: looked at twice a second; a message from it ends the service with SetupError.
-    Raises SetupError, also for an address that others can reach without keys; EngineStartFailed
-    when the port is taken, StoreUnavailable when the store does not answer.
+    Raises SetupError, also for an address that others can reach without keys and for a certificate
+    that cannot be shown; EngineStartFailed when the port is taken, StoreUnavailable when the store
+    does not answer.
     """
     settings.require_keys_beyond_loopback()
+    if settings.tls_certificate is not None:
+        require_certificate(settings.tls_certificate, settings.tls_key)
     require_free_port(settings.host, settings.port)
     async with await StateStore.connect(
         settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
@@ -50,6 +54,8 @@ async def serve(
             app,
             host=settings.host,
             port=settings.port,
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
             http=Connection,
             log_level="warning",
             log_config=None,
