@@ -176,8 +176,8 @@ class Torpor:
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:
         """The session's history, root first."""
-        rows = await self._call("GET", f"/v1/sessions/{session_id}/snapshots")
-        return [SnapshotView.model_validate(row) for row in rows]
+        rows = self._listed(f"/v1/sessions/{session_id}/snapshots", {}, 1000)
+        return [SnapshotView.model_validate(row) async for row in rows][::-1]
 
     async def messages(self, session_id: str) -> list[SaidMessage]:
         """What was said in the session's history, the oldest first, as text."""

@@ -59,12 +59,14 @@ class Snapshots:
         found = await self.get_many(snapshot_ids)
         return sorted(found, key=lambda snapshot: -snapshot.created_at)
 
-    async def ancestors(self, snapshot_id: str, beyond: int | None = None) -> list[Snapshot]:
+    async def ancestors(
+        self, snapshot_id: str, beyond: int | None = None, most: int | None = None
+    ) -> list[Snapshot]:
         """See `StateStore.ancestors`."""
-        found = []
+        found: list[Snapshot] = []
         async with aclosing(self.walk(snapshot_id)) as history:
             async for snapshot in history:
-                if beyond is not None and snapshot.total_tokens <= beyond:
+                if len(found) == most or (beyond is not None and snapshot.total_tokens <= beyond):
                     break
                 found.append(await self.opened(snapshot))
         return found[::-1]

@@ -269,15 +269,21 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         return await self._snapshots.get(snapshot_id)
 
     async def ancestors(
-        self, snapshot_id: str, *, beyond: int | None = None, tenant: str | None = None
+        self,
+        snapshot_id: str,
+        *,
+        beyond: int | None = None,
+        most: int | None = None,
+        tenant: str | None = None,
     ) -> list[Snapshot]:
         """The history that ends in `snapshot_id`, root first. Raises NotFound, InvalidId,
         VaultLocked.
 
         beyond: only the snapshots of more than so many tokens are read
+        most: only the last so many are read
         """
         await self._sessions.check_tenant(snapshot_id, tenant)
-        return await self._snapshots.ancestors(snapshot_id, beyond)
+        return await self._snapshots.ancestors(snapshot_id, beyond, most)
 
     async def place(self, session_id: str, tokens: int, *, tenant: str | None = None) -> Place:
         """Where in a session's history so many tokens end; in a logarithmic number of steps.

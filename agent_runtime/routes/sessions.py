@@ -112,8 +112,21 @@ async def set_labels(sessions: Asked, session_id: str, request: LabelsRequest) -
 
 
 @router.get("/{session_id}/snapshots")
-async def snapshots(sessions: Asked, session_id: str) -> list[SnapshotView]:
-    return await sessions.snapshots(session_id)
+async def snapshots(
+    sessions: Asked,
+    response: Response,
+    session_id: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="A snapshot of the history.")] = None,
+) -> list[SnapshotView]:
+    """The session's history, newest first; the `Link` header leads to the next ones, if there are
+    any."""
+    views, following = await sessions.snapshots(session_id, limit=limit, after=after)
+    if following is not None:
+        query = urlencode({"limit": limit, "after": following})
+        path = f"{router.prefix}/{session_id}/snapshots"
+        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    return views
 
 
 @router.get("/{session_id}/messages")

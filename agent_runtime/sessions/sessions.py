@@ -36,7 +36,7 @@ from agent_runtime.turns.turns import Turns
 from engine.pool import EnginePool
 from engine.replies import Prefetch
 from state_store.errors import InvalidId, NotFound
-from state_store.layout import is_snapshot_id
+from state_store.layout import is_snapshot_id, lineage_of
 from state_store.store import Session, Snapshot, StateStore
 
 
@@ -123,12 +123,28 @@ class Sessions:
         """Where the head's state is now."""
         return await whereabouts(self._store, self._pool, self._turns, self._residency, session_id)
 
-    async def snapshots(self, session_id: str) -> list[SnapshotView]:
-        """The session's history, root first."""
+    async def snapshots(
+        self, session_id: str, *, limit: int, after: str | None = None
+    ) -> tuple[list[SnapshotView], str | None]:
+        """At most `limit` of the session's history, the newest first, and where the next ones
+        begin after, None if there are none.
+
+        after: a snapshot of the history. It stays a place in it when the session goes on.
+        Raises NotFound, also for a place that a rewind has taken off; InvalidId.
+        """
         session = await self._store.session(session_id)
-        if session.head is None:
-            return []
-        return await self.snapshot_views(await self._store.ancestors(session.head))
+        start, skipped = session.head, 0
+        if after is not None:
+            start, skipped = _snapshot_id(after), 1
+            if lineage_of(start) != lineage_of(session.id):
+                raise NotFound(f"{after} is not in the history of {session.id}.")
+        if start is None:
+            return [], None
+        history = await self._store.ancestors(start, most=skipped + limit + 1)
+        newest_first = history[::-1][skipped:]
+        shown = newest_first[:limit]
+        following = shown[-1].id if len(newest_first) > limit else None
+        return await self.snapshot_views(shown), following
 
     async def snapshot(self, snapshot_id: str, *, tenant: str) -> SnapshotView:
         """One of the tenant's. Raises NotFound, InvalidId."""

@@ -20,8 +20,8 @@ async def test_a_snapshot_is_named_found_and_forked_from(http, session, turn):
     found = await http.get("/v1/snapshots", params={"label": "name=before the refactoring"})
     assert found.json() == [answer.json()]
     history = (await http.get(f"/v1/sessions/{session_id}/snapshots")).json()
-    assert [one["labels"] for one in history] == [named["labels"], {}]
-    assert (await http.get(f"/v1/snapshots/{second}")).json() == history[1]
+    assert [one["labels"] for one in history] == [{}, named["labels"]]
+    assert (await http.get(f"/v1/snapshots/{second}")).json() == history[0]
     fork = await http.post(f"/v1/sessions/{session_id}/fork", json={"snapshot": first})
     assert fork.json()["head"] == first
     await http.put(f"/v1/snapshots/{first}/labels", json={"labels": {}})
@@ -45,6 +45,28 @@ async def test_labelled_snapshots_are_found_a_page_at_a_time(http, session, turn
     whole = await http.get(f"/v1/snapshots?label=of={session_id}")
     assert [one["id"] for one in whole.json()] == made[::-1]
     await http.delete(f"/v1/sessions/{session_id}")
+
+
+async def test_a_history_is_read_a_page_at_a_time(http, session, turn):
+    session_id = (await session()).json()["id"]
+    path = f"/v1/sessions/{session_id}/snapshots"
+    assert (await http.get(path)).json() == []
+    made = [(await turn(session_id))["snapshot"] for _ in range(5)]
+    first = await http.get(path, params={"limit": 2})
+    await turn(session_id)  # the next page is what it was
+    second = await http.get(first.links["next"]["url"])
+    last = await http.get(second.links["next"]["url"])
+    pages = [[one["id"] for one in page.json()] for page in (first, second, last)]
+    assert pages == [made[:2:-1], made[2:0:-1], made[:1]]
+    assert "link" not in last.headers
+    await http.post(f"/v1/sessions/{session_id}/rewind", json={"snapshot": made[0]})
+    gone = await http.get(second.links["next"]["url"])
+    assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
+    other = (await session()).json()["id"]
+    foreign = await http.get(f"/v1/sessions/{other}/snapshots", params={"after": made[0]})
+    assert (foreign.status_code, foreign.json()["code"]) == (404, "not_found")
+    for one in (session_id, other):
+        await http.delete(f"/v1/sessions/{one}")
 
 
 @pytest.mark.parametrize(
