@@ -19,6 +19,7 @@ from agent_runtime.feed.posting import Feed
 from agent_runtime.models import SuspendRequest
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
+from agent_runtime.turns.cancelling import ENDING
 from agent_runtime.turns.turns import Turns
 from engine.errors import EngineError
 from state_store.errors import NotFound, StoreError
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _AT_A_TIME = 8  # sessions that are suspended
 _SUSPENDING = 20.0  # seconds for all of them; a store or engine that is gone takes no longer
-_ENDING = 5.0  # seconds that turns get to end when they are told to
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Drain:
         if not await running.until_idle(timeout):
             ended = running.begun
             running.end_all()
-            await running.until_idle(_ENDING)
+            await running.until_idle(ENDING)
         held = self._residency.sessions()
         suspending = asyncio.create_task(self._suspend_all(sorted(held)))
         await asyncio.wait({suspending}, timeout=_SUSPENDING)

@@ -20,6 +20,8 @@ from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
 
+ENDING = 5.0  # seconds that turns get to end when they are told to
+
 Event = TypeVar("Event")
 Result = TypeVar("Result")
 
@@ -146,6 +148,12 @@ class Cancelling:
         )
 
     async def close(self) -> None:
+        """End the turns that still run: requests that are cut off are cancelled, and not waited
+        for."""
+        self.drain()
+        self.end_all()
+        if not await self.until_idle(ENDING):
+            logger.warning("%d turns do not end; their sessions stay leased", self.begun)
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])

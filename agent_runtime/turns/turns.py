@@ -344,9 +344,11 @@ class Turns:
         self._residency.left(session_id)
 
     async def close(self) -> None:
-        """Turns that wait for the store end here: they lived in this process only."""
-        await self.admission.close()
+        """Turns that still run are ended, and give their sessions back. Those that wait for the
+        store end here: they lived in this process only."""
         await self.cancelling.close()
+        await self._writers.close()
+        await self.admission.close()
         await self._keeping.close()
         await self.readiness.close()
 

@@ -57,6 +57,10 @@ class Writers:
             releasing.add_done_callback(self._releases.discard)
             await asyncio.shield(releasing)
 
+    async def close(self) -> None:
+        """Once nothing is written any more: until every lease is given back."""
+        await asyncio.gather(*self._releases, return_exceptions=True)
+
     async def _release(
         self,
         lease: Lease,
