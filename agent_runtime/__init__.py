@@ -1,0 +1,12 @@
+"""The runtime: sessions of agents over state that can sleep, fork and wake.
+
+    cli ── commands          sdk, sdk_sync, graph, branching, langchain, openai_agents
+      │                        │ over HTTP
+    service ── routes, openai_api, anthropic_api, mcp_server, access, feed
+      │
+    sessions ── turns ── messages
+                  │
+              scheduling     who gets an engine's slot, and who leaves it
+
+Apart from these: `saver`, checkpoints of LangGraph; `bench`, `demo` and `doctor`, behind commands.
+"""
