@@ -13,6 +13,7 @@ from agent_runtime.feed.events import SESSION_EVENTS
 from agent_runtime.service import server
 from agent_runtime.sessions import draining
 from agent_runtime.settings import ServiceSettings
+from agent_runtime.turns import cancelling
 from state_store import feeds
 
 from .test_events import SAYS, serving
@@ -56,7 +57,7 @@ def test_every_event_is_in_the_table():
 def test_the_numbers_are_those_of_the_code():
     assert (following._RING, feeds._ENTRIES, feeds._KEPT) == (128, 128, 600_000)
     assert (following._LOOK, following._KEEP_ALIVE) == (0.5, 15.0)
-    longest = draining._ENDING + draining._SUSPENDING + server._LAST
-    assert longest == 30
+    draining_ends = cancelling.ENDING + draining._SUSPENDING
+    assert draining_ends + server._LAST + cancelling.ENDING == 35
     assert (Draining.status, Draining.code) == (503, "draining")
     assert "drain_timeout" in ServiceSettings.model_fields
