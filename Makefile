@@ -1,6 +1,7 @@
-# make demo   all set-up, then the demo
-# make test   all set-up, then lint, types and tests
-# make model  retrain the demo model from nothing and print its scores
+# make demo         all set-up, then the demo
+# make test         all set-up, then lint, types and tests but the slow ones
+# make test SLOW=1  the same with the slow ones, as in CI
+# make model        retrain the demo model from nothing and print its scores
 .DELETE_ON_ERROR:
 .PHONY: demo test lint model setup clean
 
@@ -11,7 +12,7 @@ demo: $(READY)
 	$(BIN)/torpor demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(if $(SLOW),,-m "not slow")
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -115,6 +115,7 @@ def test_a_bench_that_hangs_is_stopped_and_what_it_printed_is_kept(tmp_path, mon
     Hanging.stderr = sys.stderr
     monkeypatch.setattr(report, "sys", Hanging)
     monkeypatch.setattr(report, "_LIMIT", 2)
+    monkeypatch.setattr(report, "_PATIENCE", 2)  # where SIGINT is ignored, it inherits that
     assert report.run(["growth"], tmp_path) == ["growth"]
     printed, end = records_of(tmp_path, "growth")
     assert printed["x"] == 1

@@ -36,7 +36,6 @@ from state_store.layout import KINDS, ObjectRef
 from state_store.objects import ObjectClient
 from state_store.store import StateStore
 
-EXAMPLES = 1000
 WHICH = st.integers(0, 5)
 BACK = st.sampled_from([1, 2, 0, 3])
 # Few different tokens, so that branches often commit equal turns.
@@ -342,9 +341,10 @@ def kind_of(key: bytes, prefix: str) -> Any:
     return key.decode().removeprefix(f"{prefix}:").partition(":")[0]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_random_lives_deaths_and_restarts_lose_and_leak_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lives", [25, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_lives_deaths_and_restarts_lose_and_leak_nothing(tmp_path, monkeypatch, lives):
+    monkeypatch.setattr(Store, "deaths", 0)
     for module in ("archive.archivist", "archiving"):
         monkeypatch.setattr(f"state_store.{module}.WORKERS", 1)
     with EmbeddedServer(tmp_path / "server", fsync="always") as server:
@@ -352,7 +352,7 @@ def test_random_lives_deaths_and_restarts_lose_and_leak_nothing(tmp_path, monkey
         run_state_machine_as_test(
             Store,
             settings=settings(
-                max_examples=EXAMPLES,
+                max_examples=lives,
                 stateful_step_count=15,
                 deadline=None,
                 database=None,
@@ -360,4 +360,4 @@ def test_random_lives_deaths_and_restarts_lose_and_leak_nothing(tmp_path, monkey
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    assert Store.deaths > EXAMPLES
+    assert Store.deaths > lives
