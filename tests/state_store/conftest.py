@@ -14,10 +14,15 @@ from state_store.store import StateStore
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """One real server for all tests that neither stop nor configure it."""
+def shared_server(tmp_path_factory):
     with EmbeddedServer(tmp_path_factory.mktemp("store")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server(shared_server):
+    """One real server for all tests that neither stop nor configure it."""
+    return shared_server
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +30,8 @@ def nothing_left(request):
     """Empties the shared server: a check walks all keys of one, so what a test leaves there makes
     every later test slower."""
     yield
-    if "server" in request.fixturenames:
-        with redis.Redis.from_url(request.getfixturevalue("server").url) as client:
+    if "shared_server" in request.fixturenames:
+        with redis.Redis.from_url(request.getfixturevalue("shared_server").url) as client:
             client.flushall()
 
 
