@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
 import secrets
+import ssl
 import sys
 from array import array
 from collections import OrderedDict
@@ -116,6 +118,7 @@ class EngineClient:
             timeout=httpx.Timeout(timeout, connect=5.0),
             limits=EVERY_TURN,
             trust_env=False,
+            verify=_trusted(),
             event_hooks=HOOKS,
         )
 
@@ -315,6 +318,13 @@ def _name(page_hashes: Sequence[str], page_size: int) -> Name | None:
     if not page_hashes:
         return None
     return Name(page_hash=page_hashes[-1], tokens=len(page_hashes) * page_size)
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Certificates that any engine's is checked with. Reading them is most of what a client costs,
+    and a session may be waiting for an engine that has just come."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _body(head: Head, ids: array[int]) -> bytes:

@@ -12,6 +12,7 @@ Loaded by `--unified-cache-external-linker-backend dynamic`.
 from __future__ import annotations
 
 import logging
+from array import array
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import (
     LayerWiseLoadCounter,
     UnifiedCacheLinker,
 )
+from sglang.srt.mem_cache.utils import get_hash_str
 
 from engine.boundaries import break_even
 from engine.linker import offers, patches
@@ -81,6 +83,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self._ranks = Ranks.of(params)
         fingerprint = fingerprint_of(server_args, params, self._described, self._ranks.count)
         require_alike(self._ranks.each(fingerprint.model_dump(mode="json")))
+        # SGLang compiles and loads what it names pages with at the first lookup: not in a prompt.
+        get_hash_str(array("q", [0]), page_size=1)
         names = ObjectNames(config.prefix, fingerprint.id, self._ranks.index)
 
         self._index = StoredIndex()
