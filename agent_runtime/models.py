@@ -147,9 +147,9 @@ class Usage(_Wire):
 
 
 class Timing(_Wire):
-    """Seconds, from the moment the session's lease is held; `queued_s` of them before the engine
-    had a slot for the turn, `ready_s` of work until the prompt could be sent: history, delta, what
-    is staged."""
+    """Seconds, from the moment the runtime has the request; `queued_s` of them before the engine
+    had a slot for the turn, `ready_s` of work until the prompt could be sent: lease, history,
+    delta, what is staged."""
 
     ttft_s: float
     generate_s: float

@@ -126,15 +126,16 @@ class Stateless:
         *,
         cancellable: Cancellable,
         prepare: Prepare,
+        started: float,
     ) -> AsyncGenerator[TurnEvent]:
         """Yield text as it comes, then one TurnResult after the commit.
 
         prepare: told of the result before the commit; what the snapshot is to keep of it
+        started: when the request came, by `time.perf_counter`
 
         Raises NoBackend, NeedsState, BadRequest, and what `Backend.complete` raises. After any of
         them the session's head is what it was.
         """
-        started = time.perf_counter()
         backend = await self.require_backend(session)
         _require_possible(session, request)
         parent = None if session.head is None else await self._store.snapshot(session.head)

@@ -181,6 +181,7 @@ class Turns:
         self, session_id: str, request: TurnRequest, key: str | None, *, on: str | None = None
     ) -> AsyncGenerator[TurnEvent]:
         """on: the head that it must be run on, as `expected_head`"""
+        started = time.perf_counter()
         result: TurnResult | None = None
         is_retry = False
         if key is not None:
@@ -208,7 +209,7 @@ class Turns:
                         session, request, owner=self._writers.owner, key=key
                     )
                     begun.append((session, record))
-                    events = self._record_turn(session, lease, record)
+                    events = self._record_turn(session, lease, record, started)
                     async with contextlib.aclosing(events):
                         async for event in events:
                             if isinstance(event, TurnResult):
@@ -235,7 +236,7 @@ class Turns:
             ) from error
 
     async def _record_turn(
-        self, session: Session, lease: Lease, record: TurnRecord
+        self, session: Session, lease: Lease, record: TurnRecord, started: float
     ) -> AsyncGenerator[TurnEvent]:
         # The record keeps the request as it came, for who sends it again.
         request = with_defaults(record.request, session)
@@ -247,9 +248,10 @@ class Turns:
                     request,
                     cancellable=cancellable,
                     prepare=lambda result: self._answers.prepare(session, record, result),
+                    started=started,
                 )
             else:
-                events = self._turn(session, lease, request, record, cancellable)
+                events = self._turn(session, lease, request, record, cancellable, started)
             events = self._feed.turn(session, record.id, events)
             async with contextlib.aclosing(events):
                 async for event in events:
@@ -265,8 +267,8 @@ class Turns:
         request: TurnRequest,
         record: TurnRecord,
         cancellable: Cancellable,
+        started: float,
     ) -> AsyncGenerator[TurnEvent]:
-        started = time.perf_counter()
         generation = Generation(await self.placing.place(session))
         with generation.counted():
             engine = generation.engine

@@ -16,7 +16,9 @@ from engine.linker.frames import Frames
 from state_store.layout import Kind
 from state_store.payloads import Outcome, Payloads
 
-BATCH = 32  # pages or states read per round trip
+BATCH_BYTES = 16 << 20
+"""Read per round trip: the store has the next windows to send while one is checked. Progress is
+told, and what others need of the room is found, between two of them."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class StagedObjects:
     def __init__(self, frames: Frames, kind: Kind) -> None:
         self.frames = frames
         self._kind: Kind = kind
+        self._batch = max(1, BATCH_BYTES // frames.frame_bytes)
         self._frame_of: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(len(frames)))
         self._pins: Counter[str] = Counter()
@@ -61,8 +64,8 @@ class StagedObjects:
         """
         staged = Staged()
         try:
-            for start in range(0, len(hashes), BATCH):
-                batch = hashes[start : start + BATCH]
+            for start in range(0, len(hashes), self._batch):
+                batch = hashes[start : start + self._batch]
                 self._stage_batch(batch, payloads, staged)
                 came(len(batch) * self.frames.frame_bytes)
         except BaseException:
@@ -80,8 +83,8 @@ class StagedObjects:
         """
         staged = Staged()
         fit = len(self.frames)
-        for start in range(0, min(len(hashes), fit), BATCH):
-            some = self.stage(hashes[start : min(start + BATCH, fit)], payloads, came)
+        for start in range(0, min(len(hashes), fit), self._batch):
+            some = self.stage(hashes[start : min(start + self._batch, fit)], payloads, came)
             self.release(some)
             staged.frames |= some.frames
             staged.missing += some.missing

@@ -2,6 +2,7 @@
 
 from contextlib import asynccontextmanager
 
+import psutil
 import pytest
 import redis
 from engine_cpu.server import MODEL, MTP, PAGE_SIZE
@@ -87,6 +88,17 @@ async def session(engine, request):
 
 def hash_of(name):
     return sum(ord(letter) << (i % 20) for i, letter in enumerate(name))
+
+
+def test_no_rank_has_to_load_what_names_pages_in_its_first_prompt(server):
+    ranks = [
+        process
+        for process in psutil.Process(server.process.pid).children(recursive=True)
+        if "scheduler" in process.name()
+    ]
+    assert len(ranks) == 2
+    for rank in ranks:
+        assert any("hicache_hash_cpp" in one.path for one in rank.memory_maps())
 
 
 async def test_resumed_sessions_and_forks_go_on_as_if_never_interrupted(engine):
