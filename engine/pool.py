@@ -451,19 +451,33 @@ class EnginePool:
 
 async def _while(wanted: Coroutine[Any, Any, _T], ends: Callable[[], Awaitable[str]]) -> _T:
     """What `wanted` gives; EngineUnreachable with what `ends` says if that is first. `ends` is
-    asked only if it takes a while."""
-    tasks: set[asyncio.Future[Any]] = {waiting := asyncio.ensure_future(wanted)}
+    asked only if it takes a while: this is done for every chunk of an answer, so what comes soon
+    costs no task."""
+    loop = asyncio.get_running_loop()
+    watching: list[asyncio.Task[str]] = []
+    done = False
+
+    async def watch() -> str:
+        try:
+            return await ends()
+        finally:
+            if not done:
+                limit.reschedule(loop.time())
+
+    asking = loop.call_later(_WATCH, lambda: watching.append(asyncio.create_task(watch())))
     try:
-        if not (await asyncio.wait(tasks, timeout=_WATCH))[0]:
-            tasks.add(watching := asyncio.ensure_future(ends()))
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise EngineUnreachable(watching.result())
-        return waiting.result()
+        async with asyncio.timeout(None) as limit:
+            return await wanted
+    except TimeoutError:
+        if not limit.expired():
+            raise  # one of its own
+        raise EngineUnreachable(watching[0].result()) from None
     finally:
-        for task in tasks:
+        done = True
+        asking.cancel()
+        for task in watching:
             task.cancel()
-        await asyncio.wait(tasks)
+            await asyncio.wait({task})
 
 
 async def _one_works_on(session_id: str, engines: Collection[Engine]) -> bool:

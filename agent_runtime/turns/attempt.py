@@ -65,7 +65,8 @@ class Attempts:
         salt: str,
         make_ready: MakeReady,
     ) -> AsyncGenerator[str]:
-        """Yield text as its bytes are whole; everything else goes into `generation`.
+        """Yield text as its bytes are whole, what the engine sends at once in one piece;
+        everything else goes into `generation`.
 
         asked: the prompt, all of it.
 
@@ -104,15 +105,19 @@ class Attempts:
                 async with contextlib.aclosing(applied) as chunks:
                     async for chunk in chunks:
                         await self._see_who_serves(session, generation, chunk)
+                        certain = ""
                         for place, token in _collect(generation, chunk):
                             piece = decoder.step(self._chat.tokenizer, token)
                             if piece is None or token == self._chat.eos_id:
                                 continue
-                            if certain := watch.feed(piece):
-                                yield certain
-                            if watch.found is not None:  # leaving aborts it on the engine
+                            certain += watch.feed(piece)
+                            if watch.found is not None:
                                 generation.end_after(place + 1, stopped_by=watch.found)
-                                return
+                                break
+                        if certain:
+                            yield certain
+                        if watch.found is not None:  # leaving aborts it on the engine
+                            return
                 if not limit.is_open:
                     break
                 limit.end(len(generation.ids))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from typing import TypeVar
 
 from agent_runtime.errors import Cancelled, Draining, TorporError
 from agent_runtime.settings import RuntimeSettings
@@ -32,46 +32,47 @@ class Cancellable:
     def __init__(self, session: Session, turn_id: str) -> None:
         self.session = session
         self.id = turn_id
-        self._asked = asyncio.Event()
+        self._is_asked = False
+        self._limits: set[asyncio.Timeout] = set()
         self._why: TorporError = Cancelled(
             f"the turn {turn_id} of {session.id} was cancelled; the session is what it was before."
         )
 
     def cancel(self, why: TorporError | None = None) -> None:
         """While it generates; later it is too late, and nothing happens. why: what it raises"""
-        if not self._asked.is_set():
-            self._why = why or self._why
-            self._asked.set()
+        if self._is_asked:
+            return
+        self._why = why or self._why
+        self._is_asked = True
+        for limit in self._limits:
+            limit.reschedule(asyncio.get_running_loop().time())
 
-    async def awaited(self, coming: Coroutine[Any, Any, Result]) -> Result:
+    async def awaited(self, coming: Awaitable[Result]) -> Result:
         """What comes, unless the turn is cancelled before. Raises Cancelled, Draining."""
-        following = asyncio.create_task(coming)
-        asked = asyncio.create_task(self._asked.wait())
         try:
-            return await self._either(following, asked)
-        finally:
-            asked.cancel()
+            async with asyncio.timeout(0 if self._is_asked else None) as limit:
+                self._limits.add(limit)
+                try:
+                    found = await coming
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # one of its own
+            raise self._why from None
+        if self._is_asked:
+            raise self._why
+        return found
 
     async def events(self, generated: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
         """`generated`, until the turn is cancelled. Raises Cancelled, Draining."""
-        asked = asyncio.create_task(self._asked.wait())
-        try:
-            async with contextlib.aclosing(generated):
-                while found := await self._either(asyncio.create_task(_next(generated)), asked):
-                    yield found[0]
-        finally:
-            asked.cancel()
-
-    async def _either(self, following: asyncio.Task[Result], asked: asyncio.Task[Any]) -> Result:
-        try:
-            await asyncio.wait({following, asked}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not following.done():
-                following.cancel()
-                await asyncio.wait([following])
-        if asked.done():
-            raise self._why
-        return following.result()
+        async with contextlib.aclosing(generated):
+            while True:
+                try:
+                    event = await self.awaited(anext(generated))
+                except StopAsyncIteration:
+                    return
+                yield event
 
 
 class Cancelling:
@@ -175,13 +176,6 @@ class Cancelling:
                 for turn, note in zip(turns, notes, strict=True):
                     if note is not None:
                         turn.cancel()
-
-
-async def _next(events: AsyncGenerator[Event]) -> tuple[Event] | None:
-    try:
-        return (await anext(events),)
-    except StopAsyncIteration:
-        return None
 
 
 def _name(turn_id: str) -> str:

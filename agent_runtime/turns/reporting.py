@@ -50,8 +50,7 @@ class Reports:
                     yield progress
             then(working.result())
         finally:
-            working.cancel()
-            await asyncio.wait({working})
+            await _ended(working)
 
     async def among(
         self, events: AsyncGenerator[_T], *phases: Phase, prompt_tokens: int
@@ -68,8 +67,7 @@ class Reports:
                             yield progress
                     found = coming.result()
                 finally:
-                    coming.cancel()
-                    await asyncio.wait({coming})
+                    await _ended(coming)
                 if not found:
                     return
                 yield found[0]
@@ -90,8 +88,7 @@ class Reports:
                     self._last = found
                     yield found
             finally:
-                looking.cancel()
-                await asyncio.wait({looking})
+                await _ended(looking)
 
     async def _look(self, phases: Sequence[Phase], prompt_tokens: int) -> Progress | None:
         try:
@@ -105,6 +102,12 @@ class Reports:
             if done < total and (phase != "prefill" or total >= prompt_tokens):
                 return Progress(phase=phase, done=done, total=total)
         return None
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _next(events: AsyncGenerator[_T]) -> tuple[_T] | None:
