@@ -22,7 +22,7 @@ LONG_CHUNKS = ["--mamba-track-interval", "256", "--chunked-prefill-size", "512"]
         pytest.param(
             falcon_h1_of_two_groups, LONG_CHUNKS, id="Falcon-H1, 2 groups", marks=pytest.mark.slow
         ),
-        pytest.param(granite_4, TWO_RANKS, id="Granite 4, 2 ranks"),
+        pytest.param(granite_4, TWO_RANKS, id="Granite 4, 2 ranks", marks=pytest.mark.slow),
     ],
 )
 async def test_sessions_of_another_hybrid_are_right_and_resume(

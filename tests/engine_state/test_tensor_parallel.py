@@ -200,6 +200,7 @@ async def another_engine(folder, store, url):
         await pool.close()
 
 
+@pytest.mark.slow
 async def test_a_new_process_of_two_ranks_goes_on_where_the_old_one_was(
     folder, store, proxy, engine
 ):

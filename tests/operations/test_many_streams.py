@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from agent_runtime.cli import main
 
 
+@pytest.mark.slow
 def test_five_hundred_streams_are_told_everything_in_bounded_memory(capsys, tmp_path):
     """For some seconds. By default the command runs for minutes."""
     assert main(["bench", "streams", "--seconds", "12", "--data", str(tmp_path / "data")]) == 0

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from agent_runtime.cli import _parser
+from agent_runtime.cli import _parser, main
 from agent_runtime.commands.runtime_options import values_of
 from agent_runtime.configuration import configured
 from engine.launch import free_port
@@ -24,10 +24,25 @@ REPOSITORY = Path(__file__).parents[2]
 TORPOR = [sys.executable, "-m", "agent_runtime.cli"]
 
 
-def torpor(*arguments, cwd=REPOSITORY):
+def torpor(*arguments):
     return subprocess.run(
-        [*TORPOR, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240
+        [*TORPOR, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
+
+
+@pytest.fixture
+def run(capsys):
+    """A command in this process: starting one takes longer than what most commands do."""
+
+    def command(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return command
 
 
 def assert_clear_failure(done, *words):
@@ -69,24 +84,24 @@ def taken_port():
 
 
 @pytest.mark.parametrize("command", [["up"], ["engine", "up"], ["demo"]])
-def test_no_model(tmp_path, command):
-    done = torpor(*command, "--model", tmp_path / "nowhere", "--data", tmp_path / "data")
+def test_no_model(run, tmp_path, command):
+    done = run(*command, "--model", tmp_path / "nowhere", "--data", tmp_path / "data")
     assert_clear_failure(done, "no model in", "make model")
 
 
-def test_an_incomplete_model(tmp_path):
+def test_an_incomplete_model(run, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(PROFILES["demo"].model, model)
     (model / "model.safetensors").unlink()
-    done = torpor("up", "--model", model, "--data", tmp_path / "data")
+    done = run("up", "--model", model, "--data", tmp_path / "data")
     assert_clear_failure(done, "incomplete", "safetensors")
 
 
-def test_weights_that_are_not_weights(tmp_path):
+def test_weights_that_are_not_weights(run, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(PROFILES["demo"].model, model)
     (model / "model.safetensors").write_bytes(b"not weights")
-    done = torpor("engine", "up", "--model", model, "--data", tmp_path / "data")
+    done = run("engine", "up", "--model", model, "--data", tmp_path / "data")
     assert_clear_failure(done, "damaged", "model.safetensors: not a safetensors file")
 
 
@@ -105,8 +120,8 @@ def test_an_engine_that_ends_while_it_starts(tmp_path):
     ],
 )
 @pytest.mark.parametrize("command", [["up"], ["engine", "up"], ["store", "check"]])
-def test_a_wrong_redis_url(tmp_path, command, url, word):
-    done = torpor(*command, "--redis", url, "--data", tmp_path)
+def test_a_wrong_redis_url(run, tmp_path, command, url, word):
+    done = run(*command, "--redis", url, "--data", tmp_path)
     assert_clear_failure(done, word)
     assert "secret" not in done.stdout + done.stderr
 
@@ -132,18 +147,18 @@ def test_the_engines_port_in_use(tmp_path, taken_port):
     assert_clear_failure(done, str(taken_port), "in use")
 
 
-def test_an_unknown_profile(tmp_path):
-    done = torpor("engine", "up", "--profile", "gpt", "--data", tmp_path / "data")
+def test_an_unknown_profile(run, tmp_path):
+    done = run("engine", "up", "--profile", "gpt", "--data", tmp_path / "data")
     assert_clear_failure(done, "no profile 'gpt'", "demo")
 
 
-def test_data_in_use_by_another(stage):
-    done = torpor("store", "check", "--data", stage.layout.data)
+def test_data_in_use_by_another(run, stage):
+    done = run("store", "check", "--data", stage.layout.data)
     assert_clear_failure(done, "in use")
 
 
-def test_store_check_of_a_store_in_order(stage):
-    done = torpor("store", "check", "--redis", stage.store.url)
+def test_store_check_of_a_store_in_order(run, stage):
+    done = run("store", "check", "--redis", stage.store.url)
     assert done.returncode == 0, done.stdout
     assert "snapshots" in done.stdout
 
@@ -188,6 +203,7 @@ def test_up_serves_and_stops_cleanly_when_asked_to(up):
     assert left == []
 
 
+@pytest.mark.slow
 def test_up_ends_when_its_engine_dies(up):
     process, _, family = up
     (server,) = [p for p in family if "engine.serve" in p.cmdline()]

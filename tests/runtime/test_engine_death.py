@@ -14,6 +14,7 @@ from engine.replies import Settled
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, say
 
 
+@pytest.mark.slow
 async def test_a_turn_whose_engine_is_killed_fails_clearly_and_changes_nothing(
     stage, torpor, session
 ):

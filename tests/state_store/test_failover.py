@@ -147,6 +147,7 @@ async def test_a_writer_lives_through_a_failover_of_sentinels(tmp_path, prefix):
             )
 
 
+@pytest.mark.slow
 async def test_a_writer_lives_through_the_death_of_a_clusters_master(tmp_path, prefix):
     with Cluster(tmp_path, replicas=True) as cluster:
         async with writer_of(cluster.url, prefix) as writer:

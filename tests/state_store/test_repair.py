@@ -174,7 +174,7 @@ async def test_repair_leaves_the_unfinished_to_recovery(scene, writer, raw, pref
 ALL = st.lists(st.sampled_from(DAMAGES), min_size=2, max_size=5, unique_by=lambda one: one.name)
 
 
-@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@settings(max_examples=30, derandomize=True, database=None, deadline=None)
 @given(damages=ALL)
 def test_several_damages_at_once_are_mended_as_far_as_they_can_be(server, damages):
     async def scenario():
