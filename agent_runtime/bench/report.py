@@ -28,7 +28,7 @@ REFERENCE = Path("docs/reference-run")
 
 RUNS: Mapping[str, Sequence[str]] = {
     "store": [],
-    "resume": ["--tokens", "1000", "4000", "16000"],
+    "resume": ["--tokens", "1000", "4000", "16000", "32000"],
     "suspend": [],
     "fork": ["--rounds", "50"],
     "turn": [],

@@ -139,7 +139,8 @@ def resumed(tokens, ratio, **others):
 
 MEASURED = {
     "resume": [
-        resumed(16000, 60.0, llama_ratio=1.5),
+        resumed(32000, 130.0, llama_ratio=0.9),
+        resumed(15171, 60.0, llama_ratio=1.5),
         resumed(1000, 3.0, llama_ratio=4.0),
         resumed(4000, 30.0, llama_ratio=3.0, identical=False),
     ],
@@ -156,9 +157,10 @@ MEASURED = {
     "fork": [{"recomputed_tokens": 1024, "boundary_interval": 1024}],
 }  # fmt: skip
 JUDGED = {
-    "re-prefill over resumed time to first token, longest session": (60.0, True),
+    "re-prefill over resumed time to first token, at 16K tokens": (60.0, True),
     "re-prefill over resumed grows with each longer session: smallest step": (2.0, True),
-    "resumed time to first token over llama.cpp's restore, longest session": (1.5, False),
+    "resumed time to first token over llama.cpp's restore, at 16K tokens": (1.5, False),
+    "the same, longest session": (0.9, True),
     "throughput over a raw socket's, worst size and way": (0.7, False),
     "throughput of 4 connections over one, worse way": (0.9, False),
     "turns lost, doubled or failed, and problems found in the store": (0, True),
