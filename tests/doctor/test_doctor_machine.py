@@ -1,5 +1,7 @@
 """What the doctor says of the machine and the installation, and how the command ends."""
 
+import contextlib
+import io
 import json
 import os
 import resource
@@ -107,8 +109,23 @@ def test_the_release_that_is_checked_for_is_the_one_that_is_installed_and_record
     assert f"sglang=={SGLANG}" in project["project"]["optional-dependencies"]["gpu"]
 
 
-def test_every_change_reaches_our_code_in_the_installed_sglang():
-    seen = check(cpu=True)
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """How the command ended on this machine, what it printed, and what it had seen of SGLang."""
+    seen, printed = [], io.StringIO()
+
+    def spy(*, cpu):
+        seen.append(check(cpu=cpu))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(installation, "check", spy)
+        code = main(["doctor", "--json", "--data", str(tmp_path_factory.mktemp("doctor"))])
+    return code, json.loads(printed.getvalue()), *seen
+
+
+def test_every_change_reaches_our_code_in_the_installed_sglang(here):
+    _, _, seen = here
     assert seen.version == SGLANG
     assert seen.plugin
     assert seen.errors == ()
@@ -159,10 +176,9 @@ def test_what_is_wrong_with_sglang_is_said(seen, subject, level, words):
 # ---- the command ---------------------------------------------------------------------
 
 
-def test_the_command_passes_here(capsys, tmp_path):
-    assert main(["doctor", "--json", "--data", str(tmp_path)]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["failed"] == 0
+def test_the_command_passes_here(here):
+    code, report, _ = here
+    assert (code, report["failed"]) == (0, 0)
     subjects = {finding["subject"] for finding in report["findings"]}
     assert {
         "python", "torch", "sglang", "patches", "g++", "gpu", "memory", "disk", "open files",

@@ -146,7 +146,8 @@ async def test_the_ledger_of_others_is_closed(store, writer):
             await method(entry(session.id, session.head))
 
 
-async def test_a_call_whose_beginning_is_not_durable_is_not_made(store, writer):
+async def test_a_call_whose_beginning_is_not_durable_is_not_made(store, writer, monkeypatch):
+    monkeypatch.setattr("state_store.durability.CONFIRM_TIMEOUT", 1.5)
     session = await writer.session([1, 2, 3, 4])
     called = []
 
