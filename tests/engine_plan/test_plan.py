@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import redis
-from test_profiles import put_before_sglang
 from test_sizes import GRANITE
 
 from agent_runtime.cli import main
@@ -105,7 +104,7 @@ def test_the_layout_is_the_one_that_runs_most_sessions():
         assert plan(question(gpus=8, tp=tp)).engines.running <= free.engines.running
 
 
-def test_no_plan_is_for_a_layout_whose_sessions_cannot_be_stored():
+def test_no_plan_is_for_a_layout_whose_sessions_cannot_be_stored(put_before_sglang):
     lines = []
     for model, gpu, gpus in product(list(PROFILES)[1:], ("H100", "B200"), (1, 2, 4, 8, 16)):
         try:

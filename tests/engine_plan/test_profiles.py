@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,22 +18,8 @@ EVERY = [profile for name in PROFILES for profile in variants_of(name).values()]
 every_variant = pytest.mark.parametrize("profile", EVERY, ids=lambda profile: profile.full_name)
 
 
-def put_before_sglang(lines):
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("argument_parser.py")],
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env=os.environ
-        | {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
-def sglang():
+def sglang(put_before_sglang):
     """What SGLang's parser makes of every variant, with and without MTP, and at a long context."""
     keys, lines = [], []
     for profile in EVERY:
@@ -84,7 +67,7 @@ def test_sessions_can_be_stored_in_the_layout(sglang, profile):
     require_restorable(SimpleNamespace(**sglang[profile.full_name, "mtp"]["arguments"]))
 
 
-def test_a_layout_whose_sessions_cannot_be_stored_is_refused():
+def test_a_layout_whose_sessions_cannot_be_stored_is_refused(put_before_sglang):
     (verdict,) = put_before_sglang([["--model-path", "DIR", "--tp-size=4", "--attn-dp-size=2"]])
     with pytest.raises(UnsupportedLayout, match="--attn-dp-size 2"):
         require_restorable(SimpleNamespace(**verdict["arguments"]))

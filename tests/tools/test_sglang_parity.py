@@ -56,7 +56,7 @@ def sglang():
             return json.loads(process.stdout.readline())
 
         yield read
-        process.stdin.close()
+        process.kill()  # ending by itself takes SGLang seconds
 
 
 def read(text: str, format: str) -> list[list]:
@@ -84,7 +84,7 @@ def written(calls: list[dict], format: str) -> str:
 
 @pytest.mark.parametrize("format", ["qwen3_coder", "hermes"])
 @given(calls=messages, text=texts)
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_whole_messages_are_read_alike(sglang, format, calls, text):
     message = text + written(calls, format)
     found = read(message, format)
@@ -93,7 +93,7 @@ def test_whole_messages_are_read_alike(sglang, format, calls, text):
 
 
 @given(calls=messages, text=texts, pieces=st.integers(1, 12))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_streamed_messages_are_read_alike(sglang, calls, text, pieces):
     message = text + written(calls, "qwen3_coder")
     assert read(message, "qwen3_coder") == sglang(message, "qwen3_coder", pieces)
