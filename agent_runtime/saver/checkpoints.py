@@ -23,6 +23,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_runtime.saver.connected import Connected
 from agent_runtime.saver.keys import Place, ThreadKeys
+from agent_runtime.saver.memo import Memo
 from agent_runtime.saver.reading import Row
 from agent_runtime.saver.retention import needed
 from agent_runtime.saver.thread import Thread
@@ -67,6 +68,7 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         self._ttl = ttl
         self._keep = keep
         self._stored = Stored()
+        self._memo = Memo()
 
     # ---- checkpoints --------------------------------------------------------
 
@@ -144,7 +146,7 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         """Versions of two branches differ, although both follow the same one: a value is stored
         under its version."""
         number = 0 if current is None else int(str(current).split(".")[0])
-        return f"{number + 1:032}.{secrets.token_hex(8)}"
+        return f"{number + 1:010}.{secrets.token_urlsafe(8)}"
 
     # ---- threads ------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
 
     def _thread(self, thread_id: str) -> Thread:
         keys = ThreadKeys(self._prefix, thread_id)
-        return Thread(self._control, keys, self.serde, self._ttl, self._stored)
+        return Thread(self._control, keys, self.serde, self._memo, self._ttl, self._stored)
 
     def _thread_of(self, config: RunnableConfig) -> Thread:
         return self._thread(str(config["configurable"]["thread_id"]))

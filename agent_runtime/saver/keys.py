@@ -4,7 +4,7 @@
     <prefix>:{thread:<id>}:order     sorted set of places, by name: ids of checkpoints sort by age
     <prefix>:{thread:<id>}:runs      hash: place -> run that made it
     <prefix>:{thread:<id>}:values    hash: namespace, channel, version -> value, or its chunks
-    <prefix>:{thread:<id>}:items     hash: digest -> list item, or chunk of digests of items
+    <prefix>:{thread:<id>}:items     hash: digest -> list item, or chunk of digests
     <prefix>:{thread:<id>}:written   set of the places that have pending writes
     <prefix>:{thread:<id>}:renewed   there for half a life after all pending writes were renewed
     <prefix>:{thread:<id>}:puts      counts checkpoints put, so that a sweep sees a new one

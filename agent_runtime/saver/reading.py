@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from agent_runtime.errors import CheckpointLost
 from agent_runtime.saver.keys import Place, ThreadKeys, parse_write, value_field
-from agent_runtime.saver.values import DIGEST_BYTES, LIST_BYTE, chunks_of, put_together, split
+from agent_runtime.saver.memo import Memo
+from agent_runtime.saver.values import CHUNK, DIGEST_BYTES, put_together, split
 from state_store.connection import Control
 
 LUA = Path(__file__).with_name("lua")
 BATCH = 500  # fields of one command
 _LIST_BATCH = 32  # checkpoints read together
-_WALKS = (8, 32, 128)  # checkpoints that are read at each step back; the last one again and again
+_WALK = 512  # checkpoints that a script looks at, going back
 
 
 class Row(NamedTuple):
@@ -42,96 +42,83 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Values:
+    """entries: by value field; bodies: of chunks and items, by digest; held: messages of chunks,
+    which the memo has, of those chunks whose items are all there"""
+
+    entries: dict[bytes, bytes]
+    bodies: dict[bytes, bytes]
+    held: dict[bytes, bytes]
+
+    @classmethod
+    def of(cls, reply: Sequence[Any], held: Mapping[bytes, bytes]) -> _Values:
+        """From what a script begins its reply with."""
+        entries, bodies, whole, *_ = reply
+        return cls(_pairs(entries), _pairs(bodies), {chunk: held[chunk] for chunk in whole})
+
+    def add(self, more: _Values) -> None:
+        self.entries.update(more.entries)
+        self.bodies.update(more.bodies)
+        self.held.update(more.held)
+
+
+@dataclass(frozen=True)
 class Reading:
     """What is there of a thread."""
 
     control: Control
     keys: ThreadKeys
     serde: SerializerProtocol
+    memo: Memo
 
     async def tuple_at(self, namespace: str, checkpoint_id: str | None) -> CheckpointTuple | None:
         """A checkpoint, the newest if no id is given, in one round trip; None if it is not there.
 
         Raises CheckpointLost if its values are not all there."""
-        lowest, highest = _range(namespace, None)
-        keys = self.keys
-        found = await self.control.run(
-            LUA / "read.lua",
-            [keys.rows, keys.order, keys.values, keys.items],
-            Place(namespace, checkpoint_id).field if checkpoint_id else "",
-            highest,
-            lowest,
-            keys.all_writes,
-            LIST_BYTE,
-            DIGEST_BYTES,
-        )
+        held = self._held()
+        found = await self._read(_field(namespace, checkpoint_id), namespace, held, ())
         if not found:
             return None
-        field, packed, entries, bodies, writes = found
+        *_, field, packed, writes = found
         pending = self._in_order(_pairs(writes))
-        return self._made(
-            Place.parse(field), self._row(packed), _pairs(entries), _pairs(bodies), pending
-        )
+        return self._made(Place.parse(field), self._row(packed), _Values.of(found, held), pending)
 
     async def delta_history(
         self, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
     ) -> dict[str, DeltaChannelHistory]:
         """What channels are rebuilt from: see `BaseCheckpointSaver.get_delta_channel_history`."""
         found: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
-        wanting = set(channels)
-        steps = itertools.chain(_WALKS, itertools.repeat(_WALKS[-1]))
-        if checkpoint_id is None:
-            batch = await self.places(namespace, most=next(steps))
-        else:
-            batch = [Place(namespace, checkpoint_id)]
-        following = batch[0].id if batch else None
+        seeds: dict[str, tuple[Place, bytes]] = {}
+        lowest, highest = _range(namespace, None)
+        keys = self.keys
+        following: str | bytes = _field(namespace, checkpoint_id)
+        wanting: Sequence[str | bytes] = list(found)
         is_first = True  # what was written after the checkpoint itself is not in it
-        while batch and wanting and following is not None:
-            rows = await self.rows(batch)
-            line: list[Place] = []
-            for place in batch:  # newest first
-                if place.id == following and place in rows:
-                    following = rows[place].parent
-                    line.append(place)
-            if not line and (is_first or batch == [Place(namespace, following or "")]):
-                break  # it is not there
-            await self._add_history(line[1:] if is_first else line, rows, wanting, found)
+        while wanting:
+            line, following, wanting = await self.control.run(
+                LUA / "history.lua",
+                [keys.rows, keys.order, keys.values],
+                following,
+                highest,
+                lowest,
+                keys.all_writes,
+                _WALK,
+                int(not is_first),
+                *wanting,
+            )
             is_first = False
-            if following is not None and following >= batch[-1].id:
-                batch = [Place(namespace, following)]  # of a host whose clock was ahead
-            else:
-                batch = await self.places(namespace, before=batch[-1].id, most=next(steps))
+            for raw, writes, values in line:  # newest first
+                asked = found.keys() - seeds.keys()
+                for write in reversed(self._in_order(_pairs(writes), asked)):
+                    found[write[1]]["writes"].append(write)
+                for channel, stored_in in _pairs(values).items():
+                    seeds[channel.decode()] = (Place.parse(raw), stored_in)
+        stored = await self._values({field for _, field in seeds.values()})
+        for name, (place, field) in seeds.items():
+            found[name]["seed"] = self._value(place, field, stored)
         for history in found.values():
             history["writes"].reverse()
         return found
-
-    async def _add_history(
-        self,
-        line: Sequence[Place],
-        rows: Mapping[Place, Row],
-        wanting: set[str],
-        found: dict[str, DeltaChannelHistory],
-    ) -> None:
-        """line: checkpoints, each followed by the one that it was made after; `wanting` loses the
-        channels whose value is found. Writes are added newest first."""
-        fields = {
-            (place, channel): value_field(place.namespace, channel, versions[channel]).encode()
-            for place in line
-            for versions in (rows[place].checkpoint["channel_versions"],)
-            for channel in wanting & versions.keys()
-        }
-        entries = await self._get(self.keys.values, set(fields.values()))
-        bodies = await self._bodies(entries.values())
-        writes = await self._writes(line, set(wanting))
-        for place in line:
-            for write in reversed(writes[place]):
-                if write[1] in wanting:
-                    found[write[1]]["writes"].append(write)
-            for channel in list(wanting):
-                entry = entries.get(fields.get((place, channel), b""))
-                if entry is not None:
-                    found[channel]["seed"] = self._value(place, entry, bodies)
-                    wanting.discard(channel)
 
     async def places(
         self,
@@ -178,12 +165,9 @@ class Reading:
         Raises CheckpointLost for one whose values are not all there."""
         rows = await self.rows(places)
         wanted = {field for place, row in rows.items() for field in _fields(place, row).values()}
-        entries = await self._get(self.keys.values, wanted)
-        bodies = await self._bodies(entries.values())
+        stored = await self._values(wanted)
         writes = await self._writes(list(rows))
-        return [
-            self._made(place, row, entries, bodies, writes[place]) for place, row in rows.items()
-        ]
+        return [self._made(place, row, stored, writes[place]) for place, row in rows.items()]
 
     async def newest_first(
         self, places: Sequence[Place], *, metadata: Mapping[str, Any] | None
@@ -199,29 +183,56 @@ class Reading:
             for one in await self.tuples(chosen):
                 yield one
 
+    def _held(self) -> dict[bytes, bytes]:
+        return self.memo.held((self.serde, self.keys.thread_id))
+
+    async def _values(self, fields: Collection[bytes]) -> _Values:
+        """Those that are there, with all that they are made of."""
+        held = self._held()
+        stored = _Values({}, {}, {})
+        rest = list(fields)
+        for start in range(0, len(rest), BATCH):
+            found = await self._read("", "", held, rest[start : start + BATCH])
+            stored.add(_Values.of(found, held))
+        return stored
+
+    async def _read(
+        self, field: str, namespace: str, held: Mapping[bytes, bytes], fields: Sequence[bytes]
+    ) -> Any:
+        keys = self.keys
+        lowest, highest = _range(namespace, None)
+        return await self.control.run(
+            LUA / "read.lua",
+            [keys.rows, keys.order, keys.values, keys.items],
+            field,
+            highest,
+            lowest,
+            keys.all_writes,
+            DIGEST_BYTES,
+            b"".join(held),
+            *fields,
+        )
+
     def _row(self, packed: bytes) -> Row:
-        (kind, checkpoint), (kind_of_metadata, metadata), parent, _ = msgpack.unpackb(
+        (kind, checkpoint), (kind_of_metadata, metadata), parent, versions = msgpack.unpackb(
             packed, raw=True
         )
+        texts = {channel.decode(): version.decode() for channel, version in versions.items()}
+        whole: Any = {"channel_versions": texts}
+        whole |= self.serde.loads_typed((kind.decode(), checkpoint))
         return Row(
-            self.serde.loads_typed((kind.decode(), checkpoint)),
+            whole,
             self.serde.loads_typed((kind_of_metadata.decode(), metadata)),
             None if parent is None else parent.decode(),
         )
 
     def _made(
-        self,
-        place: Place,
-        row: Row,
-        entries: Mapping[bytes, bytes],
-        bodies: Mapping[bytes, bytes],
-        pending: list[PendingWrite],
+        self, place: Place, row: Row, stored: _Values, pending: list[PendingWrite]
     ) -> CheckpointTuple:
-        """entries: by value field; bodies: of chunks and items, by digest"""
         values = {
-            channel: self._value(place, entries[field], bodies)
+            channel: self._value(place, field, stored)
             for channel, field in _fields(place, row).items()
-            if field in entries
+            if field in stored.entries
         }
         checkpoint: Any = {**row.checkpoint, "channel_values": values}
         return CheckpointTuple(
@@ -232,14 +243,28 @@ class Reading:
             pending,
         )
 
-    def _value(self, place: Place, entry: bytes, bodies: Mapping[bytes, bytes]) -> Any:
+    def _value(self, place: Place, field: bytes, stored: _Values) -> Any:
         try:
-            return put_together(entry, bodies, self.serde)
+            entry, bodies = stored.entries[field], stored.bodies
+            return put_together(entry, bodies, self.serde, lambda name: self._items(name, stored))
         except KeyError as error:
             raise CheckpointLost(
                 f"checkpoint {place.id} of thread {self.keys.thread_id} has lost a part of its "
                 "values; go on from an earlier checkpoint."
             ) from error
+
+    def _items(self, chunk: bytes, stored: _Values) -> list[Any]:
+        """Raises KeyError if one is not there."""
+        owner = (self.serde, self.keys.thread_id)
+        if (held := stored.held.get(chunk)) is not None:
+            return self.memo.remade(owner, chunk, held)
+        items = []
+        for digest in split(stored.bodies[chunk]):
+            kind, body = msgpack.unpackb(stored.bodies[digest])
+            items.append(self.serde.loads_typed((kind, body)))
+        if len(items) == CHUNK:
+            self.memo.keep(owner, chunk, items)
+        return items
 
     def _config(self, place: Place) -> Any:
         return {
@@ -265,31 +290,18 @@ class Reading:
                 found |= {f: v for f, v in zip(batch, stored, strict=True) if v is not None}
         return found
 
-    async def _bodies(self, entries: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Of all chunks and items that values need, by digest."""
-        chunks = {digest for entry in entries for digest in chunks_of(entry)}
-        found = await self._get(self.keys.items, chunks)
-        return found | await self._get(
-            self.keys.items, {item for chunk in found.values() for item in split(chunk)}
-        )
-
-    async def _writes(
-        self, places: Sequence[Place], channels: Collection[str] | None = None
-    ) -> dict[Place, list[PendingWrite]]:
-        """Those to `channels`; all of them if None."""
+    async def _writes(self, places: Sequence[Place]) -> dict[Place, list[PendingWrite]]:
         async with self.control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for place in places:
                 pipeline.hgetall(self.keys.writes(place))
             stored = await pipeline.execute() if places else []
-        return {
-            place: self._in_order(found, channels)
-            for place, found in zip(places, stored, strict=True)
-        }
+        return {p: self._in_order(found) for p, found in zip(places, stored, strict=True)}
 
     def _in_order(
         self, stored: Mapping[bytes, bytes], channels: Collection[str] | None = None
     ) -> list[PendingWrite]:
+        """Those to `channels`; all of them if None."""
         found = []
         for raw, entry in stored.items():
             task_id, index = parse_write(raw)
@@ -299,6 +311,10 @@ class Reading:
             value = self.serde.loads_typed((kind, body))
             found.append((writes_sort_key(task_path, task_id, index), (task_id, channel, value)))
         return [write for _, write in sorted(found, key=lambda one: one[0])]
+
+
+def _field(namespace: str, checkpoint_id: str | None) -> str:
+    return Place(namespace, checkpoint_id).field if checkpoint_id else ""
 
 
 def _range(namespace: str, before: str | None) -> tuple[str, str]:

@@ -12,9 +12,9 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 
 from agent_runtime.saver.keys import Place, value_field, write_field
 from agent_runtime.saver.reading import BATCH, LUA, Reading, Row
-from agent_runtime.saver.values import Stored, chunks_of, split, take_apart
+from agent_runtime.saver.values import Parts, Stored, split, take_apart, tree_of
 
-_FEW = 2  # chunks
+_FEW = 2  # chunks of each level
 _UNLISTED = b"unlisted"
 
 
@@ -37,33 +37,20 @@ class Thread(Reading):
     ) -> None:
         """values: channel -> (version, value) of what is new with this checkpoint; enlist: done
         before the thread's first one is stored"""
-        checkpoint = {k: v for k, v in row.checkpoint.items() if k != "channel_values"}
-        fields = [
-            value_field(place.namespace, *item)
-            for item in row.checkpoint["channel_versions"].items()
-        ]
-        packed = msgpack.packb(
-            [
-                self.serde.dumps_typed(checkpoint),
-                self.serde.dumps_typed(row.metadata),
-                row.parent,
-                fields,
-            ],
-            use_bin_type=False,  # which the scripts' MessagePack has not
-        )
-        entries: list[Any] = []
-        chunks: dict[bytes, bytes] = {}
-        items: dict[bytes, tuple[str, bytes]] = {}
-        for channel, (version, value) in values.items():
-            parts = take_apart(value, self.serde)
-            entries += [value_field(place.namespace, channel, version), parts.entry]
-            chunks |= parts.chunks
-            items |= parts.items
-        keys = self.keys
-        sent = self._new(chunks, items)
-        known = (set(chunks) | _items_of(sent, chunks)) - sent.keys()
+        packed = self._packed(row)
+        keys, thread_id = self.keys, self.keys.thread_id
+        fields = [value_field(place.namespace, ch, version) for ch, (version, _) in values.items()]
+        whole = [value for _, value in values.values()]
+
+        def is_stored(chunk: bytes) -> bool:
+            return self.stored.has(thread_id, chunk)
+
+        parts = take_apart(whole, self.serde, self.memo, is_stored)
+        sent = self._new(parts)
         is_listed = False
-        while True:  # what is not there is sent; at most chunks, then items, then what a sweep took
+        while True:  # what is not there is sent; at most each level, then what a sweep took
+            named = {*parts.tops, *(below for digest in sent for below in parts.below(digest))}
+            known = named - sent.keys()
             missing = await self.control.run(
                 LUA / "put.lua",
                 [keys.rows, keys.order, keys.runs, keys.values, keys.items, keys.puts],
@@ -72,15 +59,15 @@ class Thread(Reading):
                 run_id or "",
                 self._milliseconds,
                 int(is_listed),
-                len(entries) // 2,
-                *entries,
+                len(fields),
+                *(word for pair in zip(fields, parts.entries, strict=True) for word in pair),
                 len(sent),
                 *(word for item in sent.items() for word in item),
                 len(known),
                 *known,
             )
             if not missing:
-                self.stored.note(keys.thread_id, (*chunks, *sent))
+                self.stored.note(thread_id, (*parts.tops, *parts.chunks, *sent))
                 await self._keep_writes()
                 return
             if missing == [_UNLISTED]:
@@ -88,9 +75,12 @@ class Thread(Reading):
                 is_listed = True
                 continue
             for digest in missing:
-                sent[digest] = chunks.get(digest) or msgpack.packb(items[digest])
-                known |= set(split(chunks.get(digest, b"")))
-            known -= sent.keys()
+                body = parts.body(digest)
+                if body is None:  # the process knew it to be stored, and a sweep took it
+                    parts = take_apart(whole, self.serde, self.memo, lambda _: False)
+                    sent = {}
+                    break
+                sent[digest] = body
 
     async def put_writes(
         self, place: Place, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -139,10 +129,7 @@ class Thread(Reading):
                 for place, row in (await self.rows(batch)).items():
                     versions = row.checkpoint["channel_versions"].items()
                     fields |= {value_field(place.namespace, *item).encode() for item in versions}
-            entries = await self._get(keys.values, fields)
-            chunks = {digest for entry in entries.values() for digest in chunks_of(entry)}
-            found = await self._get(keys.items, chunks)
-            needed = chunks | {item for chunk in found.values() for item in split(chunk)}
+            needed = await self._needed(await self._get(keys.values, fields))
             async with self.control.guard() as client:
                 stale = [f for f in await client.hkeys(keys.values) if f not in fields]
                 unneeded = [d for d in await client.hkeys(keys.items) if d not in needed]
@@ -184,19 +171,56 @@ class Thread(Reading):
                 for key in (target.keys.written, *map(target.keys.writes, written)):
                     await client.pexpire(key, target._milliseconds_of_writes)
 
-    def _new(
-        self, chunks: Mapping[bytes, bytes], items: Mapping[bytes, tuple[str, bytes]]
-    ) -> dict[bytes, bytes]:
+    def _packed(self, row: Row) -> bytes:
+        """A MessagePack that the scripts' one can read, which knows no bytes."""
+        versions = row.checkpoint["channel_versions"]
+        apart = {"channel_values"}
+        if all(type(version) is str for version in versions.values()):
+            apart.add("channel_versions")
+        checkpoint = {key: value for key, value in row.checkpoint.items() if key not in apart}
+        packed: bytes = msgpack.packb(
+            [
+                self.serde.dumps_typed(checkpoint),
+                self.serde.dumps_typed(row.metadata),
+                row.parent,
+                {channel: str(version) for channel, version in versions.items()},
+            ],
+            use_bin_type=False,
+        )
+        return packed
+
+    def _new(self, parts: Parts) -> dict[bytes, bytes]:
         """What is sent without asking: chunks that are new to this process, if they are as few as
         a list that has grown has, and their items that are new to it."""
-        thread_id = self.keys.thread_id
-        new = {d: c for d, c in chunks.items() if not self.stored.has(thread_id, d)}
-        if len(new) > _FEW:
-            return {}
-        for item in _items_of(new, chunks):
-            if not self.stored.has(thread_id, item):
-                new[item] = msgpack.packb(items[item])
-        return new
+        new: dict[bytes, bytes] = {}
+        level = list(parts.tops)
+        while level:
+            found = {}
+            for digest in level:
+                body = parts.body(digest)
+                if body is not None and not self.stored.has(self.keys.thread_id, digest):
+                    found[digest] = body
+            new |= found
+            level = [below for digest in found for below in parts.below(digest)]
+        chunks = sum(digest in parts.chunks for digest in new)
+        return new if chunks <= _FEW * parts.depths else {}
+
+    async def _needed(self, entries: Mapping[bytes, bytes]) -> set[bytes]:
+        """Chunks and items that values are made of, by the values' entries."""
+        trees = [tree for entry in entries.values() if (tree := tree_of(entry)) is not None]
+        level = {(tree.depth, top) for tree in trees for top in tree.tops}
+        needed = {digest for _, digest in level}
+        while level:
+            chunks = {digest for depth, digest in level if depth}
+            found = await self._get(self.keys.items, chunks)
+            level = {
+                (depth - 1, below)
+                for depth, digest in level
+                if depth
+                for below in split(found.get(digest, b""))
+            }
+            needed |= {digest for _, digest in level}
+        return needed
 
     @property
     def _milliseconds(self) -> int:
@@ -231,8 +255,3 @@ class Thread(Reading):
                     await client.hset(target, mapping=found)
                 if not cursor:
                     return
-
-
-def _items_of(some: Iterable[bytes], chunks: Mapping[bytes, bytes]) -> set[bytes]:
-    """Digests of the items of those that are chunks."""
-    return {item for digest in some for item in split(chunks.get(digest, b""))}

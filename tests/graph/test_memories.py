@@ -12,13 +12,6 @@ from langgraph.store.memory import InMemoryStore
 from agent_runtime.errors import AsyncOnly, NoSemanticSearch
 from agent_runtime.saver import TorporStore
 from agent_runtime.saver.memories import _Entry
-from state_store.embedded import EmbeddedServer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with EmbeddedServer(tmp_path_factory.mktemp("memories") / "data") as running:
-        yield running
 
 
 @pytest.fixture

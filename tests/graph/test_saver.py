@@ -17,20 +17,8 @@ from langgraph.graph import END, START, StateGraph
 from agent_runtime.errors import CheckpointLost
 from agent_runtime.saver import TorporSaver
 from agent_runtime.saver.keys import ThreadKeys
+from agent_runtime.saver.memo import Memo
 from agent_runtime.saver.values import CHUNK, take_apart
-from state_store.embedded import EmbeddedServer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with EmbeddedServer(tmp_path_factory.mktemp("saver") / "data") as running:
-        yield running
-
-
-@pytest.fixture
-async def saver(server):
-    async with await TorporSaver.connect(server.url, prefix=f"t{secrets.token_hex(4)}") as opened:
-        yield opened
 
 
 async def test_every_capability_of_a_checkpointer_conforms(server):
@@ -110,7 +98,7 @@ async def test_a_growing_conversation_stores_each_message_once(saver):
 
 async def test_a_message_that_is_lost_is_an_error_and_not_a_shorter_conversation(saver):
     messages = await say(talker(saver), "a")
-    items = take_apart(messages, saver.serde).items
+    items = take_apart([messages], saver.serde, Memo(), lambda _: False).items
     async with saver._control.guard() as client:
         assert await client.hdel(ThreadKeys(saver._prefix, "a").items, list(items)[3]) == 1
     with pytest.raises(CheckpointLost):
