@@ -6,7 +6,6 @@ They are looked at before a route, and before anything is parsed.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,8 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent_runtime.models import Problem
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.json_values import flaw_of
-
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+from agent_runtime.service.nesting import is_within
 
 
 class BodyLimits(BaseModel):
@@ -103,24 +101,12 @@ class Bodies:
             body.decode()
         except UnicodeDecodeError as error:
             return _problem(400, "malformed_body", f"byte {error.start} of the body is no UTF-8")
-        if body.count(b"[") + body.count(b"{") > self._limits.depth and not self._is_flat(body):
+        if not is_within(body, self._limits.depth):
             return _problem(
                 400, "too_deep", f"the body nests deeper than {self._limits.depth} levels"
             )
         flaw = flaw_of(body)
         return None if flaw is None else _problem(400, "malformed_body", flaw)
-
-    def _is_flat(self, body: bytes) -> bool:
-        depth = 0
-        for found in _STRING_OR_BRACKET.finditer(body):
-            mark = found[0]
-            if mark in b"[{":
-                depth += 1
-                if depth > self._limits.depth:
-                    return False
-            elif mark in b"]}":
-                depth -= 1
-        return True
 
     def _too_large(self) -> Problem:
         return _problem(
