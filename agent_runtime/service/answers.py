@@ -14,7 +14,7 @@ from agent_runtime.errors import HeadMoved, TorporError
 from agent_runtime.models import Problem
 from agent_runtime.service.request_ids import current_request_id
 from agent_runtime.service.shapes import shape_of
-from agent_runtime.service.status import layer_of, problem_of
+from agent_runtime.service.status import UNFORESEEN, layer_of, problem_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from tools.errors import ToolsError
@@ -104,16 +104,9 @@ async def _answer_refused(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unforeseen(request: Request, error: Exception) -> Response:
-    """The error itself is in the log: it may name what is not the client's to know."""
     request_id = current_request_id()
     return problem_response(
-        Problem(
-            title="Internal error",
-            status=500,
-            code="internal",
-            detail="the service failed in a way that it does not foresee; sessions are as their "
-            "last commit left them. The log of the service has the error under this request's id.",
-        ),
+        UNFORESEEN,
         # Answered outside of all middleware.
         {} if request_id is None else {"X-Request-Id": request_id},
         path=request.url.path,

@@ -79,6 +79,15 @@ _STATUS: dict[type[Exception], int] = {
     tools.WorkspaceFull: 413,
 }
 
+# The error itself is in the log: it may name what is not the client's to know.
+UNFORESEEN = Problem(
+    title="Internal error",
+    status=500,
+    code="internal",
+    detail="the service failed in a way that it does not foresee; sessions are as their last commit "
+    "left them. The log of the service has the error under this request's id.",
+)
+
 
 def problem_of(error: Exception) -> Problem:
     """The problem document of one of our errors.

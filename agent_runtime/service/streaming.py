@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -14,10 +15,13 @@ from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.models import Problem, TurnResult
 from agent_runtime.service.metrics import Metrics
-from agent_runtime.service.status import layer_of, problem_of
+from agent_runtime.service.status import UNFORESEEN, layer_of, problem_of
 from agent_runtime.turns.events import Event, TurnEvent, encoded, sent
 from engine.errors import EngineError
 from state_store.errors import StoreError
+from tools.errors import ToolsError
+
+logger = logging.getLogger(__name__)
 
 _Some = TypeVar("_Some")
 
@@ -109,8 +113,11 @@ async def _stream(
             yield first
             async for piece in rest:
                 yield piece
-    except (TorporError, EngineError, StoreError) as error:
-        problem = problem_of(error)
+    except Exception as error:
+        ours = isinstance(error, (TorporError, EngineError, StoreError, ToolsError))
+        if not ours:
+            logger.exception("%s %s", http.method, http.url.path)
+        problem = problem_of(error) if ours else UNFORESEEN
         metrics: Metrics = http.app.state.metrics
         metrics.error(layer_of(error), problem.code)
         yield failed(problem)

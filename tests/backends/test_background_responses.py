@@ -123,6 +123,23 @@ async def test_one_that_fails_says_why(scripted, said):
         await scripted.responses.create(model="scripted", input="?", previous_response_id=failed.id)
 
 
+async def test_one_that_fails_as_nobody_foresaw_is_not_made_again(
+    scripted, scripted_app, said, monkeypatch, caplog
+):
+    async def broken(*_, **__):
+        raise RuntimeError("a secret of the machine")
+        yield
+
+    monkeypatch.setattr(scripted_app.state.turns, "run", broken)
+    made = await begin(scripted)
+    failed = await until(scripted, made, "failed")
+    assert failed.torpor["code"] == "internal"
+    assert "secret" not in failed.error.message
+    await until_left(scripted_app, made)
+    assert (await scripted.responses.retrieve(made.id)).status == "failed"
+    assert len([line for line in caplog.records if line.exc_info]) == 1
+
+
 async def test_what_a_runtime_left_is_made_by_the_next_that_is_asked(
     bare_store, scripted, said, held
 ):

@@ -21,17 +21,19 @@ from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, Draining, StillRunning, TorporError
+from agent_runtime.models import Problem
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import CreateResponse
-from agent_runtime.service.status import problem_of
+from agent_runtime.service.status import UNFORESEEN, problem_of
 from agent_runtime.sessions.storable import require_storable_tenant
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import Cancelling
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from state_store.store import StateStore
+from tools.errors import ToolsError
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +141,8 @@ class Background:
                     await self._put(_with(record, status="cancelled"))
                     break
                 await asyncio.wait({working}, timeout=self._settings.cancel_interval)
+            else:
+                await working
         except StoreError as error:
             logger.error("%s is left to whoever is asked for it: %s", record.id, error)
         finally:
@@ -170,19 +174,25 @@ class Background:
         except (StillRunning, Draining) as error:
             logger.warning("%s is left to whoever is asked for it: %s", record.id, error)
             return
-        except (TorporError, EngineError, StoreError) as error:
-            problem = problem_of(error)
+        except (TorporError, EngineError, StoreError, ToolsError) as error:
             logger.warning("%s failed: %s", record.id, error)
-            response = shown.failed(
-                record.response, status=problem.status, code=problem.code, detail=problem.detail
-            )
-            await self._put(record.model_copy(update={"response": response}))
+            await self._put_failed(record, problem_of(error))
+            return
+        except Exception:  # else whoever looks at it would have it made again, for ever
+            logger.exception("%s failed in a way that is not foreseen", record.id)
+            await self._put_failed(record, UNFORESEEN)
             return
         assert last is not None, "a response ends with its last event"
         if last["response"]["store"]:
             await self._store.notes.delete(self._tenant, _name(record.id))
         else:  # it could not be kept with its session
             await self._put(record.model_copy(update={"response": last["response"]}))
+
+    async def _put_failed(self, record: BackgroundRecord, problem: Problem) -> None:
+        response = shown.failed(
+            record.response, status=problem.status, code=problem.code, detail=problem.detail
+        )
+        await self._put(record.model_copy(update={"response": response}))
 
     async def _read(self, response_id: str) -> BackgroundRecord | None:
         (found,) = await self._store.notes.get(self._tenant, [_name(response_id)])
