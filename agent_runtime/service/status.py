@@ -84,8 +84,8 @@ UNFORESEEN = Problem(
     title="Internal error",
     status=500,
     code="internal",
-    detail="the service failed in a way that it does not foresee; sessions are as their last commit "
-    "left them. The log of the service has the error under this request's id.",
+    detail="the service failed in a way that it does not foresee; sessions are as their last "
+    "commit left them. The log of the service has the error under this request's id.",
 )
 
 

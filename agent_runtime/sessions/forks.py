@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import BadRequest, StillRunning
 from agent_runtime.messages.transcripts import part_of
 from agent_runtime.sessions import points
+from agent_runtime.sessions.storable import storable_session
 from agent_runtime.turns.turns import Turns
-from state_store.errors import ObjectsMissing
-from state_store.records import Session, Snapshot, SnapshotDraft
+from state_store.errors import HeadMoved, LeaseHeld, LeaseLost, ObjectsMissing
+from state_store.records import Lease, Session, Snapshot, SnapshotDraft
 from state_store.store import StateStore
 
 
@@ -33,8 +34,8 @@ async def fork_at(
     """A session whose history is the first `tokens` tokens of this one's. One that has the id
     `fork_id` already is made whole, if it is not.
 
-    Raises BadRequest when it has fewer, or when it is not known which files it had there; NotFound.
-    Then nothing was made.
+    Raises BadRequest when it has fewer, or when it is not known which files it had there; NotFound,
+    CannotStore. Then nothing was made. StillRunning while another request makes it.
     """
     place = await store.place(session.id, tokens)
     before, whole = place.before, place.within
@@ -43,16 +44,41 @@ async def fork_at(
         raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
     if whole is not None and tokens > known:
         _require_files(whole, before)
+        await storable_session(store, session.id)
     fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
-    if tokens == (0 if fork.head is None else (await store.snapshot(fork.head)).total_tokens):
+    if _is_whole(fork) or await _tokens_of(store, fork) == tokens:
         return fork
     assert whole is not None, "a place between two turns has one after it"
     try:
-        await _commit_part(store, turns, fork, whole, before, tokens)
-    except BaseException:
-        await store.delete_session(fork.id)
-        raise
+        async with turns.writing(fork.id) as (fork, lease):
+            if _is_whole(fork):  # another request with the same key was faster
+                return fork
+            try:
+                await _commit_part(store, lease, whole, before, tokens)
+            except (LeaseLost, HeadMoved):  # it may be somebody else's by now
+                raise
+            except BaseException:
+                # Nobody has anything in it: whoever commits to it needs the lease.
+                await store.delete_session(fork.id)
+                raise
+    except LeaseHeld as error:
+        fork = await store.session(fork.id)
+        if _is_whole(fork):
+            return fork
+        raise StillRunning(
+            f"{fork.id} is being made, as far as can be told by the first request with this key. "
+            "Ask again in a moment."
+        ) from error
     return await store.session(fork.id)
+
+
+def _is_whole(fork: Session) -> bool:
+    """Whether it got a snapshot of its own; somebody may have gone on from there."""
+    return fork.head != fork.body.forked_at
+
+
+async def _tokens_of(store: StateStore, session: Session) -> int:
+    return 0 if session.head is None else (await store.snapshot(session.head)).total_tokens
 
 
 def _require_files(whole: Snapshot, before: Snapshot | None) -> None:
@@ -69,12 +95,7 @@ def _require_files(whole: Snapshot, before: Snapshot | None) -> None:
 
 
 async def _commit_part(
-    store: StateStore,
-    turns: Turns,
-    fork: Session,
-    whole: Snapshot,
-    before: Snapshot | None,
-    tokens: int,
+    store: StateStore, lease: Lease, whole: Snapshot, before: Snapshot | None, tokens: int
 ) -> None:
     """Commit the tokens of `whole`'s turn up to `tokens` onto `before`, the fork's head."""
     page_size = (await store.fingerprint(whole.fingerprint_id)).page_size
@@ -87,28 +108,27 @@ async def _commit_part(
         for boundary in whole.boundaries(page_size)
         if boundary <= tokens
     ]
-    async with turns.writing(fork.id) as (_, lease):
-        for kept in (counts, []):
-            end = kept[-1] if kept else 0
-            inherited = before.boundary_hash if before and base else None
-            draft = SnapshotDraft(
-                session_id=fork.id,
-                parent=before.id if before else None,
-                new_tokens=log[: tokens - known],
-                total_tokens=tokens,
-                boundary=(base + end) * page_size,
-                boundary_hash=pages[end - 1] if end else inherited,
-                page_hashes=tuple(pages[:end]),
-                fingerprint_id=whole.fingerprint_id,
-                ranks=whole.ranks,
-                checkpoints=tuple(kept[:-1]),
-                # Which calls come before so many tokens is not known: none is made a second time.
-                meta=part_of(whole, tokens) | points.meta_of(points.replaced_in(whole)),
-                files=whole.files if tokens >= whole.meta.get("prompt_tokens", 0) else None,
-            )
-            try:
-                await store.commit(draft, lease=lease, durability="memory")
-                return
-            except ObjectsMissing:  # the state is lost: the fork says so by its boundary
-                if not kept:
-                    raise
+    for kept in (counts, []):
+        end = kept[-1] if kept else 0
+        inherited = before.boundary_hash if before and base else None
+        draft = SnapshotDraft(
+            session_id=lease.session_id,
+            parent=before.id if before else None,
+            new_tokens=log[: tokens - known],
+            total_tokens=tokens,
+            boundary=(base + end) * page_size,
+            boundary_hash=pages[end - 1] if end else inherited,
+            page_hashes=tuple(pages[:end]),
+            fingerprint_id=whole.fingerprint_id,
+            ranks=whole.ranks,
+            checkpoints=tuple(kept[:-1]),
+            # Which calls come before so many tokens is not known: none is made a second time.
+            meta=part_of(whole, tokens) | points.meta_of(points.replaced_in(whole)),
+            files=whole.files if tokens >= whole.meta.get("prompt_tokens", 0) else None,
+        )
+        try:
+            await store.commit(draft, lease=lease, durability="memory")
+            return
+        except ObjectsMissing:  # the state is lost: the fork says so by its boundary
+            if not kept:
+                raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.errors import BadRequest, TorporError
+from agent_runtime.errors import BadRequest, StillRunning, TorporError
 from agent_runtime.feed.events import Rewound
 from agent_runtime.feed.posting import Feed
 from agent_runtime.models import ForkRequest, SessionView, SnapshotView
@@ -75,11 +75,15 @@ class Versions:
                 async with places:
                     try:
                         fork = await self._sessions.make_fork(session_id, at, fork_id)
+                    except StillRunning:  # no answer to note: another request has one soon
+                        raise
                     except (TorporError, EngineError, StoreError) as error:
                         return Fork(problem=problem_of(error))
                 return Fork(fork=fork)
 
-            return Forks(forks=await asyncio.gather(*map(made, ids)))
+            making = [asyncio.ensure_future(made(fork_id)) for fork_id in ids]
+            await asyncio.wait(making)  # all of them, before one is said to be made still
+            return Forks(forks=[fork.result() for fork in making])
 
         what = f"forks of {session_id}"
         return await self._turns.claims.once(key, what, request, new_ids, make, Forks)

@@ -1,0 +1,125 @@
+"""A fork inside a turn that is asked for again with its key: made once, and never taken away."""
+
+import asyncio
+from array import array
+
+import httpx
+import pytest
+
+from state_store.errors import StoreUnavailable
+from state_store.records import SnapshotDraft
+from tests.state_store.writer import FINGERPRINT, RANKS
+
+
+async def commit(store, session_id, tokens):
+    """A turn of so many tokens; its snapshot."""
+    session = await store.session(session_id)
+    before = (await store.snapshot(session.head)).total_tokens if session.head else 0
+    lease = await store.acquire(session_id, ttl=30.0, owner="a test")
+    draft = SnapshotDraft(
+        session_id=session_id,
+        parent=session.head,
+        new_tokens=array("I", range(tokens)),
+        total_tokens=before + tokens,
+        boundary=0,
+        boundary_hash=None,
+        page_hashes=(),
+        fingerprint_id=FINGERPRINT.id,
+        ranks=RANKS,
+        meta={"prompt_tokens": before + 1},
+    )
+    committed = await store.commit(draft, lease=lease, durability="memory")
+    await store.release(lease)
+    return committed.snapshot.id
+
+
+@pytest.fixture
+async def http(scripted_app):
+    transport = httpx.ASGITransport(scripted_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://scripted") as client:
+        yield client
+
+
+@pytest.fixture
+async def session_id(scripted_app):
+    meta = {"system": None, "tools": [], "history": "append"}
+    store = scripted_app.state.store
+    session = await store.create_session(tenant="default", fingerprint=FINGERPRINT, meta=meta)
+    await commit(store, session.id, 100)
+    yield session.id
+    await store.delete_session(session.id)
+
+
+@pytest.fixture
+def fork(http, session_id, request):
+    """Asks for the same fork, or forks, each time."""
+
+    async def fork(path="fork", **more):
+        url, key = f"/v1/sessions/{session_id}/{path}", f"{request.node.name}"
+        headers = {"Idempotency-Key": key}
+        return await http.post(url, json={"tokens": 50} | more, headers=headers)
+
+    return fork
+
+
+@pytest.mark.parametrize("path", ["fork", "forks"])
+async def test_a_second_request_does_not_undo_what_the_first_still_makes(
+    scripted_app, fork, monkeypatch, path
+):
+    store = scripted_app.state.store
+    put, begun, go_on = store.commit, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args, **named):
+        begun.set()
+        await go_on.wait()
+        return await put(*args, **named)
+
+    monkeypatch.setattr(store, "commit", slow)
+    many = {"count": 2} if path == "forks" else {}
+    first = asyncio.create_task(fork(path, **many))
+    await begun.wait()
+    second = await fork(path, **many)
+    assert (second.status_code, second.json()["code"]) == (409, "still_running")
+    go_on.set()
+    made = await first
+    assert made.status_code == 201
+    assert (await fork(path, **many)).json() == made.json()
+    told = [one["fork"] for one in made.json()["forks"]] if many else [made.json()]
+    for one in told:
+        assert (await store.session(one["id"])).head == one["head"]
+        await store.delete_session(one["id"])
+
+
+async def test_a_fork_that_could_not_be_told_of_is_told_of_with_what_was_done_in_it_since(
+    scripted_app, fork, http, monkeypatch
+):
+    claims, store = scripted_app.state.turns.claims, scripted_app.state.store
+
+    async def gone(*_):
+        raise StoreUnavailable("away for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "note", gone)
+        assert (await fork(labels={"of": "a test"})).status_code == 503
+    (found,) = (await http.get("/v1/sessions?label=of%3Da%20test")).json()
+    head = await commit(store, found["id"], 10)
+    again = await fork(labels={"of": "a test"})
+    assert (again.json()["id"], again.json()["head"]) == (found["id"], head)
+    assert (await store.session(found["id"])).head == head
+    await store.delete_session(found["id"])
+
+
+async def test_a_fork_that_cannot_be_committed_leaves_nothing(scripted_app, fork, monkeypatch):
+    store = scripted_app.state.store
+    before = {one.id for one in await store.sessions("default")}
+
+    async def refused(*_, **__):
+        raise StoreUnavailable("away for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "commit", refused)
+        assert (await fork()).status_code == 503
+    assert {one.id for one in await store.sessions("default")} == before
+    made = await fork()
+    assert made.status_code == 201
+    await store.delete_session(made.json()["id"])
