@@ -13,10 +13,12 @@ from agent_runtime.messages.chat import Message
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
 from agent_runtime.turns.constraints import Constraints
+from state_store.levels import LEVEL
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 from tools.effects import Entry
 
+Durability = Annotated[str, Field(pattern=LEVEL)]
 HistoryPolicy = Literal["append", "template"]
 
 
@@ -90,7 +92,7 @@ class TurnRequest(_Wire, Constraints, strict=True):
     thinking_tokens: int | None = Field(default=None, ge=1, le=65536)
     """Most tokens that the model thinks before it answers: after those its thinking is ended for
     it. They are a part of `max_tokens`."""
-    durability: str = "memory"
+    durability: Durability = "memory"
     """`memory`, `fsync` or `replicated:n`; the result says which was reached."""
     workspace: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Version of the workspace that goes with the turn: its tools' files as they are when it
@@ -351,7 +353,7 @@ class SaidMessage(_Wire):
 
 
 class SuspendRequest(_Wire, strict=True):
-    durability: str = "fsync"
+    durability: Durability = "fsync"
     """`memory`, `fsync` or `replicated:n`: what must be confirmed before memory is given up."""
     expected_head: str | None = None
     """If given, nothing is done unless this is the session's head; "" if it is to be empty."""
@@ -368,7 +370,7 @@ class Suspended(_Wire):
 
 
 class PersistRequest(_Wire, strict=True):
-    durability: str = "fsync"
+    durability: Durability = "fsync"
     """`memory`, `fsync` or `replicated:n`: what must be confirmed before the answer."""
 
 

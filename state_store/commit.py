@@ -26,7 +26,7 @@ from typing import Any
 from state_store import garbage
 from state_store.connection import Control
 from state_store.drafts import check_draft, token_log
-from state_store.durability import confirm, parse_level, servers
+from state_store.durability import confirm, servers
 from state_store.errors import (
     DurabilityNotReached,
     FilesMissing,
@@ -40,6 +40,7 @@ from state_store.errors import (
 )
 from state_store.fingerprint import Fingerprint
 from state_store.layout import LineageKeys, ObjectRef, lineage_of
+from state_store.levels import parse_level
 from state_store.lineages import Lineage, Lineages, Seals
 from state_store.records import Commit, Lease, Snapshot, SnapshotDraft
 from state_store.snapshots import identity_of

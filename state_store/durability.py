@@ -18,28 +18,16 @@ from typing import Any
 from state_store.connection import Control, Master
 from state_store.errors import (
     DurabilityNotReached,
-    InvalidDurability,
     ServersChanged,
     StoreRefused,
 )
+from state_store.levels import parse_level
 from state_store.synced import WHO, run_of, wait_until_synced
 
 CONFIRM_TIMEOUT = 5.0  # seconds
 
 Servers = frozenset[str]
 """Every run of every server that holds data, as master."""
-
-
-def parse_level(level: str) -> int:
-    """Replicas that `level` asks for, 0 without. Raises InvalidDurability."""
-    name, separator, count = level.partition(":")
-    if level in ("memory", "fsync"):
-        return 0
-    if name == "replicated" and separator and count.isdecimal() and int(count) > 0:
-        return int(count)
-    raise InvalidDurability(
-        f"{level!r} is not a durability level; use memory, fsync or replicated:<n>."
-    )
 
 
 async def servers(control: Control) -> Servers:

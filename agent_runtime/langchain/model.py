@@ -37,7 +37,7 @@ from agent_runtime.langchain.messages import answer_of, said, spec_of
 from agent_runtime.langchain.retrying import asked_again
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
-from agent_runtime.models import HistoryPolicy, TurnResult
+from agent_runtime.models import Durability, HistoryPolicy, TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import LoopThread
 from agent_runtime.turns.constraints import NamedTool
@@ -65,7 +65,7 @@ class ChatTorpor(BaseChatModel):
     max_tokens: int | None = None
     seed: int | None = None
     stop: list[str] | None = None
-    durability: str | None = None
+    durability: Durability | None = None
     effort: Effort | None = None
     """How much the model is to think."""
     thinking_tokens: int | None = None

@@ -19,6 +19,7 @@ from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
 from agent_runtime.models import (
     Cancellation,
+    Durability,
     Forked,
     HistoryPolicy,
     Resumed,
@@ -154,7 +155,9 @@ class _Tools:
             int | None, Field(ge=1, le=65536, description="after which its thinking is ended")
         ] = None,
         template: TemplateOptions = {},  # noqa: B006
-        durability: Annotated[str, Field(description="memory, fsync or replicated:n")] = "memory",
+        durability: Annotated[
+            Durability, Field(description="memory, fsync or replicated:n")
+        ] = "memory",
         expected_head: Annotated[
             str | None, Field(description="refuse unless this snapshot is its head")
         ] = None,

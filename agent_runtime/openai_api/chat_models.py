@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent_runtime.errors import Unsupported
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
-from agent_runtime.models import HistoryPolicy
+from agent_runtime.models import Durability, HistoryPolicy
 
 
 class _Wire(BaseModel):
@@ -92,7 +92,7 @@ class StreamOptions(_Wire):
 class Ours(_Wire):
     """What a request can ask of Torpor and of nobody else; see TurnRequest and CreateSession."""
 
-    durability: str | None = None
+    durability: Durability | None = None
     regex: str | None = None
     ebnf: str | None = None
     history: HistoryPolicy | None = None

@@ -201,17 +201,12 @@ async def test_a_malformed_turn_is_a_problem_document(torpor, session, body, det
     assert detail in response.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [({"durability": "eternal"}, "invalid_durability"), ({"max_tokens": 65536 * 2}, None)],
-)
+@pytest.mark.parametrize("options", [{"durability": "eternal"}, {"max_tokens": 65536 * 2}])
 async def test_what_cannot_be_served_is_refused_before_anything_is_generated(
-    torpor, session, options, code
+    torpor, session, options
 ):
-    with pytest.raises((ApiError, ValueError)) as refused:
+    with pytest.raises(ValueError, match=next(iter(options))):
         await torpor.turn(session.id, "x", **options)
-    if code is not None:
-        assert refused.value.code == code
     assert (await torpor.get(session.id)).head is None
 
 
