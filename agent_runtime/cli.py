@@ -20,6 +20,7 @@ _COMMANDS = {
     "up": ("up", "store, engine and runtime together, in the foreground"),
     "engine": ("engine", "one engine"),
     "serve": ("serve", "a runtime, for a store and engines that run already"),
+    "chat": ("chat", "talk to an agent with tools; Ctrl-Z suspends it"),
     "demo": ("demo", "suspend, kill -9, resume and fork a real session"),
     "mcp": ("mcp", "sessions and forks as MCP tools, over stdio"),
     "profiles": ("profiles", "launch profiles, or one as a command line"),

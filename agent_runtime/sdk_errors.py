@@ -7,6 +7,9 @@ import httpx
 from agent_runtime.errors import TorporError
 from agent_runtime.models import Problem
 
+_PASSING = (429, 503)  # HTTP status: too much to do, or something is away
+_PAUSE, _LONGEST_PAUSE = 0.5, 60.0  # seconds before the second attempt, and before any
+
 
 class ApiError(TorporError):
     """The service answered with a problem document.
@@ -40,6 +43,19 @@ def api_error(response: httpx.Response) -> ApiError:
         )
     wait = response.headers.get("Retry-After")
     return ApiError(problem, retry_after=None if wait is None else float(wait))
+
+
+def passes(error: ApiError | ApiUnreachable) -> bool:
+    """Whether the same request may be answered a little later."""
+    if isinstance(error, ApiUnreachable):
+        return True
+    return error.status in _PASSING or error.code == "still_running"
+
+
+def pause_before(error: ApiError | ApiUnreachable, attempt: int) -> float:
+    """Seconds to wait for before a further attempt; attempt: from 1"""
+    wanted = error.retry_after if isinstance(error, ApiError) else None
+    return min(wanted or _PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
 
 
 def unreachable(url: object, error: Exception) -> ApiUnreachable:

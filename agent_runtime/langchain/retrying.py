@@ -14,10 +14,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 
 from agent_runtime.models import TurnResult
-from agent_runtime.sdk import ApiError, ApiUnreachable
-
-_PASSING = (429, 503)  # HTTP status: too much to do, or something is away
-_PAUSE, _LONGEST = 0.5, 60.0  # seconds before the first attempt that is not the first, and any
+from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes, pause_before
 
 
 async def asked_again(
@@ -32,7 +29,7 @@ async def asked_again(
     broken: ApiError | ApiUnreachable | None = None
     for attempt in range(retries + 1):
         if broken is not None:
-            await asyncio.sleep(_pause(broken, attempt))
+            await asyncio.sleep(pause_before(broken, attempt))
         said = ""
         try:
             async with contextlib.aclosing(ask()) as pieces:
@@ -50,21 +47,10 @@ async def asked_again(
                         yield new
             return
         except (ApiUnreachable, ApiError) as error:
-            if error is broken or attempt == retries or not _passes(error):
+            if error is broken or attempt == retries or not passes(error):
                 raise
             broken = error
 
 
 def _agree(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
-
-
-def _passes(error: ApiError | ApiUnreachable) -> bool:
-    if isinstance(error, ApiUnreachable):
-        return True
-    return error.status in _PASSING or error.code == "still_running"
-
-
-def _pause(error: ApiError | ApiUnreachable, attempt: int) -> float:
-    wanted = error.retry_after if isinstance(error, ApiError) else None
-    return min(wanted or _PAUSE * 2 ** (attempt - 1), _LONGEST)

@@ -86,6 +86,22 @@ def scripted_endpoint():
     server.close()
 
 
+@pytest.fixture(scope="session")
+def chat_service(bare_store, scripted_endpoint, backends_folder):
+    """A runtime over that endpoint, in a process of its own, for clients in other processes."""
+    process = RuntimeProcess(
+        redis_url=bare_store.url,
+        archive=None,
+        model=None,
+        port=free_port(),
+        log_file=backends_folder / "chat-runtime.log",
+        backend=BackendSettings(url=scripted_endpoint.url, model="scripted"),
+        options=["--set", "lease_ttl=2"],
+    )
+    with process:
+        yield process
+
+
 @pytest.fixture
 def said(scripted_endpoint):
     """The endpoint: what it is to say, and what it was sent. All that it is to say is asked for."""

@@ -59,6 +59,7 @@ def assert_clear_failure(done, *words):
         ([], ["pydantic", "redis", "httpx", "torch"]),
         (["store"], ["torch", "transformers", "fastapi", "langgraph", "mcp"]),
         (["engine", "up"], ["torch", "transformers", "fastapi", "langgraph", "mcp"]),
+        (["chat"], ["torch", "transformers", "langgraph", "fastapi", "prompt_toolkit"]),
         (["up"], ["torch", "transformers", "langgraph", "mcp"]),
     ],
 )

@@ -1,0 +1,25 @@
+"""One message from the standard input, its answer on the standard output."""
+
+from __future__ import annotations
+
+from agent_runtime.chat import chats
+from agent_runtime.chat.plain import JsonView, PlainView
+from agent_runtime.chat.sitting import Sitting, Wanted
+from agent_runtime.errors import BadRequest
+
+
+async def answer(sitting: Sitting, wanted: Wanted, text: str, view: PlainView | JsonView) -> None:
+    """Raises TorporError; the session is what it was then, and one that was begun for this is
+    gone."""
+    if not text.strip():
+        raise BadRequest("there is no message on the standard input; nothing was sent.")
+    session = await sitting.find(wanted)
+    await sitting.open(session)
+    if isinstance(view, JsonView):
+        view.event("session", id=session.id, name=chats.name_of(session))
+    else:
+        view.note(f"chat {chats.name_of(session)}")
+    try:
+        await sitting.exchanges.say(text.rstrip("\n"))
+    finally:
+        await chats.forget_if_empty(sitting.torpor, sitting.exchanges.session_id)

@@ -1,0 +1,111 @@
+"""The chat that is talked to now: which session, what it may use, and how it is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent_runtime.chat import chats
+from agent_runtime.chat.exchange import Allow, Exchanges, Options
+from agent_runtime.chat.toolbox import Toolbox
+from agent_runtime.chat.view import View
+from agent_runtime.errors import BadRequest
+from agent_runtime.models import SessionView, Suspended
+from agent_runtime.sdk import Torpor
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which chat, and what a new one begins with.
+
+    session: name or id; one that is not there is begun under that name
+    newest:  instead: the one that was opened last
+    tools:   names; all that there are if None
+    """
+
+    session: str | None = None
+    newest: bool = False
+    system: str | None = None
+    tools: Sequence[str] | None = None
+
+
+class Sitting:
+    """session: as it was when it was looked at last"""
+
+    session: SessionView
+
+    def __init__(
+        self,
+        torpor: Torpor,
+        toolbox: Toolbox,
+        view: View,
+        allow: Allow | None,
+        options: Options,
+        *,
+        patience: float,
+    ) -> None:
+        """allow: needed where the toolbox asks; patience: see `Asking`"""
+        self.torpor = torpor
+        self.toolbox = toolbox
+        self._view = view
+        self._allow = allow
+        self._options = options
+        self._patience = patience
+        self.exchanges: Exchanges
+
+    async def find(self, wanted: Wanted) -> SessionView:
+        """The session that is wanted, which is begun if it is not there. Raises NotFound,
+        BadRequest for what only a new one can be given, UnknownTool, ApiError."""
+        found = None
+        if wanted.newest:
+            found = await chats.newest(self.torpor)
+        elif wanted.session is not None:
+            found = await chats.found(self.torpor, wanted.session)
+        if found is None:
+            return await chats.begun(
+                self.torpor,
+                wanted.session,
+                system=wanted.system,
+                tools=self.toolbox.specs(wanted.tools),
+            )
+        if wanted.system is not None or wanted.tools is not None:
+            raise BadRequest(
+                f"chat {chats.name_of(found)} has its system text and its tools already; leave "
+                "out --system, --tools and --no-tools, or begin another chat with another name."
+            )
+        return found
+
+    async def open(self, session: SessionView) -> None:
+        """Talk to this one from now on."""
+        self.session = await chats.opened(self.torpor, session)
+        self.exchanges = Exchanges(
+            self.torpor,
+            self.session,
+            self.toolbox,
+            self._view,
+            self._allow,
+            self._options,
+            patience=self._patience,
+        )
+        if missing := self.toolbox.missing(self.session.tools):
+            self._view.note(
+                f"the model knows tools that cannot be run here, and is told so when it calls "
+                f"them: {', '.join(missing)}."
+            )
+
+    async def look(self) -> SessionView:
+        """The session as it is now, which is another one if a turn had to be taken in a fork."""
+        session = await self.torpor.get(self.exchanges.session_id)
+        if session.id != self.session.id:
+            await self.open(session)
+        else:
+            self.session = session
+        return self.session
+
+    async def leave(self) -> Suspended | None:
+        """Make the session durable and free the engine of it; None if nothing was ever said, and it
+        was deleted. Raises ApiError, ApiUnreachable: then it is as durable as its last turn."""
+        session_id = self.exchanges.session_id
+        if await chats.forget_if_empty(self.torpor, session_id):
+            return None
+        return await self.torpor.suspend(session_id)

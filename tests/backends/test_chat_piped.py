@@ -1,0 +1,131 @@
+"""`torpor chat` without a terminal, over an endpoint that answers as a test says."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from agent_runtime.cli import main
+from agent_runtime.sdk_sync import TorporSync
+from engine.launch import free_port
+from tests.backends.scripted import call, says, sent
+
+
+@pytest.fixture
+def piped(chat_service, tmp_path, monkeypatch, capsys):
+    """Sends a message; the exit code, and what was on the standard output and error."""
+
+    def run(text: str, *arguments: str, url: str = chat_service.url):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        code = main(["chat", "--url", url, "--files", str(tmp_path), *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def torpor(chat_service):
+    with TorporSync(chat_service.url) as client:
+        yield client
+
+
+def test_the_answer_alone_is_on_the_standard_output(piped, said):
+    said.scripted += [
+        says({"reasoning_content": "Hm."}, {"content": "\x1b[1mHello"}, {"content": "."}),
+        says({"content": "Hello again.\n"}),
+    ]
+    code, out, err = piped("Hello?", "--session", "pia", "--no-tools")
+    assert (code, out) == (0, "\x1b[1mHello.\n")
+    assert "reused 0 of 9 prompt tokens" in err
+    assert piped("Again.", "--continue")[:2] == (0, "Hello again.\n")
+    assert [text for _, text in sent(said)] == ["Hello?", "\x1b[1mHello.", "Again."]
+
+
+def test_events_are_lines_of_json(piped, said):
+    said.scripted += [
+        says({"reasoning_content": "Hm."}, call("calculator", "c", expression="6 * 7")),
+        says({"content": "It is 42."}),
+    ]
+    code, out, err = piped("How much?", "--session", "joe", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [one["event"] for one in events] == [
+        "session", "reasoning", "tool_call", "tool_result", "text", "result", "result",
+    ]  # fmt: skip
+    assert events[0]["name"] == "joe"
+    assert events[3]["text"] == "42"
+    assert events[-1]["text"] == "It is 42."
+
+
+def test_code_runs_without_a_person_only_if_that_was_said(piped, said):
+    said.scripted += [
+        says(call("shell", "c", command="echo $((6 * 7))"), finish="tool_calls"),
+        says({"content": "No?"}),
+        says(call("shell", "c", command="echo $((6 * 7))"), finish="tool_calls"),
+        says({"content": "Yes."}),
+    ]
+    _, _, err = piped("Run it.", "--session", "kim")
+    assert "Nobody is there to allow it" in err
+    _, _, err = piped("Run it.", "--session", "kim", "--yes")
+    assert "shell: 42" in err
+
+
+def test_files_go_with_the_chat(piped, said, tmp_path):
+    said.scripted += [
+        says(call("write_file", "c", path="plan", content="Go."), finish="tool_calls"),
+        says({"content": "Written."}),
+        says(call("read_file", "c", path="plan"), finish="tool_calls"),
+        says({"content": "Go."}),
+    ]
+    piped("Write.", "--session", "lea")
+    code, _, err = piped("Read.", "--session", "lea", "--files", str(tmp_path / "elsewhere"))
+    assert code == 0
+    assert "read_file: Go." in err
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (" ", [], "no message on the standard input"),
+        ("x", ["--tools", "forecast"], "no tool 'forecast'"),
+        ("x", ["--tools", "fetch"], "needs --fetch-from"),
+        ("x", ["--session", "ses-0-0"], "not a session"),
+        ("x", ["--session", "bad\nname"], "label"),
+        ("x", ["--key-variable", "TORPOR_NO_SUCH_KEY"], "is not set"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(piped, said, text, options, words):
+    code, out, err = piped(text, *options)
+    assert (code, out) == (1, "")
+    assert words in err
+    assert err.startswith("torpor: ")
+    assert err.count("\n") == 1
+    assert not said.seen
+
+
+def test_a_chat_keeps_the_system_text_and_tools_that_it_was_begun_with(piped, said):
+    said.scripted.append(says({"content": "Yes."}))
+    piped("Hello?", "--session", "max", "--no-tools")
+    code, _, err = piped("Hello?", "--session", "max", "--system", "Be brief.")
+    assert code == 1
+    assert "begin another chat" in err
+
+
+def test_a_failed_turn_leaves_no_chat_behind(piped, said, torpor):
+    refused = says({"content": "No."})
+    refused.status = 400
+    said.scripted.append(refused)
+    code, out, _ = piped("Hello?", "--session", "ned")
+    assert (code, out) == (1, "")
+    assert list(torpor.sessions(labels={"chat": "ned"})) == []
+
+
+def test_a_service_that_is_not_there_or_is_full_is_another_exit_code(piped, said):
+    code, _, err = piped("Hello?", url=f"http://127.0.0.1:{free_port()}")
+    assert code == 3
+    assert "torpor up" in err
+    busy = says({"content": "No."})
+    busy.status = 503
+    said.scripted.append(busy)
+    assert piped("Hello?", "--session", "ole", "--wait", "0")[0] == 3
