@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from agent_runtime.messages.chat import Message
 from agent_runtime.messages.efforts import Effort
@@ -17,6 +17,7 @@ from state_store.levels import LEVEL
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 from tools.effects import Entry
+from tools.schemas import flaw_of
 
 Durability = Annotated[str, Field(pattern=LEVEL)]
 HistoryPolicy = Literal["append", "template"]
@@ -28,6 +29,16 @@ class _Wire(BaseModel):
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """As SGLang takes them."""
+
+
+def _with_schema(tool: ToolSpec) -> ToolSpec:
+    if (flaw := flaw_of(tool.parameters)) is not None:
+        raise ValueError(f"the parameters of tool {tool.name!r} are no JSON schema: {flaw}")
+    return tool
+
+
+DeclaredTool = Annotated[ToolSpec, AfterValidator(_with_schema)]
+"""Stored tools are not looked at again, so a tool with a wrong schema is refused as it comes."""
 
 
 class SamplingDefaults(_Wire, strict=True):
@@ -42,7 +53,7 @@ class SamplingDefaults(_Wire, strict=True):
 
 class CreateSession(_Wire, strict=True):
     system: str | None = None
-    tools: list[ToolSpec] = []
+    tools: list[DeclaredTool] = []
     labels: dict[str, str] = {}
     sampling: SamplingDefaults = SamplingDefaults()
     template: dict[str, OptionValue] = {}
@@ -121,7 +132,7 @@ class ConversationRequest(TurnRequest):
     history: as in CreateSession; with another policy it is another conversation
     """
 
-    tools: list[ToolSpec] = []
+    tools: list[DeclaredTool] = []
     history: HistoryPolicy = "append"
     stateless: bool | None = None
     labels: dict[str, str] = {}

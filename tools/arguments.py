@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from jsonschema.exceptions import ValidationError as SchemaViolation
 from pydantic import BaseModel, ValidationError
 
-from tools.coercion import expected, offline_validator, typed
+from tools.coercion import expected, properties_of, typed
+from tools.schemas import bounded, offline_validator
 
 
 @dataclass(frozen=True)
@@ -70,32 +71,33 @@ class SchemaArguments:
         """quoted: see `typed`"""
         read, notes = typed(arguments, self._schema, quoted=quoted)
         try:
-            errors = sorted(offline_validator(self._schema).iter_errors(read), key=_place)
+            with bounded(read):
+                errors = sorted(offline_validator(self._schema).iter_errors(read), key=_place)
             lines = [line for error in errors for line in self._lines(error, read)]
-        except Exception as error:  # references, patterns: a schema may be wrong in many ways
+        except Exception as error:  # references, patterns: wrong in many ways, or endless
             lines = [f"- arguments: the schema cannot be used: {error}"]
         return Checked(None if lines else read, read, tuple(lines), tuple(notes))
 
     def _lines(self, error: SchemaViolation, read: dict[str, Any]) -> Iterable[str]:
         if error.validator == "required" and not error.path:
-            (name,) = (name for name in self._schema["required"] if _is_about(error, name))
+            name = next(name for name in self._schema["required"] if _is_about(error, name))
             yield _line(self._schema, (name,), "missing", "")
         elif error.validator == "additionalProperties" and not error.path:
-            for name in read.keys() - self._schema.get("properties", {}).keys():
+            for name in read.keys() - properties_of(self._schema).keys():
                 yield _line(self._schema, (name,), "unknown", "")
         else:
             yield _line(self._schema, tuple(error.path), "", error.message)
 
 
 def _line(schema: Mapping[str, Any], where: Sequence[Any], what: str, message: str) -> str:
-    properties = schema.get("properties", {})
+    properties = properties_of(schema)
     name = ".".join(str(part) for part in where)
     if what == "unknown":
         near = difflib.get_close_matches(name, properties, n=1)
         did_you = f"; did you mean {near[0]}?" if near else ""
         known = ", ".join(properties) or "none"
         return f"- {name}: no such parameter; the parameters are: {known}{did_you}"
-    top = len(where) == 1 and isinstance(properties.get(where[0]), Mapping)
+    top = len(where) == 1 and where[0] in properties
     wanted = expected(properties[where[0]], schema) if top else ""
     if what == "missing":
         return f"- {name}: missing" + (f"; expected {wanted}" if wanted else "")

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
-from referencing import Registry
+
+from tools.schemas import bounded, offline_validator
 
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
@@ -26,26 +26,26 @@ def typed(
     quoted: strings were written as such, so that they are read as something else only where the
             schema takes no string
     """
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
-        properties = {}
+    properties = properties_of(schema)
     read: dict[str, Any] = {}
     notes = []
-    for name, value in arguments.items():
-        if isinstance(value, str) and isinstance(properties.get(name), Mapping):
-            try:
-                validator = offline_validator(schema).evolve(schema=properties[name])
-                value, note = _read(value, validator, quoted)
-            except Exception as error:  # references, patterns: a schema may be wrong in many ways
-                note = f"its schema cannot be used: {error}"
-            notes += [f"{name}: {note}"] if note else []
-        read[name] = value
+    with bounded(arguments):
+        for name, value in arguments.items():
+            if isinstance(value, str) and isinstance(properties.get(name), Mapping):
+                try:
+                    validator = offline_validator(schema).evolve(schema=properties[name])
+                    value, note = _read(value, validator, quoted)
+                except Exception as error:  # references, patterns: wrong in many ways, or endless
+                    note = f"its schema cannot be used: {error}"
+                notes += [f"{name}: {note}"] if note else []
+            read[name] = value
     return read, notes
 
 
-def offline_validator(schema: Mapping[str, Any]) -> Validator:
-    """For a schema that may come from anywhere: it is never followed to the network."""
-    return Draft202012Validator(schema, registry=Registry())
+def properties_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By name; none if the schema says nothing of them, or nothing that can be understood."""
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:
@@ -69,23 +69,37 @@ def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:
     return meant, ""
 
 
-def expected(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+def expected(schema: Any, root: Mapping[str, Any]) -> str:
     """What a schema asks for, in a few words."""
+    return _expected(schema, root, set())
+
+
+def _expected(schema: Any, root: Mapping[str, Any], named: set[str]) -> str:
+    """named: the references that were looked up; one that comes again is told by its name"""
+    if not isinstance(schema, Mapping):
+        return "nothing" if schema is False else "any value"
     while "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
+        if name in named:
+            return name
+        named.add(name)
         schema = (root.get("$defs") or root.get("definitions") or {}).get(name, {})
+        if not isinstance(schema, Mapping):
+            return _expected(schema, root, named)
     if "enum" in schema:
         return "one of " + ", ".join(json.dumps(one) for one in schema["enum"])
     if "const" in schema:
         return json.dumps(schema["const"])
     for several in ("anyOf", "oneOf"):
         if several in schema:
-            return " or ".join(dict.fromkeys(expected(one, root) for one in schema[several]))
+            return " or ".join(
+                dict.fromkeys(_expected(one, root, named) for one in schema[several])
+            )
     kind = schema.get("type", "any value")
     if isinstance(kind, list):
-        return " or ".join(kind)
+        return " or ".join(map(str, kind))
     if kind == "array" and isinstance(schema.get("items"), Mapping) and schema["items"]:
-        return f"array of {expected(schema['items'], root)}"
+        return f"array of {_expected(schema['items'], root, named)}"
     if kind == "object" and schema.get("required"):
         return f"object with {', '.join(schema['required'])}"
     low, high = schema.get("minimum"), schema.get("maximum")

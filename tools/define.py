@@ -6,17 +6,18 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, get_type_hints
 
+from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from tools.arguments import ModelArguments, SchemaArguments
-from tools.coercion import offline_validator
 from tools.context import Context
 from tools.docstrings import describe
 from tools.effects import Effect, Scope
 from tools.errors import BadDefinition
+from tools.schemas import flaw_of
 from tools.tool import Tool, ToolSpec, running
 
 __all__ = ["Tool", "ToolSpec", "define", "define_by_schema"]
@@ -73,9 +74,11 @@ def define_by_schema(
     Raises BadDefinition if `spec.parameters` is not a JSON schema of type object.
     """
     try:
-        offline_validator(spec.parameters).check_schema(spec.parameters)
+        Draft202012Validator.check_schema(spec.parameters)
     except SchemaError as error:
         raise BadDefinition(f"{spec.name}: its schema is wrong: {error.message}") from error
+    if (flaw := flaw_of(spec.parameters)) is not None:
+        raise BadDefinition(f"{spec.name}: its schema is wrong: {flaw}.")
     if spec.parameters.get("type") != "object":
         raise BadDefinition(f"{spec.name}: its schema is not of type object.")
 

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,8 +35,9 @@ from engine.pool import EnginePool
 from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
 from state_store.store import StateStore
 from tools.calls import ToolCall
-from tools.coercion import typed
+from tools.coercion import properties_of, typed
 from tools.define import ToolSpec
+from tools.schemas import bounded
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Conversations:
         system, said = _split(request.messages)
         if not said or said[-1].role == "assistant":
             raise BadRequest("a conversation ends with what is to be answered.")
-        chain = self._chain(request)
+        chain = await self._chain(request)
         claim = None
         if key is not None:
             claim, _ = await self._turns.claims.claim(key, "an answer", request)
@@ -118,7 +119,7 @@ class Conversations:
 
     async def remember(self, request: ConversationRequest, result: TurnResult) -> None:
         """That the conversation, with this answer to it, is where the result says."""
-        await self._remember(request, self._chain(request)[-1], result)
+        await self._remember(request, (await self._chain(request))[-1], result)
 
     async def discard(self, session_id: str) -> None:
         """Delete a session that was made for an answer which did not come."""
@@ -251,11 +252,12 @@ class Conversations:
             return Place(end + 1, session_id, snapshot)
         return None
 
-    def _chain(self, request: ConversationRequest) -> list[str]:
+    async def _chain(self, request: ConversationRequest) -> list[str]:
         """Hashes of the conversation up to each of its messages."""
         stateless = self._turns.stateless.is_asked_for(request)
         system, said = _split(request.messages)
-        return _hashes(system, request, said, stateless=stateless)
+        # A client says how long it is and what its calls are read by, and others wait for the loop.
+        return await asyncio.to_thread(_hashes, system, request, said, stateless=stateless)
 
     async def _remember(self, request: ConversationRequest, asked: str, result: TurnResult) -> None:
         """asked: the hash of what is answered"""
@@ -328,9 +330,10 @@ def _hashes(
     kind += [] if request.history == "append" else [request.history]
     digest = _digest("", [system, tools, *kind])
     chain = []
-    for message in said:
-        digest = _next_hash(digest, message, request.tools)
-        chain.append(digest)
+    with bounded([message.tool_calls for message in said]):
+        for message in said:
+            digest = _next_hash(digest, message, request.tools)
+            chain.append(digest)
     return chain
 
 
@@ -344,13 +347,17 @@ def _meant(call: ToolCall, tools: Sequence[ToolSpec]) -> dict[str, Any]:
     """Arguments as the tool's schema has them, so that a call is known again whether a client sends
     the strings that the model wrote or the numbers and lists that they stand for."""
     schema = next((tool.parameters for tool in tools if tool.name == call.name), {})
-    kinds = schema.get("properties", {})
+    properties = properties_of(schema)
     written = {
         name: value
         for name, value in call.arguments.items()
-        if isinstance(value, str) and kinds.get(name, {}).get("type") != "string"
+        if isinstance(value, str) and not _is_text(properties.get(name))
     }
     return {**call.arguments, **typed(written, schema)[0]}
+
+
+def _is_text(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and schema.get("type") == "string"
 
 
 def _digest(before: str, content: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tools.arguments import SchemaArguments
 from tools.calls import ParsedMessage, ToolCall
+from tools.schemas import bounded
 from tools.tool import ToolSpec
 
 
@@ -18,6 +19,13 @@ def against(
     No call is dropped: whoever runs them tells the model what is wrong.
     strings_only: the format has no other values, so a string says nothing about the type
     """
+    with bounded(message.calls):
+        return _checked(message, tools, strings_only)
+
+
+def _checked(
+    message: ParsedMessage, tools: Sequence[ToolSpec], strings_only: bool
+) -> ParsedMessage:
     specs = {tool.name: tool for tool in tools}
     calls: list[ToolCall] = []
     problems = dict.fromkeys(message.problems)

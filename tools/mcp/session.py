@@ -10,12 +10,15 @@ from typing import Any
 import anyio
 from mcp import ClientSession
 from mcp.types import (
+    CallToolResult,
     CancelledNotification,
     CancelledNotificationParams,
     ClientNotification,
     ClientRequest,
     InitializeRequest,
 )
+
+from tools.schemas import bounded, offline_validator
 
 _MOST = 1.0  # seconds for a notice to be taken by the transport
 
@@ -41,6 +44,25 @@ class Session(ClientSession):
             if not isinstance(request.root, InitializeRequest):
                 await self._tell_cancelled(number)
             raise
+
+    async def _validate_tool_result(self, name: str, result: CallToolResult) -> None:
+        """As the SDK does, in bounds: the schema and what it is held against are the server's."""
+        if name not in self._tool_output_schemas:
+            await self.list_tools()
+        schema = self._tool_output_schemas.get(name)
+        if schema is None:
+            return
+        if result.structuredContent is None:
+            raise RuntimeError(f"{name} promises structured content, and has returned none")
+        try:
+            with bounded(result.structuredContent):
+                wrong = next(offline_validator(schema).iter_errors(result.structuredContent), None)
+        except Exception as error:  # references, patterns: wrong in many ways, or endless
+            raise RuntimeError(
+                f"the schema of what {name} returns cannot be used: {error}"
+            ) from error
+        if wrong is not None:
+            raise RuntimeError(f"what {name} has returned is not what it promises: {wrong.message}")
 
     async def _tell_cancelled(self, number: int) -> None:
         params = CancelledNotificationParams(requestId=number, reason="nobody waits for it")

@@ -1,0 +1,177 @@
+"""Schemas that others wrote are checked in bounded time, or refused where they cannot be used."""
+
+import pytest
+
+from agent_runtime.models import ConversationRequest, CreateSession
+from tools.coercion import expected, typed
+from tools.context import Context
+from tools.define import define_by_schema
+from tools.errors import BadDefinition
+from tools.formats import parse
+from tools.schemas import TooCostly, bounded, flaw_of, offline_validator
+from tools.tool import ToolSpec
+
+pytestmark = pytest.mark.timeout(60)  # for checks that would not end
+
+
+def spec(parameters) -> ToolSpec:
+    return ToolSpec(name="f", description="Does.", parameters=parameters)
+
+
+def taking(x, **rest):
+    return {"type": "object", "properties": {"x": x}, **rest}
+
+
+def read(parameters, x=None):
+    value = "" if x is None else f"<parameter=x>\n{x}\n</parameter>\n"
+    text = f"<tool_call>\n<function=f>\n{value}</function>\n</tool_call>"
+    message = parse(text, tools=[spec(parameters)])
+    return message.calls[0].arguments, message.problems
+
+
+LOOP = taking({"$ref": "#/$defs/a"}, required=["x"]) | {"$defs": {"a": {"$ref": "#/$defs/a"}}}
+
+
+def doubling(keyword: str, levels: int = 60):
+    """What is said of it is applied 2 to the power of `levels` times."""
+    parts = {"a0": {"type": "integer"}}
+    for level in range(1, levels):
+        parts[f"a{level}"] = {keyword: [{"$ref": f"#/$defs/a{level - 1}"}] * 2}
+    return taking({"$ref": f"#/$defs/a{levels - 1}"}, required=["x"]) | {"$defs": parts}
+
+
+@pytest.mark.parametrize(
+    "keyword", [{"pattern": "^(a+)+$"}, {"patternProperties": {"^(a+)+$": {"type": "integer"}}}]
+)
+def test_a_pattern_takes_no_more_time_than_the_text_is_long(keyword):
+    text = "a" * 5000 + "!"
+    schema = {"type": "object", "additionalProperties": False} | (
+        {"properties": {text: keyword}} if "pattern" in keyword else keyword
+    )
+    errors = ["no match" for _ in _errors(schema, {text: text})]
+    assert errors == ["no match"]
+
+
+def _errors(schema, value):
+    with bounded(value):
+        return list(offline_validator(schema).iter_errors(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"), [("ab1", True), ("ab1\n", False), ("ab", False), ("\ud800", False)]
+)
+def test_patterns_mean_what_they_say(text, fits):
+    assert (_errors({"pattern": r"^[a-z]+\d$"}, text) == []) is fits
+
+
+def test_a_pattern_that_cannot_be_run_in_linear_time_is_not_checked_and_that_is_logged(caplog):
+    ahead = {"properties": {}, "patternProperties": {"^(?=z)": {"type": "integer"}}}
+    assert _errors({"pattern": "^(?!b)a"}, "b") == []
+    assert _errors({**ahead, "additionalProperties": False}, {"y": "1"}) == []
+    assert "the pattern '^(?!b)a' of a schema is not checked" in caplog.text
+
+
+@pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
+def test_a_schema_that_doubles_what_it_asks_is_given_up(keyword):
+    arguments, problems = read(doubling(keyword), 7)
+    assert arguments == {"x": "7"}
+    assert any("to check it takes too long" in one for one in problems)
+
+
+@pytest.mark.parametrize(("last", "problems"), [({"n": 1.0}, 1), ({"n": True}, 0)])
+def test_a_long_list_is_searched_for_equals_in_linear_time(last, problems):
+    many = [*({"n": n} for n in range(20_000)), last]
+    assert len(_errors({"uniqueItems": True}, many)) == problems
+
+
+def test_checks_that_are_bounded_together_are_given_up_together():
+    validator = offline_validator({"items": {"type": "integer"}})
+
+    def check(times: int) -> None:
+        with bounded([]):
+            for _ in range(times):
+                assert list(validator.iter_errors([0] * 1000)) == []
+
+    check(1)
+    with pytest.raises(TooCostly):
+        check(1000)
+
+
+def test_a_long_list_is_checked_whole():
+    numbers = list(range(50_000))
+    schema = taking({"type": "array", "items": {"type": "integer"}})
+    assert read(schema, numbers) == ({"x": numbers}, ())
+
+
+def test_a_reference_to_itself_does_not_keep_a_call_from_being_read():
+    arguments, problems = read(LOOP)
+    assert arguments == {}
+    assert problems
+
+
+def test_what_is_expected_is_said_once_however_a_schema_repeats_itself():
+    json = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"$ref": "#/$defs/Json"}}]}
+    root = {"$defs": {"Json": json}}
+    assert expected({"$ref": "#/$defs/Json"}, root) == "number or array of Json"
+    assert len(expected({"$ref": "#/$defs/a59"}, doubling("anyOf"))) < 1000
+    assert expected({"anyOf": [True, {"type": "null"}]}, {}) == "any value or null"
+
+
+@pytest.mark.parametrize(("schema", "problems"), [(True, 0), (False, 1)])
+def test_true_and_false_are_schemas(schema, problems):
+    arguments, found = read(taking(schema), "1")
+    assert (arguments, len(found)) == ({"x": "1"}, problems)
+
+
+RECURSIVE = taking({"$ref": "#/$defs/Node"}) | {
+    "$defs": {"Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}}
+}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        taking(True),
+        taking({}),
+        RECURSIVE,
+        taking({"anyOf": [{"$ref": "#/properties/y"}, {"$ref": "#/properties/y"}]}, y={}),
+        taking({"$ref": "https://example.org/schema"}),
+        {"type": "object", "properties": {"not": {"type": "object", "properties": {"if": {}}}}},
+    ],
+)
+def test_schemas_that_can_be_used_are_taken(parameters):
+    assert flaw_of(parameters) is None
+    CreateSession(tools=[spec(parameters)])
+
+
+WRONG = [
+    ({"type": "object", "properties": None}, "properties: Input should be a valid dictionary"),
+    ({"type": "object", "properties": []}, "properties: Input should be a valid dictionary"),
+    (taking([]), "properties.x: "),
+    (taking({"anyOf": {}}), "properties.x.anyOf: "),
+    (taking({}, required="x"), "required: "),
+    (LOOP, "the reference '#/$defs/a' leads back to itself"),
+    (taking({"not": {"$ref": "#/properties/x"}}), "the reference '#/properties/x' leads back"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "why"), WRONG)
+def test_a_schema_that_cannot_be_used_is_refused_wherever_a_tool_comes_from(parameters, why):
+    assert flaw_of(parameters).startswith(why)
+    message = [{"role": "user", "content": "Hello."}]
+    for request, fields in ((CreateSession, {}), (ConversationRequest, {"messages": message})):
+        with pytest.raises(ValueError, match="the parameters of tool 'f' are no JSON schema"):
+            request.model_validate({**fields, "tools": [spec(parameters).model_dump()]})
+
+    async def never(given: dict, context: Context) -> None:
+        raise AssertionError
+
+    with pytest.raises(BadDefinition, match="f: its schema is wrong"):
+        define_by_schema(spec(parameters), never)
+
+
+@pytest.mark.parametrize("parameters", [one for one, _ in WRONG])
+def test_calls_of_stored_tools_are_read_whatever_their_schemas_are(parameters):
+    assert read(parameters, "1")[0] == {"x": "1"}
+    assert typed({"x": "1"}, parameters)[0] == {"x": "1"}
