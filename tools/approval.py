@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tools.canonical import plain
 from tools.errors import BadDefinition
 
 
@@ -22,8 +23,10 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class Rule:
     """tool:  name, or a pattern of names with `*`
-    where: regular expressions by argument; each must match the whole value (as text, or as JSON if
-           it is none). An argument that is not given matches nothing
+    where: regular expressions by argument; each must match the whole value as the tool gets it,
+           however it was written: as text, or as JSON if it is none, where true is `true` and whole
+           numbers have no point. One that is left out has its default; without one, or if there is
+           no such argument, it matches nothing
     why:   told to the person who is asked, and to the model that is refused
     Raises BadDefinition for a wrong regular expression.
     """
@@ -57,7 +60,7 @@ class Approval:
         self._rules = tuple(rules)
 
     def rule(self, tool: str, arguments: Mapping[str, Any]) -> Rule:
-        """arguments: checked, so that they are read as the tool reads them"""
+        """arguments: as the tool gets them, see `Checked.all`"""
         found = (rule for rule in self._rules if rule.matches(tool, arguments))
         return next(found, Rule("*", Verdict.ALLOW))
 
@@ -67,4 +70,6 @@ class Approval:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=repr)
+    return (
+        value if isinstance(value, str) else json.dumps(plain(value), sort_keys=True, default=repr)
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jsonschema.exceptions import ValidationError as SchemaViolation
@@ -17,7 +18,8 @@ from tools.schemas import bounded, offline_validator
 @dataclass(frozen=True)
 class Checked:
     """given: what the function is called with, None if anything is wrong
-    arguments: the same as JSON values
+    arguments: the same as JSON values, those that were given
+    left_out:  the same of those that have a default and were not given
     wrong: for the model, one line each; notes: ambiguities, for people
     """
 
@@ -25,6 +27,12 @@ class Checked:
     arguments: dict[str, Any]
     wrong: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """What the function is called with, as JSON values."""
+        return {**self.left_out, **self.arguments}
 
 
 class Arguments(Protocol):
@@ -58,7 +66,24 @@ class ModelArguments:
             return Checked(None, read, tuple(lines), tuple(notes))
         fields = type(checked).model_fields.items()
         given = {field.alias or key: getattr(checked, key) for key, field in fields}
-        return Checked(given, read, (), tuple(notes))
+        as_json = self._as_json(checked)
+        left_out = {name: one for name, one in as_json.items() if name not in read}
+        taken = {name: as_json.get(name, one) for name, one in read.items()}
+        return Checked(given, taken, (), tuple(notes), left_out)
+
+    def _as_json(self, checked: BaseModel) -> dict[str, Any]:
+        """The arguments as they were understood: what was written as `yes` is true. Those that JSON
+        does not bring back are not among them, such as secrets, of which it has only stars."""
+        understood = {}
+        for key, described in self._model.model_fields.items():
+            name = described.alias or key
+            with contextlib.suppress(Exception):  # types of anybody, who may raise anything
+                dumped = checked.model_dump(mode="json", include={key}, warnings="none")[key]
+                again = checked.model_copy()
+                self._model.__pydantic_validator__.validate_assignment(again, key, dumped)
+                if getattr(again, key) == getattr(checked, key):
+                    understood[name] = dumped
+        return understood
 
 
 class SchemaArguments:

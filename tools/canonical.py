@@ -11,15 +11,16 @@ def canonical(value: Any) -> str:
     """ASCII, with names in order, and whole numbers without a point: 1, 1.0 and 1e0 are one number.
     What JSON cannot say is told apart by its repr."""
     return json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=repr
+        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=repr
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same with whole numbers as integers."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value

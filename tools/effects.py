@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from tools.canonical import canonical
 from tools.results import ToolResult
 
 
@@ -141,9 +141,5 @@ async def never_twice(repeated: Repeated) -> Repeat:
 
 
 def arguments_hash(arguments: Mapping[str, Any]) -> str:
-    """64 hex digits; the order of names does not count. Any value is told apart by its repr where
-    JSON cannot say it."""
-    canonical = json.dumps(
-        arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=repr
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    """64 hex digits, see `canonical`."""
+    return hashlib.sha256(canonical(arguments).encode()).hexdigest()

@@ -105,7 +105,7 @@ class Executor:
             checked = None if tool is None else tool.check(call.arguments)
             if checked is None or checked.given is None:
                 continue
-            rule = self._approval.rule(call.name, checked.arguments)
+            rule = self._approval.rule(call.name, checked.all)
             if rule.verdict is Verdict.ASK:
                 asked.append(Question(position, call, rule.why))
         return asked
@@ -158,7 +158,7 @@ class Executor:
         checked = tool.check(call.arguments)
         if checked.given is None:
             return tool.refusal(checked)
-        rule = self._approval.rule(call.name, checked.arguments)
+        rule = self._approval.rule(call.name, checked.all)
         if rule.verdict is Verdict.REFUSE:
             why = f"{call.name} was not run: it is not allowed with these arguments. {rule.why}"
             return ToolResult.failed(why.strip(), Ending.REFUSED)
