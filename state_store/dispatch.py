@@ -9,73 +9,62 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import cast
 
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.nodes import Node
-from state_store.resp import Refusal, Reply, Request
+from state_store.resp import Command, Item, Refusal, Reply, byte_count, keyless
 from state_store.routing import Router, Server, redirection
 
 _SHARE_BYTES = 1 << 20  # a second connection is not worth a thread's wake-up for less
 _THREADS = 64  # started as they are needed; what finds none free waits for one
 _PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds before another attempt; the last repeats
 _PASSING = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
-_ASKING, _PING = Request(b"*1\r\n$6\r\nASKING\r\n"), Request(b"*1\r\n$4\r\nPING\r\n")
-
-
-@dataclass(slots=True)
-class Task:
-    """Commands for one key, in order. All are sent again if one was sent to the wrong place."""
-
-    key: bytes
-    requests: Sequence[Request]
-    replies: Sequence[Reply] = ()
-    asked: Node | None = None  # where the server said to ask this time
-
-    @property
-    def payload_bytes(self) -> int:
-        return sum(request.payload_bytes for request in self.requests)
+_ASKING, _PING = keyless(b"ASKING"), keyless(b"PING")
 
 
 @dataclass
 class _Share:
-    """What one connection does in one round."""
+    """What one connection does in one round.
+
+    places: of its items in the batch
+    asking: whether its node is asked because another one says so
+    """
 
     node: Node
-    tasks: list[Task]
-    asking: bool
+    commands: Sequence[Command]
+    items: Sequence[Item]
+    places: Sequence[int]
+    asking: bool = False
+    replies: Sequence[Reply] = ()
     error: StoreUnavailable | None = None
-    refused: bool = False  # whether a reply is a refusal
 
     def run(self) -> None:
-        requests = [request for task in self.tasks for request in task.requests]
+        commands = self.commands
         if self.asking:
-            requests = [r for request in requests for r in (_ASKING, request)]
+            commands = [each for one in commands for each in (_ASKING, one)]
         try:
-            replies = self.node.exchange(requests)
+            self.replies = self.node.exchange(commands, self.items)
         except StoreUnavailable as error:
             self.error = error
             return
         if self.asking:
-            replies = replies[1::2]
-        self.refused = any(type(reply) is Refusal for reply in replies)
-        if len(replies) == len(self.tasks):
-            for task, reply in zip(self.tasks, replies, strict=True):
-                task.replies = (reply,)
-            return
-        at = 0
-        for task in self.tasks:
-            task.replies = replies[at : at + len(task.requests)]
-            at += len(task.requests)
+            self.replies = self.replies[1::2]
 
 
 @dataclass
 class _Again:
-    """What a round left undone, and why."""
+    """What a round left undone, and why.
 
-    tasks: list[Task] = field(default_factory=list)
+    places: of the items that are sent again, all of their commands, and in `asked` those which
+            the server said to ask another one for, this time
+    """
+
+    places: list[int] = field(default_factory=list)
+    asked: dict[int, Node] = field(default_factory=dict)
     moves: dict[int, Server] = field(default_factory=dict)
     reason: str = ""
     error: StoreUnavailable | None = None
@@ -111,16 +100,21 @@ class Dispatcher:
             threads.shutdown()
         self.router.close()
 
-    def run(self, tasks: Sequence[Task]) -> None:
-        """Fill in every task's replies; those may be refusals that waiting does not help."""
-        waiting = list(tasks)
+    def run(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+        """The replies to each item's commands, in order; some may be refusals that waiting does
+        not help."""
+        replies: list[Reply] = []
+        waiting: Sequence[int] = range(len(items))
+        asked: dict[int, Node] = {}
         failures = 0
         deadline = time.monotonic() + self._timeout
         while waiting:
-            again = self._round(waiting)
-            if not again.tasks:
-                return
-            if len(again.tasks) < len(waiting):
+            shares, again = self._shares(commands, items, waiting, asked)
+            self._run(shares)
+            replies = self._gather(shares, len(items), replies, again)
+            if not again.places:
+                break
+            if len(again.places) < len(waiting):
                 failures, deadline = 0, time.monotonic() + self._timeout
             if again.error is not None and not self.router.patient:
                 raise again.error
@@ -133,7 +127,8 @@ class Dispatcher:
             failures += 1
             if again.lost or again.moves:
                 self.router.refresh(again.moves)
-            waiting = again.tasks
+            waiting, asked = again.places, again.asked
+        return replies
 
     def ping(self) -> None:
         """Have every node answer."""
@@ -141,7 +136,7 @@ class Dispatcher:
         while True:
             try:
                 for node in self.router.nodes():
-                    (reply,) = node.exchange([_PING])
+                    (reply,) = node.exchange([_PING], [(b"", b"")])
                     if isinstance(reply, Refusal):
                         raise StoreRefused(f"the store refused a command: {reply.text}")
                 return
@@ -151,50 +146,45 @@ class Dispatcher:
             time.sleep(_PAUSES[-1])
             self.router.refresh({})
 
-    def _round(self, tasks: Sequence[Task]) -> _Again:
+    def _shares(
+        self,
+        commands: Sequence[Command],
+        items: Sequence[Item],
+        waiting: Sequence[int],
+        asked: Mapping[int, Node],
+    ) -> tuple[list[_Share], _Again]:
+        """Who does what in this round; items whose node is not known are done again."""
         again = _Again()
-        shares = self._shares(tasks, again)
-        self._run(shares)
-        for share in shares:
-            if share.error is not None:
-                again.tasks += share.tasks
-                again.error, again.passing, again.lost = share.error, True, True
-                continue
-            for task in share.tasks if share.refused else ():
-                if self._sent_on(task, share.node, again):
-                    again.tasks.append(task)
-        return again
-
-    def _shares(self, tasks: Sequence[Task], again: _Again) -> list[_Share]:
-        """Who does what in this round; tasks whose node is not known go to `again`."""
-        by_node: dict[tuple[Node, bool], list[Task]] = {}
+        by_node: dict[tuple[Node, bool], Sequence[int]] = {}
         if self.router.only is not None:
-            by_node[self.router.only, False], tasks = list(tasks), ()
-        for task in tasks:
-            asked, task.asked = task.asked, None
+            by_node[self.router.only, False], waiting = waiting, ()
+        for place in waiting:
             try:
-                node = asked or self.router.node_of(task.key)
+                node = asked.get(place) or self.router.node_of(items[place][0])
             except StoreUnavailable as error:
-                again.tasks.append(task)
+                again.places.append(place)
                 again.error, again.passing, again.lost = error, True, True
                 continue
-            by_node.setdefault((node, asked is not None), []).append(task)
+            cast("list[int]", by_node.setdefault((node, place in asked), [])).append(place)
         shares: list[_Share] = []
-        for (node, asking), members in by_node.items():
-            parts = [members] if self._connections == 1 else self._cut(members)
-            shares += [_Share(node, part, asking) for part in parts if part]
-        return shares
+        spread = self._connections > 1 and any(one.payload for one in commands)
+        for (node, asking), places in by_node.items():
+            for part in self._cut(items, places) if spread else [places]:
+                own = items if len(part) == len(items) else [items[place] for place in part]
+                shares.append(_Share(node, commands, own, part, asking))
+        return shares, again
 
-    def _cut(self, tasks: list[Task]) -> list[list[Task]]:
+    def _cut(self, items: Sequence[Item], places: Sequence[int]) -> list[list[int]]:
         """Runs of about equal bytes, one for each connection that is worth its while."""
-        total = sum(task.payload_bytes for task in tasks)
+        sizes = [byte_count(items[place][1]) for place in places]
+        total = sum(sizes)
         count = max(1, min(self._connections, total // _SHARE_BYTES))
-        parts: list[list[Task]] = [[] for _ in range(count)]
+        parts: list[list[int]] = [[] for _ in range(count)]
         before = 0
-        for task in tasks:
-            parts[min(before * count // max(total, 1), count - 1)].append(task)
-            before += task.payload_bytes
-        return parts
+        for place, size in zip(places, sizes, strict=True):
+            parts[min(before * count // max(total, 1), count - 1)].append(place)
+            before += size
+        return [part for part in parts if part]
 
     def _run(self, shares: Sequence[_Share]) -> None:
         others: list[Future[None]] = []
@@ -213,9 +203,33 @@ class Dispatcher:
             if error is not None:
                 raise error
 
-    def _sent_on(self, task: Task, node: Node, again: _Again) -> bool:
-        """Whether a reply says to send the task again, and what to know before."""
-        for reply in task.replies:
+    def _gather(
+        self, shares: Sequence[_Share], count: int, before: list[Reply], again: _Again
+    ) -> list[Reply]:
+        """Replies to all `count` items: those of this round, and to the others those `before`."""
+        for share in shares:
+            if share.error is not None:
+                again.places += share.places
+                again.error, again.passing, again.lost = share.error, True, True
+                continue
+            each = len(share.commands)
+            if any(type(reply) is Refusal for reply in share.replies):
+                for number, place in enumerate(share.places):
+                    replies = share.replies[number * each : (number + 1) * each]
+                    if self._sent_on(place, replies, share.node, again):
+                        again.places.append(place)
+            if len(share.places) == count:
+                return list(share.replies)
+            if not before:
+                before = [None] * (count * each)
+            for number, place in enumerate(share.places):
+                replies = share.replies[number * each : (number + 1) * each]
+                before[place * each : (place + 1) * each] = replies
+        return before
+
+    def _sent_on(self, place: int, replies: Sequence[Reply], node: Node, again: _Again) -> bool:
+        """Whether a reply says to send the item again, and what to know before."""
+        for reply in replies:
             if not isinstance(reply, Refusal):
                 continue
             if reply.code in ("MOVED", "ASK"):
@@ -225,7 +239,7 @@ class Dispatcher:
                     self.router.node_at(server)
                     again.moves[slot] = server
                 else:
-                    task.asked = self.router.node_at(server)
+                    again.asked[place] = self.router.node_at(server)
                 return True
             if reply.code in _PASSING or (reply.code == "READONLY" and self.router.patient):
                 again.reason, again.passing = reply.text, True

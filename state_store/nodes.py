@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.patience import is_untrusted
-from state_store.resp import BulkConnection, Reply, Request
+from state_store.resp import BulkConnection, Command, Item, Reply
 
 
 class Node:
@@ -31,16 +31,16 @@ class Node:
         self._idle: list[BulkConnection] = []
         self._generation = 0
 
-    def exchange(self, requests: Sequence[Request]) -> list[Reply]:
+    def exchange(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
         with self._turns:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
                 generation = self._generation
             if connection is not None:
                 with contextlib.suppress(StoreUnavailable):
-                    return self._exchange(connection, generation, requests)
+                    return self._exchange(connection, generation, commands, items)
                 generation = self.disconnect()  # the others have probably gone stale too
-            return self._exchange(self._connect(), generation, requests)
+            return self._exchange(self._connect(), generation, commands, items)
 
     def disconnect(self) -> int:
         """Give up all connections: idle ones now, those in use when their operation ends."""
@@ -53,10 +53,14 @@ class Node:
         return generation
 
     def _exchange(
-        self, connection: BulkConnection, generation: int, requests: Sequence[Request]
+        self,
+        connection: BulkConnection,
+        generation: int,
+        commands: Sequence[Command],
+        items: Sequence[Item],
     ) -> list[Reply]:
         try:
-            replies = connection.exchange(requests)
+            replies = connection.exchange(commands, items)
         except BaseException:
             connection.close()
             raise

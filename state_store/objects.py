@@ -6,13 +6,15 @@ import threading
 from collections.abc import Sequence
 from typing import cast
 
-from state_store.dispatch import Dispatcher, Task
+from state_store.dispatch import Dispatcher
 from state_store.errors import StoreFull, StoreRefused
-from state_store.resp import Pieces, Refusal, Reply, Request, command, get
+from state_store.resp import Command, Item, Refusal, Reply, Value, command
 from state_store.routing import router_for
 
-Value = memoryview | Sequence[memoryview]
-"""One value in memory, uint8: gathered from, or scattered to, one buffer or several."""
+_EXISTS = command(b"EXISTS")
+_GET = command(b"GET")
+_GET_INTO = command(b"GET", payload="received")
+_OVERWRITE = command(b"SET", b"XX", b"KEEPTTL", payload="sent")
 
 
 class ObjectClient:
@@ -49,12 +51,14 @@ class ObjectClient:
 
         An object that is already there stays as it is, with at least `ttl` to live.
         """
-        self._run([(key, _put(key, _pieces(value), ttl)) for key, value in items])
+        self._set_new(items, ttl)
 
     def replace(self, items: Sequence[tuple[bytes, Value]], *, ttl: int) -> None:
-        """Overwrite objects that were found corrupt; pins and expiry stay as they are."""
-        self._run([(key, (_replace(key, _pieces(value)),)) for key, value in items])
-        self.put(items, ttl=ttl)
+        """Overwrite objects that were found corrupt; pins and expiry stay as they are, with at
+        least `ttl` to live."""
+        there = [reply is not None for reply in self._run((_OVERWRITE,), items)]
+        self._keep([item for item, was in zip(items, there, strict=True) if was], ttl)
+        self._set_new([item for item, was in zip(items, there, strict=True) if not was], ttl)
 
     def get_into(self, items: Sequence[tuple[bytes, Value]]) -> list[int | None]:
         """Read each key into its buffers; the sizes of the stored values, None for no such key.
@@ -62,42 +66,54 @@ class ObjectClient:
         A value that is larger than its buffers together is skipped: they hold garbage then, as
         they do past the end of a smaller one, and all of them when this raises.
         """
-        replies = self._run([(key, (get(key, _pieces(value)),)) for key, value in items])
-        return [cast("int | None", reply) for (reply,) in replies]
+        return cast("list[int | None]", self._run((_GET_INTO,), items))
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
         """Which of `keys` are there; those that would expire sooner now live `ttl` seconds."""
-        replies = self._run([(key, (_prolong(key, ttl), _exists(key))) for key in keys])
-        return [found == 1 for _, found in replies]
+        prolong = command(b"EXPIRE", b"%d" % ttl, b"GT")
+        replies = self._run((prolong, _EXISTS), [(key, b"") for key in keys])
+        return [found == 1 for found in replies[1::2]]
 
     def exists(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of `keys` are there."""
-        return [found == 1 for (found,) in self._run([(key, (_exists(key),)) for key in keys])]
+        return [found == 1 for found in self._run((_EXISTS,), [(key, b"") for key in keys])]
 
     def get_small(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of `keys`, None for no such key. Refuses values of more than 1 MiB."""
-        replies = self._run([(key, (command(b"GET", key),)) for key in keys])
-        return [cast("bytes | None", value) for (value,) in replies]
+        return cast("list[bytes | None]", self._run((_GET,), [(key, b"") for key in keys]))
 
     def set_small_nx(self, items: Sequence[tuple[bytes, bytes]], *, ttl: int) -> list[bool]:
         """Which values were stored: those whose key was not there. All live at least `ttl` s.
 
         After an operation that failed, or a reconnection, a value of one's own may count as there.
         """
-        replies = self._run([(key, _put(key, _pieces(value), ttl)) for key, value in items])
-        return [stored is not None for stored, _ in replies]
+        return self._set_new(items, ttl)
 
-    def _run(self, work: Sequence[tuple[bytes, Sequence[Request]]]) -> list[Sequence[Reply]]:
-        """The replies to each key's requests; the first refusal is raised when all are done."""
-        tasks = [Task(key, requests) for key, requests in work]
-        if tasks:
-            self._dispatch().run(tasks)
-        for task in tasks:
-            for reply in task.replies:
-                if isinstance(reply, Refusal):
-                    kind = StoreFull if reply.code == "OOM" else StoreRefused
-                    raise kind(f"the store refused a command: {reply.text}")
-        return [task.replies for task in tasks]
+    def _set_new(self, items: Sequence[Item], ttl: int) -> list[bool]:
+        """Which values were stored: those whose key was not there. All live at least `ttl` s."""
+        set_new = command(b"SET", b"NX", b"EX", b"%d" % ttl, payload="sent")
+        stored = [reply is not None for reply in self._run((set_new,), items)]
+        there = [place for place, new in enumerate(stored) if not new]
+        for place, new in zip(there, self._keep([items[p] for p in there], ttl), strict=True):
+            stored[place] = new
+        return stored
+
+    def _keep(self, items: Sequence[Item], ttl: int) -> list[bool]:
+        """Have values that were there live at least `ttl` s. Which had expired meanwhile, and
+        were stored again."""
+        kept = self.touch([key for key, _ in items], ttl=ttl)
+        gone = [item for item, there in zip(items, kept, strict=True) if not there]
+        again = iter(self._set_new(gone, ttl) if gone else ())
+        return [not there and next(again) for there in kept]
+
+    def _run(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+        """The replies to each item's commands; the first refusal is raised when all are done."""
+        replies = self._dispatch().run(commands, items) if items else []
+        refusal = next((reply for reply in replies if type(reply) is Refusal), None)
+        if refusal is not None:
+            kind = StoreFull if refusal.code == "OOM" else StoreRefused
+            raise kind(f"the store refused a command: {refusal.text}")
+        return replies
 
     def _dispatch(self) -> Dispatcher:
         with self._lock:
@@ -107,28 +123,3 @@ class ObjectClient:
                     router, timeout=self._timeout, connections=self._connections
                 )
             return self._dispatcher
-
-
-def _put(key: bytes, value: Pieces, ttl: int) -> tuple[Request, Request]:
-    return command(b"SET", key, b"NX", b"EX", b"%d" % ttl, value=value), _prolong(key, ttl)
-
-
-def _replace(key: bytes, value: Pieces) -> Request:
-    return command(b"SET", key, b"XX", b"KEEPTTL", value=value)
-
-
-def _prolong(key: bytes, ttl: int) -> Request:
-    return command(b"EXPIRE", key, b"%d" % ttl, b"GT")
-
-
-def _exists(key: bytes) -> Request:
-    return command(b"EXISTS", key)
-
-
-def _pieces(value: bytes | Value) -> Pieces:
-    if isinstance(value, bytes):
-        return Pieces((memoryview(value),), len(value))
-    if isinstance(value, memoryview):
-        return Pieces((value if value.format == "B" else value.cast("B"),), value.nbytes)
-    views = [view if view.format == "B" else view.cast("B") for view in value]
-    return Pieces(views, sum(map(len, views)))

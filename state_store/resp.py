@@ -13,12 +13,13 @@ Protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 from __future__ import annotations
 
+import itertools
 import socket
 import ssl
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from state_store.errors import StoreUnavailable
 
@@ -36,44 +37,46 @@ _REPLY_BYTES = 4  # of the shortest reply: `:1` and a line end
 _VECTOR = 1024  # buffers in one system call (IOV_MAX)
 
 
-class Pieces(NamedTuple):
-    """One value in memory: its buffers in turn, uint8 each, and their bytes together."""
-
-    views: Sequence[memoryview]
-    size: int
+Value = memoryview | Sequence[memoryview]
+"""One value in memory, uint8: gathered from, or scattered to, one buffer or several."""
 
 
-class Request(NamedTuple):
-    """One command as it is sent, and where its answer goes; see `command`.
+Item = tuple[bytes, bytes | Value]
+"""A key and its value: what is stored, or the buffers that are filled in turn."""
 
-    head, tail:    what comes before and after the payload
-    value:         payload that is sent, without a copy
-    into:          buffers that a GET fills in turn; None: the reply is returned
-    payload_bytes: on the wire, one way or the other, beside a few small words
+Payload = Literal["sent", "received"]
+
+
+class Command(NamedTuple):
+    """What is done with each key of a batch; see `command`.
+
+    opening: all that comes before the key's length; all there is, if there is no key
+    closing: all that comes after the key, or after the value's last byte
+    payload: which way values go; None: there are none
     """
 
-    head: bytes
-    value: Pieces | None = None
-    tail: bytes = b""
-    into: Pieces | None = None
-    payload_bytes: int = 0
+    opening: bytes
+    closing: bytes
+    payload: Payload | None = None
+    keyless: bool = False
 
 
-def command(name: bytes, key: bytes, *options: bytes, value: Pieces | None = None) -> Request:
-    """`NAME key [value] [option ...]`. Options are remembered: few different ones should be."""
-    if value is not None:
-        opening = _opening(name, 3 + len(options))
-        head = b"%b%d\r\n%b\r\n$%d\r\n" % (opening, len(key), key, value.size)
-        return Request(head, value, b"\r\n" + _words(options), None, value.size)
-    opening = _opening(name, 2 + len(options))
-    head = b"%b%d\r\n%b\r\n%b" % (opening, len(key), key, _words(options))
-    return Request(head)
+def command(name: bytes, *words: bytes, payload: Payload | None = None) -> Command:
+    """`NAME key [value] [word ...]`. A value that is received goes into its buffers; without
+    `payload` the reply is returned."""
+    count = 2 + len(words) + (payload == "sent")
+    opening = b"*%d\r\n$%d\r\n%b\r\n$" % (count, len(name), name)
+    closing = b"\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    return Command(opening, closing, payload)
 
 
-def get(key: bytes, into: Pieces) -> Request:
-    """`GET key` into buffers."""
-    head = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key)
-    return Request(head, None, b"", into, into.size)
+def keyless(name: bytes) -> Command:
+    """A command of one word."""
+    return Command(b"*1\r\n$%d\r\n%b\r\n" % (len(name), name), b"", keyless=True)
+
+
+def byte_count(value: bytes | Value) -> int:
+    return _pieces(value)[1]
 
 
 class Refusal(NamedTuple):
@@ -87,6 +90,12 @@ class Refusal(NamedTuple):
 
 
 Reply = int | bytes | None | Refusal
+
+
+_Pieces = tuple[Sequence[memoryview], int]
+"""A value's buffers in turn, uint8 each, and their bytes together."""
+
+_NOTHING: _Pieces = ((), 0)
 
 
 class BulkConnection:
@@ -115,51 +124,60 @@ class BulkConnection:
     def close(self) -> None:
         self._connection.disconnect()
 
-    def exchange(self, requests: Sequence[Request]) -> list[Reply]:
-        """Send all requests, at most a window of them ahead of their replies.
+    def exchange(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+        """Send all commands for each item, at most a window of items ahead of their replies.
 
-        A GET into buffers answers with the value's size, or None if the key does not exist. A
-        value that is larger than its buffers together is read to its end and thrown away; a
-        smaller one fills them from the front.
+        Items are made into commands as they are sent: the server works on those before meanwhile.
+        At most one command has a payload, and one that receives it is the only one. A GET into
+        buffers answers with the value's size, or None if the key does not exist. A value that is
+        larger than its buffers together is read to its end and thrown away; a smaller one fills
+        them from the front.
         """
+        payload = next((one.payload for one in commands if one.payload), None)
+        most = max(1, _WINDOW_REQUESTS // len(commands))  # items under way
+        pieces: list[_Pieces] = []  # of items that were sent
         replies: list[Reply] = []
-        sent = under_way = 0
-        for done, request in enumerate(requests):
-            if sent < len(requests) and (
-                sent == done
-                or (under_way <= WINDOW_BYTES // 2 and sent - done <= _WINDOW_REQUESTS // 2)
-            ):
-                first = sent
-                while sent < len(requests) and (
-                    sent == done
-                    or (
-                        under_way + requests[sent].payload_bytes <= WINDOW_BYTES
-                        and sent - done < _WINDOW_REQUESTS
-                    )
-                ):
-                    under_way += requests[sent].payload_bytes
-                    sent += 1
-                self._send(requests[first:sent])
-            following = sent - done - 1
-            after = requests[done + 1].into if following else None
-            certain = 0 if after is None else min(_REPLY_BYTES * following, len(_head(after.size)))
-            into = request.into
-            if into is not None and self._received(into, certain):
-                replies.append(into.size)
+        done = under_way = 0
+        while done < len(items):
+            first = len(pieces)
+            for _, value in itertools.islice(items, first, done + most):
+                piece = _NOTHING if payload is None else _pieces(value)
+                if under_way + piece[1] > WINDOW_BYTES and len(pieces) > done:
+                    break
+                pieces.append(piece)
+                under_way += piece[1]
+            sent = len(pieces)
+            self._send(commands, items[first:sent], pieces[first:])
+            until = done
+            while until < sent and (
+                sent == len(items) or until == done or 2 * under_way > WINDOW_BYTES
+                or 2 * (sent - until) > most
+            ):  # fmt: skip
+                under_way -= pieces[until][1]
+                until += 1
+            if payload == "received":
+                self._receive_values(pieces, done, until, replies)
             else:
-                replies.append(self._reply(into, certain))
-            under_way -= request.payload_bytes
+                replies += [self._reply() for _ in range((until - done) * len(commands))]
+            done = until
         return replies
 
-    def _send(self, requests: Sequence[Request]) -> None:
+    def _send(
+        self, commands: Sequence[Command], items: Sequence[Item], pieces: Sequence[_Pieces]
+    ) -> None:
         vector: list[bytes | memoryview] = []
         small: list[bytes] = []
-        for request in requests:
-            small.append(request.head)
-            if request.value is not None:
-                vector.append(b"".join(small))
-                vector += request.value.views
-                small = [request.tail]
+        for (key, _), (views, size) in zip(items, pieces, strict=True):
+            for opening, closing, payload, alone in commands:
+                if alone:
+                    small.append(opening)
+                elif payload == "sent":
+                    small.append(b"%b%d\r\n%b\r\n$%d\r\n" % (opening, len(key), key, size))
+                    vector.append(b"".join(small))
+                    vector += views
+                    small = [closing]
+                else:
+                    small.append(b"%b%d\r\n%b%b" % (opening, len(key), key, closing))
         vector.append(b"".join(small))
         try:
             self._send_vector([piece for piece in vector if piece])
@@ -180,31 +198,52 @@ class BulkConnection:
                 count = self._socket.sendmsg(vector[at : at + _VECTOR])
             at = _advance(vector, at, count)
 
-    def _received(self, into: Pieces, certain: int) -> bool:
-        """Receive a value that is as large as expected, and of which no more than its first line
-        is buffered: by one system call. False, and nothing is done, if it is not so.
+    def _receive_values(
+        self, pieces: Sequence[_Pieces], first: int, until: int, replies: list[Reply]
+    ) -> None:
+        """The replies from `first` to `until`; of those behind them only what is sure to come."""
+        at = first
+        while at < until:
+            at = self._receive_expected(pieces, at, until, replies)
+            if at < until:
+                following = len(pieces) - at - 1
+                certain = len(_head(pieces[at + 1][1])) if following else 0
+                replies.append(self._reply(pieces[at], min(certain, _REPLY_BYTES * following)))
+                at += 1
 
-        certain: bytes that are sure to follow, which may be waited for
-        """
-        head = _head(into.size)
-        views = into.views
-        if (
-            self._end - self._start != len(head)
-            or not self._lines.startswith(head, self._start)
-            or len(views) >= _VECTOR
-        ):
-            return False
-        end = 2 + certain
-        pieces = [*views, self._buffer[:end]]
-        count = self._receive(pieces)
-        if count != into.size + end:
-            self._receive_rest(pieces, count, into.size + end)
-        self._end = end
-        self._end_value(0)
-        return True
+    def _receive_expected(
+        self, pieces: Sequence[_Pieces], at: int, until: int, replies: list[Reply]
+    ) -> int:
+        """Receive values that are as large as their buffers, by one system call each, as long as
+        nothing but the next one's first line is buffered. Where that ends."""
+        views, size = pieces[at]
+        if self._secure or bytes(self._buffer[self._start : self._end]) != _head(size):
+            return at
+        ahead: int | None = -1
+        ending, line = b"", self._buffer[:0]
+        while at < until:
+            views, size = pieces[at]
+            following = len(pieces) - at - 1
+            expected = pieces[at + 1][1] if following else None
+            if expected != ahead:
+                ahead, ending = expected, b"\r\n" if expected is None else _ending(expected)
+                line = self._buffer[: len(ending)]
+            if len(views) >= _VECTOR or len(ending) - 2 > _REPLY_BYTES * following:
+                break
+            count = self._receive((*views, line))
+            if count != size + len(ending):
+                self._receive_rest([*views, line], count, size + len(ending))
+            self._start, self._end = 2, len(ending)
+            at += 1
+            replies.append(size)
+            if line != ending:  # another reply than expected follows
+                self._end_value(0)
+                break
+        return at
 
-    def _reply(self, into: Pieces | None, certain: int) -> Reply:
-        large = into is not None and into.size >= _LARGE_BYTES
+    def _reply(self, into: _Pieces | None = None, certain: int = 0) -> Reply:
+        """certain: bytes that are sure to follow a value, which may be waited for"""
+        large = into is not None and into[1] >= _LARGE_BYTES
         line = self._line(_LINE_BYTES if large else _LINE_BUFFER)
         kind, rest = line[:1], line[1:]
         if kind == b"-":
@@ -219,7 +258,7 @@ class BulkConnection:
             return int(rest)
         raise StoreUnavailable(f"unexpected reply {line[:40]!r}; the connection is given up.")
 
-    def _value(self, size: int, into: Pieces | None, certain: int) -> Reply:
+    def _value(self, size: int, into: _Pieces | None, certain: int) -> Reply:
         if into is None:
             if size > _SMALL_BYTES:
                 self._skip(size)
@@ -227,13 +266,14 @@ class BulkConnection:
             small = bytearray(size)
             self._receive_value([memoryview(small)], size, certain)
             return bytes(small)
-        if size > into.size:
+        views, room = into
+        if size > room:
             self._skip(size)
-        elif size == into.size:
-            self._receive_value(into.views, size, certain)
+        elif size == room:
+            self._receive_value(views, size, certain)
         else:
             pieces, rest = [], size
-            for view in into.views:
+            for view in views:
                 pieces.append(view[:rest])
                 rest -= len(pieces[-1])
             self._receive_value(pieces, size, certain)
@@ -311,7 +351,7 @@ class BulkConnection:
         free = self._buffer[self._end :]
         self._end += self._receive([free[:most]], wait=False)
 
-    def _receive(self, targets: list[memoryview], *, wait: bool = True) -> int:
+    def _receive(self, targets: Sequence[memoryview], *, wait: bool = True) -> int:
         """Fill `targets`, or as much as comes; without `wait` whatever is there."""
         try:
             if self._secure:
@@ -332,6 +372,15 @@ class BulkConnection:
         return StoreUnavailable(f"the store did not answer within {self._timeout:g} s.")
 
 
+def _pieces(value: bytes | Value) -> _Pieces:
+    if isinstance(value, memoryview):
+        return (value if value.format == "B" else value.cast("B"),), value.nbytes
+    if isinstance(value, bytes):
+        return (memoryview(value),), len(value)
+    views = [view if view.format == "B" else view.cast("B") for view in value]
+    return views, sum(map(len, views))
+
+
 def _advance(vector: list[Any], at: int, count: int) -> int:
     """Where `vector` goes on after `count` bytes from `at`; a piece's rest replaces it."""
     while at < len(vector) and count >= len(vector[at]):
@@ -343,16 +392,11 @@ def _advance(vector: list[Any], at: int, count: int) -> int:
 
 
 @lru_cache
+def _ending(size: int) -> bytes:
+    return b"\r\n" + _head(size)
+
+
+@lru_cache
 def _head(size: int) -> bytes:
     """The line that a value of `size` bytes begins with."""
     return b"$%d\r\n" % size
-
-
-@lru_cache
-def _opening(name: bytes, words: int) -> bytes:
-    return b"*%d\r\n$%d\r\n%b\r\n$" % (words, len(name), name)
-
-
-@lru_cache
-def _words(words: tuple[bytes, ...]) -> bytes:
-    return b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from state_store.objects import Value
+from state_store.resp import Value
 
 
 class StoredFile(NamedTuple):

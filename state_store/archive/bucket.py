@@ -29,7 +29,7 @@ from obstore.store import from_url
 
 from state_store.archive.base import Archive, StoredFile, pieces_of
 from state_store.errors import ArchiveRefused, ArchiveUnavailable
-from state_store.objects import Value
+from state_store.resp import Value
 
 _REFUSALS = (
     InvalidPathError,

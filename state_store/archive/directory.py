@@ -16,7 +16,7 @@ from pathlib import Path
 from state_store.archive.base import Archive, StoredFile, pieces_of
 from state_store.archive.names import PART_SUFFIX
 from state_store.errors import ArchiveRefused, ArchiveUnavailable
-from state_store.objects import Value
+from state_store.resp import Value
 
 _REFUSALS = {
     errno.EACCES,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from state_store.archive.base import Archive
 from state_store.archive.names import Generation, object_name
 from state_store.layout import ObjectNames, ObjectRef
-from state_store.objects import Value
+from state_store.resp import Value
 
 READERS = 4
 

@@ -14,6 +14,7 @@ class Proxy(UnixProxy):
     """Forwards replies in pieces of `piece` bytes.
 
     cut_after:       bytes of replies after which it hangs up, counted for each connection
+    stall_after:     bytes of replies after which it clears `flowing`, counted for each connection
     lose_next_reply: hang up, once, when the server has answered and before the client hears it
     flowing:         replies are forwarded while it is set
     """
@@ -21,6 +22,7 @@ class Proxy(UnixProxy):
     def __init__(self, path: Path, upstream_url: str) -> None:
         self.piece = 1 << 16
         self.cut_after: int | None = None
+        self.stall_after: int | None = None
         self.lose_next_reply = False
         self.flowing = threading.Event()
         self.flowing.set()
@@ -61,4 +63,6 @@ class Proxy(UnixProxy):
                         return
                     client.sendall(part)
                     forwarded += len(part)
+                    if self.stall_after is not None and forwarded > self.stall_after:
+                        self.flowing.clear()
         hang_up(client)

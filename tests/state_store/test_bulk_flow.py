@@ -41,7 +41,7 @@ def flow(proxied):
     proxy, raw = proxied
     raw.flushall()
     raw.config_resetstat()
-    proxy.piece, proxy.cut_after = 1 << 16, None
+    proxy.piece, proxy.cut_after, proxy.stall_after = 1 << 16, None, None
     yield proxied
     proxy.flowing.set()
 
@@ -121,6 +121,61 @@ def test_small_commands_leave_few_replies_unread(flow):
     asker.join()
     client.close()
     assert found == [False] * 5000
+
+
+def test_what_is_new_takes_one_command_and_only_what_is_there_is_prolonged(flow):
+    proxy, raw = flow
+    client = ObjectClient(proxy.url, timeout=20.0)
+    items = [(b"k%d" % n, memoryview(b"%d" % n)) for n in range(100)]
+    client.put(items[:40], ttl=60)
+    assert (calls(raw, "set"), calls(raw, "expire")) == (40, 0)
+    client.put(items, ttl=600)
+    client.close()
+    assert (calls(raw, "set"), calls(raw, "expire")) == (140, 40)
+    assert all(raw.ttl(key) > 60 and raw.get(key) == value for key, value in items)
+
+
+def test_what_expires_while_it_is_put_again_is_stored(flow):
+    proxy, raw = flow
+    client = ObjectClient(proxy.url, timeout=20.0)
+    items = [(b"k%d" % n, b"mine %d" % n) for n in range(3)]
+    client.put([(key, memoryview(value)) for key, value in items], ttl=60)
+    placed = []
+    writer = stalled(proxy, client, lambda: placed.extend(client.set_small_nx(items, ttl=600)))
+    assert settled(lambda: calls(raw, "set") - 3) == 3
+    raw.delete(b"k1")
+    proxy.flowing.set()
+    writer.join()
+    client.close()
+    assert placed == [False, True, False]
+    assert all(raw.ttl(key) > 60 and raw.get(key) == value for key, value in items)
+
+
+def test_values_of_other_lengths_arrive_across_the_edges_of_a_window(flow, monkeypatch):
+    monkeypatch.setattr(resp, "WINDOW_BYTES", 450_000)
+    proxy, _ = flow
+    client = ObjectClient(proxy.url, timeout=20.0)
+    seed = random.Random(0)
+    values = [seed.randbytes(seed.choice([7, 600, 99_000, 200_000])) for _ in range(60)]
+    items = [(b"k%d" % n, memoryview(value)) for n, value in enumerate(values)]
+    client.put(items, ttl=60)
+    frames = [memoryview(bytearray(len(value))) for value in values]
+    asked = [(key, frame) for (key, _), frame in zip(items, frames, strict=True)]
+    assert client.get_into(asked) == [len(value) for value in values]
+    client.close()
+    assert frames == values
+
+
+def test_a_stall_amid_values_is_unavailable_after_the_timeout(flow):
+    proxy, _ = flow
+    client = ObjectClient(proxy.url, timeout=0.5)
+    items = [(b"k%d" % n, memoryview(bytes(100_000))) for n in range(30)]
+    client.put(items, ttl=60)
+    frames = [(key, memoryview(bytearray(100_000))) for key, _ in items]
+    proxy.stall_after = 1_050_000
+    with pytest.raises(StoreUnavailable):
+        client.get_into(frames)
+    client.close()
 
 
 @settings(max_examples=120, deadline=None)
