@@ -15,7 +15,6 @@ from agent_runtime.saver.reading import BATCH, LUA, Reading, Row
 from agent_runtime.saver.values import Parts, Stored, split, take_apart, tree_of
 
 _FEW = 2  # chunks of each level
-_UNLISTED = b"unlisted"
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,9 @@ class Thread(Reading):
         while True:  # what is not there is sent; at most each level, then what a sweep took
             named = {*parts.tops, *(below for digest in sent for below in parts.below(digest))}
             known = named - sent.keys()
-            missing = await self.control.run(
+            outcome, *missing = await self.control.run(
                 LUA / "put.lua",
-                [keys.rows, keys.order, keys.runs, keys.values, keys.items, keys.puts],
+                [*keys.fixed, keys.renewed],
                 place.field,
                 packed,
                 run_id or "",
@@ -66,11 +65,12 @@ class Thread(Reading):
                 len(known),
                 *known,
             )
-            if not missing:
+            if outcome in (b"stored", b"due"):
                 self.stored.note(thread_id, (*parts.tops, *parts.chunks, *sent))
-                await self._keep_writes()
+                if outcome == b"due":
+                    await self._renew_writes()
                 return
-            if missing == [_UNLISTED]:
+            if outcome == b"unlisted":
                 await enlist()
                 is_listed = True
                 continue
@@ -86,25 +86,23 @@ class Thread(Reading):
         self, place: Place, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> bool:
         """Whether the thread has a checkpoint, so that it is listed."""
-        key = self.keys.writes(place)
-        async with self.control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.exists(self.keys.rows)
-            pipeline.sadd(self.keys.written, place.field)
-            for position, (channel, value) in enumerate(writes):
-                index = WRITES_IDX_MAP.get(channel, position)
-                entry = msgpack.packb([channel, *self.serde.dumps_typed(value), task_path])
-                # What a task has written stands when the task runs again; errors and interrupts,
-                # which have negative indexes, are replaced.
-                put = pipeline.hsetnx if index >= 0 else pipeline.hset
-                put(key, write_field(task_id, index), entry)
-            if self.ttl is not None:
-                for one in (key, self.keys.written):
-                    pipeline.pexpire(one, self._milliseconds_of_writes)
-                for one in self.keys.fixed:
-                    pipeline.pexpire(one, self._milliseconds)
-            has_rows, *_ = await pipeline.execute()
-        await self._keep_writes()
+        keys, words = self.keys, []
+        for position, (channel, value) in enumerate(writes):
+            index = WRITES_IDX_MAP.get(channel, position)
+            entry = msgpack.packb([channel, *self.serde.dumps_typed(value), task_path])
+            # What a task has written stands when the task runs again; errors and interrupts,
+            # which have negative indexes, are replaced.
+            words += [write_field(task_id, index), entry, int(index < 0)]
+        has_rows, is_due = await self.control.run(
+            LUA / "put_writes.lua",
+            [keys.written, keys.renewed, keys.writes(place), *keys.fixed],
+            place.field,
+            self._milliseconds,
+            self._milliseconds_of_writes,
+            *words,
+        )
+        if is_due:
+            await self._renew_writes()
         return bool(has_rows)
 
     async def drop(self, places: Iterable[Place]) -> None:
@@ -228,17 +226,13 @@ class Thread(Reading):
 
     @property
     def _milliseconds_of_writes(self) -> int:
-        """They outlive the thread by as long as `_keep_writes` may be late."""
+        """They outlive the thread by as long as `_renew_writes` may be late."""
         return self._milliseconds * 3 // 2
 
-    async def _keep_writes(self) -> None:
+    async def _renew_writes(self) -> None:
         """Have the writes of earlier checkpoints, which later ones may be rebuilt from, live on
         with the thread: all of them, but not at every step."""
-        if self.ttl is None:
-            return
         async with self.control.guard() as client:
-            if await client.exists(self.keys.renewed):
-                return
             pipeline = client.pipeline(transaction=False)
             pipeline.pexpire(self.keys.written, self._milliseconds_of_writes)
             for raw in await client.smembers(self.keys.written):

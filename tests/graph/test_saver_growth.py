@@ -3,10 +3,13 @@
 import secrets
 from typing import Annotated, TypedDict
 
+import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import START, StateGraph
+from redis.asyncio.connection import AbstractConnection
 
+from agent_runtime.saver import TorporSaver
 from agent_runtime.saver.keys import ThreadKeys
 from agent_runtime.saver.values import CHUNK
 
@@ -75,27 +78,36 @@ async def test_the_whole_value_of_a_delta_channel_shares_its_items_with_those_be
     assert len((await graph.aget_state(CONFIG)).values["notes"]) == 40
 
 
-async def commands(saver, ask):
-    """How many commands a client sends to do something."""
-    async with saver._control.guard() as client:
-        await client.config_resetstat()
-        await ask()
-        counted = await client.info("commandstats")
-    within = ("hget", "hmget", "hset", "hexists", "hgetall", "exists", "zadd", "incr", "config")
-    return {
-        name.removeprefix("cmdstat_"): one["calls"]
-        for name, one in counted.items()
-        if not name.removeprefix("cmdstat_").startswith((*within, "zrevrangebylex"))
-    }
+@pytest.fixture
+def sent(monkeypatch):
+    """What redis-py sends, a round trip each."""
+    counted = []
+    send = AbstractConnection.send_packed_command
+
+    async def count(self, command, **options):
+        counted.append(command)
+        return await send(self, command, **options)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", count)
+    return counted
 
 
-async def test_a_step_and_a_read_take_one_script_each_and_a_history_takes_two(saver):
-    await put(saver, list(range(1000)))
-    assert await commands(saver, lambda: put(saver, list(range(1001)))) == {"evalsha": 1}
-    assert await commands(saver, lambda: saver.aget_tuple(CONFIG)) == {"evalsha": 1}
-    await saver.adelete_thread("a")
-    await taken(saver, 40)
-    history = await commands(
-        saver, lambda: saver.aget_delta_channel_history(config=CONFIG, channels=["notes"])
-    )
-    assert history == {"evalsha": 2}
+@pytest.mark.parametrize("ttl", [None, 1000])
+async def test_what_is_put_or_read_takes_one_round_trip_and_a_history_two(server, sent, ttl):
+    prefix = f"t{secrets.token_hex(4)}"
+    async with await TorporSaver.connect(server.url, prefix=prefix, ttl=ttl) as saver:
+        config = await put(saver, list(range(1000)))
+        writes = [("notes", ["one"]), ("others", 2)]
+        for ask in (
+            lambda: put(saver, list(range(1001))),
+            lambda: saver.aput_writes(config, writes, "task"),
+            lambda: saver.aget_tuple(CONFIG),
+        ):
+            sent.clear()
+            await ask()
+            assert len(sent) == 1
+        await saver.adelete_thread("a")
+        await taken(saver, 40)
+        sent.clear()
+        await saver.aget_delta_channel_history(config=CONFIG, channels=["notes"])
+        assert len(sent) == 2

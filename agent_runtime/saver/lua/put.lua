@@ -1,10 +1,11 @@
 -- Store a checkpoint, unless something that it builds on is not there.
--- KEYS: rows, order, runs, values, items, puts
+-- KEYS: rows, runs, values, items, order, puts, renewed
 -- ARGV: place, row, run id or '', milliseconds to live or 0, 1 if the thread is listed or 0,
 --       count, then value fields and entries; count, then digests and bodies of new items;
 --       count, then digests that are there already
--- Returns the digests that are not there; none if it was stored. Of a thread that has none yet, and
--- may not be listed, 'unlisted'.
+-- Returns 'stored', or 'due' if the thread's pending writes are to be renewed too. Or it does nothing
+-- and returns 'missing' and the digests that are not there; or 'unlisted', of a thread that has no
+-- checkpoint yet and may not be listed.
 if ARGV[5] == '0' and redis.call('EXISTS', KEYS[1]) == 0 then return {'unlisted'} end
 local at = 6
 local function list(width)
@@ -16,18 +17,19 @@ end
 local values_first, values_last = list(2)
 local items_first, items_last = list(2)
 local known_first, known_last = list(1)
-local missing = {}
+local missing = {'missing'}
 for i = known_first, known_last do
-  if redis.call('HEXISTS', KEYS[5], ARGV[i]) == 0 then missing[#missing + 1] = ARGV[i] end
+  if redis.call('HEXISTS', KEYS[4], ARGV[i]) == 0 then missing[#missing + 1] = ARGV[i] end
 end
-if #missing > 0 then return missing end
-for i = values_first, values_last, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
-for i = items_first, items_last, 2 do redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
+if #missing > 1 then return missing end
+for i = values_first, values_last, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+for i = items_first, items_last, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[2], 0, ARGV[1])
-if ARGV[3] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[3]) end
+redis.call('ZADD', KEYS[5], 0, ARGV[1])
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
 redis.call('INCR', KEYS[6])
 if ARGV[4] ~= '0' then
   for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+  if redis.call('EXISTS', KEYS[7]) == 0 then return {'due'} end
 end
-return missing
+return {'stored'}
