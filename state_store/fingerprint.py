@@ -20,7 +20,7 @@ class Fingerprint(BaseModel):
     weights: str
     """Digest of the checkpoint's weight files."""
     architecture: str
-    """Model class and digest of its config."""
+    """Digest of the model's config, and of what the engine was told to compute otherwise."""
     tokenizer: str
     """Digest of tokenizer and chat template: token ids mean the same text."""
     kv_dtype: str
