@@ -304,19 +304,25 @@ class EnginePool:
         return (await self.usable(fingerprint_id))[0]
 
     async def usable(
-        self, fingerprint_id: str | None = None, *, without: Collection[str] = ()
+        self,
+        fingerprint_id: str | None = None,
+        *,
+        without: Collection[str] = (),
+        records: Sequence[EngineRecord] | None = None,
     ) -> list[Engine]:
         """Engines that can take a turn, by id, each just looked at.
 
         fingerprint_id: of the state format that they must have; any, if None
         without: boot ids of engines that are not wanted
+        records: as just read; None to read them
 
         One that failed lately is among them only if there is no other. Raises NoEngine, saying of
         each registered one why not.
         """
         refusals: list[str] = []
         fitting: list[Engine] = []
-        for record in sorted(await self.records(), key=lambda record: record.engine_id):
+        alive = await self.records() if records is None else records
+        for record in sorted(alive, key=lambda record: record.engine_id):
             if record.boot_id in without:
                 refusals.append(f"{record.engine_id} (failed in this turn)")
             elif fingerprint_id not in (None, record.fingerprint.id):

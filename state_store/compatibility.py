@@ -1,9 +1,9 @@
 """Whether an engine can go on from stored state: a decision with its reasons.
 
     reuse      everything agrees: the engine loads the state
-    reprefill  the state is of no use to this engine, but its token log is: the engine reads the
+    reprefill  the state is of no use to this engine, but it runs the same model: it reads the
                tokens again
-    refuse     the token ids mean another text to this engine; nothing can go on here
+    refuse     another model would go on with the session, or the token ids mean another text here
 
 Each field has one rule, and every rule says why. The decision is that of the strictest rule.
 """
@@ -88,19 +88,19 @@ _STRICT: tuple[Verdict, ...] = ("reuse", "reprefill", "refuse")
 _MEANING: dict[Verdict, str] = {
     "reuse": "the engine loads the stored state.",
     "reprefill": "the engine reads the session's tokens again; its stored state stays as it is.",
-    "refuse": "the session's tokens mean another text to this engine; use one with its tokenizer.",
+    "refuse": "the session belongs to another model; use an engine that runs it.",
 }
 _LAYOUT = "the bytes of a page or state lie otherwise, and would be read as other numbers"
 _RULES = {
     "weights": _Rule(
         "keys, values and states are what these weights made of the text; others would read "
-        "them as noise, fluently",
-        "reprefill",
+        "them as noise, fluently, and answer as another model does",
+        "refuse",
     ),
     "architecture": _Rule(
         "the config decides what layers there are and how they compute (rope, norms, time step "
-        "limits): state of another computation",
-        "reprefill",
+        "limits): state of another computation, and another model's answers",
+        "refuse",
     ),
     "tokenizer": _Rule(
         "the token log holds ids, and these ids may spell another text or other turn marks",

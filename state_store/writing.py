@@ -91,6 +91,10 @@ class Writing:
         _, draft = await self.files.of_draft(draft)
         return await committing.identify(self._lineages, draft, fingerprint)
 
+    async def remember_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """Make a state format known, so that sessions of another one may go on in it."""
+        await self._fingerprints.add(fingerprint)
+
     async def fingerprint(self, fingerprint_id: str) -> Fingerprint:
         """Raises UnknownFingerprint."""
         return await self._fingerprints.get(fingerprint_id)

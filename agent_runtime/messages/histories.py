@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from state_store.fingerprint import Fingerprint
 from state_store.identity import page_hashes
 from state_store.store import StateStore
 
@@ -21,11 +22,15 @@ class History:
     tokens:   token ids from the session's beginning
     hashes:   page chain; hashes[i] names page i (see `state_store/identity.py`)
     boundary: tokens covered by stored pages and state; a multiple of the page size
+    format_id: fingerprint of the engine that these are for
+    stored_as: fingerprint of the snapshot, whose state is of no use if it is another
     """
 
     tokens: array[int]
     hashes: list[str]
     boundary: int
+    format_id: str = ""
+    stored_as: str = ""
 
     def extended(
         self, new: Sequence[int], *, page_size: int, salt: str, bigram: bool
@@ -57,17 +62,20 @@ class Histories:
         self._held: OrderedDict[str, History] = OrderedDict()
         self._tokens = 0
 
-    async def of(
-        self, snapshot_id: str | None, *, page_size: int, salt: str, bigram: bool
-    ) -> History:
+    async def of(self, snapshot_id: str | None, fingerprint: Fingerprint, *, salt: str) -> History:
+        """fingerprint: of the engine that is to go on from there"""
         if snapshot_id is None:
             return EMPTY
         history = self._held.get(snapshot_id)
-        if history is None:
+        if history is None or history.format_id != fingerprint.id:
             snapshot = await self._store.snapshot(snapshot_id)
             log = array("I", await self._store.tokens(snapshot_id))
-            tokens, hashes = EMPTY.extended(log, page_size=page_size, salt=salt, bigram=bigram)
-            history = History(tokens, hashes, snapshot.boundary)
+            tokens, hashes = EMPTY.extended(
+                log, page_size=fingerprint.page_size, salt=salt, bigram=fingerprint.bigram
+            )
+            stored_as = snapshot.fingerprint_id
+            boundary = snapshot.boundary if stored_as == fingerprint.id else 0
+            history = History(tokens, hashes, boundary, fingerprint.id, stored_as)
         self.hold(snapshot_id, history)
         return history
 

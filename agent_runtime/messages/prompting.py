@@ -119,16 +119,18 @@ class Prompting:
                 self._store,
                 session,
                 history,
+                fingerprint=before.engine.record.fingerprint,
                 kept=shown.kept,
                 past=shown.past,
                 unsaved=transcript.unsaved,
             )
             transcript = replace(transcript, unsaved=())
             page_size = before.engine.record.page_size
-            kept = History(
-                history.tokens[: shown.kept],
-                history.hashes[: max(0, shown.kept - 1) // page_size],
-                rewriting.draft.boundary,
+            kept = replace(
+                history,
+                tokens=history.tokens[: shown.kept],
+                hashes=history.hashes[: max(0, shown.kept - 1) // page_size],
+                boundary=rewriting.draft.boundary,
             )
             before = replace(before, history=kept, rewriting=rewriting).after(shown.past)
         continued = _Messages(chat, showing, transcript, shown.text)

@@ -19,6 +19,7 @@ from agent_runtime.messages.chat import Message
 from agent_runtime.messages.histories import History
 from agent_runtime.messages.transcripts import goes_on, meta_of, said_in
 from agent_runtime.sessions import points
+from state_store.fingerprint import Fingerprint
 from state_store.records import Session, Snapshot, SnapshotDraft
 from state_store.store import StateStore
 
@@ -46,12 +47,14 @@ async def rewriting_of(
     session: Session,
     history: History,
     *,
+    fingerprint: Fingerprint,
     kept: int,
     past: Sequence[int],
     unsaved: Sequence[Message],
 ) -> Rewriting:
     """Of the session's head, whose history is `history`: `past` after the first `kept` tokens.
 
+    fingerprint: of the engine that goes on; state of another is of no use to it
     unsaved: its last messages, if its snapshot does not have them
 
     Reads what comes after the kept tokens, however many there are. Raises NoMessages, NotFound.
@@ -64,14 +67,20 @@ async def rewriting_of(
     changed = snapshots[0]
     said = [*said_in(session, snapshots), *unsaved]
     known = parent.total_tokens if parent else 0
-    page_size = (await store.fingerprint(changed.fingerprint_id)).page_size
-    pages = changed.page_chain
-    base = changed.boundary // page_size - len(pages)
-    counts = [
-        boundary // page_size - base
-        for boundary in changed.boundaries(page_size)
-        if boundary < kept  # where pages are over token pairs, one more token names the last
-    ]
+    page_size = fingerprint.page_size
+    pages: Sequence[str] = ()
+    counts: list[int] = []
+    base = 0
+    if parent is not None and parent.fingerprint_id == fingerprint.id:
+        base = parent.boundary // page_size
+    if changed.fingerprint_id == fingerprint.id:
+        pages = changed.page_chain
+        base = changed.boundary // page_size - len(pages)
+        counts = [
+            boundary // page_size - base
+            for boundary in changed.boundaries(page_size)
+            if boundary < kept  # where pages are over token pairs, one more token names the last
+        ]
 
     replaced = points.meta_of(points.points_of(snapshots))
 
@@ -86,8 +95,8 @@ async def rewriting_of(
             boundary=(base + end) * page_size,
             boundary_hash=pages[end - 1] if end else inherited,
             page_hashes=tuple(pages[:end]),
-            fingerprint_id=changed.fingerprint_id,
-            ranks=changed.ranks,
+            fingerprint_id=fingerprint.id,
+            ranks=fingerprint.tp_size,
             checkpoints=tuple(counts[:-1]),
             meta=meta_of(said[:-1], said[-1]) | replaced,
             economy=session.body.economy,

@@ -31,7 +31,6 @@ from agent_runtime.turns.events import TurnEvent
 from agent_runtime.turns.idempotency import Claim
 from agent_runtime.turns.turns import Turns
 from engine.errors import NoEngine
-from engine.pool import EnginePool
 from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
 from state_store.store import StateStore
 from tools.calls import ToolCall
@@ -75,13 +74,11 @@ class Conversations:
     def __init__(
         self,
         store: StateStore,
-        pool: EnginePool,
         sessions: Sessions,
         turns: Turns,
         settings: RuntimeSettings,
     ) -> None:
         self._store = store
-        self._pool = pool
         self._sessions = sessions
         self._turns = turns
         self._settings = settings
@@ -242,7 +239,7 @@ class Conversations:
                 if await self._turns.stateless.holds(session):
                     await self._turns.stateless.require_backend(session)
                 else:
-                    await self._pool.pick(session.body.fingerprint_id)
+                    await self._turns.placing.place(session)
             except (
                 NotFound,
                 NoEngine,

@@ -151,7 +151,7 @@ class Holding:
     async def _placed(self, session_id: str, done: str) -> tuple[Session, Engine]:
         session = await self._store.session(session_id)
         await self._turns.stateless.require_state(session, done)
-        return session, await engine_of(session, self._pool, self._residency)
+        return session, await engine_of(session, self._pool, self._turns.placing, self._residency)
 
     async def _hashes(self, session: Session, engine: Engine) -> list[str]:
         """The page chain of the head, up to its boundary."""

@@ -31,6 +31,7 @@ from agent_runtime.sessions.whereabouts import whereabouts
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.events import ResumeEvent
 from agent_runtime.turns.expected import require_head
+from agent_runtime.turns.formats import why_unusable
 from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.turns import Turns
 from engine.pool import EnginePool
@@ -212,7 +213,8 @@ class Sessions:
         self._residency.take_written(session_id)
         page_size = engine.record.page_size
         pages = history.boundary // page_size
-        restorable, bytes_read, reason = 0, 0, None
+        restorable, bytes_read = 0, 0
+        reason = await why_unusable(self._store, history, engine.record.fingerprint)
         if pages:
             founds: list[Prefetch] = []
             staging = self._turns.readiness.stage(session_id, history.hashes[:pages], engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent_runtime.models import Whereabouts
 from agent_runtime.sessions.residency import Residency
+from agent_runtime.turns.placing import Placing
 from agent_runtime.turns.turns import Turns
 from engine.errors import EngineUnreachable, NoEngine
 from engine.pool import Engine, EnginePool
@@ -24,7 +25,7 @@ async def whereabouts(
         return found
     found = found.model_copy(update={"residency": await store.residency(session_id)})
     try:
-        engine = await engine_of(session, pool, residency)
+        engine = await engine_of(session, pool, turns.placing, residency)
     except NoEngine as error:
         return found.model_copy(update={"reason": str(error)})
     history = await turns.history(session.head, session, engine)
@@ -51,11 +52,13 @@ async def whereabouts(
     )
 
 
-async def engine_of(session: Session, pool: EnginePool, residency: Residency) -> Engine:
+async def engine_of(
+    session: Session, pool: EnginePool, placing: Placing, residency: Residency
+) -> Engine:
     """The engine that this runtime believes to hold it, or the one that would get it."""
     place = residency.place(session.id)
     engine = None if place is None else await pool.with_boot(place.boot_id)
-    return engine or await pool.pick(session.body.fingerprint_id)
+    return engine or (await placing.place(session)).engine
 
 
 def _tokens(place: InPlace, page_size: int) -> int:

@@ -232,7 +232,7 @@ class Attempts:
         self._pool.put_aside(failed, str(error))
         self._residency.left(session.id)
         try:
-            generation.move(await self._placing.place(session, without=tried))
+            generation.move(await self._placing.place(session, without=tried, like=failed))
         except (NoEngine, StoreUnavailable) as none:
             raise EngineUnreachable(
                 f"{error} The session is unchanged. No other engine takes over: {none}"

@@ -88,7 +88,10 @@ class Completing:
                 before, new_ids, result, turn.request, error, turn.key, answered.meta
             )
         snapshot = commit.snapshot
-        history = History(after.history.tokens, after.history.hashes, snapshot.boundary)
+        format_id = record.fingerprint.id
+        history = History(
+            after.history.tokens, after.history.hashes, snapshot.boundary, format_id, format_id
+        )
         self._histories.hold(snapshot.id, history)
         self._prompting.hold(snapshot.id, answered)
         session = dataclasses.replace(session, head=snapshot.id)

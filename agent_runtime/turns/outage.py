@@ -52,7 +52,8 @@ class Standing:
             salt=self.salt,
             bigram=record.fingerprint.bigram,
         )
-        return dataclasses.replace(self, history=History(tokens, hashes, self.history.boundary))
+        history = dataclasses.replace(self.history, tokens=tokens, hashes=hashes)
+        return dataclasses.replace(self, history=history)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,10 @@ class Outage:
                     continue
                 snapshot = commit.snapshot
             said = base.after(turn.new_ids).history
-            history = History(said.tokens, said.hashes, snapshot.boundary)
+            format_id = base.engine.record.fingerprint.id
+            history = History(
+                said.tokens, said.hashes, snapshot.boundary, format_id, snapshot.fingerprint_id
+            )
             self._hold(snapshot.id, history)
             session = await self._store.session(session.id)
             kept.base = dataclasses.replace(base, session=session, history=history, rewriting=None)

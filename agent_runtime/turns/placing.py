@@ -6,6 +6,8 @@
 
 Only a preference: every engine with the same state format can take any turn, since state is in the
 store. The first two spare reading it from there.
+
+Which state format the engine has to have, `formats.py` decides.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent_runtime.sessions.residency import Residency
+from agent_runtime.turns.formats import Formats
 from engine.pool import Engine, EnginePool
 from state_store.errors import NotFound
 from state_store.records import Session
@@ -35,13 +38,23 @@ class Placing:
         self._store = store
         self._pool = pool
         self._residency = residency
+        self._formats = Formats(store)
 
-    async def place(self, session: Session, *, without: Collection[str] = ()) -> Placement:
+    async def place(
+        self, session: Session, *, without: Collection[str] = (), like: Engine | None = None
+    ) -> Placement:
         """The engine for the session's next turn, none of those with a boot id in `without`.
+
+        like: has the state format that it must have: a turn that has begun cannot change that
 
         Raises NoEngine.
         """
-        usable = await self._pool.usable(session.body.fingerprint_id, without=without)
+        records = await self._pool.records()
+        if like is not None:
+            format_id = like.record.fingerprint.id
+        else:
+            format_id = await self._formats.wanted(session, records)
+        usable = await self._pool.usable(format_id, without=without, records=records)
         if len(usable) > 1:
             for boot_id, why in await self._near(session):
                 for engine in usable:

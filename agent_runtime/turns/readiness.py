@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from agent_runtime.messages.histories import History
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.formats import why_unusable
 from agent_runtime.turns.outage import Standing
 from agent_runtime.turns.staging import Staging
 from engine.errors import EngineUnreachable
@@ -29,6 +30,7 @@ class Readiness:
     def __init__(
         self, store: StateStore, pool: EnginePool, residency: Residency, settings: RuntimeSettings
     ) -> None:
+        self._store = store
         self._pool = pool
         self._residency = residency
         self._settings = settings
@@ -56,6 +58,8 @@ class Readiness:
         return reasons
 
     async def _stage_head(self, session: Session, history: History, engine: Engine) -> list[str]:
+        if why := await why_unusable(self._store, history, engine.record.fingerprint):
+            return [why]
         boot_id = engine.record.boot_id
         pages = history.boundary // engine.record.page_size
         if pages and self._pool.router is not None:
@@ -116,7 +120,7 @@ class Readiness:
 
     async def _announce(self, hashes: Sequence[str], session: Session, placed: Engine) -> None:
         """To the engines that a router may choose instead of the one where it is staged."""
-        for engine in await self._pool.usable(session.body.fingerprint_id):
+        for engine in await self._pool.usable(placed.record.fingerprint.id):
             if engine is not placed:
                 try:
                     await engine.announce(hashes, timeout=self._settings.prefetch_timeout)

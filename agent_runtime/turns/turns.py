@@ -322,14 +322,8 @@ class Turns:
 
     async def history(self, snapshot_id: str | None, session: Session, engine: Engine) -> History:
         """The token history of one of the session's snapshots."""
-        record = engine.record
         tenant = await self._store.tenant(session.body.tenant)
-        return await self._histories.of(
-            snapshot_id,
-            page_size=record.page_size,
-            salt=tenant.salt,
-            bigram=record.fingerprint.bigram,
-        )
+        return await self._histories.of(snapshot_id, engine.record.fingerprint, salt=tenant.salt)
 
     @property
     def chat(self) -> ChatFormat:

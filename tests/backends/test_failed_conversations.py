@@ -60,7 +60,7 @@ async def converse(server, store, scripted):
         store, pool, None, residency, settings, Stateless(store, backend, only=True), feed
     )
     sessions = Sessions(store, pool, turns, residency, settings, feed)
-    conversations = Conversations(store, pool, sessions, turns, settings)
+    conversations = Conversations(store, sessions, turns, settings)
 
     def converse(said, answer):
         answers.append(answer)

@@ -69,6 +69,7 @@ class Desk:
         self.chat = checkpoint.chat
         self.oracle = checkpoint.oracle
         self.engine = Storing(_RECORD, store, objects)
+        self._objects = objects
         self.settings = RuntimeSettings(redis_url=url, model_dir=checkpoint.folder)
         self.turns = Turns(
             store,
@@ -80,6 +81,13 @@ class Desk:
             Feed(store),
         )
         self.prompting = self.turns.prompting
+
+    async def go_elsewhere(self, **changed: object) -> None:
+        """To an engine with another state format."""
+        fingerprint = Fingerprint.model_validate(_FINGERPRINT.model_dump() | changed)
+        record = _RECORD.model_copy(update={"fingerprint": fingerprint, "boot_id": "other"})
+        await self.store.remember_fingerprint(fingerprint)
+        self.engine = Storing(record, self.store, self._objects)
 
     async def create(self, *, history: str = "template", **meta: object) -> Session:
         return await self.store.create_session(
@@ -158,7 +166,7 @@ class Desk:
         session = await self.store.session(session_id)
         tenant = await self.store.tenant("default")
         history = await Histories(self.store).of(
-            session.head, page_size=PAGE, salt=tenant.salt, bigram=False
+            session.head, self.engine.record.fingerprint, salt=tenant.salt
         )
         request = with_defaults(TurnRequest(messages=list(said), **options), session)
         return Standing(session, tenant.salt, self.engine, history), request

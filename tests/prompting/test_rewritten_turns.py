@@ -20,7 +20,7 @@ from state_store.records import Session
 from state_store.store import StateStore
 from tests.state_store.writer import Trips
 
-from .desk import Desk, prompt_of
+from .desk import PAGE, Desk, prompt_of
 
 FIRST = "Hm, let me see how many letters that word has.\n</think>\nFirst."
 SECOND = "Hm.\n</think>\nSecond."
@@ -249,3 +249,16 @@ async def test_as_many_snapshots_are_read_however_long_the_history_is(scened, mo
             asked = await desk.asked(session.id, "Tick.")
         await desk.answer(asked, SECOND)
     assert read == [1] * 5  # the first has nothing to show anew
+
+
+async def test_at_an_engine_of_another_format_none_of_the_old_state_is_taken_over(scened):
+    await scened.away.go_elsewhere(draft="mtp:1")
+    asked = await scened.away.ask(scened.session.id, Message(role="user", content="Two."))
+    assert scened.asked.before.history.boundary > 0
+    assert asked.before.history.boundary == asked.before.rewriting.draft.boundary == 0
+    result = await scened.away.answer(asked, SECOND)
+    assert await scened.is_whole()
+    head = await scened.here.store.snapshot(result.snapshot)
+    assert head.fingerprint_id == scened.away.engine.record.fingerprint.id
+    assert head.boundary == len(head.page_chain) * PAGE > 0
+    await scened.check()

@@ -440,9 +440,7 @@ async def committed_anew(torpor, store, engine, turn):
     """`turn`'s whole history, committed as one turn of a new session that `engine` ran."""
     head = await store.snapshot(turn.snapshot)
     tenant = await store.tenant("default")
-    history = await Histories(store).of(
-        head.id, page_size=PAGE, salt=tenant.salt, bigram=engine.record.fingerprint.bigram
-    )
+    history = await Histories(store).of(head.id, engine.record.fingerprint, salt=tenant.salt)
     empty = await torpor.fork(turn.session_id, tokens=0)
     lease = await store.acquire(empty.id, ttl=30, owner="test")
     committed = await commit_turn(

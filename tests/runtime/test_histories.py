@@ -8,8 +8,10 @@ from agent_runtime.messages.histories import Histories, History
 from state_store.embedded import EmbeddedServer
 from state_store.errors import NotFound
 from state_store.store import StateStore
+from tests.state_store.writer import FINGERPRINT
 
-LIKE = {"page_size": 64, "salt": "", "bigram": False}
+FORMAT = FINGERPRINT.id
+LIKE = {"fingerprint": FINGERPRINT, "salt": ""}
 LONG = 1 << 20  # tokens
 
 
@@ -26,7 +28,7 @@ async def histories(tmp_path):
 
 
 async def test_long_histories_are_few_and_short_ones_many(histories):
-    long = [History(array("I", bytes(4 * LONG)), [], 0) for _ in range(6)]
+    long = [History(array("I", bytes(4 * LONG)), [], 0, FORMAT, FORMAT) for _ in range(6)]
     for number, history in enumerate(long[:3]):
         histories.hold(named(number), history)
     assert await histories.of(named(0), **LIKE) is long[0]  # used again
@@ -38,7 +40,7 @@ async def test_long_histories_are_few_and_short_ones_many(histories):
     histories.hold(named(0), long[4])  # what is held twice counts once
     assert await histories.of(named(2), **LIKE) is long[2]
 
-    short = History(array("I", [1, 2, 3]), [], 0)
+    short = History(array("I", [1, 2, 3]), [], 0, FORMAT, FORMAT)
     for number in range(10, 1010):
         histories.hold(named(number), short)
     for number in range(10, 1010):
@@ -48,6 +50,6 @@ async def test_long_histories_are_few_and_short_ones_many(histories):
 
 
 async def test_one_history_is_held_however_long(histories):
-    longest = History(array("I", bytes(4 * 5 * LONG)), [], 0)
+    longest = History(array("I", bytes(4 * 5 * LONG)), [], 0, FORMAT, FORMAT)
     histories.hold(named(1), longest)
     assert await histories.of(named(1), **LIKE) is longest

@@ -22,8 +22,8 @@ STORED = Fingerprint(
 # What differs in the engine, what is decided, and the fields that must be named for it.
 CHANGES = {
     "nothing": ({}, "reuse"),
-    "other weights, same tokenizer": ({"weights": "b"}, "reprefill"),
-    "other model of the same family": ({"weights": "b", "architecture": "b"}, "reprefill"),
+    "other weights, same tokenizer": ({"weights": "b"}, "refuse"),
+    "other model of the same family": ({"weights": "b", "architecture": "b"}, "refuse"),
     "other tokenizer": ({"tokenizer": "b"}, "refuse"),
     "other model altogether": ({"weights": "b", "architecture": "b", "tokenizer": "b"}, "refuse"),
     "fp8 KV": (
@@ -59,6 +59,7 @@ SIZED = {
     "kv": ("kv_payload_bytes", "kv_segments"),
     "state": ("state_payload_bytes", "state_segments"),
 }
+THE_MODEL = {"weights", "architecture", "tokenizer"}
 
 
 def changed(**changes) -> Fingerprint:
@@ -87,7 +88,7 @@ def test_a_single_field_that_differs_prevents_reuse_and_is_named(field):
     decision = compatibility(STORED, changed(**{field: OTHER[field]}))
     assert [reason.field for reason in decision.reasons] == [field]
     (reason,) = decision.reasons
-    assert decision.verdict == reason.verdict == ("refuse" if field == "tokenizer" else "reprefill")
+    assert decision.verdict == reason.verdict == ("refuse" if field in THE_MODEL else "reprefill")
     assert len(reason.why) > 30
     assert changed(**{field: OTHER[field]}).id != STORED.id
 
@@ -99,7 +100,7 @@ def test_state_is_reused_exactly_if_the_fingerprints_are_equal(stored_changes, e
     decision = compatibility(stored, engine)
     assert (decision.verdict == "reuse") == (stored == engine) == (stored.id == engine.id)
     assert {reason.field for reason in decision.reasons} == stored_changes ^ engine_changes
-    assert (decision.verdict == "refuse") == ("tokenizer" in stored_changes ^ engine_changes)
+    assert (decision.verdict == "refuse") == bool(THE_MODEL & (stored_changes ^ engine_changes))
     reverse = compatibility(engine, stored)
     assert reverse.verdict == decision.verdict
 
@@ -120,8 +121,7 @@ def test_state_of_an_unknown_economy_class_is_not_reused_even_for_such_a_session
 def test_the_explanation_says_what_is_done_and_why():
     engine = changed(tp_size=4, tokenizer="b" * 64)
     assert compatibility(STORED, engine).explain().splitlines() == [
-        "refuse: the session's tokens mean another text to this engine; use one with its "
-        "tokenizer.",
+        "refuse: the session belongs to another model; use an engine that runs it.",
         f"  tokenizer: stored tokenizer of a, engine {'b' * 45}...: the token log holds ids, and "
         "these ids may spell another text or other turn marks (refuse)",
         "  tp_size: stored 2, engine 4: each rank stores its own heads and channels; another "
