@@ -104,7 +104,8 @@ def build_agent(
     """Compile the loop. `options` are TurnRequest fields for every turn; `observer` sees steps,
     `listen` hears how far calls have come.
 
-    Tools that a turn calls run at the same time; their results go to the model in its order.
+    Tools that a turn calls run at the same time, those on one workspace one after another; their
+    results go to the model in its order.
     tools:     a registry, whose effects are recorded in the runtime's ledger if the client is a
                `Torpor`, so that none happens twice in a session; or an executor made for it
     workspaces: adds tools that work on the session's files, which go with its snapshots: a fork has

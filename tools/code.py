@@ -52,6 +52,7 @@ def code_tools(workspace: Path, sandbox: Sandbox | None = None) -> list[Tool]:
             scope=Scope.WORLD if box.network else Scope.BRANCH,
             timeout=box.limits.seconds + _SPARE,
             rest=_REST,
+            workspace=workspace.resolve(),
         )
         for function in (python, shell)
     ]

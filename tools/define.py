@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonschema import Draft202012Validator
@@ -37,6 +38,7 @@ def define(
     rest: str = "",
     attempts: int = 1,
     at_once: int | None = None,
+    workspace: Path | None = None,
 ) -> Tool:
     """Make a tool of `function`: sync, async, or an async generator.
 
@@ -62,6 +64,7 @@ def define(
         rest=rest,
         attempts=attempts,
         at_once=at_once,
+        workspace=workspace,
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
+import threading
+from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from tools.define import Tool, define
 from tools.effects import Effect, Scope
@@ -19,25 +22,30 @@ _MOST_FOUND = 100
 _MOST_READ = 4 * 2**20  # bytes of one file
 _SECONDS = 20.0
 
+_locks: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
+_locking = threading.Lock()
+
 
 def file_tools(
     workspace: Path, *, most_bytes: int = 256 * 2**20, most_files: int = 20_000
 ) -> list[Tool]:
     """list_files, read_file, search_files, write_file and edit_file for one workspace.
 
-    most_bytes, most_files: what the workspace may hold after a write
+    most_bytes, most_files: what the workspace may hold after a write; folders count as files
     Paths are below the workspace, or begin with /workspace as for the commands run in it. No link
     is followed. Raises FolderMissing if `workspace` is not a folder.
     """
     if not workspace.is_dir():
         raise FolderMissing(f"the workspace {workspace} is not a folder; make one first.")
-    files = _Files(Tree(workspace.resolve()), most_bytes, most_files)
+    folder = workspace.resolve()
+    files = _Files(Tree(folder), most_bytes, most_files)
+    here = partial(define, workspace=folder)
     return [
-        define(files.list_files, effect=Effect.PURE),
-        define(files.read_file, effect=Effect.PURE, rest="Read it in parts, with first and last."),
-        define(files.search_files, effect=Effect.PURE, timeout=_SECONDS + 5.0),
-        define(files.write_file, effect=Effect.IDEMPOTENT, scope=Scope.BRANCH),
-        define(files.edit_file, effect=Effect.EFFECTFUL, scope=Scope.BRANCH),
+        here(files.list_files, effect=Effect.PURE),
+        here(files.read_file, effect=Effect.PURE, rest="Read it in parts, with first and last."),
+        here(files.search_files, effect=Effect.PURE, timeout=_SECONDS + 5.0),
+        here(files.write_file, effect=Effect.IDEMPOTENT, scope=Scope.BRANCH),
+        here(files.edit_file, effect=Effect.EFFECTFUL, scope=Scope.BRANCH),
     ]
 
 
@@ -46,6 +54,7 @@ class _Files:
         self._tree = tree
         self._most_bytes = most_bytes
         self._most_files = most_files
+        self._changing = _lock_of(tree.root)
 
     def list_files(self, path: str = "", pattern: str = "*") -> str:
         """Lists all files below a folder of the workspace, with their sizes in bytes.
@@ -110,8 +119,9 @@ class _Files:
             path: For example src/main.py
             content: All of the new text
         """
-        self._check_room(len(content.encode()))
-        existed = text.write(self._tree, path, content)
+        with self._changing:
+            self._check_room(path, content)
+            existed = text.write(self._tree, path, content)
         done = "replaced" if existed else "made"
         return f"{done} {path}: {len(content.splitlines())} lines"
 
@@ -125,19 +135,20 @@ class _Files:
             new: What to put there instead
             every: Replace it wherever it is, and not only once
         """
-        before = self._read(path)
         if not old or old == new:
             raise ToolFailed("old and new must differ, and old must not be empty")
-        count = before.count(old)
-        if count == 0:
-            raise ToolFailed(f"{path} does not hold the piece `old`{_nearest(before, old)}")
-        if count > 1 and not every:
-            raise ToolFailed(
-                f"{path} holds the piece `old` {count} times; add lines around it, or set every"
-            )
-        after = before.replace(old, new)
-        self._check_room(max(0, len(after.encode()) - len(before.encode())))
-        text.write(self._tree, path, after)
+        with self._changing:
+            before = self._read(path)
+            count = before.count(old)
+            if count == 0:
+                raise ToolFailed(f"{path} does not hold the piece `old`{_nearest(before, old)}")
+            if count > 1 and not every:
+                raise ToolFailed(
+                    f"{path} holds the piece `old` {count} times; add lines around it, or set every"
+                )
+            after = before.replace(old, new)
+            self._check_room(path, after)
+            text.write(self._tree, path, after)
         line = before[: before.index(old)].count("\n") + 1
         where = f"at line {line}" if count == 1 else f"in {count} places"
         return f"changed {path} {where}"
@@ -153,13 +164,25 @@ class _Files:
                 f"{path} {what.get(str(error), error)}; look at it with a program"
             ) from error
 
-    def _check_room(self, more: int) -> None:
+    def _check_room(self, path: str, content: str) -> None:
+        """Whether the workspace stays within its limits with this as the text of the file; one that
+        grows no file and makes none may always be written."""
+        target = self._tree.target(path)
+        more = len(content.encode()) - target.bytes
+        if more <= 0 and not target.missing:
+            return
         usage = self._tree.usage(most_files=self._most_files)
-        if usage.bytes + more > self._most_bytes or usage.files >= self._most_files:
+        if usage.bytes + more > self._most_bytes or usage.files + target.missing > self._most_files:
             raise WorkspaceFull(
                 f"nothing was written: the workspace may hold {self._most_bytes:,} bytes in "
                 f"{self._most_files:,} files; delete some first"
             )
+
+
+def _lock_of(folder: Path) -> threading.Lock:
+    """The same for all tools of a folder: two edits at once would each write what it has read."""
+    with _locking:
+        return _locks.setdefault(folder, threading.Lock())
 
 
 def _nearest(before: str, old: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs the calls of a message: at the same time, in bounds, and none of their effects twice."""
+"""Runs the calls of a message: at once where they may, in bounds, no effect of theirs twice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic_core import to_json
 
@@ -119,7 +120,8 @@ class Executor:
         ask: Ask | None = None,
         listen: Listen | None = None,
     ) -> list[ToolResult]:
-        """Run the calls of one message at the same time; their results in the order of the calls.
+        """Run the calls of one message at the same time, those on one workspace one after another;
+        their results in the order of the calls.
 
         allowed: what a person said about each of `questions(calls)`, by position; instead `ask`
                  is called with them. Where nobody says anything, the call is refused.
@@ -132,7 +134,11 @@ class Executor:
             allowed = {q.position: bool(may) for q, may in zip(questions, said, strict=False)}
         refused = {q.position: q for q in questions if not allowed.get(q.position, False)}
 
-        async def one(position: int, call: ToolCall) -> ToolResult:
+        async def one(
+            position: int, call: ToolCall, before: asyncio.Task[ToolResult] | None
+        ) -> ToolResult:
+            if before is not None:
+                await asyncio.wait([before])
             if position in refused:
                 return _by_person(refused[position], asked=position in allowed)
 
@@ -145,8 +151,16 @@ class Executor:
 
             return await self._call(call, position, place, Context(on_progress=hear))
 
+        tasks: list[asyncio.Task[ToolResult]] = []
+        last: dict[Path, asyncio.Task[ToolResult]] = {}
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(position, call)) for position, call in enumerate(calls)]
+            for position, call in enumerate(calls):
+                tool = self._registry.get(call.name)
+                where = None if tool is None else tool.workspace
+                before = None if where is None else last.get(where)
+                tasks.append(group.create_task(one(position, call, before)))
+                if where is not None:
+                    last[where] = tasks[-1]
         return [task.result() for task in tasks]
 
     async def _call(

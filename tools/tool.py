@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -48,6 +49,8 @@ class Tool:
     attempts:  how often a call is made that breaks or takes too long; more than one only if its
                effect allows it, else BadDefinition
     at_once:   how many calls may run at the same time in one Executor; None for any number
+    workspace: the folder whose files it reads or changes, resolved: the calls of one message on one
+               folder run one after another, as the model wrote them
     """
 
     spec: ToolSpec
@@ -61,6 +64,7 @@ class Tool:
     rest: str = ""
     attempts: int = 1
     at_once: int | None = None
+    workspace: Path | None = None
 
     def __post_init__(self) -> None:
         name = self.spec.name

@@ -1,15 +1,20 @@
 """The file tools read and write what the model asks for, below its workspace and nowhere else."""
 
+import asyncio
 import os
 
 import pytest
 
+from tools.calls import ToolCall
 from tools.code import code_tools
 from tools.errors import FolderMissing
 from tools.files import file_tools
 from tools.registry import Registry
+from tools.results import Ending
+from tools.running import Executor, Place
 from tools.workspaces.owner import owner
 
+PLACE = Place("main", "message-1")
 MAIN = "def main():\n    return 1\n\n\ndef other():\n    return 1\n"
 PAGE = "".join(f"line {number}\n" for number in range(1, 2001))
 
@@ -206,3 +211,70 @@ async def test_without_a_sandbox_the_tools_refuse_and_say_why(path, monkeypatch,
     assert ran.error
     assert "bwrap is not installed, so nothing was run" in ran.text
     assert not (path / "here").exists()
+
+
+def edit(number: int) -> ToolCall:
+    return ToolCall(
+        name="edit_file", arguments={"path": "lines", "old": f"<{number}>", "new": f"[{number}]"}
+    )
+
+
+@pytest.fixture
+def lines(path):
+    """A file with a line for each edit, in a workspace that takes a while to look through."""
+    for number in range(200):
+        (path / f"file{number}").touch()
+    (path / "lines").write_text("".join(f"<{number}>\n" for number in range(20)))
+    return path / "lines"
+
+
+EDITED = "".join(f"[{number}]\n" for number in range(20))
+
+
+async def test_edits_of_one_file_in_one_message_are_all_kept(path, lines):
+    executor = Executor(Registry(file_tools(path)))
+    results = await executor.run([edit(number) for number in range(20)], PLACE)
+    assert {result.ending for result in results} == {Ending.DONE}
+    assert lines.read_text() == EDITED
+
+
+async def test_edits_of_one_file_from_anywhere_are_all_kept(path, lines):
+    registries = [Registry(file_tools(path)) for _ in range(20)]
+    calls = [edit(number) for number in range(20)]
+    await asyncio.gather(
+        *(one.call(call.name, call.arguments) for one, call in zip(registries, calls, strict=True))
+    )
+    assert lines.read_text() == EDITED
+
+
+async def test_a_file_is_read_as_the_calls_before_in_the_message_have_left_it(path):
+    executor = Executor(Registry([*file_tools(path), *code_tools(path)]))
+    calls = [
+        ToolCall(name="write_file", arguments={"path": "out", "content": "old\n"}),
+        ToolCall(name="shell", arguments={"command": "sleep 0.2; cat out; echo new > out"}),
+        ToolCall(name="list_files", arguments={"path": "nowhere"}),
+        ToolCall(name="read_file", arguments={"path": "out"}),
+        ToolCall(name="write_file", arguments={"path": "out", "content": "last"}),
+    ]
+    results = await executor.run(calls, PLACE)
+    assert (results[1].text, results[3].text) == ("old", "new\n")
+    assert results[2].ending is Ending.FAILED
+    assert (path / "out").read_text() == "last"
+
+
+async def test_a_file_may_be_replaced_in_a_workspace_that_is_full(tmp_path):
+    (tmp_path / "a").write_text("x" * 9000)
+    (tmp_path / "b").write_text("x")
+    registry = Registry(file_tools(tmp_path, most_bytes=17_000, most_files=2))
+
+    async def write(path: str, content: str) -> str:
+        return (await registry.call("write_file", {"path": path, "content": content})).text
+
+    assert await write("a", "y" * 9000) == "replaced a: 1 lines"
+    edit = {"path": "b", "old": "x", "new": "y"}
+    assert (await registry.call("edit_file", edit)).text == "changed b at line 1"
+    for path, content in (("a", "y" * 18_000), ("c", "y"), ("folder/c", "y")):
+        assert (await write(path, content)).startswith("nothing was written")
+    (tmp_path / "b").unlink()
+    assert (await write("folder/c", "y")).startswith("nothing was written")
+    assert await write("c", "y") == "made c: 1 lines"

@@ -55,6 +55,15 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Target:
+    """bytes: that the file takes now, as in Usage; missing: entries that are to be made for it, the
+    folders above it too"""
+
+    bytes: int
+    missing: int
+
+
+@dataclass(frozen=True)
 class Tree:
     root: Path
 
@@ -78,8 +87,20 @@ class Tree:
             if count > most_files:
                 break
             if not entry.is_folder():
-                total += max(entry.stat.st_size, entry.stat.st_blocks * 512)
+                total += _taken(entry.stat)
         return Usage(total, count)
+
+    def target(self, path: str) -> Target:
+        """Of a file that is to be written. Raises OutsideWorkspace, TooDeep."""
+        parts = _parts(path)
+        there = None
+        for count, name in enumerate(parts):
+            try:
+                with self.folder("/".join(parts[:count])) as above:
+                    there = os.lstat(name, dir_fd=above)
+            except (FileNotFoundError, ToolFailed):
+                return Target(0, len(parts) - count)
+        return Target(0 if there is None else _taken(there), 0)
 
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
@@ -129,6 +150,10 @@ class Tree:
             os.close(opened)
             raise ToolFailed(f"{path} is not a file")
         return opened
+
+
+def _taken(there: os.stat_result) -> int:
+    return max(there.st_size, there.st_blocks * 512)
 
 
 def _parts(path: str) -> tuple[str, ...]:
