@@ -12,6 +12,7 @@ from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import END, START, StateGraph
 
 from agent_runtime.errors import CheckpointLost
@@ -229,6 +230,30 @@ async def test_writes_that_delta_channels_are_rebuilt_from_live_as_long_as_their
                     assert 0 < left <= 1500 * ttl
                     await client.pexpire(key, left - 900 * ttl)  # so much time has passed
         assert len((await graph.aget_state(config)).values["notes"]) == 10
+
+
+async def test_a_task_that_runs_again_keeps_what_it_wrote_and_renews_what_interrupted_it(saver):
+    config = {"configurable": {"thread_id": "a", "checkpoint_ns": ""}}
+    config = await saver.aput(config, empty_checkpoint(), {}, {})
+    for run in ("first", "second"):
+        await saver.aput_writes(config, [("notes", run), (INTERRUPT, run)], "task")
+    written = {channel: value for _, channel, value in (await saver.aget_tuple(config))[4]}
+    assert written == {"notes": "first", INTERRUPT: "second"}
+
+
+async def test_writes_of_a_thread_that_only_waits_for_more_of_them_live_on(server):
+    prefix, ttl = f"t{secrets.token_hex(4)}", 1000
+    config = {"configurable": {"thread_id": "a", "checkpoint_ns": ""}}
+    async with await TorporSaver.connect(server.url, prefix=prefix, ttl=ttl) as brief:
+        config = await brief.aput(config, empty_checkpoint(), {}, {})
+        await brief.aput_writes(config, [("notes", "early")], "task")
+        latest = await brief.aput(config, empty_checkpoint(), {}, {})
+        async with brief._control.guard() as client:
+            (early,) = await client.keys(f"{prefix}:{{thread:a}}:writes:*")
+            await client.pexpire(early, 600 * ttl)  # 900 s have passed
+            await client.delete(ThreadKeys(prefix, "a").renewed)
+            await brief.aput_writes(latest, [("notes", "late")], "task")
+            assert await client.pttl(early) > 1400 * ttl
 
 
 async def test_only_so_many_checkpoints_are_kept(server):
