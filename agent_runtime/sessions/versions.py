@@ -100,6 +100,7 @@ class Versions:
             place = request.snapshot or None
             if request.turns is not None:
                 place = await self._turns_back(session, request.turns)
+            await self._turns.records.drop_past(session)  # it would be alive again
             await self._store.rewind(session_id, place, lease=lease)
             self._turns.forget(session_id)
         view = await self._sessions.get(session_id)

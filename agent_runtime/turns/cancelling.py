@@ -81,6 +81,7 @@ class Cancelling:
     def __init__(self, store: StateStore, settings: RuntimeSettings) -> None:
         self._store = store
         self._settings = settings
+        # By turn id: a session has two of them for a while when one has lost its lease.
         self._running: dict[str, Cancellable] = {}
         self._watching: asyncio.Task[None] | None = None
         self._is_idle = asyncio.Event()
@@ -113,13 +114,13 @@ class Cancelling:
     @contextlib.contextmanager
     def running(self, session: Session, turn_id: str) -> Iterator[Cancellable]:
         """For the length of the block, the turn can be cancelled."""
-        turn = self._running[session.id] = Cancellable(session, turn_id)
+        turn = self._running[turn_id] = Cancellable(session, turn_id)
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
         try:
             yield turn
         finally:
-            del self._running[session.id]
+            del self._running[turn_id]
 
     async def until_idle(self, timeout: float) -> bool:
         """Whether no turn runs any more, before `timeout` seconds are over."""
@@ -140,8 +141,8 @@ class Cancelling:
 
     async def ask(self, session: Session, turn_id: str) -> None:
         """Ask whoever runs the turn to end it."""
-        turn = self._running.get(session.id)
-        if turn is not None and turn.id == turn_id:
+        turn = self._running.get(turn_id)
+        if turn is not None:
             turn.cancel()
             return
         await self._store.notes.put(

@@ -4,7 +4,7 @@
                └─ a runtime that dies in between leaves it: the turn is `interrupted`
 
 A record speaks of the head that its turn began on. When the session has another, the turn was
-committed, or somebody else went on, and the record means nothing.
+committed, or somebody else went on, and the record means nothing. It is removed before a rewind.
 """
 
 from __future__ import annotations
@@ -76,6 +76,13 @@ class TurnRecords:
         record = await self.read(session)
         if record is not None and record.id == turn_id:
             await self._store.session_notes.delete(session, _NAME)
+
+    async def drop_past(self, session: Session) -> None:
+        """Remove one of another head than the session's: its turn is committed or given up, and is
+        to be neither when the session comes back to where it began. By who holds the lease."""
+        record = await self.read(session)
+        if record is not None and record.head != session.head:
+            await self.end(session, record.id)
 
     async def read(self, session: Session) -> TurnRecord | None:
         """The last one that was not removed, of whatever head."""
