@@ -1,17 +1,21 @@
 """What this runtime believes about where sessions' heads are. A hint, never the truth.
 
 A wrong belief costs a prefetch or a recompute, never an answer: the engine reports what it
-really reused. Lost with the process, which is why any runtime may serve any session.
+really reused. Lost with the process, which is why any runtime may serve any session. Of sessions
+that were not served for long it lets go: as many as it remembers have been served since.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.tags import tagged
 from state_store.durability import Servers
+
+REMEMBERED = 16384  # sessions; far more than engines hold
 
 
 @dataclass(frozen=True)
@@ -22,36 +26,45 @@ class Place:
     tag: str
 
 
+@dataclass
+class _Known:
+    """Of one session. written: payload bytes committed since the last suspend or resume"""
+
+    place: Place | None = None
+    servers: Servers | None = None
+    written: int = 0
+
+
 class Residency:
     """Session id -> the engine start (boot) whose device or staging holds its head.
 
     held: sessions that this process had an engine keep from eviction
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, remembered: int = REMEMBERED) -> None:
         self.held: set[str] = set()
-        self._places: dict[str, Place] = {}
-        self._written: dict[str, int] = {}
-        self._servers: dict[str, Servers] = {}
+        self._remembered = remembered
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._let_go: Servers | None = None
         self._serial = itertools.count(1)
         self._tell: Callable[[str], None] = lambda _: None
         self._tell_where: Callable[[str, bool], None] = lambda *_: None
 
     def place(self, session_id: str) -> Place | None:
-        return self._places.get(session_id)
+        known = self._known.get(session_id)
+        return None if known is None else known.place
 
     def on_device(self, session_id: str, boot_id: str) -> bool:
-        place = self._places.get(session_id)
+        place = self.place(session_id)
         return place is not None and place.boot_id == boot_id
 
     def count(self, boot_id: str) -> int:
         """Sessions whose head that engine start holds."""
-        return sum(place.boot_id == boot_id for place in self._places.values())
+        return self._counts[boot_id]
 
     def placed(self, session_id: str, boot_id: str) -> None:
-        if not self.on_device(session_id, boot_id):
-            self._places[session_id] = Place(boot_id, tagged(session_id, next(self._serial)))
-            self._tell_where(session_id, True)
+        self._place(session_id, boot_id)
 
     def shared(self, session_id: str, fork_id: str) -> None:
         """A fork has the same head: where that is, it is."""
@@ -60,7 +73,11 @@ class Residency:
             self.placed(fork_id, place.boot_id)
 
     def left(self, session_id: str) -> None:
-        if self._places.pop(session_id, None) is not None:
+        known = self._known.get(session_id)
+        if known is not None and known.place is not None:
+            self._counted(known.place.boot_id, -1)
+            known.place = None
+            self._tidy(session_id)
             self._tell(session_id)
             self._tell_where(session_id, False)
 
@@ -75,30 +92,82 @@ class Residency:
     def sessions(self) -> set[str]:
         """That are on a device, as far as this process knows, or that it has written to since they
         were last made durable."""
-        return {*self._places, *self._servers}
+        return {name for name, known in self._known.items() if known.place or known.servers}
 
     def tag(self, session_id: str, boot_id: str) -> str:
         """The engine's name for this stay of the session; a new one after each suspend.
 
         SGLang remembers closed names, so a session that comes back needs another.
         """
-        self.placed(session_id, boot_id)
-        return self._places[session_id].tag
+        return self._place(session_id, boot_id).tag
 
     def servers(self, session_id: str) -> Servers | None:
         """Who held the data before this process's first write to the session since the last
-        suspend; None if it has written nothing."""
-        return self._servers.get(session_id)
+        suspend; None if it has written nothing. What it has let go of it may have written: that is
+        as old as anything it has let go of."""
+        since = self.written_since(session_id)
+        return self._let_go if since is None else since
+
+    def written_since(self, session_id: str) -> Servers | None:
+        """As `servers`, of what it has not let go of."""
+        known = self._known.get(session_id)
+        return None if known is None else known.servers
 
     def writing_to(self, session_id: str, servers: Servers) -> None:
-        self._servers.setdefault(session_id, servers)
+        known = self._touched(session_id)
+        known.servers = known.servers or servers
 
     def forget_servers(self, session_id: str) -> None:
-        self._servers.pop(session_id, None)
+        """It has been made durable, or it was told that it cannot be."""
+        if self._let_go is not None:  # which would speak for it otherwise
+            self._touched(session_id).servers = frozenset()
+        elif (known := self._known.get(session_id)) is not None:
+            known.servers = None
+            self._tidy(session_id)
 
     def wrote(self, session_id: str, payload_bytes: int) -> None:
-        self._written[session_id] = self._written.get(session_id, 0) + payload_bytes
+        self._touched(session_id).written += payload_bytes
 
     def take_written(self, session_id: str) -> int:
         """Payload bytes committed since this was last asked."""
-        return self._written.pop(session_id, 0)
+        known = self._known.get(session_id)
+        if known is None:
+            return 0
+        written, known.written = known.written, 0
+        self._tidy(session_id)
+        return written
+
+    def _place(self, session_id: str, boot_id: str) -> Place:
+        known = self._touched(session_id)
+        if known.place is None or known.place.boot_id != boot_id:
+            if known.place is not None:
+                self._counted(known.place.boot_id, -1)
+            known.place = Place(boot_id, tagged(session_id, next(self._serial)))
+            self._counted(boot_id, 1)
+            self._tell_where(session_id, True)
+        return known.place
+
+    def _touched(self, session_id: str) -> _Known:
+        known = self._known.setdefault(session_id, _Known())
+        self._known.move_to_end(session_id)
+        if len(self._known) > self._remembered:
+            oldest = next((name for name in self._known if name not in self.held), session_id)
+            if oldest != session_id:
+                self._let(oldest)
+        return known
+
+    def _let(self, session_id: str) -> None:
+        """Go of all that is known of it."""
+        self.left(session_id)
+        known = self._known.pop(session_id, None)
+        if known is not None and known.servers:
+            self._let_go = (self._let_go or frozenset()) | known.servers
+
+    def _tidy(self, session_id: str) -> None:
+        if self._known[session_id] == _Known():
+            del self._known[session_id]
+
+    def _counted(self, boot_id: str, more: int) -> None:
+        self._counts[boot_id] += more
+        if not self._counts[boot_id]:
+            del self._counts[boot_id]

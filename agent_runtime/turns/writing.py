@@ -40,7 +40,8 @@ class Writers:
         at_last: done before it is given back, however the block ends
         Raises CannotStore, LeaseHeld.
         """
-        servers = self._residency.servers(session_id) or await self._store.watch("fsync")
+        known = self._residency.written_since(session_id)
+        servers = known or await self._store.watch("fsync")
         lease = await self._store.acquire(
             session_id, ttl=self._settings.lease_ttl, owner=self.owner
         )
