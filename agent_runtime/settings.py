@@ -71,6 +71,9 @@ class RuntimeSettings(BaseModel):
     """Whose sessions they are where no keys are asked for."""
     require_keys: bool = False
     """Whether every request needs an API key, which says whose sessions it may see."""
+    outage_key_seconds: float = Field(default=600.0, ge=0)
+    """Seconds since its last look-up that an API key is good for turns while the store is gone, and
+    so a revoked one at most."""
     lease_ttl: float = Field(default=30.0, gt=0)
     """Seconds after which another runtime may take over a session whose runtime died."""
     settle_timeout: float = Field(default=20.0, gt=0)

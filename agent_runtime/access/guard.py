@@ -10,19 +10,19 @@ import contextlib
 import json
 import logging
 import re
-import time
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.access.identity import serve_as
+from agent_runtime.access.known_keys import KNOWN_FOR, KnownKeys, rate_limited
 from agent_runtime.access.standing import Standings
-from agent_runtime.errors import Forbidden, NotFound, RateLimited, TorporError, Unauthorized
+from agent_runtime.errors import Forbidden, NotFound, TorporError, Unauthorized
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.request_ids import current_request_id
 from agent_runtime.service.status import problem_of
 from state_store.api_keys import ApiKey
-from state_store.errors import StoreError
+from state_store.errors import StoreError, StoreUnavailable
 from state_store.store import StateStore
 
 audit = logging.getLogger("torpor.audit")
@@ -35,19 +35,29 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _READING = {"GET", "HEAD", "OPTIONS"}
 _ASKED_BY_POST = re.compile(r"/v1/sessions/[^/]+/workspace/read")  # names are many, for a query
 _DOORS = {"/mcp"}  # what comes through makes requests of its own, which are looked at
-_KNOWN_FOR = 5.0  # seconds that a key is believed without asking the store; revoking takes as long
-_KNOWN = 4096
+_TURNS = re.compile(r"/v1/sessions/([^/]+)/turns")
 
 
 class Guard:
     """ASGI middleware. Needs a key for all but `/health` and `/ready`."""
 
-    def __init__(self, app: ASGIApp, store: Callable[[], StateStore]) -> None:
-        """store: asked for at each request, since it is connected when the service starts"""
+    def __init__(
+        self,
+        app: ASGIApp,
+        store: Callable[[], StateStore],
+        *,
+        standing_tenant: Callable[[str], str | None],
+        outage_seconds: float,
+    ) -> None:
+        """store: asked for at each request, since it is connected when the service starts
+        standing_tenant: whose a session is that can go on without the store, None for others
+        outage_seconds: see `RuntimeSettings.outage_key_seconds`
+        """
         self._app = app
         self._store = store
-        self._known: dict[str, tuple[float, ApiKey]] = {}
-        self._standings = Standings(self._stands, every=_KNOWN_FOR)
+        self._standing_tenant = standing_tenant
+        self._keys = KnownKeys(outage_seconds=outage_seconds)
+        self._standings = Standings(self._stands, every=KNOWN_FOR)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN:
@@ -56,8 +66,13 @@ class Guard:
         key: ApiKey | None = None
         text = _sent_key(scope)
         try:
-            key = await self._who(text)
-            await self._admit(key, scope["method"], scope["path"])
+            try:
+                key = await self._who(text)
+                await self._admit(key, scope["method"], scope["path"])
+            except StoreUnavailable:
+                key = self._without_store(text, scope["method"], scope["path"])
+                if key is None:
+                    raise
         except (TorporError, StoreError) as error:
             problem = problem_of(error)
             _write(scope, key, problem.status, refused=problem.code)
@@ -89,23 +104,20 @@ class Guard:
         """Raises Unauthorized."""
         if not text:
             raise Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`.")
-        until, known = self._known.get(text, (0.0, None))
-        if known is not None and time.monotonic() < until and not known.is_over(time.time()):
+        if (known := self._keys.believed(text)) is not None:
             return known
-        self._known.pop(text, None)
-        key = await self._store().keys.verified(text)
+        key = await self._looked_up(text)
         if key is None:
             raise Unauthorized("the API key is not valid: it is mistyped, revoked or expired.")
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known[text] = (time.monotonic() + _KNOWN_FOR, key)
         return key
 
     async def _stands(self, text: str) -> bool:
-        if await self._store().keys.verified(text) is not None:
-            return True
-        self._known.pop(text, None)
-        return False
+        return await self._looked_up(text) is not None
+
+    async def _looked_up(self, text: str) -> ApiKey | None:
+        key = await self._store().keys.verified(text)
+        self._keys.confirmed(text, key)
+        return key
 
     async def _admit(self, key: ApiKey, method: str, path: str) -> None:
         """Raises RateLimited, Forbidden, NotFound."""
@@ -115,11 +127,7 @@ class Guard:
             raise NotFound("there is no such path.")
         wait = await self._store().keys.spend(key)
         if wait is not None:
-            raise RateLimited(
-                f"key {key.id} may make {key.per_minute} requests a minute, and has; nothing was "
-                "done.",
-                wait,
-            )
+            raise rate_limited(key, wait)
         if _ADMIN.fullmatch(path) and key.role != "admin":
             raise Forbidden(f"{path} is for keys of role admin; key {key.id} is of {key.role}.")
         if key.role == "read" and not _reads(method, path) and path not in _DOORS:
@@ -127,6 +135,17 @@ class Guard:
         session = _OF_SESSION.fullmatch(path)
         if session is not None:
             await self._store().session(session[1], tenant=key.tenant)
+
+    def _without_store(self, text: str, method: str, path: str) -> ApiKey | None:
+        """The key, for a turn of a session that goes on while the store is gone: see
+        `turns/outage.py`. Raises RateLimited."""
+        turns = _TURNS.fullmatch(path)
+        tenant = None if turns is None else self._standing_tenant(turns[1])
+        if tenant is None or method != "POST":
+            return None
+        key = self._keys.without_store(text)
+        may = key is not None and key.tenant == tenant and key.role != "read"
+        return key if may else None
 
 
 def _reads(method: str, path: str) -> bool:

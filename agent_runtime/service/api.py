@@ -132,7 +132,12 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     # The last is the outermost.
     app.add_middleware(Bodies, limits=settings.body_limits)
     if settings.require_keys:
-        app.add_middleware(Guard, store=lambda: app.state.store)
+        app.add_middleware(
+            Guard,
+            store=lambda: app.state.store,
+            standing_tenant=lambda session_id: app.state.turns.outage.tenant_of(session_id),
+            outage_seconds=settings.outage_key_seconds,
+        )
         app.include_router(key_routes.router)
         document_keys(app)
     app.add_middleware(Traced, tracer=telemetry.tracer)

@@ -127,6 +127,11 @@ class Outage:
         """The session with all that was said; None if this process cannot know it."""
         return self._standing.get(session_id)
 
+    def tenant_of(self, session_id: str) -> str | None:
+        """Whose it is; None if this process cannot know it."""
+        standing = self._standing.get(session_id)
+        return None if standing is None else standing.session.body.tenant
+
     def kept(self, session_id: str) -> int:
         """Turns of the session that wait for the store."""
         kept = self._kept.get(session_id)
