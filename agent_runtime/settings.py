@@ -137,6 +137,9 @@ class ServiceSettings(RuntimeSettings):
     """Their key in PEM, not encrypted, unless it stands in the same file."""
     drain_timeout: float = Field(default=30.0, ge=0)
     """Seconds that running turns get to end when the service is told to stop."""
+    unread_seconds: float = Field(default=60.0, gt=0)
+    """Seconds that a client may read nothing of an answer that is waiting for it; then it is hung
+    up on, and its turn ended."""
     json_log: bool = False
     """Whether log lines are JSON, with the ids of requests."""
 

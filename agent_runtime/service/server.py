@@ -13,7 +13,7 @@ import uvicorn
 
 from agent_runtime.errors import SetupError
 from agent_runtime.service.api import create_app
-from agent_runtime.service.connections import Connection
+from agent_runtime.service.connections import connections
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
@@ -56,7 +56,7 @@ async def serve(
             port=settings.port,
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
-            http=Connection,
+            http=connections(unread_seconds=settings.unread_seconds),
             log_level="warning",
             log_config=None,
             timeout_graceful_shutdown=_LAST,

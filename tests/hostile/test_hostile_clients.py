@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import httpx
 import psutil
 import pytest
+import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from agent_runtime.sdk import Torpor
-from agent_runtime.service.connections import Connection
+from agent_runtime.service.connections import Connection, connections
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings
 from tests.engine_cpu.server import MODEL
@@ -200,6 +203,58 @@ async def test_who_does_not_read_stops_its_own_answer_and_nobody_elses(service, 
     assert endpoint.sent < 48 * MIB
     slow.close()
     await until(lambda: endpoint.left == endpoint.asked)
+
+
+async def test_who_does_not_read_at_all_is_hung_up_on_and_its_session_is_free(
+    service, endpoint, session, monkeypatch
+):
+    monkeypatch.setattr(Connection, "unread_seconds", 0.3)
+    host, port = service.url.removeprefix("http://").split(":")
+    deaf = socket.create_connection((host, int(port)))
+    deaf.sendall(post(f"/v1/sessions/{session.id}/turns", SAID))
+    for _ in range(64):
+        endpoint.say("x" * MIB)
+    await until(lambda: endpoint.asked and endpoint.left == endpoint.asked)
+
+    async def is_free():
+        return (await service.torpor.get(session.id)).turn is None
+
+    await until(is_free)
+    deaf.close()
+
+
+class Buffer:
+    """A transport from which nobody reads, or somebody does."""
+
+    def __init__(self, size):
+        self.size = size
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self):
+        return self.size
+
+    def abort(self):
+        self.aborted.set()
+
+
+async def test_who_reads_slowly_is_waited_for():
+    slow = connections(unread_seconds=0.01)(uvicorn.Config(None), ServerState(), {})
+    slow.transport = buffer = Buffer(1000)
+    slow.flow = FlowControl(buffer)
+    looked = asyncio.Event()
+
+    def reads_on():
+        buffer.size -= 1
+        if buffer.size == 990:
+            looked.set()
+        return buffer.size
+
+    buffer.get_write_buffer_size = reads_on
+    slow.pause_writing()
+    await asyncio.wait_for(looked.wait(), PATIENCE)
+    assert not buffer.aborted.is_set()
+    buffer.get_write_buffer_size = lambda: 1000
+    await asyncio.wait_for(buffer.aborted.wait(), PATIENCE)
 
 
 async def test_many_posts_of_one_turn_at_once_are_one_turn(service, endpoint, session):
