@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import END, START, StateGraph
 
 from agent_runtime.errors import CheckpointLost
-from agent_runtime.saver import TorporSaver
+from agent_runtime.saver import TorporSaver, reading
 from agent_runtime.saver.keys import ThreadKeys
 from agent_runtime.saver.memo import Memo
 from agent_runtime.saver.values import CHUNK, take_apart
@@ -121,8 +121,12 @@ def note_taker(saver):
     return graph.compile(checkpointer=saver)
 
 
-async def test_a_history_read_at_once_is_what_walking_back_step_by_step_finds(saver):
-    """Past the sizes of several reads, on a branch, and with the value found in between."""
+@pytest.mark.parametrize("walk", [512, 5])
+async def test_a_history_read_at_once_is_what_walking_back_step_by_step_finds(
+    saver, walk, monkeypatch
+):
+    """In one walk of a script or several, on a branch, and with the value found in between."""
+    monkeypatch.setattr(reading, "_WALK", walk)
     graph = note_taker(saver)
     config = {"configurable": {"thread_id": "a"}}
     for number in range(60):
