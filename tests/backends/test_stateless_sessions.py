@@ -317,6 +317,7 @@ async def test_a_runtime_without_an_engine_is_well(torpor):
     assert caught.value.code == "no_engine"
 
 
+@pytest.mark.slow
 async def test_sglang_goes_on_where_llama_cpp_was(torpor, registry, endpoint, llama, sglang):
     """The same model behind both: the same tokens in, the same text out."""
     agent = build_agent(torpor, registry)

@@ -101,13 +101,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        pytest.param("__main__", id="main"),
-        pytest.param("__mp_main__", id="scheduler", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["__main__", "__mp_main__"], ids=["main", "scheduler"])
 def test_a_server_with_a_moved_target_ends_and_names_it(tmp_path, where):
     """Spawned processes, as there are on a GPU, apply patches themselves. `__mp_main__` is the main
     module in them: there only the children are broken."""

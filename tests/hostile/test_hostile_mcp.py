@@ -135,7 +135,7 @@ messages = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@settings(max_examples=75, derandomize=True, database=None, deadline=None)
 @given(message=messages | values)
 def test_any_message_is_answered_and_never_by_a_failure(runtime, message):
     answer = httpx.post(

@@ -2,6 +2,7 @@
 
 The first engine and the runtime are the whole folder's; the second is this module's. Starting one
 is what takes time here, so only the last two tests kill engines; others stop and continue them.
+The folder's engine is started again for the tests of other modules.
 """
 
 import asyncio
@@ -60,10 +61,13 @@ def second(stage):
         yield process
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engines(stage, second):
     """Both, by id."""
-    return {"engine": stage.engine, "second": second}
+    yield {"engine": stage.engine, "second": second}
+    if not stage.engine.is_alive():
+        stage.engine.start()
+        stage.engine.wait_until_serving()
 
 
 @pytest.fixture
@@ -327,13 +331,14 @@ async def test_a_turn_whose_engine_is_killed_in_the_middle_is_ended_by_another(
     assert (await store.check_integrity()).problems == []
 
 
+@pytest.mark.slow
 async def test_without_any_engine_a_session_is_kept_for_the_next_one(
-    stage, second, pool, torpor, new_session, tmp_path
+    stage, engines, pool, torpor, new_session, tmp_path
 ):
     session = await new_session()
     turn = (await say(torpor, session.id, *HISTORY))[-1]
     control = await asked_in_fork(torpor, session.id)
-    alive = [engine for engine in (stage.engine, second) if engine.is_alive()]
+    alive = [engine for engine in engines.values() if engine.is_alive()]
     with pytest.raises(ApiError, match="No other engine takes over") as failed:
         await killed_at_the_first_text(torpor, session.id, *alive)
     assert failed.value.code == "engine_unreachable"
@@ -364,9 +369,6 @@ async def test_without_any_engine_a_session_is_kept_for_the_next_one(
     _, said = await third.communicate()
     assert third.returncode == 0
     assert b"engine third is empty" in said
-
-    stage.engine.start()  # for the folder's other tests
-    stage.engine.wait_until_serving()
 
 
 async def until_running(engine, turn):

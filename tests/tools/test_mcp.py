@@ -30,7 +30,7 @@ TIME = StdioServer(
 )
 STDIO = StdioServer(command=sys.executable, arguments=(OURS, "stdio"))
 PATIENT = Patience(connect=60.0, call=60.0, answer=30.0)
-HASTY = Patience(connect=10.0, answer=10.0, first_pause=0.05)
+HASTY = Patience(connect=4.0, answer=10.0, first_pause=0.05)
 AT_ONCE = Patience(connect=1.0)  # where no connection can be had, however long one waits
 
 
