@@ -125,8 +125,8 @@ class Commands:
         if found is None:
             raise NotFound(f"there is no chat {name!r}; /sessions lists them.")
         if found.id != before.id:
-            await self._sitting.leave()
             await arrive(self._sitting, self._screen, found)
+            await self._sitting.let_go(before.id)
         return Next.PROMPT
 
     async def _tools(self, _: str) -> Next:

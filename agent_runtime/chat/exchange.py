@@ -19,6 +19,8 @@ from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import Torpor
 from tools.tool import Tool
 
+_MOST_STEPS = 50  # model turns and tool rounds of one exchange
+
 INTERRUPTED = "interrupted"
 """State of a turn whose runtime died."""
 
@@ -28,13 +30,11 @@ Allow = Callable[[Sequence[dict[str, Any]]], Awaitable[list[bool]]]
 
 @dataclass(frozen=True)
 class Options:
-    """Of every turn. most_steps: model turns and tool rounds of one exchange"""
+    """Of every turn; what is None is the session's."""
 
     max_tokens: int
     temperature: float | None = None
     effort: str | None = None
-    durability: str = "fsync"
-    most_steps: int = 50
 
     def of_turns(self) -> dict[str, Any]:
         """Fields of TurnRequest; what a session decides is left out."""
@@ -42,7 +42,7 @@ class Options:
         return {
             "max_tokens": self.max_tokens,
             "fit": True,
-            "durability": self.durability,
+            "durability": "fsync",
             **{name: value for name, value in given.items() if value is not None},
         }
 
@@ -67,7 +67,6 @@ class Exchanges:
         self._torpor = torpor
         self._view = view
         self._allow = allow
-        self._most_steps = options.most_steps
         self._asking = Asking(torpor, view, patience=patience)
         self._asking.session_id = session.id
         self._before = session.head
@@ -142,7 +141,7 @@ class Exchanges:
         while calls := await waiting(self._agent, thread=self._thread):
             assert self._allow is not None, "the toolbox asks, and there is nobody to ask"
             said = await self._allow(calls)
-            await answer(self._agent, said, thread=self._thread, most_steps=self._most_steps)
+            await answer(self._agent, said, thread=self._thread, most_steps=_MOST_STEPS)
         self._thread = ""
         self._view.done(self._results)
         return self._results
@@ -156,5 +155,5 @@ class Exchanges:
     def _config(self) -> Any:
         return {
             "configurable": {"thread_id": self._thread},
-            "recursion_limit": self._most_steps,
+            "recursion_limit": _MOST_STEPS,
         }

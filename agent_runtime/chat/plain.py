@@ -38,6 +38,8 @@ class PlainView:
 
     def ran(self, step: Step) -> None:
         self._tell(f"{step.name}: {one_line(step.text)}")
+        for note in step.notes:
+            self._tell(f"  {one_line(note)}")
 
     def progress(self, progress: Progress) -> None:
         pass
@@ -51,6 +53,8 @@ class PlainView:
 
     def done(self, results: Sequence[TurnResult]) -> None:
         self._end_line()
+        for problem in results[-1].problems:
+            self._tell(one_line(problem))
         self._tell(usage_line(results))
 
     def _end_line(self) -> None:

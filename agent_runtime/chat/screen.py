@@ -9,7 +9,9 @@ import termios
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
+from rich.control import Control
 from rich.markup import escape
+from rich.segment import ControlType
 from rich.table import Table
 from rich.tree import Tree
 
@@ -24,6 +26,7 @@ from tools.formats import parse
 TOOL_RESULT = "<tool_response>"
 """What a tool's result begins with where a template has no role for it."""
 
+_CLEAR = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
 _MOST_SHOWN = 6  # messages of an earlier sitting
 _DIGEST_CHARS = 8  # of a snapshot's id, as they are shown
 
@@ -36,6 +39,8 @@ class Screen:
         self._console = console
         self._style: str | None = None
         """Of the piece that the line goes on with; None at the beginning of one."""
+        self._passing = False
+        """Whether the line is to be written over."""
 
     def reasoning(self, text: str) -> None:
         self._piece(text, "dim italic")
@@ -53,7 +58,8 @@ class Screen:
 
     def progress(self, progress: Progress) -> None:
         units = {"load": "bytes loaded", "prefill": "tokens ready", "commit": "objects stored"}
-        self._line(f"  {progress.done} of {progress.total} {units[progress.phase]}", "dim")
+        self._line(f"  {progress.done} of {progress.total} {units[progress.phase]}", "dim", end="")
+        self._passing = True
 
     def anew(self) -> None:
         self._line("the answer broke off, and is given anew:", "yellow")
@@ -80,7 +86,8 @@ class Screen:
     def opened(self, session: SessionView, resumed: Resumed | None) -> None:
         """Which chat it is, and what of its state can be picked up."""
         tokens = f", {session.tokens} tokens" if session.tokens else ""
-        self._line(f"chat {name_of(session)} ({session.id}{tokens})", "bold")
+        new = "new " if session.head is None else ""
+        self._line(f"{new}chat {name_of(session)} ({session.id}{tokens})", "bold")
         if resumed is not None and resumed.tokens:
             why = f" ({resumed.reason})" if resumed.reason else ""
             self._line(
@@ -134,9 +141,9 @@ class Screen:
         self._write(text, style)
         self._style = None if text.endswith("\n") else style
 
-    def _line(self, text: str, style: str) -> None:
+    def _line(self, text: str, style: str, *, end: str = "\n") -> None:
         self._end_line()
-        self._write(f"{text}\n", style)
+        self._write(f"{text}{end}", style)
 
     def _end_line(self) -> None:
         if self._style is not None:
@@ -144,6 +151,9 @@ class Screen:
             self._style = None
 
     def _write(self, text: str, style: str) -> None:
+        if self._passing:
+            self._console.control(_CLEAR)
+            self._passing = False
         self._console.print(
             harmless(text), style=style, end="", markup=False, highlight=False, emoji=False,
             soft_wrap=True,
@@ -162,14 +172,18 @@ def snapshot_named(snapshots: Sequence[SnapshotView], beginning: str) -> str | N
 def without_echo() -> Iterator[None]:
     """What is typed meanwhile is not shown, and read when somebody reads."""
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    quiet = termios.tcgetattr(terminal)
-    quiet[3] &= ~termios.ECHO
+    try:
+        before = termios.tcgetattr(terminal)
+    except termios.error:  # it is gone
+        yield
+        return
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
     termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
     try:
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _read(said: SaidMessage) -> list[tuple[str, str]]:

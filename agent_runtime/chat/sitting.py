@@ -102,10 +102,9 @@ class Sitting:
             self.session = session
         return self.session
 
-    async def leave(self) -> Suspended | None:
-        """Make the session durable and free the engine of it; None if nothing was ever said, and it
+    async def let_go(self, session_id: str) -> Suspended | None:
+        """Make a session durable and free the engine of it; None if nothing was ever said, and it
         was deleted. Raises ApiError, ApiUnreachable: then it is as durable as its last turn."""
-        session_id = self.exchanges.session_id
         if await chats.forget_if_empty(self.torpor, session_id):
             return None
         return await self.torpor.suspend(session_id)

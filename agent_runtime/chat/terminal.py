@@ -13,9 +13,9 @@ import contextlib
 import json
 import shlex
 import signal
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from langgraph.errors import GraphRecursionError
 from prompt_toolkit import PromptSession
@@ -24,19 +24,22 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from agent_runtime.chat import chats
 from agent_runtime.chat.arriving import arrive
 from agent_runtime.chat.commands import COMMANDS, Commands, Next
-from agent_runtime.chat.problems import told
+from agent_runtime.chat.problems import FAILED, told
 from agent_runtime.chat.screen import Screen, without_echo
 from agent_runtime.chat.sitting import Sitting, Wanted
 from agent_runtime.chat.view import one_line, visible
 from agent_runtime.errors import TorporError
 from agent_runtime.models import TurnResult
 from tools.errors import ToolsError
+
+T = TypeVar("T")
+
+_NOT_SUSPENDED = "The chat is not suspended: it is as durable as its last turn."
 
 
 class Key(Enum):
@@ -63,22 +66,22 @@ class Terminal:
         self._url_options = url_options
         self._lines = _Lines()
         self._always: set[str] = set()
-        self._exchange: asyncio.Task[Any] | None = None
+        self._running: asyncio.Future[Any] | None = None
         self._key: Key | None = None
-        self.sitting: Sitting
+        self._sitting: Sitting
+        self._commands: Commands
 
     async def talk(self, sitting: Sitting, wanted: Wanted) -> int:
         """Until the person leaves; the exit code. Raises TorporError if it cannot begin."""
-        self.sitting = sitting
+        self._sitting = sitting
         self._commands = Commands(sitting, self._screen)
         await arrive(sitting, self._screen, await sitting.find(wanted))
         self._screen.say("/help lists the commands.")
-        with self._signals({signal.SIGHUP: Key.SUSPEND, signal.SIGTERM: Key.SUSPEND}):
+        with self._pressing({signal.SIGHUP: Key.SUSPEND, signal.SIGTERM: Key.SUSPEND}):
             while True:
                 line = await self._lines.read(f"{one_line(chats.name_of(sitting.session))}> ")
-                leaving = await self._follow(line)
-                if leaving and (code := await self._leave()) is not None:
-                    return code
+                if await self._follow(line):
+                    return await self._leave()
 
     async def allow(self, calls: Sequence[dict[str, Any]]) -> list[bool]:
         """Ask the person about each of these calls."""
@@ -93,40 +96,37 @@ class Terminal:
         if not line.strip():
             return False
         if not line.startswith("/"):
-            return await self._answered(self.sitting.exchanges.say(line))
-        after = Next.PROMPT
+            return await self._answered(self._sitting.exchanges.say(line))
+        after: Next | Key = Next.PROMPT
         with self._telling():
-            after = await self._commands.run(line.strip())
+            after = await self._until_key(self._commands.run(line.strip()))
         if after is Next.AGAIN:
             return await self._answered(self._again())
-        return after is Next.LEAVE
+        return after in (Next.LEAVE, Key.SUSPEND)
 
     async def _again(self) -> list[TurnResult]:
-        results = await self.sitting.exchanges.go_on()
+        results = await self._sitting.exchanges.go_on()
         if results is None:
             self._screen.say("nothing has broken off.")
         return results or []
 
-    async def _answered(self, exchange: Awaitable[list[TurnResult]]) -> bool:
+    async def _answered(self, exchange: Coroutine[Any, Any, list[TurnResult]]) -> bool:
         """Show an exchange while it runs; whether the person leaves."""
-        self._exchange = asyncio.ensure_future(exchange)
-        self._key = None
-        keys = {signal.SIGINT: Key.END_TURN, signal.SIGTSTP: Key.SUSPEND}
-        try:
-            with self._telling(), without_echo(), self._signals(keys):
-                try:
-                    self._commands.taken += await self._exchange
-                except asyncio.CancelledError:
-                    if self._key is None:
-                        raise
-                except _Ended as ended:
-                    self._key = ended.key
-                if self._key is not None:
-                    self._screen.note(await self.sitting.exchanges.take_back())
-                await self.sitting.look()
-        finally:
-            self._exchange = None
-        return self._key not in (None, Key.END_TURN)
+        results: list[TurnResult] | Key = []
+        with self._telling():
+            results = await self._until_key(exchange)
+            if isinstance(results, Key):
+                await self._take_back()
+            else:
+                self._commands.taken += results
+            await self._sitting.look()
+        return results in (Key.SUSPEND, Key.LEAVE)
+
+    async def _take_back(self) -> None:
+        told = await self._until_key(self._sitting.exchanges.take_back())
+        if isinstance(told, Key):
+            told = "the turn was ended here; /rewind takes your message back if it is in the chat."
+        self._screen.note(told)
 
     async def _may_run(self, call: dict[str, Any]) -> bool:
         name = call["name"]
@@ -148,26 +148,52 @@ class Terminal:
                     self._always.add(name)
                     return True
 
-    async def _leave(self) -> int | None:
-        """Suspend; the exit code, None to stay since it could not be made durable."""
-        name = chats.name_of(self.sitting.session)
+    async def _leave(self) -> int:
+        """Suspend; the exit code."""
+        name = chats.name_of(self._sitting.session)
         try:
-            suspended = await self.sitting.leave()
+            suspended = await self._until_key(
+                self._sitting.let_go(self._sitting.exchanges.session_id)
+            )
         except TorporError as error:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                self._screen.refuse(
-                    f"{told(error)} The chat is not suspended: it is as durable as its last turn."
-                )
-            return 1
-        with contextlib.suppress(OSError):
-            if suspended is None:
-                self._screen.say("nothing was said, so this chat is not kept.")
-            else:
-                self._screen.say(
-                    f"suspended, durable: {suspended.durable}. Come back with\n"
-                    f"  torpor chat{self._url_options} --session {shlex.quote(name)}"
-                )
+            self._last_words(self._screen.refuse, f"{told(error)} {_NOT_SUSPENDED}")
+            return FAILED
+        if isinstance(suspended, Key):
+            self._last_words(self._screen.refuse, _NOT_SUSPENDED)
+            return FAILED
+        if suspended is None:
+            self._last_words(self._screen.say, "nothing was said, so this chat is not kept.")
+        else:
+            back = f"torpor chat{self._url_options} --session {shlex.quote(name)}"
+            self._last_words(
+                self._screen.say,
+                f"suspended, durable: {suspended.durable}. Come back with\n  {back}",
+            )
         return 0
+
+    def _last_words(self, say: Callable[[str], None], text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say(text)
+
+    async def _until_key(self, work: Coroutine[Any, Any, T]) -> T | Key:
+        """What `work` comes to, or the key that has ended it."""
+        self._key = None
+        self._running = asyncio.ensure_future(work)
+        try:
+            with (
+                without_echo(),
+                self._pressing({signal.SIGINT: Key.END_TURN, signal.SIGTSTP: Key.SUSPEND}),
+            ):
+                done: T = await self._running
+                return done
+        except asyncio.CancelledError:
+            if self._key is None:
+                raise
+            return self._key
+        except _Ended as ended:
+            return ended.key
+        finally:
+            self._running = None
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -180,7 +206,8 @@ class Terminal:
             self._screen.refuse("the model keeps calling tools; /again lets it go on.")
 
     @contextlib.contextmanager
-    def _signals(self, keys: dict[signal.Signals, Key]) -> Iterator[None]:
+    def _pressing(self, keys: dict[signal.Signals, Key]) -> Iterator[None]:
+        """Signals are as if the person had pressed these keys."""
         loop = asyncio.get_running_loop()
         for number, key in keys.items():
             loop.add_signal_handler(number, self._press, key)
@@ -191,12 +218,11 @@ class Terminal:
                 loop.remove_signal_handler(number)
 
     def _press(self, key: Key) -> None:
-        """As if the person had pressed it."""
         if self._lines.end(key):
             return
         self._key = key
-        if self._exchange is not None:
-            self._exchange.cancel()
+        if self._running is not None:
+            self._running.cancel()
 
 
 class _Lines:
@@ -236,9 +262,8 @@ class _Lines:
     async def _line(self, session: PromptSession[str | Key], prompt: str) -> str | Key:
         self._now = session
         try:
-            with patch_stdout(raw=True):
-                return await session.prompt_async(prompt, handle_sigint=False)
-        except EOFError:
+            return await session.prompt_async(prompt, handle_sigint=False)
+        except (EOFError, OSError):  # the terminal is gone
             return Key.LEAVE
         finally:
             self._now = None

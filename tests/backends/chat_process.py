@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +35,8 @@ class Chat:
     def __exit__(
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
-        self._child.close(force=True)
+        if not self._child.closed:
+            self._child.close(force=True)
 
     def until(self, text: str) -> str:
         """Wait for a text; what was shown before it, without colours."""
@@ -56,8 +56,12 @@ class Chat:
         """key: of Ctrl, such as `z`"""
         self._child.sendcontrol(key)
 
-    def signal(self, number: signal.Signals) -> None:
-        self._child.kill(number)
+    def hang_up(self) -> int:
+        """Close the terminal; the exit code."""
+        self._child.ptyproc.fileobj.close()
+        _, status = os.waitpid(self._child.pid, 0)
+        self._child.closed = True
+        return os.waitstatus_to_exitcode(status)
 
     def end(self) -> tuple[int | None, str]:
         """The exit code, and what was shown at last."""

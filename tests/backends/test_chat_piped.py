@@ -1,13 +1,20 @@
 """`torpor chat` without a terminal, over an endpoint that answers as a test says."""
 
+import asyncio
 import io
 import json
+import signal
+import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from agent_runtime.cli import main
+from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.sdk_sync import TorporSync
+from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 from tests.backends.scripted import call, says, sent
 
@@ -129,3 +136,46 @@ def test_a_service_that_is_not_there_or_is_full_is_another_exit_code(piped, said
     busy.status = 503
     said.scripted.append(busy)
     assert piped("Hello?", "--session", "ole", "--wait", "0")[0] == 3
+
+
+async def test_a_key_comes_from_the_environment(
+    bare_store, store, said, backends_folder, piped, monkeypatch
+):
+    _, key = await store.keys.create("ann")
+    guarded = RuntimeProcess(
+        redis_url=bare_store.url,
+        archive=None,
+        model=None,
+        port=free_port(),
+        log_file=backends_folder / "guarded-runtime.log",
+        backend=BackendSettings(url=said.url, model="scripted"),
+        options=["--require-keys"],
+    )
+    said.scripted.append(says({"content": "Come in."}))
+    with guarded:
+        code, _, err = await asyncio.to_thread(piped, "Hello?", url=guarded.url)
+        assert code == 1
+        assert "TORPOR_API_KEY" in err
+        monkeypatch.setenv("TORPOR_API_KEY", key)
+        code, out, _ = await asyncio.to_thread(piped, "Hello?", url=guarded.url)
+    assert (code, out) == (0, "Come in.\n")
+
+
+def test_ctrl_c_ends_the_turn_and_the_command(chat_service, said, torpor, tmp_path):
+    slow = threading.Event()
+    held = says({"content": "Never."})
+    held.after = slow
+    said.scripted.append(held)
+    command = [sys.executable, "-m", "agent_runtime.cli", "chat", "--session", "pat"]
+    command += ["--url", chat_service.url, "--files", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b"Hello?")
+        process.stdin.close()
+        deadline = time.monotonic() + 60
+        while not said.seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+        slow.set()
+        assert (code, process.stderr.read()) == (130, b"chat pat\n")
+    assert list(torpor.sessions(labels={"chat": "pat"})) == []

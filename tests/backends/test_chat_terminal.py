@@ -1,9 +1,9 @@
 """`torpor chat` in a terminal, over an endpoint that answers as a test says."""
 
 import asyncio
-import signal
 import threading
 
+import httpx
 import pytest
 
 from agent_runtime.sdk import Torpor
@@ -30,6 +30,13 @@ async def asked(said, times):
     async with asyncio.timeout(60):
         while len(said.seen) < times:  # noqa: ASYNC110 (another thread counts)
             await asyncio.sleep(0.01)
+
+
+async def _until(lines, word):
+    async for line in lines:
+        yield line
+        if word in line:
+            return
 
 
 async def named(torpor, name):
@@ -160,6 +167,36 @@ async def test_a_service_that_goes_away_in_a_turn_and_comes_back_answers(chat, s
         assert eve.end()[0] == 0
 
 
+async def test_a_message_whose_runtime_died_is_answered_when_the_person_is_back(
+    chat, said, torpor, chat_service
+):
+    slow = threading.Event()
+    held = says({"content": "Never."})
+    held.after = slow
+    said.scripted += [says({"content": "One."}), held, says({"content": "Two."})]
+    try:
+        with chat("--session", "jan", "--no-tools") as jan:
+            jan.prompt("jan")
+            jan.say("First.")
+            jan.prompt("jan")
+            jan.say("Second.")
+            await asked(said, 2)
+            chat_service.kill()
+        chat_service.start()
+        async with asyncio.timeout(60):
+            while (await named(torpor, "jan")).turn.state != "interrupted":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        with chat("--session", "jan") as jan:
+            assert "/again answers it" in jan.prompt("jan")
+            jan.say("/again")
+            assert "Two." in jan.prompt("jan")
+            jan.press("d")
+            jan.end()
+    finally:
+        slow.set()
+    assert [text for _, text in sent(said)] == ["First.", "One.", "Second."]
+
+
 async def test_the_commands_fork_rewind_switch_and_show(chat, said, torpor, tmp_path):
     said.scripted += [says({"content": f"Answer {n}."}) for n in range(4)]
     with chat("--session", "fay", "--no-tools") as fay:
@@ -219,16 +256,22 @@ async def test_what_a_model_says_cannot_command_the_terminal(chat, said):
         gil.end()
 
 
-async def test_a_terminal_that_is_closed_suspends_the_chat(chat, said):
+async def test_a_terminal_that_is_closed_suspends_the_chat(chat, said, torpor, chat_service):
     said.scripted.append(says({"content": "Yes."}))
     with chat("--session", "hal", "--no-tools") as hal:
         hal.prompt("hal")
         hal.say("Hello?")
         hal.prompt("hal")
-        hal.signal(signal.SIGHUP)
-        code, left = hal.end()
-    assert code == 0
-    assert "suspended, durable: fsync" in left
+        events = f"{chat_service.url}/v1/sessions/{(await named(torpor, 'hal')).id}/events"
+        async with (
+            asyncio.timeout(60),
+            httpx.AsyncClient(trust_env=False, timeout=60) as client,
+            client.stream("GET", events) as told,
+        ):
+            lines = told.aiter_lines()
+            await anext(lines)
+            assert hal.hang_up() == 0
+            assert "event: suspended" in [line async for line in _until(lines, "suspended")]
 
 
 async def test_a_turn_that_failed_is_gone_on_with(chat, said):
