@@ -26,6 +26,7 @@ TorporError
 ├── ModelNotFound         a model is asked for that this runtime does not serve
 ├── ConversationLocked    a conversation of OpenAI's API is being gone on with
 ├── HeadMoved             somebody else moved the session since the caller looked
+├── TurnLost              a turn was answered and could not be committed
 ├── FilesUncommitted      files of a session were kept and are in no snapshot: say what is wanted
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── CannotStore           engines cannot store the session in the form that it asks for
@@ -187,6 +188,17 @@ class ConversationLocked(TorporError):
 class HeadMoved(TorporError):
     code = "head_moved"
     status = 409
+
+
+class TurnLost(TorporError):
+    """result: the TurnResult, for who wants to read what the model said"""
+
+    code = "turn_lost"
+    status = 503
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class FilesUncommitted(TorporError):

@@ -8,10 +8,11 @@ to go back to that head: if the session has moved on since, the model continues 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import operator
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Annotated, Any, NotRequired, Protocol, TypedDict
+from typing import Annotated, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -20,10 +21,12 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ConfigDict
 
+from agent_runtime import kept_turns
 from agent_runtime.errors import BadVerdict, TorporError
+from agent_runtime.kept_turns import KeptTurn, followed, require_taken
 from agent_runtime.messages.chat import Message
-from agent_runtime.models import SessionView, TurnResult
-from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.models import SessionView, TurnRequest, TurnResult
+from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from agent_runtime.workspaces import Opened, SessionWorkspaces
 from tools.calls import ToolCall
 from tools.context import Progress
@@ -51,7 +54,7 @@ class Step(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-STATE_TYPES: tuple[type, ...] = (Message, Step)
+STATE_TYPES: tuple[type, ...] = (Message, Step, KeptTurn)
 """What an agent's checkpoints are made of; see `TorporSaver`."""
 
 
@@ -60,23 +63,27 @@ class AgentState(TypedDict):
 
     head: snapshot that the branch ended in, "" if it was empty; None if nobody has looked
     workspace: version of its files that the next turn commits; None if it is the head's
+    kept: turns after the head, that are committed when the store is back
     """
 
     session_id: str
     head: NotRequired[str | None]
+    kept: NotRequired[list[KeptTurn]]
     workspace: NotRequired[str | None]
     pending: list[Message]
     steps: Annotated[list[Step], operator.add]
 
 
-class TakesTurns(Protocol):
+class TakesTurns(kept_turns.TakesTurns, Protocol):
     """The part of the SDK that the loop needs."""
 
-    async def turn(self, session_id: str, messages: list[Message], **options: Any) -> TurnResult:
-        """Append messages, generate, commit."""
-
     async def fork(
-        self, session_id: str, *, snapshot: str | None = None, tokens: int | None = None
+        self,
+        session_id: str,
+        *,
+        snapshot: str | None = None,
+        tokens: int | None = None,
+        idempotency_key: str | None = None,
     ) -> SessionView:
         """A new session that ends in `snapshot`, or after `tokens` tokens."""
 
@@ -123,14 +130,15 @@ def build_agent(
             for step in steps:
                 await observer(step)
 
-    async def model(state: AgentState) -> dict[str, Any]:
-        session_id, result = await _take_turn(client, state, options)
+    async def model(state: AgentState, config: RunnableConfig) -> dict[str, Any]:
+        taken = await _take_turn(client, state, options, _place_of(config))
+        result = taken.result
         steps = [Step(kind="model", name="assistant", text=result.text, turn=result)]
         await observe(steps)
-        committed: dict[str, Any] = {}
+        after: dict[str, Any] = {"head": taken.head, "kept": taken.kept}
         if result.snapshot is not None:
-            committed = {"head": result.snapshot, "workspace": None}
-        return {"session_id": session_id, "pending": [], "steps": steps, **committed}
+            after["workspace"] = None
+        return {"session_id": taken.session_id, "pending": [], "steps": steps, **after}
 
     async def call_tools(state: AgentState) -> dict[str, Any]:
         turn = state["steps"][-1].turn
@@ -198,14 +206,16 @@ async def ask(
              on from there
     workspace: version of the session's files that the message comes with, if they were changed
 
-    Raises GraphRecursionError for a model that keeps calling tools: after `most_steps` model turns
-    and tool rounds. What it did until then is committed.
+    Raises TurnLost for a turn that could not be committed: in a thread, `agent.ainvoke(None, ...)`
+    takes it again. Raises GraphRecursionError for a model that keeps calling tools: after
+    `most_steps` model turns and tool rounds. What it did until then is committed.
     """
     state: Any = {"pending": [Message(role="user", content=text)], "steps": []}
     if isinstance(session, SessionView):
-        state |= {"session_id": session.id, "head": session.head or "", "workspace": workspace}
+        state |= {"session_id": session.id, "head": session.head or ""}
+        state |= {"workspace": workspace, "kept": []}
     elif session is not None:
-        state |= {"session_id": session, "head": None, "workspace": workspace}
+        state |= {"session_id": session, "head": None, "workspace": workspace, "kept": []}
     elif workspace is not None:
         state |= {"workspace": workspace}
     return await _run(agent, state, thread, most_steps)
@@ -233,29 +243,91 @@ async def waiting(agent: Agent, *, thread: str | RunnableConfig) -> list[dict[st
     return [call for one in state.interrupts for call in one.value["calls"]]
 
 
+class _Taken(NamedTuple):
+    """A turn, the session that it was taken in, and that session's `head` and `kept` after it."""
+
+    session_id: str
+    result: TurnResult
+    head: str | None
+    kept: list[KeptTurn]
+
+
 async def _take_turn(
-    client: TakesTurns, state: AgentState, options: dict[str, Any]
-) -> tuple[str, TurnResult]:
-    """The session that the turn was taken in, which is a new one if the head has moved."""
+    client: TakesTurns, state: AgentState, options: dict[str, Any], place: str
+) -> _Taken:
+    """In a new session if the head has moved. Asked for again from the same place it is answered as
+    it was the first time. Raises TurnLost if it is neither committed nor kept."""
     session_id, pending = state["session_id"], state["pending"]
-    head = state.get("head")
+    head, kept = state.get("head"), state.get("kept") or []
     if state.get("workspace") is not None:
         options = {**options, "workspace": state["workspace"]}
-    try:
-        return session_id, await client.turn(session_id, pending, expected_head=head, **options)
-    except ApiError as error:
-        if error.code != "head_moved":
-            raise
-    at_start = None if head else 0
-    branch = (await client.fork(session_id, snapshot=head or None, tokens=at_start)).id
-    try:
-        return branch, await client.turn(branch, pending, expected_head=head, **options)
-    except BaseException:  # nobody would ever know of it
+    for attempt in range(2):
+        head, kept = await followed(client, session_id, head, kept)
+        asked = _asked(pending, head, options, place)
         try:
-            await client.delete(branch)
-        except TorporError as error:
-            logger.warning("branch %s is left over: %s", branch, error)
-        raise
+            return await _taken(client, session_id, asked, head, kept)
+        except ApiError as error:
+            if error.code != "head_moved" or (kept and attempt):
+                raise
+        if not kept:
+            break
+        # The turn itself has had them committed, and their snapshots are told only after that.
+    return await _take_turn_in_fork(client, session_id, asked, head)
+
+
+async def _take_turn_in_fork(
+    client: TakesTurns, session_id: str, asked: KeptTurn, head: str | None
+) -> _Taken:
+    at_start = None if head else 0
+    for key in (f"{asked.key}-fork", None):
+        fork = await client.fork(
+            session_id, snapshot=head or None, tokens=at_start, idempotency_key=key
+        )
+        try:
+            return await _taken(client, fork.id, asked, head, [])
+        except ApiUnreachable:  # whoever asks again from the same place has this fork again
+            raise
+        except BaseException as error:  # nobody would ever know of it
+            gone = isinstance(error, ApiError) and error.code == "not_found"
+            if gone and key is not None:  # an earlier attempt failed in it, and it was deleted
+                continue
+            try:
+                await client.delete(fork.id)
+            except TorporError as left:
+                logger.warning("branch %s is left over: %s", fork.id, left)
+            raise
+    raise AssertionError("a fork that was just made is there")
+
+
+async def _taken(
+    client: TakesTurns, session_id: str, asked: KeptTurn, head: str | None, kept: list[KeptTurn]
+) -> _Taken:
+    """Take the turn that is `asked` for, on `head` and the turns that are `kept` after it."""
+    key = f"{asked.key}-{session_id}"
+    result = await client.turn(session_id, asked.messages, idempotency_key=key, **asked.options)
+    require_taken(result)
+    if result.snapshot is not None:
+        return _Taken(session_id, result, result.snapshot, [])
+    now = asked.model_copy(update={"key": key, "said": result.token_ids})
+    return _Taken(session_id, result, head, [*kept, now])
+
+
+def _asked(
+    messages: list[Message], head: str | None, options: dict[str, Any], place: str
+) -> KeptTurn:
+    """What is asked for, with a key that is the same for the same request from the same place."""
+    request = TurnRequest(messages=messages, expected_head=head, **options)
+    given = request.model_dump(mode="json", exclude_unset=True, exclude={"messages"})
+    known = json.dumps([place, request.model_dump(mode="json")], sort_keys=True)
+    key = f"agent-{hashlib.sha256(known.encode()).hexdigest()}"
+    return KeptTurn(key=key, messages=messages, options=given, said=[])
+
+
+def _place_of(config: RunnableConfig) -> str:
+    """Of a step in a thread: LangGraph runs a step again under the name that it had, and one that
+    is gone back to under a new one."""
+    known = config.get("configurable", {})
+    return f"{known.get('thread_id')}/{known.get('checkpoint_ns')}"
 
 
 def _executor(client: TakesTurns, tools: Registry | Executor) -> Executor:

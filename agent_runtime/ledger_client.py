@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agent_runtime.models import Entries, FoundEntry
+from agent_runtime.sdk_errors import read
+from agent_runtime.sdk_requests import path_of
 from tools.effects import Entry
 
 Call = Callable[[str, str, Any], Awaitable[Any]]
@@ -20,23 +22,23 @@ class SessionLedger:
         self._call = call
 
     async def find(self, entry: Entry) -> Entry | None:
-        return FoundEntry.model_validate(await self._post(entry, "find")).entry
+        return read(FoundEntry, await self._post(entry, "find")).entry
 
     async def begin(self, entry: Entry) -> Entry | None:
-        return FoundEntry.model_validate(await self._post(entry, "begin")).entry
+        return read(FoundEntry, await self._post(entry, "begin")).entry
 
     async def end(self, entry: Entry) -> None:
         await self._post(entry, "end")
 
     async def inherited(self, entry: Entry) -> list[Entry]:
-        return Entries.model_validate(await self._post(entry, "inherited")).entries
+        return read(Entries, await self._post(entry, "inherited")).entries
 
     async def of(self, session_id: str, *, lineage: bool = False) -> list[Entry]:
         """What the session's tools have done, in the order it was started; with `lineage`, also
         what those of all branches of its history have."""
-        path = f"/v1/sessions/{session_id}/effects?lineage={str(lineage).lower()}"
-        return Entries.model_validate(await self._call("GET", path, None)).entries
+        path = path_of("sessions", session_id, "effects") + f"?lineage={str(lineage).lower()}"
+        return read(Entries, await self._call("GET", path, None)).entries
 
     async def _post(self, entry: Entry, what: str) -> Any:
-        path = f"/v1/sessions/{entry.branch}/effects/{what}"
+        path = path_of("sessions", entry.branch, "effects", what)
         return await self._call("POST", path, entry.model_dump(mode="json"))

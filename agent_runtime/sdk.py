@@ -5,7 +5,8 @@
         result = await torpor.turn(session.id, "What is 48 * 17?")
         await torpor.suspend(session.id)
 
-Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreachable`.
+Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreachable`; an id that no
+path can name is a `BadRequest`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import httpx
 from pydantic import BaseModel
 
+from agent_runtime.feed.events import SESSION_EVENTS
 from agent_runtime.ledger_client import SessionLedger
 from agent_runtime.messages.chat import Message
 from agent_runtime.messages.template import Options
@@ -35,7 +37,6 @@ from agent_runtime.models import (
     HoldRequest,
     Persisted,
     PersistRequest,
-    Problem,
     Released,
     Resumed,
     ResumeRequest,
@@ -51,9 +52,9 @@ from agent_runtime.models import (
 )
 from agent_runtime.sdk_errors import ApiError as ApiError
 from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
-from agent_runtime.sdk_errors import api_error, unreachable
+from agent_runtime.sdk_errors import read, rows_of
+from agent_runtime.sdk_requests import Requests, Told, path_of
 from agent_runtime.session_files import SessionFiles
-from agent_runtime.streams import events_of, pieces_of
 from agent_runtime.turns.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.version_models import (
     DiffView,
@@ -65,7 +66,15 @@ from agent_runtime.version_models import (
 )
 from tools.define import ToolSpec
 
-_Event = TypeVar("_Event", bound=BaseModel)
+_HAPPENINGS: dict[str, type[BaseModel]] = {"session": SessionView, **SESSION_EVENTS}
+
+
+class _Items(BaseModel):
+    items: list[Any]
+
+
+class _Popped(BaseModel):
+    item: Any
 
 
 class Torpor:
@@ -91,16 +100,17 @@ class Torpor:
             trust_env=False,
             transport=transport,
         )
+        self._requests = Requests(self._http)
 
     @property
     def ledger(self) -> SessionLedger:
         """What the tools of its sessions have done, see `tools.running.Executor`."""
-        return SessionLedger(self._call)
+        return SessionLedger(self._requests.call)
 
     @property
     def files(self) -> SessionFiles:
         """Files that go with its sessions' snapshots, see `workspaces.SessionWorkspaces`."""
-        return SessionFiles(self._call)
+        return SessionFiles(self._requests.call)
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,57 +142,70 @@ class Torpor:
             history=history,
             sampling=sampling or SamplingDefaults(),
         )
-        return SessionView.model_validate(
-            await self._call(
+        return read(
+            SessionView,
+            await self._requests.call(
                 "POST", "/v1/sessions", request.model_dump(mode="json"), key=idempotency_key
-            )
+            ),
         )
 
     async def get(self, session_id: str) -> SessionView:
-        return SessionView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}"))
+        return read(SessionView, await self._requests.call("GET", path_of("sessions", session_id)))
 
     async def sessions(
-        self, *, labels: Mapping[str, str] | None = None, limit: int = 100
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        residency: str | None = None,
+        limit: int = 100,
     ) -> AsyncGenerator[SessionView]:
-        """All sessions, or those with all of `labels`, newest first, read `limit` at a time."""
-        async for row in self._listed("/v1/sessions", labels or {}, limit):
-            yield SessionView.model_validate(row)
+        """All sessions, or those with all of `labels` and in `residency`, newest first, read
+        `limit` at a time."""
+        where = {} if residency is None else {"residency": residency}
+        path = _page_path("/v1/sessions", labels or {}, limit, **where)
+        async for row in self._requests.listed(path):
+            yield read(SessionView, row)
 
     async def set_labels(self, session_id: str, labels: Mapping[str, str]) -> SessionView:
         """In place of those that it has; what it is found by."""
-        path, body = f"/v1/sessions/{session_id}/labels", {"labels": dict(labels)}
-        return SessionView.model_validate(await self._call("PUT", path, body))
+        path, body = path_of("sessions", session_id, "labels"), {"labels": dict(labels)}
+        return read(SessionView, await self._requests.call("PUT", path, body))
 
     async def snapshot(self, snapshot_id: str) -> SnapshotView:
-        return SnapshotView.model_validate(await self._call("GET", f"/v1/snapshots/{snapshot_id}"))
+        return read(
+            SnapshotView, await self._requests.call("GET", path_of("snapshots", snapshot_id))
+        )
 
     async def label_snapshot(self, snapshot_id: str, labels: Mapping[str, str]) -> SnapshotView:
         """In place of those that it has. It keeps them for as long as a session reaches it."""
-        path, body = f"/v1/snapshots/{snapshot_id}/labels", {"labels": dict(labels)}
-        return SnapshotView.model_validate(await self._call("PUT", path, body))
+        path, body = path_of("snapshots", snapshot_id, "labels"), {"labels": dict(labels)}
+        return read(SnapshotView, await self._requests.call("PUT", path, body))
 
     async def find_snapshots(
         self, labels: Mapping[str, str], *, limit: int = 100
     ) -> AsyncGenerator[SnapshotView]:
         """Those with all of `labels`, newest first, read `limit` at a time."""
-        async for row in self._listed("/v1/snapshots", labels, limit):
-            yield SnapshotView.model_validate(row)
+        async for row in self._requests.listed(_page_path("/v1/snapshots", labels, limit)):
+            yield read(SnapshotView, row)
 
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the state of the session's head is now."""
-        return Whereabouts.model_validate(
-            await self._call("GET", f"/v1/sessions/{session_id}/residency")
+        return read(
+            Whereabouts,
+            await self._requests.call("GET", path_of("sessions", session_id, "residency")),
         )
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:
         """The session's history, root first."""
-        rows = self._listed(f"/v1/sessions/{session_id}/snapshots", {}, 1000)
-        return [SnapshotView.model_validate(row) async for row in rows][::-1]
+        rows = self._requests.listed(
+            _page_path(path_of("sessions", session_id, "snapshots"), {}, 1000)
+        )
+        return [read(SnapshotView, row) async for row in rows][::-1]
 
     async def messages(self, session_id: str) -> list[SaidMessage]:
         """What was said in the session's history, the oldest first, as text."""
-        rows = await self._call("GET", f"/v1/sessions/{session_id}/messages")
-        return [SaidMessage.model_validate(row) for row in rows]
+        rows = await self._requests.call("GET", path_of("sessions", session_id, "messages"))
+        return [read(SaidMessage, row) for row in rows_of(rows)]
 
     async def stream(
         self,
@@ -202,24 +225,36 @@ class Torpor:
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
         request = TurnRequest(messages=list(messages), **options)
-        events = self._streamed(
-            f"/v1/sessions/{session_id}/turns", request, EVENTS, idempotency_key
+        events = self._requests.streamed(
+            path_of("sessions", session_id, "turns"), request, EVENTS, idempotency_key
         )
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
+    async def events(self, session_id: str, *, after: str | None = None) -> AsyncGenerator[Told]:
+        """What happens to the session, until it is deleted: first a SessionView of how it is now,
+        then events of `feed/events.py`. after: the `id` of the last one that is known"""
+        path = path_of("sessions", session_id, "events")
+        told = self._requests.followed(path, _HAPPENINGS, after=after)
+        async with contextlib.aclosing(told) as events:
+            async for event in events:
+                yield event
+
     async def resume_turn(self, session_id: str) -> AsyncGenerator[TurnEvent]:
         """Run again the turn that was interrupted when its runtime died; as `stream`."""
-        events = self._streamed(f"/v1/sessions/{session_id}/turns/resume", None, EVENTS)
+        events = self._requests.streamed(
+            path_of("sessions", session_id, "turns", "resume"), None, EVENTS
+        )
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
     async def cancel(self, session_id: str) -> Cancellation:
         """End the session's turn while it is generated: its head stays."""
-        return Cancellation.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/cancel")
+        return read(
+            Cancellation,
+            await self._requests.call("POST", path_of("sessions", session_id, "cancel")),
         )
 
     async def turn(
@@ -240,7 +275,7 @@ class Torpor:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
         events as they come, then the TurnResult. options: fields of ConversationRequest."""
         request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
-        events = self._streamed("/v1/converse", request, EVENTS, idempotency_key)
+        events = self._requests.streamed("/v1/converse", request, EVENTS, idempotency_key)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -256,8 +291,9 @@ class Torpor:
         self, session_id: str, *, durability: str = "fsync", expected_head: str | None = None
     ) -> Suspended:
         body = SuspendRequest(durability=durability, expected_head=expected_head).model_dump()
-        return Suspended.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/suspend", body)
+        return read(
+            Suspended,
+            await self._requests.call("POST", path_of("sessions", session_id, "suspend"), body),
         )
 
     async def resume(
@@ -268,10 +304,12 @@ class Torpor:
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Resumed:
         """on_progress: told now and then how much is loaded, if it takes longer than a moment"""
-        path, request = f"/v1/sessions/{session_id}/resume", ResumeRequest(strict=strict)
+        path, request = path_of("sessions", session_id, "resume"), ResumeRequest(strict=strict)
         if on_progress is None:
-            return Resumed.model_validate(await self._call("POST", path, request.model_dump()))
-        async with contextlib.aclosing(self._streamed(path, request, RESUME_EVENTS)) as events:
+            return read(Resumed, await self._requests.call("POST", path, request.model_dump()))
+        async with contextlib.aclosing(
+            self._requests.streamed(path, request, RESUME_EVENTS)
+        ) as events:
             async for event in events:
                 if isinstance(event, Resumed):
                     return event
@@ -281,26 +319,29 @@ class Torpor:
     async def persist(self, session_id: str, *, durability: str = "fsync") -> Persisted:
         """Make the head durable at `durability`, and leave it where it is."""
         body = PersistRequest(durability=durability).model_dump()
-        return Persisted.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/persist", body)
+        return read(
+            Persisted,
+            await self._requests.call("POST", path_of("sessions", session_id, "persist"), body),
         )
 
     async def hold(self, session_id: str, *, seconds: float = 600.0) -> Held:
         """Keep the head on the engine's device for so long, whatever else needs the room."""
         body = HoldRequest(seconds=seconds).model_dump()
-        return Held.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/hold", body)
+        return read(
+            Held, await self._requests.call("POST", path_of("sessions", session_id, "hold"), body)
         )
 
     async def release(self, session_id: str) -> Released:
         """End a hold."""
-        return Released.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/release")
+        return read(
+            Released, await self._requests.call("POST", path_of("sessions", session_id, "release"))
         )
 
     async def drop(self, session_id: str) -> Dropped:
         """Free the engine's device of what only this session's head uses."""
-        return Dropped.model_validate(await self._call("POST", f"/v1/sessions/{session_id}/drop"))
+        return read(
+            Dropped, await self._requests.call("POST", path_of("sessions", session_id, "drop"))
+        )
 
     async def fork(
         self,
@@ -318,8 +359,11 @@ class Torpor:
             snapshot=snapshot, tokens=tokens, labels=dict(labels or {}), expected_head=expected_head
         )
         body = request.model_dump()
-        return Forked.model_validate(
-            await self._call("POST", f"/v1/sessions/{session_id}/fork", body, key=idempotency_key)
+        return read(
+            Forked,
+            await self._requests.call(
+                "POST", path_of("sessions", session_id, "fork"), body, key=idempotency_key
+            ),
         )
 
     async def forks(
@@ -330,15 +374,20 @@ class Torpor:
         snapshot: str | None = None,
         tokens: int | None = None,
         labels: Mapping[str, str] | None = None,
+        expected_head: str | None = None,
         idempotency_key: str | None = None,
     ) -> list[Fork]:
         """As `fork`, so many at once: each made, or not and with its problem."""
         request = ForksRequest(
-            count=count, snapshot=snapshot, tokens=tokens, labels=dict(labels or {})
+            count=count,
+            snapshot=snapshot,
+            tokens=tokens,
+            labels=dict(labels or {}),
+            expected_head=expected_head,
         )
-        path = f"/v1/sessions/{session_id}/forks"
-        answer = await self._call("POST", path, request.model_dump(), key=idempotency_key)
-        return Forks.model_validate(answer).forks
+        path = path_of("sessions", session_id, "forks")
+        answer = await self._requests.call("POST", path, request.model_dump(), key=idempotency_key)
+        return read(Forks, answer).forks
 
     async def rewind(
         self,
@@ -351,126 +400,59 @@ class Torpor:
         """Move the head back to a snapshot of the session's history ("": before the first turn),
         or by a number of turns. What no session reaches any more is let go."""
         body = RewindRequest(snapshot=snapshot, turns=turns, expected_head=expected_head)
-        path = f"/v1/sessions/{session_id}/rewind"
-        return SessionView.model_validate(await self._call("POST", path, body.model_dump()))
+        path = path_of("sessions", session_id, "rewind")
+        return read(SessionView, await self._requests.call("POST", path, body.model_dump()))
 
     async def diff(self, session_id: str, other: str) -> DiffView:
         """Where the session's history and that of another session or snapshot part."""
-        path = f"/v1/sessions/{session_id}/diff?{urlencode({'other': other})}"
-        return DiffView.model_validate(await self._call("GET", path))
+        path = f"{path_of('sessions', session_id, 'diff')}?{urlencode({'other': other})}"
+        return read(DiffView, await self._requests.call("GET", path))
 
     async def tree(self, session_id: str) -> TreeView:
         """The session, all its forks and theirs, and what they reach."""
-        return TreeView.model_validate(await self._call("GET", f"/v1/sessions/{session_id}/tree"))
+        return read(
+            TreeView, await self._requests.call("GET", path_of("sessions", session_id, "tree"))
+        )
 
     async def export(self, session_id: str, path: Path) -> None:
-        """Write the session with its whole history to a file."""
-        try:
-            async with self._http.stream("GET", f"/v1/sessions/{session_id}/export") as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise api_error(response)
-                with path.open("wb") as file:
-                    async for piece in response.aiter_bytes():
-                        file.write(piece)
-        except httpx.HTTPError as error:
-            raise unreachable(self._http.base_url, error) from error
+        """Write the session with its whole history to a file, which is there once it is whole."""
+        await self._requests.download(path_of("sessions", session_id, "export"), path)
 
     async def import_session(self, path: Path) -> SessionView:
         """A new session from an exported file."""
-        try:
-            response = await self._http.post("/v1/import", content=pieces_of(path))
-        except httpx.HTTPError as error:
-            raise unreachable(self._http.base_url, error) from error
-        if response.status_code >= 400:
-            raise api_error(response)
-        return SessionView.model_validate(response.json())
+        return read(SessionView, await self._requests.upload("/v1/import", path))
 
     async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
         """expected_head: if given, nothing is done unless it is the session's head"""
         query = "" if expected_head is None else f"?{urlencode({'expected_head': expected_head})}"
-        await self._call("DELETE", f"/v1/sessions/{session_id}{query}")
+        await self._requests.call("DELETE", path_of("sessions", session_id) + query)
 
     async def items(self, name: str, *, limit: int | None = None) -> list[Any]:
         """What a framework keeps under a name: the last `limit` items, in their order."""
         which = "" if limit is None else f"?limit={limit}"
-        answer = await self._call("GET", f"/v1/items/{name}{which}")
-        return list(answer["items"])
+        answer = await self._requests.call("GET", path_of("items", name) + which)
+        return read(_Items, answer).items
 
     async def add_items(self, name: str, items: Sequence[Any]) -> None:
         """Append JSON values."""
-        await self._call("POST", f"/v1/items/{name}", {"items": list(items)})
+        await self._requests.call("POST", path_of("items", name), {"items": list(items)})
 
     async def pop_item(self, name: str) -> Any:
         """Take the last item away; None if there is none."""
-        return (await self._call("POST", f"/v1/items/{name}/pop"))["item"]
+        answer = await self._requests.call("POST", path_of("items", name, "pop"))
+        return read(_Popped, answer).item
 
     async def clear_items(self, name: str) -> None:
-        await self._call("DELETE", f"/v1/items/{name}")
+        await self._requests.call("DELETE", path_of("items", name))
 
     async def scheduling(self) -> list[EngineSlots]:
         """How this runtime shares the slots of each engine that it has given turns to."""
-        rows = await self._call("GET", "/v1/scheduling")
-        return [EngineSlots.model_validate(row) for row in rows]
+        rows = await self._requests.call("GET", "/v1/scheduling")
+        return [read(EngineSlots, row) for row in rows_of(rows)]
 
     async def health(self) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._call("GET", "/health")
+        answer: dict[str, Any] = await self._requests.call("GET", "/health")
         return answer
-
-    async def _listed(
-        self, path: str, labels: Mapping[str, str], limit: int
-    ) -> AsyncGenerator[dict[str, Any]]:
-        """Rows of all pages."""
-        asked = {"limit": limit, "label": [f"{name}={value}" for name, value in labels.items()]}
-        following: str | None = f"{path}?{urlencode(asked, doseq=True)}"
-        while following is not None:
-            response = await self._request("GET", following)
-            for row in response.json():
-                yield row
-            following = response.links.get("next", {}).get("url")
-
-    async def _streamed(
-        self,
-        path: str,
-        request: BaseModel | None,
-        kinds: Mapping[str, type[_Event]],
-        key: str | None = None,
-    ) -> AsyncGenerator[_Event]:
-        """kinds: of events, by name"""
-        body = None if request is None else request.model_dump(mode="json", exclude_unset=True)
-        headers = {"Accept": "text/event-stream", **_headers(key)}
-        try:
-            async with self._http.stream("POST", path, json=body, headers=headers) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise api_error(response)
-                async for name, data in events_of(response):
-                    if name == "error":
-                        raise ApiError(Problem.model_validate(data))
-                    yield kinds[name].model_validate(data)
-        except httpx.HTTPError as error:
-            raise unreachable(self._http.base_url, error) from error
-
-    async def _call(
-        self, method: str, path: str, body: Any = None, *, key: str | None = None
-    ) -> Any:
-        response = await self._request(method, path, body, key=key)
-        return response.json() if response.content else None
-
-    async def _request(
-        self, method: str, path: str, body: Any = None, *, key: str | None = None
-    ) -> httpx.Response:
-        try:
-            response = await self._http.request(method, path, json=body, headers=_headers(key))
-        except httpx.HTTPError as error:
-            raise unreachable(self._http.base_url, error) from error
-        if response.status_code >= 400:
-            raise api_error(response)
-        return response
-
-
-def _headers(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Idempotency-Key": key}
 
 
 async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:
@@ -479,3 +461,12 @@ async def _last(events: AsyncGenerator[TurnEvent]) -> TurnResult:
             if isinstance(event, TurnResult):
                 return event
     raise ApiUnreachable("the turn's stream ended without a result; read the session's head.")
+
+
+def _page_path(path: str, labels: Mapping[str, str], limit: int, **where: str) -> str:
+    asked = {
+        "limit": limit,
+        "label": [f"{name}={value}" for name, value in labels.items()],
+        **where,
+    }
+    return f"{path}?{urlencode(asked, doseq=True)}"

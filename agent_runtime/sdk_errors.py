@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, TypeVar
+
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from agent_runtime.errors import TorporError
 from agent_runtime.models import Problem
+from engine.retry_after import seconds_until
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 _PASSING = (429, 503)  # HTTP status: too much to do, or something is away
 _PAUSE, _LONGEST_PAUSE = 0.5, 60.0  # seconds before the second attempt, and before any
 
 
 class ApiError(TorporError):
-    """The service answered with a problem document.
+    """The service answered with a problem document, or what is between answered in its place.
 
+    code: of the problem; `unexpected` for an answer that is none of the service's
     retry_after: seconds after which the service wants to be asked again, None if it did not say
     """
 
@@ -32,17 +40,41 @@ class ApiUnreachable(TorporError):
 
 
 def api_error(response: httpx.Response) -> ApiError:
+    """Of an answer that is not what was asked for."""
+    wait = seconds_until(response.headers.get("Retry-After"))
     try:
         problem = Problem.model_validate(response.json())
     except ValueError:
-        problem = Problem(
-            title="Unexpected answer",
-            status=response.status_code,
-            code="unexpected",
-            detail=response.text[:500],
-        )
-    wait = response.headers.get("Retry-After")
-    return ApiError(problem, retry_after=None if wait is None else float(wait))
+        return _unexpected(response.text, response.status_code, wait)
+    return ApiError(problem, retry_after=wait)
+
+
+def json_of(response: httpx.Response) -> Any:
+    """What was answered. Raises ApiError if it is no JSON."""
+    return parsed(response.text)
+
+
+def parsed(text: str) -> Any:
+    """Raises ApiError for what is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _unexpected(text) from error
+
+
+def read(kind: type[_Model], answer: Any) -> _Model:
+    """What was answered, as what it is to be. Raises ApiError if it is not."""
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        raise _unexpected(json.dumps(answer)) from error
+
+
+def rows_of(answer: Any) -> list[Any]:
+    """Raises ApiError for what is no list."""
+    if not isinstance(answer, list):
+        raise _unexpected(json.dumps(answer))
+    return answer
 
 
 def passes(error: ApiError | ApiUnreachable) -> bool:
@@ -60,3 +92,11 @@ def pause_before(error: ApiError | ApiUnreachable, attempt: int) -> float:
 
 def unreachable(url: object, error: Exception) -> ApiUnreachable:
     return ApiUnreachable(f"the runtime at {url} does not answer: {error or type(error).__name__}")
+
+
+def _unexpected(text: str, status: int = 502, wait: float | None = None) -> ApiError:
+    """status: 502 for an answer that pretends to be good"""
+    problem = Problem(
+        title="Unexpected answer", status=status, code="unexpected", detail=text[:500]
+    )
+    return ApiError(problem, retry_after=wait)

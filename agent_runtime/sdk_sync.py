@@ -121,6 +121,7 @@ class TorporSync:
     drop = _ended(Torpor.drop)
     resume_turn = _streamed(Torpor.resume_turn)
     cancel = _ended(Torpor.cancel)
+    events = _streamed(Torpor.events)
     fork = _ended(Torpor.fork)
     forks = _ended(Torpor.forks)
     rewind = _ended(Torpor.rewind)

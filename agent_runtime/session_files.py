@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any
 from urllib.parse import urlencode
 
+from agent_runtime.sdk_errors import read
+from agent_runtime.sdk_requests import path_of
 from agent_runtime.workspace_models import Names, Pieces, Version, WorkspaceFiles, WorkspaceView
 
 Call = Callable[[str, str, Any], Awaitable[Any]]
@@ -27,13 +29,13 @@ class SessionFiles:
         """The files that go with a snapshot, the head's if none is given; or a version of them."""
         asked = {"snapshot": snapshot, "version": version}
         query = urlencode({name: value for name, value in asked.items() if value is not None})
-        path = f"/v1/sessions/{session_id}/workspace?{query}"
-        return WorkspaceView.model_validate(await self._call("GET", path, None))
+        path = f"{path_of('sessions', session_id, 'workspace')}?{query}"
+        return read(WorkspaceView, await self._call("GET", path, None))
 
     async def missing(self, session_id: str, names: Sequence[str]) -> list[str]:
         """Pieces that are to be sent before a version that needs them."""
         body = Names(names=list(names))
-        return Names.model_validate(await self._post(session_id, "missing", body)).names
+        return read(Names, await self._post(session_id, "missing", body)).names
 
     async def put(self, session_id: str, pieces: Iterable[bytes]) -> None:
         """Send pieces, a few at a time."""
@@ -50,16 +52,16 @@ class SessionFiles:
         """The pieces with these names, in their order, read a few at a time."""
         for start in range(0, len(names), _AT_ONCE):
             body = Names(names=list(names[start : start + _AT_ONCE]))
-            for piece in Pieces.model_validate(await self._post(session_id, "read", body)).pieces:
+            for piece in read(Pieces, await self._post(session_id, "read", body)).pieces:
                 yield piece
 
     async def keep(self, session_id: str, files: WorkspaceFiles) -> str:
         """The version that the files are, to be given with a turn. All pieces must be there."""
-        return Version.model_validate(await self._post(session_id, "versions", files)).version
+        return read(Version, await self._post(session_id, "versions", files)).version
 
     async def _put(self, session_id: str, pieces: list[bytes]) -> None:
         await self._post(session_id, "pieces", Pieces.model_construct(pieces=pieces))
 
     async def _post(self, session_id: str, what: str, body: Names | Pieces | WorkspaceFiles) -> Any:
-        path = f"/v1/sessions/{session_id}/workspace/{what}"
+        path = path_of("sessions", session_id, "workspace", what)
         return await self._call("POST", path, body.model_dump(mode="json"))

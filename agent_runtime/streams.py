@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
+
+from agent_runtime.sdk_errors import parsed
+from engine.lines import lines_of
+
+
+class ServerSent(NamedTuple):
+    """A server-sent event. data: its JSON value; id: "" if it has none"""
+
+    name: str
+    data: Any
+    id: str
 
 
 async def pieces_of(path: Path) -> AsyncIterator[bytes]:
@@ -17,11 +27,20 @@ async def pieces_of(path: Path) -> AsyncIterator[bytes]:
             yield piece
 
 
-async def events_of(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
-    """Names and JSON values of server-sent events."""
-    name = ""
-    async for line in response.aiter_lines():
-        if line.startswith("event: "):
-            name = line.removeprefix("event: ")
-        elif line.startswith("data: "):
-            yield name, json.loads(line.removeprefix("data: "))
+async def events_of(response: httpx.Response) -> AsyncIterator[ServerSent]:
+    """Those that have come whole. Raises ApiError for data that are no JSON."""
+    name = number = ""
+    data: list[str] = []
+    async for line in lines_of(response):
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data.append(value)
+        elif field == "id":
+            number = value
+        elif not line:
+            if data:
+                yield ServerSent(name, parsed("\n".join(data)), number)
+            name, number, data = "", "", []

@@ -24,6 +24,7 @@ import httpx
 
 from engine.boundaries import hinted
 from engine.errors import EngineRefused, EngineUnreachable, GrammarRefused, LoadFailed
+from engine.lines import lines_of
 from engine.linker.config import RECOMPUTE
 from engine.prompts import GONE, PATH, Head, Name
 from engine.routing import BOOT_ID, ROUTING_KEY, carried
@@ -211,7 +212,7 @@ class EngineClient:
                     raise _refusal(response.status_code, await response.aread())
                 if head.remember is not None:
                     self._remember(head.remember)
-                async for line in response.aiter_lines():
+                async for line in lines_of(response):
                     if not line.startswith("data:") or line == "data: [DONE]":
                         continue
                     event = json.loads(line[5:])

@@ -34,6 +34,7 @@ from agent_runtime.sdk import Torpor
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.reporting import Reports
 from engine.demo_model import dialogues
+from engine.lines import lines_of
 from engine.pool import EnginePool
 from engine.profiles import Profile
 from state_store.store import StateStore
@@ -227,7 +228,7 @@ class _Bench:
         started = time.perf_counter()
         async with self._engine.stream("POST", "/generate", json=body) as response:
             response.raise_for_status()
-            async for line in response.aiter_lines():
+            async for line in lines_of(response):
                 if line.startswith("data: {"):
                     json.loads(line[6:])
         return time.perf_counter() - started

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import (
@@ -21,10 +22,21 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from agent_runtime.errors import TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
+from agent_runtime.kept_turns import KeptTurn
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from tools.calls import ToolCall
 from tools.define import ToolSpec
+
+
+@dataclass
+class Following:
+    """What an answer in a session followed, for the next one: the head, and the turns after it that
+    are kept until the store is back."""
+
+    head: str | None = None
+    kept: list[KeptTurn] = field(default_factory=list)
+
 
 _NOT_SAID = ("tool_use", "tool_call", "reasoning", "thinking")  # blocks of an answer
 
@@ -48,9 +60,13 @@ def said(messages: Sequence[BaseMessage]) -> list[Message]:
     return with_one_system_text(in_call_order([_one(message) for message in messages]))
 
 
-def answer_of(result: TurnResult, *, tools: Sequence[ToolSpec], model: str) -> AIMessageChunk:
-    """The last piece of an answer: the calls, what it took, and where it is kept."""
+def answer_of(
+    result: TurnResult, following: Following, *, tools: Sequence[ToolSpec], model: str
+) -> AIMessageChunk:
+    """The last piece of an answer: the calls, what it took, and where it is kept; `following`, if
+    it is not committed yet."""
     usage = result.usage
+    waiting = {"head": following.head, "turns": [one.model_dump() for one in following.kept]}
     kept = result.model_dump(
         include={
             "finish_reason", "stopped_by", "snapshot", "parent", "problems",
@@ -82,9 +98,18 @@ def answer_of(result: TurnResult, *, tools: Sequence[ToolSpec], model: str) -> A
             "recomputed_tokens": usage.recomputed_tokens,
             "recompute_reason": usage.recompute_reason,
             **kept,
+            **({"kept": waiting} if following.kept else {}),
         },
         chunk_position="last",
     )
+
+
+def following_of(metadata: Mapping[str, Any]) -> Following:
+    """What an answer with this `response_metadata` leaves for the next one."""
+    kept = metadata.get("kept")
+    if kept is None:
+        return Following(metadata.get("snapshot"))
+    return Following(kept["head"], [KeptTurn.model_validate(one) for one in kept["turns"]])
 
 
 def _one(message: BaseMessage) -> Said:

@@ -33,7 +33,8 @@ from pydantic import ConfigDict, SecretStr
 
 from agent_runtime.errors import BadRequest, ToolsDiffer, WrongMessage
 from agent_runtime.frameworks import shown
-from agent_runtime.langchain.messages import answer_of, said, spec_of
+from agent_runtime.kept_turns import KeptTurn, followed, require_taken
+from agent_runtime.langchain.messages import Following, answer_of, following_of, said, spec_of
 from agent_runtime.langchain.retrying import asked_again
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
@@ -214,16 +215,17 @@ class ChatTorpor(BaseChatModel):
             options["stop"] = stop
         once = options.pop("idempotency_key", None) or f"langchain-{secrets.token_hex(16)}"
         key = None if self.api_key is None else self.api_key.get_secret_value()
+        following = Following()
         async with Torpor(self.url, api_key=key, timeout=self.timeout) as torpor:
 
             def ask() -> AsyncGenerator[str | TurnResult]:
-                return shown(self._events(torpor, messages, tools, options, once))
+                return shown(self._events(torpor, messages, tools, options, once, following))
 
             pieces = asked_again(ask, retries=self.max_retries)
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, TurnResult):
-                        last = answer_of(piece, tools=tools, model=self.model)
+                        last = answer_of(piece, following, tools=tools, model=self.model)
                         yield ChatGenerationChunk(message=last)
                     else:
                         yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
@@ -235,14 +237,15 @@ class ChatTorpor(BaseChatModel):
         tools: Sequence[ToolSpec],
         options: dict[str, Any],
         once: str,
+        following: Following,
     ) -> AsyncGenerator[TurnEvent]:
-        """once: idempotency key"""
+        """once: idempotency key; following: is told how the next turn finds what this one kept"""
         if self.session is None:
             events = torpor.converse_stream(
                 said(messages), tools=tools, idempotency_key=once, **options
             )
         else:
-            events = self._in_session(torpor, messages, tools, options, once)
+            events = self._in_session(torpor, messages, tools, options, once, following)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
@@ -254,13 +257,15 @@ class ChatTorpor(BaseChatModel):
         tools: Sequence[ToolSpec],
         options: dict[str, Any],
         once: str,
+        following: Following,
     ) -> AsyncGenerator[TurnEvent]:
         if "history" in options:
             raise BadRequest(
                 f"session {self.session} has its own way to deal with its history, given when it "
                 "was created. Nothing was generated. Leave `history` out."
             )
-        session, head, new = self._place(messages)
+        session, place, new = self._place(messages)
+        head, kept = place.head, place.kept
         if head is None and tools:
             await _require_tools(torpor, session, tools)
         turn = said(new)
@@ -269,40 +274,57 @@ class ChatTorpor(BaseChatModel):
                 f"session {session} has its own system text, given when it was created; send none. "
                 "Nothing was generated."
             )
-        try:
-            async with contextlib.aclosing(
-                torpor.stream(
-                    session, turn, idempotency_key=once, **{"expected_head": head, **options}
-                )
-            ) as events:
-                async for event in events:
-                    yield event
-            return
-        except ApiError as error:  # before the first event
-            if error.code != "head_moved" or head is None:
-                raise
-        branch = await torpor.fork(session, snapshot=head, idempotency_key=f"{once}-fork")
-        async with contextlib.aclosing(
-            torpor.stream(
-                branch.id,
-                turn,
-                idempotency_key=f"{once}-in-fork",
-                **{"expected_head": head, **options},
+        for attempt in range(2):
+            head, waiting = await followed(torpor, session, head, kept)
+            key = f"{once}-on-{head}" if kept else once
+            asked = KeptTurn(
+                key=key, messages=turn, options={"expected_head": head, **options}, said=[]
             )
-        ) as events:
+            try:
+                events = _taken(torpor, session, asked, Following(head, waiting), following)
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        yield event
+                return
+            except ApiError as error:  # before the first event
+                if error.code != "head_moved" or head is None or (waiting and attempt):
+                    raise
+            if not waiting:
+                break
+            # The turn itself has had them committed, and their snapshots are told after that.
+        branch = await torpor.fork(session, snapshot=head, idempotency_key=f"{once}-fork")
+        asked = asked.model_copy(update={"key": f"{once}-in-fork"})
+        events = _taken(torpor, branch.id, asked, Following(head), following)
+        async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
     def _place(
         self, messages: Sequence[BaseMessage]
-    ) -> tuple[str, str | None, Sequence[BaseMessage]]:
+    ) -> tuple[str, Following, Sequence[BaseMessage]]:
         """The session that the conversation is in, its head, and what it has not read yet."""
         assert self.session is not None, "a conversation without a session has no place"
         for place in range(len(messages) - 1, -1, -1):
             known = messages[place].response_metadata
             if isinstance(messages[place], AIMessage) and "session" in known:
-                return known["session"], known.get("snapshot"), messages[place + 1 :]
-        return self.session, None, messages
+                return known["session"], following_of(known), messages[place + 1 :]
+        return self.session, Following(), messages
+
+
+async def _taken(
+    torpor: Torpor, session: str, asked: KeptTurn, before: Following, after: Following
+) -> AsyncGenerator[TurnEvent]:
+    """Take the turn that is `asked` for. before: what it follows; after: is told of it, if it is
+    kept. Raises TurnLost."""
+    events = torpor.stream(session, asked.messages, idempotency_key=asked.key, **asked.options)
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, TurnResult):
+                require_taken(event)
+                if event.kept:
+                    now = asked.model_copy(update={"said": event.token_ids})
+                    after.head, after.kept = before.head, [*before.kept, now]
+            yield event
 
 
 async def _require_tools(torpor: Torpor, session: str, tools: Sequence[ToolSpec]) -> None:

@@ -34,7 +34,9 @@ from tools.define import ToolSpec
 
 Connect = Callable[[], AbstractAsyncContextManager[Torpor]]
 """A client of the service for one call, with the caller's key."""
-Id = Annotated[str, Field(description="id of a session, such as ses-…")]
+Id = Annotated[
+    str, Field(description="id of a session, such as ses-…", pattern=r"^ses-[0-9a-f-]{1,100}$")
+]
 SnapshotId = Annotated[str | None, Field(description="id of a snapshot of the session's history")]
 Key = Annotated[
     str | None, Field(description="of idempotency: a repeated call with it is done once")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -25,6 +23,8 @@ from engine.errors import (
     EngineRefused,
     EngineUnreachable,
 )
+from engine.lines import lines_of
+from engine.retry_after import seconds_until
 from engine.tracing import HOOKS
 
 _SHOWN = 500  # characters of what the endpoint said
@@ -146,7 +146,7 @@ class Backend:
                 "the runtime was started with."
             )
         if status in (429, 503):
-            wait = _seconds(response.headers.get("Retry-After"))
+            wait = seconds_until(response.headers.get("Retry-After"))
             when = "later" if wait is None else f"in {wait:g} s"
             return BackendBusy(f"{what} The session is unchanged; repeat the turn {when}.", wait)
         return EngineRefused(what)
@@ -294,21 +294,6 @@ class _Collected:
 
 async def _events(response: httpx.Response) -> AsyncIterator[str]:
     """The data of each server-sent event. Comments and other fields are passed over."""
-    async for line in response.aiter_lines():
+    async for line in lines_of(response):
         if line.startswith("data:"):
             yield line.removeprefix("data:").strip()
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Of a Retry-After header, which holds seconds or a date."""
-    if retry_after is None:
-        return None
-    if retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

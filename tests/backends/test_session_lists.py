@@ -42,5 +42,5 @@ async def test_a_page_is_given_although_its_sessions_are_being_deleted(torpor, s
 @pytest.mark.parametrize("query", ["after=yesterday", "after=1.5e9x,ses-1"])
 async def test_a_place_that_is_none_is_refused(torpor, query):
     with pytest.raises(ApiError, match="no place in the list") as refused:
-        await torpor._call("GET", f"/v1/sessions?{query}")
+        await torpor._requests.call("GET", f"/v1/sessions?{query}")
     assert refused.value.status == 400

@@ -248,7 +248,7 @@ async def test_a_turn_with_files_that_are_not_kept_is_refused(torpor, machine, s
         ]}},
     ):  # fmt: skip
         with pytest.raises(ApiError) as refused:
-            await torpor._call("POST", f"/v1/sessions/{session.id}/workspace/versions", body)
+            await torpor._requests.call("POST", f"/v1/sessions/{session.id}/workspace/versions", body)
         assert refused.value.status in (400, 422)
 
 

@@ -137,4 +137,5 @@ class Scripted:
                 recompute_reason=None,
             ),
             mtp_accept_length=None,
+            snapshot=f"snp-{len(self.said)}",
         )

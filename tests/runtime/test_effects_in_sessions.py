@@ -109,6 +109,6 @@ async def test_the_ledger_takes_entries_of_its_own_session_only(torpor):
     assert await torpor.ledger.begin(entry) == entry
     body = entry.model_dump(mode="json") | {"branch": "ses-other"}
     with pytest.raises(ApiError, match="nothing was done") as refused:
-        await torpor._call("POST", f"/v1/sessions/{session.id}/effects/begin", body)
+        await torpor._requests.call("POST", f"/v1/sessions/{session.id}/effects/begin", body)
     assert refused.value.code == "bad_request"
     await torpor.delete(session.id)

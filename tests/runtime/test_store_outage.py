@@ -6,12 +6,17 @@ import signal
 import time
 
 import pytest
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
 
 from agent_runtime.demo.script import SYSTEM
+from agent_runtime.graph import ask, build_agent
+from agent_runtime.langchain import ChatTorpor
 from agent_runtime.sdk import ApiError
 from engine.client import EngineClient
 from engine.linker.config import LinkerConfig
 from engine.pool import EnginePool
+from tools.registry import Registry
 
 from .talk import HISTORY, QUESTIONS, asked_in_fork, say
 
@@ -76,6 +81,29 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     assert again.usage.reused_tokens >= view.boundary > history[-1].boundary
     await torpor.delete(fork.id)
     await torpor.delete(stranger.id)
+
+
+async def test_agents_go_on_behind_turns_that_were_kept(stage, torpor):
+    agent = build_agent(torpor, Registry([]), checkpointer=InMemorySaver(), max_tokens=8)
+    sessions = [await torpor.create(system=f"{SYSTEM} {number}") for number in range(2)]
+    chat = ChatTorpor(url=stage.runtime.url, session=sessions[1].id, max_tokens=8)
+    said = [HumanMessage("Hi")]
+    await ask(agent, sessions[0], "Hi", thread="a")
+    said += [await chat.ainvoke(said), HumanMessage("My name is Ada.")]
+    stage.store.kill()
+    (kept,) = await ask(agent, None, "My name is Ada.", thread="a")
+    said += [await chat.ainvoke(said), HumanMessage("What is my name?")]
+    stage.store.start()
+    assert (kept.turn.kept, said[-2].response_metadata["snapshot"]) == (True, None)
+    (step,) = await ask(agent, None, "What is my name?", thread="a")
+    answer = await chat.ainvoke(said)
+    turns = [(step.turn.session_id, step.turn.parent)]
+    turns.append((answer.response_metadata["session"], answer.response_metadata["parent"]))
+    for session, (session_id, parent) in zip(sessions, turns, strict=True):
+        snapshots = await torpor.snapshots(session.id)
+        assert (session_id, parent) == (session.id, snapshots[1].id)
+        assert len(snapshots) == 3
+        await torpor.delete(session.id)
 
 
 async def test_without_store_and_engine_a_turn_ends_by_name_and_what_was_said_is_kept(
