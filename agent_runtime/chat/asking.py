@@ -38,10 +38,17 @@ class Asking:
         self._patience = patience
         self.session_id = ""
 
-    async def turn(self, session_id: str, messages: list[Message], **options: Any) -> TurnResult:
+    async def turn(
+        self,
+        session_id: str,
+        messages: list[Message],
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> TurnResult:
         """Raises what the last attempt raised; at once what another would not change."""
         self.session_id = session_id
-        key = uuid.uuid4().hex
+        key = idempotency_key or uuid.uuid4().hex
         pieces = _Pieces(self._view)
         attempt, waited, told = 0, 0.0, ""
         while True:
@@ -61,10 +68,17 @@ class Asking:
                 waited += pause
 
     async def fork(
-        self, session_id: str, *, snapshot: str | None = None, tokens: int | None = None
+        self,
+        session_id: str,
+        *,
+        snapshot: str | None = None,
+        tokens: int | None = None,
+        idempotency_key: str | None = None,
     ) -> SessionView:
         view = await self._torpor.get(session_id)
-        fork = await chats.forked(self._torpor, view, snapshot=snapshot, tokens=tokens)
+        fork = await chats.forked(
+            self._torpor, view, snapshot=snapshot, tokens=tokens, idempotency_key=idempotency_key
+        )
         self._view.note(
             f"somebody else has gone on with {chats.name_of(view)} meanwhile; "
             f"this chat goes on from where it was as {chats.name_of(fork)}."

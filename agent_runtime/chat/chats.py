@@ -59,13 +59,24 @@ async def opened(torpor: Torpor, view: SessionView) -> SessionView:
 
 
 async def forked(
-    torpor: Torpor, view: SessionView, *, snapshot: str | None = None, tokens: int | None = None
+    torpor: Torpor,
+    view: SessionView,
+    *,
+    snapshot: str | None = None,
+    tokens: int | None = None,
+    idempotency_key: str | None = None,
 ) -> Forked:
     """A fork with a name of its own, after its parent's."""
     taken = {name_of(one) for one in await all_chats(torpor)}
     base = re.sub(r"/\d+$", "", name_of(view))
     name = next(name for n in range(2, len(taken) + 3) if (name := f"{base}/{n}") not in taken)
-    return await torpor.fork(view.id, snapshot=snapshot, tokens=tokens, labels=_labels(name))
+    return await torpor.fork(
+        view.id,
+        snapshot=snapshot,
+        tokens=tokens,
+        labels=_labels(name),
+        idempotency_key=idempotency_key,
+    )
 
 
 async def forget_if_empty(torpor: Torpor, session_id: str) -> bool:

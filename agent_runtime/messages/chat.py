@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
 from agent_runtime.messages.efforts import efforts_of
@@ -75,13 +75,23 @@ class ChatFormat:
         self.eos_id: int = eos
         self._literal.encode_special_tokens = True
         added = self.tokenizer.get_added_tokens_decoder()
-        self._control = {number: t.content for number, t in added.items() if t.special}
+        # Runs of blanks, which some tokenizers have among them, delimit nothing.
+        self._control = {number: t.content for number, t in added.items() if t.content.strip()}
+        self._literal.add_special_tokens(
+            [AddedToken(t, special=True) for t in self._control.values()]
+        )
         self._reserved = [*self._control.values(), _OPEN]
+        self._marks = {
+            word: f"{_OPEN}{chr(_FIRST + place)}{_CLOSE}"
+            for place, word in enumerate(self._reserved)
+        }
         self.undivided: frozenset[int] = frozenset(
             number for number, token in added.items() if not token.rstrip
         )
         """Tokens that what follows them is never joined with: ids may be cut after them."""
-        self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)))
+        # The longest first: one may begin as another does.
+        words = sorted(self._reserved, key=len, reverse=True)
+        self._reserved_pattern = re.compile("|".join(map(re.escape, words)))
         stand_in = [{"role": "user", "content": "u"}]
         asked = self._render(stand_in, (), _NONE, prompt=False)
         opened = self._render(stand_in, (), _NONE, prompt=True).removeprefix(asked)
@@ -92,8 +102,9 @@ class ChatFormat:
         """The format of tool calls that the template shows, and so the model has learned."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of rendered text. Control tokens are what the template wrote, never what a message
-        says: a file that contains `<|im_end|>` cannot end a turn."""
+        """Ids of rendered text. Control tokens are what the template wrote, never what a message or
+        the declaration of a tool says: a file that contains `<|im_end|>` cannot end a turn, nor one
+        that contains `</tool_response>` a tool's result."""
         ids: list[int] = []
         for position, part in enumerate(_MARKED.split(text)):
             is_literal = position % 2 == 1
@@ -220,6 +231,9 @@ class ChatFormat:
 
     def _plain_one(self, message: Message) -> dict[str, Any]:
         plain: dict[str, Any] = {"role": message.role, "content": self._mark(message.content)}
+        if message.role == "assistant":  # templates find thinking in what it has said, by its tags
+            for tag in ("<think>", "</think>"):
+                plain["content"] = plain["content"].replace(self._marks.get(tag, tag), tag)
         if message.reasoning:
             plain["reasoning_content"] = self._mark(message.reasoning)
         if message.tool_calls:
@@ -239,14 +253,13 @@ class ChatFormat:
 
     def _mark(self, content: str) -> str:
         """`content` with the words of control tokens replaced by marks that `encode` resolves."""
-        return self._reserved_pattern.sub(
-            lambda found: f"{_OPEN}{chr(_FIRST + self._reserved.index(found[0]))}{_CLOSE}", content
-        )
+        return self._reserved_pattern.sub(lambda found: self._marks[found[0]], content)
 
     def _render(
         self, messages: Sequence[Any], tools: Sequence[ToolSpec], options: Options, *, prompt: bool
     ) -> str:
         declared = [
-            {"type": "function", "function": tool.model_dump(mode="json")} for tool in tools
+            {"type": "function", "function": self._marked(tool.model_dump(mode="json"))}
+            for tool in tools
         ]
         return self.template.render(messages, declared, options, prompt=prompt)

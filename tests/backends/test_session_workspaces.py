@@ -113,13 +113,13 @@ async def test_a_session_finds_its_files_on_another_machine(torpor, said, machin
 
 async def test_what_is_kept_already_is_not_sent_again(torpor, machine, session):
     here, sent = machine(), []
-    call_ = torpor._call
+    call_ = torpor._requests.call
 
     async def counting(method, path, body=None, **options):
         sent.extend(body["pieces"] if path.endswith("/pieces") else [])
         return await call_(method, path, body, **options)
 
-    torpor._call = counting
+    torpor._requests.call = counting
     path = (await here.open(session.id)).path
     for number in range(10):
         (path / f"{number}").write_text(f"file {number}")
@@ -248,7 +248,9 @@ async def test_a_turn_with_files_that_are_not_kept_is_refused(torpor, machine, s
         ]}},
     ):  # fmt: skip
         with pytest.raises(ApiError) as refused:
-            await torpor._requests.call("POST", f"/v1/sessions/{session.id}/workspace/versions", body)
+            await torpor._requests.call(
+                "POST", f"/v1/sessions/{session.id}/workspace/versions", body
+            )
         assert refused.value.status in (400, 422)
 
 
