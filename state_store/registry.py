@@ -1,16 +1,13 @@
-"""Where engines and runtimes find each other: heartbeats and commands, through the store.
+"""What an engine says of itself in the store, and how its ranks hear of commands.
 
-An engine's rank listens on a list of its own; a caller pushes a command there and waits on a
-list made for the answer. Commands are small: payloads never travel this way. After a lost reply
-or a failover a command may be run twice, or not at all: then its caller hears of it.
+An engine's rank listens on a list of its own. How runtimes find engines and send them commands is
+in `commands.py`.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,70 +15,16 @@ import msgpack
 from redis.exceptions import RedisClusterException, RedisError
 
 from state_store.address import Address
-from state_store.connection import Control
-from state_store.errors import EngineSilent, StoreUnavailable
+from state_store.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-_POLL = 1.0  # seconds between a listener's looks at whether it should stop
+POLL = 1.0  # seconds between a listener's looks at whether it should stop
 _REPLY_TTL = 300  # seconds that an answer nobody fetched is kept
 _RETRY = 1.0  # seconds before a broken connection is tried again
 _FAILED = (RedisError, RedisClusterException, OSError)
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-async def live_engines(control: Control, prefix: str) -> list[dict[str, Any]]:
-    """Records of the engines whose heartbeat has not expired."""
-    async with control.guard() as client:
-        names = sorted(await client.smembers(f"{prefix}:engines"))
-        pipeline = client.pipeline(transaction=False)  # in a cluster they are in many slots
-        for name in names:
-            pipeline.get(_engine_key(prefix, name.decode()))
-        stored = await pipeline.execute() if names else []
-        gone = [name for name, record in zip(names, stored, strict=True) if record is None]
-        if gone:
-            await client.srem(f"{prefix}:engines", *gone)
-    return [msgpack.unpackb(record) for record in stored if record is not None]
-
-
-async def send_command(
-    control: Control,
-    prefix: str,
-    engine_id: str,
-    ranks: int,
-    name: str,
-    payload: Mapping[str, Any],
-    *,
-    timeout: float,
-) -> list[dict[str, Any]]:
-    """See `StateStore.send_command`."""
-    reply_key = f"{prefix}:reply:{secrets.token_hex(8)}"
-    answers: dict[int, dict[str, Any]] = {}
-    async with control.guard() as client:
-        deadline = time.monotonic() + timeout
-        pipeline = client.pipeline(transaction=False)
-        for rank in range(ranks):
-            call = {"name": name, "payload": dict(payload), "reply": reply_key, "rank": rank}
-            pipeline.rpush(_commands_key(prefix, engine_id, rank), msgpack.packb(call))
-            # A command to an engine that died must not be run by its successor much later; but
-            # one that waits longer for its turn must not vanish with one that waits less.
-            for longer in ({"nx": True}, {"gt": True}):
-                key = _commands_key(prefix, engine_id, rank)
-                pipeline.pexpire(key, max(int(timeout * 1000), 1), **longer)
-        await pipeline.execute()
-        poll = min(_POLL, control.timeout / 2)  # the connection gives up at its own timeout
-        while len(answers) < ranks and (left := deadline - time.monotonic()) > 0:
-            popped = await client.blpop([reply_key], timeout=min(poll, left))
-            if popped is None:
-                continue
-            answer = msgpack.unpackb(popped[1])
-            if answer["error"] is not None:
-                raise EngineSilent(f"rank {answer['rank']} failed: {answer['error']}")
-            answers[answer["rank"]] = answer["result"]
-    if len(answers) < ranks:
-        raise EngineSilent(f"{len(answers)} of {ranks} ranks of {engine_id} answered {name}.")
-    return [answers[rank] for rank in range(ranks)]
 
 
 class _Thread:
@@ -110,7 +53,7 @@ class _Thread:
     def _client(self) -> Any:
         """Raises RedisError, RedisClusterException."""
         if self._opened is None:
-            self._opened = self._address.client(timeout=_POLL * 5)
+            self._opened = self._address.client(timeout=POLL * 5)
         return self._opened
 
     def _close(self) -> None:
@@ -160,7 +103,7 @@ class Heartbeat(_Thread):
 
     def _withdraw(self) -> None:
         try:
-            self._client.delete(_engine_key(self._prefix, self._engine_id))
+            self._client.delete(engine_key(self._prefix, self._engine_id))
         except _FAILED as error:
             logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
 
@@ -172,11 +115,11 @@ class Heartbeat(_Thread):
         with self._changed:
             self._record, self._is_new = msgpack.packb(dict(record)), True
             self._changed.notify_all()
-            if not self._changed.wait_for(lambda: not self._is_new, timeout=_POLL * 5):
+            if not self._changed.wait_for(lambda: not self._is_new, timeout=POLL * 5):
                 raise StoreUnavailable(f"the record of {self._engine_id} is not published yet.")
 
     def _step(self) -> None:
-        key = _engine_key(self._prefix, self._engine_id)
+        key = engine_key(self._prefix, self._engine_id)
         with self._changed:
             record = self._record
         self._client.set(key, record, px=int(self._ttl * 1000))
@@ -195,16 +138,18 @@ class CommandListener(_Thread):
         self, url: str, engine_id: str, rank: int, handlers: Mapping[str, Handler], *, prefix: str
     ) -> None:
         super().__init__(url, f"torpor-commands-{rank}")
-        self._key = _commands_key(prefix, engine_id, rank)
+        self._key = commands_key(prefix, engine_id, rank)
         self._rank = rank
         self._handlers = handlers
 
     def _step(self) -> None:
-        popped = self._client.blpop([self._key], timeout=_POLL)
+        popped = self._client.blpop([self._key], timeout=POLL)
         if popped is None:
             return
         call = msgpack.unpackb(popped[1])
-        answer: dict[str, Any] = {"rank": self._rank, "result": None, "error": None}
+        answer: dict[str, Any] = {
+            "call": call["call"], "rank": self._rank, "result": None, "error": None,
+        }  # fmt: skip
         try:
             result = self._handlers[call["name"]](call["payload"])
             packed = msgpack.packb(answer | {"result": result})
@@ -217,9 +162,9 @@ class CommandListener(_Thread):
         pipeline.execute()
 
 
-def _engine_key(prefix: str, engine_id: str) -> str:
+def engine_key(prefix: str, engine_id: str) -> str:
     return f"{prefix}:engine:{engine_id}"
 
 
-def _commands_key(prefix: str, engine_id: str, rank: int) -> str:
+def commands_key(prefix: str, engine_id: str, rank: int) -> str:
     return f"{prefix}:commands:{engine_id}:{rank}"

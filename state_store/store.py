@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from state_store import durability, erasure, garbage, integrity, registry
+from state_store import durability, erasure, garbage, integrity
 from state_store.api_keys import ApiKeys
 from state_store.archiving import Archiving, Collected
 from state_store.attachments import Attachments
+from state_store.commands import Commands
 from state_store.connection import Control
 from state_store.durability import Servers
 from state_store.effects import Effects
@@ -92,6 +93,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
+        self._commands = Commands(control, prefix)
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
         self._quotas = Quotas(control, prefix)
@@ -139,6 +141,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
 
     async def close(self) -> None:
         await self._archiving.close()
+        await self._commands.close()
         await self._control.close()
 
     async def __aenter__(self) -> Self:
@@ -390,7 +393,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
 
     async def engines(self) -> list[dict[str, Any]]:
         """Records of the engines with a live heartbeat."""
-        return await registry.live_engines(self._control, self._prefix)
+        return await self._commands.engines()
 
     async def send_command(
         self,
@@ -405,9 +408,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
 
         Raises EngineSilent when one does not answer within `timeout` s or reports an error.
         """
-        return await registry.send_command(
-            self._control, self._prefix, engine_id, ranks, name, payload, timeout=timeout
-        )
+        return await self._commands.send(engine_id, ranks, name, payload, timeout=timeout)
 
 
 __all__: Sequence[str] = (

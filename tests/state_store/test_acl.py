@@ -30,7 +30,7 @@ def with_user(url):
 
 
 async def use_everything(url, monkeypatch):
-    monkeypatch.setattr("state_store.registry._POLL", 0.1)
+    monkeypatch.setattr("state_store.registry.POLL", 0.1)
     monkeypatch.setattr("state_store.durability.CONFIRM_TIMEOUT", 1.5)
     client = ObjectClient(url, timeout=10.0)
     client.ping()

@@ -16,7 +16,7 @@ from state_store.store import StateStore
 
 @pytest.fixture(autouse=True)
 def short_polls(monkeypatch):
-    monkeypatch.setattr("state_store.registry._POLL", 0.1)
+    monkeypatch.setattr("state_store.registry.POLL", 0.1)
     monkeypatch.setattr("state_store.registry._RETRY", 0.05)
 
 
@@ -109,6 +109,32 @@ async def test_commands_sent_at_once_each_get_their_own_answer(store, listen):
     assert await asyncio.gather(*calls) == [[{"n": n}] for n in range(10)]
 
 
+async def test_however_many_commands_wait_they_hold_one_connection(store, raw):
+    calls = [
+        asyncio.create_task(store.send_command(f"e{n}", 1, "status", {}, timeout=30))
+        for n in range(300)
+    ]
+
+    async def all_sent():
+        return len(raw.keys(f"{store._prefix}:commands:*")) == len(calls)
+
+    await until(all_sent)
+    assert raw.info("clients")["blocked_clients"] == 1
+    for call in calls:
+        call.cancel()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(one, asyncio.CancelledError) for one in ended)
+
+
+async def test_a_store_that_is_closed_leaves_no_command_waiting(server, prefix):
+    store = await StateStore.connect(server.url, prefix=prefix)
+    call = asyncio.create_task(store.send_command("e", 1, "status", {}, timeout=30))
+    await asyncio.sleep(0.05)
+    await store.close()
+    with pytest.raises(EngineSilent, match="the store was closed"):
+        await call
+
+
 async def test_a_silent_engine_is_noticed_in_time(store):
     started = time.monotonic()
     with pytest.raises(EngineSilent, match="0 of 2 ranks of e answered status"):
@@ -127,7 +153,7 @@ async def test_one_silent_rank_makes_the_engine_silent_in_time(store, listen):
 async def test_a_command_may_take_longer_than_the_connections_timeout(
     server, prefix, listen, monkeypatch
 ):
-    monkeypatch.setattr("state_store.registry._POLL", 1.0)
+    monkeypatch.setattr("state_store.registry.POLL", 1.0)
     listen({"slow": lambda _: time.sleep(0.6) or {"done": True}})
     async with await StateStore.connect(server.url, prefix=prefix, timeout=0.3) as store:
         assert await store.send_command("e", 1, "slow", {}, timeout=5.0) == [{"done": True}]

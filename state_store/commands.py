@@ -1,0 +1,143 @@
+"""How runtimes find engines and have them run commands, through the store.
+
+A command is pushed to the list that a rank listens on; its answer comes on a list of the caller's
+process. That one is read by one task while anything is waited for: however many turns wait for
+engines, they hold one connection together, and nobody else's command waits behind them. Commands
+are small: payloads never travel this way. After a lost reply or a failover a command may be run
+twice, or not at all: then its caller hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from state_store.connection import Control
+from state_store.errors import EngineSilent, StoreError
+from state_store.registry import POLL, commands_key, engine_key
+
+
+@dataclass
+class _Call:
+    """answers: by rank; done: when all ranks have answered, or one with an error"""
+
+    ranks: int
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    done: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def take(self, answer: Mapping[str, Any]) -> None:
+        if self.done.done():
+            return
+        if answer["error"] is not None:
+            error = EngineSilent(f"rank {answer['rank']} failed: {answer['error']}")
+            self.done.set_exception(error)
+            return
+        self.answers[answer["rank"]] = answer["result"]
+        if len(self.answers) == self.ranks:
+            self.done.set_result(None)
+
+
+class Commands:
+    """Of one process; for one event loop."""
+
+    def __init__(self, control: Control, prefix: str) -> None:
+        self._control = control
+        self._prefix = prefix
+        self._replies = f"{prefix}:reply:{secrets.token_hex(8)}"
+        self._calls: dict[str, _Call] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._names: list[bytes] = []
+
+    async def close(self) -> None:
+        """Whoever still waits for an answer is told that there will be none."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+
+    async def engines(self) -> list[dict[str, Any]]:
+        """Records of the engines whose heartbeat has not expired, by id. One round trip while the
+        same engines are registered as the last time."""
+        async with self._control.guard() as client:
+            while True:
+                asked = self._names
+                pipeline = client.pipeline(transaction=False)  # in a cluster they are in many slots
+                pipeline.smembers(f"{self._prefix}:engines")
+                for name in asked:
+                    pipeline.get(engine_key(self._prefix, name.decode()))
+                registered, *stored = await pipeline.execute()
+                self._names = sorted(registered)
+                if self._names == asked:
+                    break
+            gone = [name for name, record in zip(asked, stored, strict=True) if record is None]
+            if gone:
+                await client.srem(f"{self._prefix}:engines", *gone)
+        return [msgpack.unpackb(record) for record in stored if record is not None]
+
+    async def send(
+        self,
+        engine_id: str,
+        ranks: int,
+        name: str,
+        payload: Mapping[str, Any],
+        *,
+        timeout: float,
+    ) -> list[dict[str, Any]]:
+        """See `StateStore.send_command`."""
+        call_id = secrets.token_hex(8)
+        call = self._calls[call_id] = _Call(ranks)
+        sent = {"call": call_id, "name": name, "payload": dict(payload), "reply": self._replies}
+        try:
+            async with asyncio.timeout(timeout):
+                if self._reader is None or self._reader.done():  # it listens before it is answered
+                    self._reader = asyncio.create_task(self._read())
+                await self._push(engine_id, ranks, msgpack.packb(sent), timeout)
+                await call.done
+        except TimeoutError:
+            raise EngineSilent(
+                f"{len(call.answers)} of {ranks} ranks of {engine_id} answered {name}."
+            ) from None
+        finally:
+            del self._calls[call_id]
+            if not call.done.cancel() and not call.done.cancelled():
+                call.done.exception()  # else asyncio complains that nobody has asked for it
+        return [call.answers[rank] for rank in range(ranks)]
+
+    async def _push(self, engine_id: str, ranks: int, call: bytes, timeout: float) -> None:
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            for rank in range(ranks):
+                key = commands_key(self._prefix, engine_id, rank)
+                pipeline.rpush(key, call)
+                # A command to an engine that died must not be run by its successor much later; but
+                # one that waits longer for its turn must not vanish with one that waits less.
+                for longer in ({"nx": True}, {"gt": True}):
+                    pipeline.pexpire(key, max(int(timeout * 1000), 1), **longer)
+            await pipeline.execute()
+
+    async def _read(self) -> None:
+        """While anything is waited for. What nobody waits for any more is thrown away."""
+        poll = min(POLL, self._control.timeout / 2)  # the connection gives up at its own timeout
+        try:
+            while self._calls:
+                async with self._control.guard() as client:
+                    popped = await client.blpop([self._replies], timeout=poll)
+                if popped is not None:
+                    answer = msgpack.unpackb(popped[1])
+                    if call := self._calls.get(answer["call"]):
+                        call.take(answer)
+        except StoreError as error:
+            for call in self._calls.values():
+                if not call.done.done():
+                    call.done.set_exception(type(error)(*error.args))
+        finally:
+            for call in self._calls.values():
+                with contextlib.suppress(asyncio.InvalidStateError):
+                    call.done.set_exception(EngineSilent("the store was closed meanwhile."))
