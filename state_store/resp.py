@@ -34,6 +34,7 @@ _LINE_BUFFER = 1 << 16
 _LINE_BYTES = 64  # read before a large value: what comes with its length is copied once more
 _LARGE_BYTES = 1 << 14
 _REPLY_BYTES = 4  # of the shortest reply: `:1` and a line end
+_SURE = 3  # replies that are together as long as the first line of any value, which has 12 bytes
 _VECTOR = 1024  # buffers in one system call (IOV_MAX)
 
 
@@ -148,11 +149,10 @@ class BulkConnection:
                 under_way += piece[1]
             sent = len(pieces)
             self._send(commands, items[first:sent], pieces[first:])
-            until = done
-            while until < sent and (
-                sent == len(items) or until == done or 2 * under_way > WINDOW_BYTES
-                or 2 * (sent - until) > most
-            ):  # fmt: skip
+            until, under_way = done + 1, under_way - pieces[done][1]
+            if sent == len(items):
+                until = sent
+            while until < sent and (2 * under_way > WINDOW_BYTES or 2 * (sent - until) > most):
                 under_way -= pieces[until][1]
                 until += 1
             if payload == "received":
@@ -216,29 +216,32 @@ class BulkConnection:
     ) -> int:
         """Receive values that are as large as their buffers, by one system call each, as long as
         nothing but the next one's first line is buffered. Where that ends."""
-        views, size = pieces[at]
-        if self._secure or bytes(self._buffer[self._start : self._end]) != _head(size):
+        head, first, stop = _head(pieces[at][1]), at, min(until, len(pieces) - _SURE)
+        if (
+            self._secure
+            or at >= stop
+            or self._end - self._start != len(head)
+            or not self._lines.startswith(head, self._start)
+        ):
             return at
-        ahead: int | None = -1
-        ending, line = b"", self._buffer[:0]
-        while at < until:
-            views, size = pieces[at]
-            following = len(pieces) - at - 1
-            expected = pieces[at + 1][1] if following else None
-            if expected != ahead:
-                ahead, ending = expected, b"\r\n" if expected is None else _ending(expected)
-                line = self._buffer[: len(ending)]
-            if len(views) >= _VECTOR or len(ending) - 2 > _REPLY_BYTES * following:
+        known, ending, line = -1, b"", self._buffer[:0]
+        for (views, size), (_, expected) in zip(
+            pieces[first:stop], pieces[first + 1 : stop + 1], strict=True
+        ):
+            if len(views) >= _VECTOR:
                 break
+            if expected != known:
+                known, ending = expected, b"\r\n" + _head(expected)
+                line = self._buffer[: len(ending)]
             count = self._receive((*views, line))
             if count != size + len(ending):
                 self._receive_rest([*views, line], count, size + len(ending))
-            self._start, self._end = 2, len(ending)
             at += 1
-            replies.append(size)
-            if line != ending:  # another reply than expected follows
+            self._start, self._end = 2, len(ending)
+            if not self._lines.startswith(ending):  # another reply than expected follows
                 self._end_value(0)
                 break
+        replies += [size for _, size in pieces[first:at]]
         return at
 
     def _reply(self, into: _Pieces | None = None, certain: int = 0) -> Reply:
@@ -389,11 +392,6 @@ def _advance(vector: list[Any], at: int, count: int) -> int:
     if count:
         vector[at] = vector[at][count:]
     return at
-
-
-@lru_cache
-def _ending(size: int) -> bytes:
-    return b"\r\n" + _head(size)
 
 
 @lru_cache
