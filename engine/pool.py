@@ -18,11 +18,10 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
 from engine.linker.config import watched
+from engine.records import EngineRecord, readable
 from engine.replies import (
     EngineCounts,
     Held,
@@ -36,7 +35,6 @@ from engine.replies import (
     work_of,
 )
 from state_store.errors import EngineSilent, StoreUnavailable
-from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -49,37 +47,6 @@ _WATCH = 1.0  # seconds between looks at an engine that something is waiting for
 _FORGET = 60.0  # seconds without a heartbeat after which an engine is not waited for any more
 
 _T = TypeVar("_T")
-
-
-class EngineRecord(BaseModel):
-    """What an engine publishes about itself (written by `engine/linker/control.py`)."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    engine_id: str
-    boot_id: str
-    url: str
-    fingerprint: Fingerprint
-    ranks: int
-    page_size: int
-    kv_object_bytes: int
-    state_object_bytes: int
-    context_length: int
-    prefill_chunk: int
-    """Most prompt tokens computed at once. A state is left at each chunk's end."""
-    running_slots: int
-    """Requests that it computes at once."""
-    state_slots: int
-    kv_slots: int
-    """Recurrent states and tokens that its device holds."""
-    staging_bytes: int
-    """Host memory of each rank for pages that are fetched before they are asked for."""
-    greedy_only: bool
-    """SGLang verifies drafts greedily on a CPU: of an answer only the first token is sampled."""
-    seeded: bool = False
-    """It draws by the seeds of requests: SGLang does with --enable-deterministic-inference only."""
-    draining: bool = False
-    """It takes no new turns: somebody is about to end it."""
 
 
 class _Signs(enum.Enum):
@@ -298,6 +265,7 @@ class EnginePool:
         self._store = store
         self._engines: dict[str, Engine] = {}
         self._aside: dict[str, float] = {}
+        self._unreadable: frozenset[str] = frozenset()
 
     async def pick(self, fingerprint_id: str | None = None) -> Engine:
         """The first by id of the `usable` engines."""
@@ -337,6 +305,7 @@ class EnginePool:
             if answering := [engine for engine, yes in zip(engines, answers, strict=True) if yes]:
                 return answering
             refusals += [f"{engine.record.engine_id} (does not answer)" for engine in engines]
+        refusals += [f"{name} (of another version)" for name in sorted(self._unreadable)]
         raise NoEngine(
             f"no engine with fingerprint {fingerprint_id or 'any'} can take a turn; registered: "
             f"{', '.join(refusals) or 'none'}. The session is kept. Start an engine with the same "
@@ -403,18 +372,14 @@ class EnginePool:
                 task.cancel()
 
     async def records(self) -> list[EngineRecord]:
-        """Records of all engines with a live heartbeat; malformed ones are an error."""
-        try:
-            records = [EngineRecord.model_validate(raw) for raw in await self._store.engines()]
-        except ValidationError as error:
-            raise NoEngine(f"an engine published a record this version cannot read: {error}") from (
-                error
-            )
+        """Records of all engines with a live heartbeat, but for those of another version of this
+        code, which are logged once and not for it."""
+        records, self._unreadable = readable(await self._store.engines(), self._unreadable)
         await self._forget_all_but({record.boot_id for record in records})
         return records
 
     async def engines(self) -> list[Engine]:
-        """All engines with a live heartbeat. Raises NoEngine, as `records`."""
+        """All engines with a live heartbeat."""
         return [self._engine(record) for record in await self.records()]
 
     async def close(self) -> None:

@@ -17,8 +17,9 @@ from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import Torpor
 from agent_runtime.settings import RuntimeSettings
 from engine.demo_model import dialogues
-from engine.pool import EnginePool, EngineRecord
+from engine.pool import EnginePool
 from engine.profiles import Profile
+from engine.records import EngineRecord
 from state_store.store import StateStore
 
 ROOM = 4096  # tokens of context for what is said after a session's text

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from agent_runtime.errors import SetupError
-from engine.pool import EngineRecord
+from engine.records import EngineRecord
 from state_store.codec import HEADER_BYTES, Frame
 from state_store.fingerprint import Fingerprint
 from state_store.identity import page_hashes

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.boundaries import break_even
-from engine.pool import EngineRecord
+from engine.records import EngineRecord
 
 
 def interval_of(record: EngineRecord, setting: int | None) -> int:

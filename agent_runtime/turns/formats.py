@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from agent_runtime.messages.histories import History
-from engine.pool import EngineRecord
+from engine.records import EngineRecord
 from state_store.compatibility import compatibility
 from state_store.errors import NotFound
 from state_store.fingerprint import Fingerprint

@@ -10,7 +10,7 @@ from agent_runtime.turns.generation import Generation, usage_of, without_eos
 from agent_runtime.turns.outage import Standing
 from agent_runtime.turns.stopping import text_before
 from agent_runtime.turns.thinking import reasoning_tokens
-from engine.pool import EngineRecord
+from engine.records import EngineRecord
 from tools.define import ToolSpec
 from tools.formats import parse
 

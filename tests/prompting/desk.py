@@ -26,7 +26,8 @@ from agent_runtime.turns.placing import Placement
 from agent_runtime.turns.records import TurnRecord
 from agent_runtime.turns.turns import Turns
 from engine.demo_model import dialogues
-from engine.pool import EnginePool, EngineRecord
+from engine.pool import EnginePool
+from engine.records import EngineRecord
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
 from state_store.objects import ObjectClient

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import EngineUnreachable
-from engine.pool import Engine, EngineRecord
+from engine.pool import Engine
+from engine.records import EngineRecord
 from engine.replies import Settled
 from state_store.layout import KINDS, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient

@@ -39,6 +39,7 @@ class Answers(BaseHTTPRequestHandler):
 class Pretended:
     """Gives all signs of life that an engine gives.
 
+    record: that it publishes
     work: what it tells of any session; counts: of itself; loads: of its ranks
     looked_at: set when somebody has asked for its load
     """
@@ -50,7 +51,7 @@ class Pretended:
         self.looked_at = self._http.looked_at = threading.Event()
         self.loads = self._http.loads = [dict(IDLE)]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
-        record = {
+        self.record = {
             "engine_id": engine_id, "boot_id": f"boot of {engine_id}", "ranks": 1,
             "url": f"http://127.0.0.1:{self._http.server_port}", "page_size": 64,
             "fingerprint": FINGERPRINT.model_dump(mode="json"), "kv_object_bytes": 96,
@@ -58,7 +59,7 @@ class Pretended:
             "running_slots": 4, "state_slots": 24, "kv_slots": 4096, "staging_bytes": 4096,
             "greedy_only": False,
         }  # fmt: skip
-        beat = Heartbeat(url, engine_id, record, ttl=60.0, prefix="torpor")
+        beat = Heartbeat(url, engine_id, self.record, ttl=60.0, prefix="torpor")
         commands = {"progress": lambda _: self.told(), "status": lambda _: self.counts}
         listener = CommandListener(url, watched(engine_id), 0, commands, prefix="torpor")
         self._parts = (beat, listener)

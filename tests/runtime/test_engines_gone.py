@@ -1,4 +1,5 @@
-"""Engines that end, as a pool sees them: by their heartbeats, their ports and what they tell.
+"""Engines that end, or that it cannot read, as a pool sees them: by their heartbeats, their ports
+and what they tell.
 
 No model runs: what an engine says of itself and replies is put into a real store.
 """
@@ -8,10 +9,11 @@ import contextlib
 
 import pytest
 
-from engine.errors import EngineUnreachable
+from engine.errors import EngineUnreachable, NoEngine
 from engine.linker.progress import Work
 from engine.pool import EnginePool
 from state_store.embedded import EmbeddedServer
+from state_store.registry import Heartbeat
 from state_store.store import StateStore
 
 from .pretended import FINGERPRINT, Pretended
@@ -126,3 +128,20 @@ async def test_engines_that_end_together_are_forgotten_by_two_who_look_at_once(
     go_on.set()
     assert await first == []
     assert gone[0].client.is_closed
+
+
+async def test_an_engine_of_another_version_is_passed_over_and_named(pool, engines, server, caplog):
+    newer = dict(engines["a"].record, engine_id="newer", boot_id="newer")
+    newer["fingerprint"] = newer["fingerprint"] | {"rope": "of a later version"}
+    beat = Heartbeat(server.url, "newer", newer, ttl=60.0, prefix="torpor")
+    beat.start()
+    async with asyncio.timeout(30):
+        while "newer" not in caplog.text:
+            records = await pool.records()
+            assert [record.engine_id for record in records] == ["a", "b"]
+    await pool.records()
+    assert caplog.text.count("engine newer is passed over") == 1
+    assert [engine.record.engine_id for engine in await pool.usable(FINGERPRINT.id)] == ["a", "b"]
+    with pytest.raises(NoEngine, match=r"newer \(of another version\)"):
+        await pool.usable("f" * 32)
+    await asyncio.to_thread(beat.stop)
