@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Mapping
 
 from agent_runtime.errors import Unavailable
-from agent_runtime.models import ConversationRequest, ForkRequest, TurnResult
+from agent_runtime.models import ConversationRequest, Forked, ForkRequest, TurnResult
 from agent_runtime.sessions.conversations import Conversations, turn_of
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.turns.events import TurnEvent
 from agent_runtime.turns.turns import Turns
+from state_store.errors import StoreError
 from state_store.store import StateStore
+
+logger = logging.getLogger(__name__)
 
 
 class Choices:
@@ -94,8 +98,19 @@ class Choices:
                         await self._conversations.remember(request, event)
                     yield event
         finally:
-            if not ended and key is None:  # nobody could find it again
-                await self._conversations.discard(fork.id)
+            if not ended:
+                await self._discard(fork, key)
+
+    async def _discard(self, fork: Forked, key: str | None) -> None:
+        if key is None:
+            await self._conversations.discard(fork.id)
+            return
+        try:
+            await self._turns.claims.drop(f"{key}/fork")  # so that a retry makes another
+        except StoreError as error:
+            logger.warning("%s is left to a retry: %s", fork.id, error)
+            return
+        await self._conversations.discard(fork.id, head=fork.head or "")
 
 
 async def _merged(

@@ -92,7 +92,7 @@ class Conversations:
         key: of idempotency; a retry goes on in the session that the first request chose
 
         Raises BadRequest for one that is none, and what `Turns.run` raises; a session or branch
-        that was made for the answer is deleted then, unless a retry with the key can go on in it.
+        that was made for the answer is deleted then, unless a retry with the key is at work in it.
         """
         system, said = _split(request.messages)
         if not said or said[-1].role == "assistant":
@@ -118,10 +118,13 @@ class Conversations:
         """That the conversation, with this answer to it, is where the result says."""
         await self._remember(request, (await self._chain(request))[-1], result)
 
-    async def discard(self, session_id: str) -> None:
-        """Delete a session that was made for an answer which did not come."""
+    async def discard(self, session_id: str, *, head: str | None = None) -> None:
+        """Delete a session that was made for an answer which did not come.
+
+        head: if given, it stays unless this is its head and nobody writes: a retry found it
+        """
         # Not awaited in here alone: see `Writers.writing`.
-        deleting = asyncio.create_task(self._delete(session_id))
+        deleting = asyncio.create_task(self._delete(session_id, head))
         self._deletions.add(deleting)
         deleting.add_done_callback(self._deletions.discard)
         await asyncio.shield(deleting)
@@ -215,12 +218,16 @@ class Conversations:
                     yield event
         finally:
             is_made = place.snapshot is None or place.origin is not None
-            if is_made and not ended and key is None:  # nobody could find it again
-                await self.discard(place.session_id)
+            if is_made and not ended:  # a retry with the key makes it again
+                head = None if key is None else place.snapshot or ""
+                await self.discard(place.session_id, head=head)
 
-    async def _delete(self, session_id: str) -> None:
+    async def _delete(self, session_id: str, head: str | None) -> None:
         try:
-            await self._sessions.delete(session_id)
+            await self._turns.given_back(session_id)
+            await self._sessions.delete(session_id, expected_head=head)
+        except (HeadMoved, LeaseHeld):
+            logger.info("%s stays: a retry goes on in it", session_id)
         except StoreError as error:
             logger.warning("%s is left over: %s", session_id, error)
 

@@ -82,6 +82,10 @@ class Claims:
             ttl=self._settings.request_ttl,
         )
 
+    async def drop(self, key: str) -> None:
+        """What was made for it is no more."""
+        await self._store.notes.delete(current_tenant(self._settings.tenant), _name(key))
+
     async def once(
         self,
         key: str | None,

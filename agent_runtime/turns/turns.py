@@ -83,7 +83,7 @@ class Turns:
         self.readiness = Readiness(store, pool, residency, settings)
         self.admission = Admission(settings, residency, self._prefetch)
         self._writers = Writers(store, residency, settings)
-        self.writing = self._writers.writing
+        self.writing, self.given_back = self._writers.writing, self._writers.given_back
         self.claims = Claims(store, settings)
         self.records = TurnRecords(store, settings)
         self._answers = Answers(store, self.records, settings)

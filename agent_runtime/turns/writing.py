@@ -28,7 +28,7 @@ class Writers:
         self._store = store
         self._residency = residency
         self._settings = settings
-        self._releases: set[asyncio.Task[None]] = set()
+        self._releases: dict[asyncio.Task[None], str] = {}  # of which session
         self.owner = f"runtime-{uuid.uuid4().hex[:12]}"
 
     @contextlib.asynccontextmanager
@@ -54,9 +54,14 @@ class Writers:
             # Not awaited in here alone: when the client has gone, every wait of this request is
             # cancelled at once, and the lease would be held until it expires.
             releasing = asyncio.create_task(self._release(lease, renewing, at_last))
-            self._releases.add(releasing)
-            releasing.add_done_callback(self._releases.discard)
+            self._releases[releasing] = session_id
+            releasing.add_done_callback(self._releases.pop)
             await asyncio.shield(releasing)
+
+    async def given_back(self, session_id: str) -> None:
+        """Until no lease of the session is still being given back here."""
+        releases = [task for task, session in self._releases.items() if session == session_id]
+        await asyncio.gather(*releases, return_exceptions=True)
 
     async def close(self) -> None:
         """Once nothing is written any more: until every lease is given back."""

@@ -1,10 +1,12 @@
 """A conversation whose answer fails leaves no session behind."""
 
+import asyncio
 import contextlib
 import secrets
 
 import pytest
 
+from agent_runtime.errors import StillRunning
 from agent_runtime.feed.posting import Feed
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import ConversationRequest, TurnResult
@@ -62,9 +64,9 @@ async def converse(server, store, scripted):
     sessions = Sessions(store, pool, turns, residency, settings, feed)
     conversations = Conversations(store, sessions, turns, settings)
 
-    def converse(said, answer):
+    def converse(said, answer, key=None):
         answers.append(answer)
-        return conversations.run(ConversationRequest(messages=said))
+        return conversations.run(ConversationRequest(messages=said), key=key)
 
     yield converse
     await turns.close()
@@ -78,19 +80,26 @@ async def result_of(events):
     return result
 
 
-async def test_a_new_session_goes_when_its_first_answer_fails(converse, store):
+@pytest.fixture(params=[None, "k"], ids=["without a key", "with a key"])
+def key(request):
+    return request.param
+
+
+async def test_a_new_session_goes_when_its_first_answer_fails(converse, store, key):
     with pytest.raises(EngineError):
-        await result_of(converse(ASKED, BAD))
+        await result_of(converse(ASKED, BAD, key))
     assert await store.sessions("default") == []
+    result = await result_of(converse(ASKED, HELLO, key))  # sent again
+    assert [one.id for one in await store.sessions("default")] == [result.session_id]
 
 
-async def test_a_branch_goes_when_its_answer_fails_and_the_session_stays(converse, store):
+async def test_a_branch_goes_when_its_answer_fails_and_the_session_stays(converse, store, key):
     first = await result_of(converse(ASKED, HELLO))
     answer = Message(role="assistant", content=first.text)
     more = [*ASKED, answer, Message(role="user", content="More")]
     moved = await result_of(converse(more, HELLO))
     with pytest.raises(EngineError):
-        await result_of(converse([*more[:2], Message(role="user", content="Other")], BAD))
+        await result_of(converse([*more[:2], Message(role="user", content="Other")], BAD, key))
     (left,) = await store.sessions("default")
     assert (left.id, left.head) == (first.session_id, moved.snapshot)
 
@@ -100,10 +109,59 @@ async def test_a_branch_goes_when_its_answer_fails_and_the_session_stays(convers
     assert [one.head for one in await store.sessions("default")] == [moved.snapshot]
 
 
-async def test_a_new_session_goes_when_nobody_listens_to_its_first_answer(converse, store):
-    async with contextlib.aclosing(converse(ASKED, HELLO)) as events:
+async def test_a_new_session_goes_when_nobody_listens_to_its_first_answer(converse, store, key):
+    async with contextlib.aclosing(converse(ASKED, HELLO, key)) as events:
         assert isinstance(await anext(events), Text)
     assert await store.sessions("default") == []
+
+
+async def test_a_session_goes_although_nobody_waits_for_its_lease(
+    converse, store, key, monkeypatch
+):
+    """As when the client has gone, and every wait of its request is cancelled at once."""
+    release, releasing, go_on = store.release, asyncio.Event(), asyncio.Event()
+
+    async def slow(lease):
+        releasing.set()
+        await go_on.wait()
+        await release(lease)
+
+    monkeypatch.setattr(store, "release", slow)
+    begun = asyncio.Event()
+
+    async def listening():
+        async with contextlib.aclosing(converse(ASKED, HELLO, key)) as events:
+            await anext(events)
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(listening())
+    await begun.wait()
+    task.cancel()
+    await releasing.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait([task])
+    await until_empty(store)
+
+
+async def until_empty(store):
+    for _ in range(1000):
+        if not await store.sessions("default"):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("left over")
+
+
+async def test_a_session_stays_that_a_retry_with_the_key_is_at_work_in(converse, store):
+    async with contextlib.aclosing(converse(ASKED, HELLO, "k")) as first:
+        await anext(first)
+        with pytest.raises(StillRunning):
+            async for _ in converse(ASKED, HELLO, "k"):
+                pass
+        (result,) = [event async for event in first if isinstance(event, TurnResult)]
+    assert (await store.session(result.session_id)).head == result.snapshot
 
 
 async def test_an_answer_is_given_although_it_cannot_be_noted(converse, store, monkeypatch):
