@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from state_store.connection import Control, Master
 from state_store.errors import CorruptObject, DurabilityNotReached, InvalidTenant, NotFound
+from state_store.integrity import forget_lost
 from state_store.layout import TenantKeys
 from state_store.sessions import UNMADE, Sessions
 from state_store.tenants import Tenants
@@ -46,7 +47,10 @@ async def delete_sessions(control: Control, prefix: str, sessions: Sessions, nam
         try:
             await sessions.delete(raw.decode())
             removed += 1
-        except NotFound:
+        except (CorruptObject, NotFound):
+            if await forget_lost(control, prefix, raw.decode(), tenant=name) is not None:
+                removed += 1
+                continue
             logger.info("session %s of tenant %s is not made", raw.decode(), name)
             if created_at < time.time() - UNMADE:
                 async with control.guard() as client:

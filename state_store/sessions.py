@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from state_store.records import LabelSet, Session, SessionBody
 from state_store.tenants import Tenants
 from state_store.uses import Uses
 from state_store.vault import new_lineage_seed
+
+logger = logging.getLogger(__name__)
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
 _MANY = 512  # sessions that are read in one round trip
@@ -162,9 +165,7 @@ class Sessions:
             stored, *rest = await client.hmget(keys.session(session_id), *_FIELDS)
         if stored is None:
             raise NotFound(f"no session {session_id}.")
-        if rest[0] is None:
-            raise CorruptObject(f"the record of {session_id} lacks its head; it can be deleted.")
-        session = Session.unpack(stored, *rest)
+        session = _unpacked(session_id, stored, *rest)
         if tenant not in (None, session.body.tenant):
             raise ForeignTenant(f"no session {session_id}.")  # in the words of one that never was
         return session
@@ -262,23 +263,23 @@ class Sessions:
         rows = await self._read(raw.decode() for raw, _ in listed)
         unmade = [
             raw
-            for (raw, created_at), session in zip(listed, rows, strict=True)
-            if session is None and created_at < time.time() - UNMADE
+            for (raw, created_at), row in zip(listed, rows, strict=True)
+            if row is None and created_at < time.time() - UNMADE
         ]
         if unmade:
             async with self._control.guard() as client:
                 await client.zrem(keys.sessions, *unmade)
                 await client.zrem(keys.used, *unmade)
-        return [await self.opened(session) for session in rows if session is not None]
+        return [await self.opened(row) for row in rows if isinstance(row, Session)]
 
     async def _carrying(self, tenant: str, wanted: Mapping[str, str], part: Part) -> list[Session]:
         """Those of a part of the list of some labels that carry them."""
         ids = [place.session_id for place in part.places]
         rows = dict(zip(ids, await self._read(ids), strict=True))
-        written = {one: {} if row is None else row.labels for one, row in rows.items()}
+        written = {one: row.labels if isinstance(row, Session) else {} for one, row in rows.items()}
         carrying = await self._labels.carrying(tenant, wanted, written)
         found = (rows[one] for one in carrying)
-        return [await self.opened(session) for session in found if session is not None]
+        return [await self.opened(row) for row in found if isinstance(row, Session)]
 
     async def _made(self, session_id: str) -> Session | None:
         try:
@@ -286,14 +287,23 @@ class Sessions:
         except NotFound:
             return None
 
-    async def _read(self, session_ids: Iterable[str]) -> list[Session | None]:
-        """As they are stored, None for what is not there; in one round trip to each server."""
+    async def _read(self, session_ids: Iterable[str]) -> list[Session | CorruptObject | None]:
+        """As they are stored, None for what is not there; in one round trip to each server. One
+        that cannot be read is logged, and keeps nobody from the others."""
+        asked = list(session_ids)
         async with self._control.guard() as client:
             pipeline = client.pipeline(transaction=False)
-            for one in session_ids:
+            for one in asked:
                 pipeline.hmget(LineageKeys(self._prefix, lineage_of(one)).session(one), *_FIELDS)
             rows = await pipeline.execute() if len(pipeline) else []
-        return [None if stored is None else Session.unpack(stored, *rest) for stored, *rest in rows]
+        found: list[Session | CorruptObject | None] = []
+        for one, (stored, *rest) in zip(asked, rows, strict=True):
+            try:
+                found.append(None if stored is None else _unpacked(one, stored, *rest))
+            except CorruptObject as error:
+                logger.error("left out of a list: %s", error)
+                found.append(error)
+        return found
 
     async def _add(
         self, session: Session, seals: Seals | None = None, *, root: bool = False
@@ -342,3 +352,15 @@ class Sessions:
                 await self.delete(body.id)
             raise
         return session
+
+
+def _unpacked(session_id: str, body: bytes, head: bytes | None, labels: bytes | None) -> Session:
+    """Raises CorruptObject, naming the session."""
+    try:
+        if head is None:
+            raise CorruptObject("it lacks its head")
+        return Session.unpack(body, head, labels)
+    except CorruptObject as error:
+        raise CorruptObject(
+            f"the record of {session_id} cannot be read, but it can be deleted: {error}"
+        ) from error

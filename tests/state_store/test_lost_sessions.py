@@ -60,6 +60,21 @@ async def test_the_last_of_its_lineage_leaves_nothing(lost, writer, raw, prefix)
     assert raw.zcard(TenantKeys(prefix, TENANT).sessions) == 0
 
 
+async def test_it_is_left_out_of_lists_and_named_when_it_is_asked_for(lost, writer):
+    session, _, lost_id = lost
+    assert [one.id for one in await writer.store.sessions(TENANT)] == [session.id]
+    page = await writer.store.page_of_sessions(TENANT, limit=10)
+    assert [one.id for one in page.sessions] == [session.id]
+    with pytest.raises((CorruptObject, NotFound), match=lost_id):
+        await writer.store.session(lost_id)
+
+
+async def test_its_tenant_can_be_deleted_with_all_that_is_theirs(lost, writer, raw, prefix):
+    await writer.store.delete_tenant(TENANT)
+    await writer.store.recover(older_than=0)
+    assert raw.keys(f"{prefix}:{{*}}:session:*") == raw.keys(f"{prefix}:{{*}}:tokens:*") == []
+
+
 async def test_another_tenant_cannot_delete_it(lost, writer):
     _, _, lost_id = lost
     for tenant in ("another", "no name"):
