@@ -30,7 +30,7 @@ _ASKING, _PING = keyless(b"ASKING"), keyless(b"PING")
 class _Share:
     """What one connection does in one round.
 
-    places: of its items in the batch
+    places: of its items in the batch, ascending
     asking: whether its node is asked because another one says so
     """
 
@@ -127,7 +127,7 @@ class Dispatcher:
             failures += 1
             if again.lost or again.moves:
                 self.router.refresh(again.moves)
-            waiting, asked = again.places, again.asked
+            waiting, asked = sorted(again.places), again.asked
         return replies
 
     def ping(self) -> None:
