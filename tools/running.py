@@ -216,7 +216,7 @@ class Executor:
             context.report(f"attempt {number} of {tool.attempts} has failed")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        cut = tool.cut(result) if self._kept is None else self._kept.cut(result, tool.max_chars)
+        cut = tool.cut(result) if self._kept is None else self._kept.cut(tool, result)
         return cut.noted(*notes)
 
     def _room(self, tool: Tool) -> contextlib.AbstractAsyncContextManager[None]:

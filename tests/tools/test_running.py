@@ -257,9 +257,47 @@ async def test_what_was_cut_can_be_read_on():
     assert read == text
 
 
+def report(who: str) -> str:
+    """Reports."""
+    return f"of {who} " * 20
+
+
+def keeping(**limits) -> Executor:
+    kept = KeptResults(**limits)
+    tool = define(report, effect=Effect.PURE, max_chars=60, rest="Ask for a part.")
+    return Executor(Registry([tool, kept.tool]), kept=kept)
+
+
+def name_in(result: ToolResult) -> str:
+    return re.search(r'read_result\(name="(\S+)"', result.text)[1]
+
+
+async def reports(executor: Executor, *names: str) -> list[ToolResult]:
+    return await executor.run([call("report", who=name) for name in names], PLACE)
+
+
 async def test_the_oldest_kept_results_are_dropped():
-    kept = KeptResults(most_chars=100)
-    for _ in range(3):
-        kept.cut(ToolResult.of("x" * 50), 10)
-    gone = await kept.tool.call({"name": "result-1"})
-    assert gone.text == "there is no result-1 any more; there are: result-2, result-3"
+    executor = keeping(most_chars=300)
+    names = [name_in(one) for one in await reports(executor, "ann", "bob", "eve")]
+    read = await executor.run([call("read_result", name=name) for name in names], PLACE)
+    assert [one.ending for one in read] == [Ending.FAILED, Ending.DONE, Ending.DONE]
+    assert read[0].text == (
+        f"there is no {names[0]}, or not any more; call the tool again and ask for less"
+    )
+
+
+async def test_no_result_that_a_history_was_not_told_of_can_be_read():
+    executor = keeping()
+    (one,) = await reports(executor, "ann")
+    (other,) = await reports(keeping(), "bob")  # as after a restart
+    assert name_in(one) != name_in(other)
+    for guess in ("result-1", "x", name_in(other)):
+        (read,) = await executor.run([call("read_result", name=guess)], Place("other", "1"))
+        assert read.ending is Ending.FAILED
+        assert name_in(one) not in read.text
+
+
+async def test_a_result_that_cannot_be_kept_is_not_promised():
+    (result,) = await reports(keeping(most_chars=100), "ann")
+    assert "read_result" not in result.text
+    assert "Ask for a part." in result.text
