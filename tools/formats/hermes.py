@@ -16,14 +16,14 @@ from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple
 
 from tools.calls import ToolCall
-from tools.formats.loose_json import Brackets, NoJson, ends_in_string, is_whole, read_all
+from tools.formats.loose_json import Brackets, NoJson, Quotes, is_whole, read_all
 from tools.formats.message import MessageParser
 from tools.formats.tags import Token
 
 _BARE = '{"name":'
 _MOST_BLANK = 100
 _OPENED = re.compile(r"<tool_call>\s*[\[{]")
-_BRACE = re.compile(r"\n\s*\{")
+_BRACE = re.compile(r"\n[^\S\n]*\{")
 _FIRST_BRACE = re.compile(r"\s*\{")
 
 
@@ -47,6 +47,7 @@ class HermesParser(MessageParser):
     def __init__(self, *, thinking: bool = False, declared: Collection[str] | None = None) -> None:
         super().__init__(thinking=thinking, declared=declared)
         self._body: list[str] = []
+        self._quotes = Quotes()
         self._ends: list[_End] = []
         self._maybe = ""
         self._line_start = True
@@ -58,7 +59,8 @@ class HermesParser(MessageParser):
         elif token.kind == "/tool_call":
             self._empty_block()
         elif token.kind == "text" and token.raw.lstrip()[0] in "{[":
-            self._body, self._ends = [token.raw], []
+            self._body, self._quotes, self._ends = [], Quotes(), []
+            self._add(token)
             self._state = self._in_body
         else:
             self._not_a_call()
@@ -66,25 +68,28 @@ class HermesParser(MessageParser):
 
     def _in_body(self, token: Token) -> None:
         if token.kind not in ("tool_call", "/tool_call"):
-            self._body.append(token.raw)
+            self._add(token)
             return
-        body = "".join(self._body)
         closed = token.kind == "/tool_call"
-        if is_whole(body):
-            self._take(body, closed=closed)
-        elif ends_in_string(body):
+        if self._quotes.in_string:
             if closed:
                 self._ends.append(_End(len(self._body), len(self._raw)))
-            self._body.append(token.raw)
+            self._add(token)
+            if closed and not self._may_read_again():
+                self._end_at_first()
             return
-        elif self._ends:
-            self._body.append(token.raw)
+        body = "".join(self._body)
+        if self._ends and not is_whole(body):
+            self._add(token)
             self._end_at_first()
             return
-        else:
-            self._take(body, closed=closed)
+        self._take(body, closed=closed)
         if not closed:
             self._text(token)
+
+    def _add(self, token: Token) -> None:
+        self._body.append(token.raw)
+        self._quotes.feed(token.raw)
 
     def _end_at_first(self) -> None:
         """No end makes the JSON whole, so the first one is meant; what follows is read again."""
@@ -165,24 +170,27 @@ class HermesParser(MessageParser):
             self._line_start = False
             return
         text, self._maybe = self._maybe + token.raw, ""
-        while text:
-            found = (_FIRST_BRACE.match(text) if self._line_start else None) or _BRACE.search(text)
-            if found is None:
-                self._plain(text)
-                return
-            self._plain(text[: found.end() - 1])
-            text = text[found.end() - 1 :]
-            compact = "".join(text[:_MOST_BLANK].split())
+        start = 0
+        while (brace := self._brace_of_line(text, start)) is not None:
+            self._plain(text[start:brace])
+            compact = "".join(text[brace : brace + _MOST_BLANK].split())
             if compact.startswith(_BARE):
                 self._body, self._brackets = [], Brackets()
                 self._state = self._in_bare
-                self._in_bare(Token("text", "", text))
+                self._give_back(text[brace:])
                 return
-            if len(text) < _MOST_BLANK and _BARE.startswith(compact):
-                self._maybe = text
+            if len(text) - brace < _MOST_BLANK and _BARE.startswith(compact):
+                self._maybe = text[brace:]
                 return
-            self._plain(text[0])
-            text = text[1:]
+            self._plain("{")
+            start = brace + 1
+        self._plain(text[start:])
+
+    def _brace_of_line(self, text: str, start: int) -> int | None:
+        """Where the first `{` stands that begins a line."""
+        found = _FIRST_BRACE.match(text, start) if self._line_start else None
+        found = found or _BRACE.search(text, start)
+        return None if found is None else found.end() - 1
 
     def _in_bare(self, token: Token) -> None:
         is_tag = token.kind in ("think", "tool_call", "/tool_call")
@@ -190,7 +198,7 @@ class HermesParser(MessageParser):
             own = self._brackets.feed(token.raw)
             self._body.append(token.raw[:own])
             if own < len(token.raw):
-                self._in_bare(Token("text", "", token.raw[own:]))
+                self._give_back(token.raw[own:])
         elif token.is_blank:
             self._body.append(token.raw)
         elif token.kind == "/tool_call":

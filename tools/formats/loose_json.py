@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,24 @@ class Brackets:
         return len(text)
 
 
+@dataclass
+class Quotes:
+    """Follows JSON through its strings, of whichever values it is, however it is split."""
+
+    in_string: bool = False
+    _escaped: bool = False
+
+    def feed(self, text: str) -> None:
+        for character in text:
+            if self._escaped:
+                self._escaped = False
+            elif self.in_string:
+                self._escaped = character == "\\"
+                self.in_string = character != '"'
+            else:
+                self.in_string = character == '"'
+
+
 def is_whole(text: str) -> bool:
     """Whether it is one JSON value or several, with nothing to mend but line breaks in strings."""
     try:
@@ -65,20 +84,6 @@ def is_whole(text: str) -> bool:
     except NoJson:
         return False
     return True
-
-
-def ends_in_string(text: str) -> bool:
-    """Whether a string is open where `text` ends, of whichever value that is."""
-    in_string = escaped = False
-    for character in text:
-        if escaped:
-            escaped = False
-        elif in_string:
-            escaped = character == "\\"
-            in_string = character != '"'
-        else:
-            in_string = character == '"'
-    return in_string
 
 
 def read_all(text: str) -> Read:
@@ -105,9 +110,8 @@ def _decode_all(text: str, *, strict: bool) -> Read:
     problems: dict[str, None] = {}
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in dict.fromkeys(names):
-            if names.count(name) > 1:
+        for name, count in Counter(name for name, _ in pairs).items():
+            if count > 1:
                 problems[f"{name} was given more than once; the last one counts"] = None
         return dict(pairs)
 

@@ -11,6 +11,8 @@ from tools.formats.tags import Lexer, Token
 
 State = Callable[[Token], None]
 
+_MOST_READ_AGAIN = 32  # times; each may read the rest of the message
+
 
 class MessageParser:
     """Reads one message, piece by piece. One subclass for each format of calls.
@@ -34,9 +36,10 @@ class MessageParser:
         self._raw: list[str] = []
         self._shown: list[str] = []
         self._fresh: list[str] = []
-        self._blank = ""
+        self._blanks: list[str] = []
         self._fresh_thoughts: list[str] = []
-        self._thought_blank = ""
+        self._thought_begun = False
+        self._thought_blanks: list[str] = []
         self._reasoning: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
@@ -45,6 +48,7 @@ class MessageParser:
         self._closable = False
         self._held: list[str] = []
         self._again: deque[Token] = deque()
+        self._read_again_times = 0
 
     def feed(self, piece: str) -> str:
         """Take the next piece; return the visible text that has become certain: as `read`."""
@@ -140,23 +144,26 @@ class MessageParser:
     def _thought(self, token: Token) -> None:
         if token.kind == "/think":
             self._end_thought("".join(self._thoughts))
-        elif token.kind != "think" or any(not part.isspace() for part in self._thoughts):
+        elif token.kind != "think" or self._thought_begun:
             self._think(token.raw)
 
     def _think(self, text: str) -> None:
-        is_first = not any(not part.isspace() for part in self._thoughts)
-        whole = text.lstrip() if is_first else self._thought_blank + text
-        body = whole.rstrip()
-        self._thought_blank = whole[len(body) :]
-        if body:
-            again = is_first and self._reasoning
-            self._fresh_thoughts.append(f"\n{body}" if again else body)
         self._thoughts.append(text)
+        if text.isspace():
+            self._thought_blanks.append(text)
+            return
+        body = text.rstrip()
+        if self._thought_begun:
+            self._fresh_thoughts.append("".join((*self._thought_blanks, body)))
+        else:
+            self._fresh_thoughts.append("\n" * bool(self._reasoning) + body.lstrip())
+        self._thought_begun = True
+        self._thought_blanks = [text[len(body) :]]
 
     def _end_thought(self, thought: str) -> None:
         if thought.strip():
             self._reasoning.append(thought.strip())
-        self._thoughts = []
+        self._thoughts, self._thought_begun, self._thought_blanks = [], False, []
         self._raw = []
         self._state = self._text
 
@@ -164,37 +171,53 @@ class MessageParser:
         """Calls inside thinking that never ended are meant: the model forgot `</think>`."""
         self._problem("the thinking was not closed")
         thought = "".join(self._thoughts)
-        start = self._find_call(thought)
+        start = self._find_call(thought) if self._may_read_again() else None
         self._end_thought(thought[:start])
         if start is not None:
             self._read_again(thought[start:])
 
     def _read_again(self, text: str) -> None:
         """Once the present token is done with, and before the next one."""
+        self._read_again_times += 1
         lexer = Lexer()
         self._again.extendleft(reversed([*lexer.feed(text), *lexer.finish()]))
+
+    def _give_back(self, rest: str) -> None:
+        """The end of the present text is the next token."""
+        left = len(rest)
+        while left > 0:
+            last = self._raw.pop()
+            left -= len(last)
+        if left:
+            self._raw.append(last[:-left])
+        self._again.appendleft(Token("text", "", rest))
+
+    def _may_read_again(self) -> bool:
+        """No longer in messages that would have it done for each of their parts."""
+        return self._read_again_times < _MOST_READ_AGAIN
 
     def _all_was_thinking(self) -> None:
         self._problem("thinking was closed but never opened: all before it is taken as reasoning")
         if self._calls or self._reads_calls():
             self._problem("tool calls inside the thinking were not taken")
-        self._calls, self._shown, self._fresh, self._blank = [], [], [], ""
+        self._calls, self._shown, self._fresh, self._blanks = [], [], [], []
         self._block_open = self._closable = False
         self._end_thought("".join(self._raw))
 
     def _say(self, text: str) -> None:
-        if text.strip():
-            if self._block_open:
-                self._problem("a <tool_call> was not closed")
-            if self._calls:
-                self._problem("there was text after a tool call")
-            self._block_open = self._closable = False
-        whole = self._blank + text if self._shown else text.lstrip()
+        if not text.strip():
+            self._blanks.append(text)
+            return
+        if self._block_open:
+            self._problem("a <tool_call> was not closed")
+        if self._calls:
+            self._problem("there was text after a tool call")
+        self._block_open = self._closable = False
+        whole = "".join((*self._blanks, text)) if self._shown else text.lstrip()
         body = whole.rstrip()
-        self._blank = whole[len(body) :]
-        if body:
-            self._shown.append(body)
-            self._fresh.append(body)
+        self._shown.append(body)
+        self._fresh.append(body)
+        self._blanks = [whole[len(body) :]]
 
     def _not_a_call(self) -> None:
         self._problem(f"{self._held[0]} began no call and is taken as text")

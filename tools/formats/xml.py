@@ -47,7 +47,7 @@ class XmlParser(MessageParser):
         self._tentative = False
         self._key = ""
         self._value_parts: list[str] = []
-        self._opener_in_value: int | None = None
+        self._opener_in_value: int | None = None  # with nothing but blanks behind it
 
     def _tag_in_text(self, token: Token) -> None:
         if token.kind == "function" and (self._block_open or self._is_declared(token.name)):
@@ -120,7 +120,7 @@ class XmlParser(MessageParser):
             case "/function" | "/tool_call":
                 self._end_value(closed=False)
                 self._function(token)
-            case "function" if self._new_call_in_value():
+            case "function" if self._opener_in_value is not None:
                 opener = self._opener_in_value
                 del self._value_parts[opener:]
                 self._end_value(closed=False)
@@ -130,6 +130,8 @@ class XmlParser(MessageParser):
             case _:
                 if token.kind == "tool_call":
                     self._opener_in_value = len(self._value_parts)
+                elif not token.is_blank:
+                    self._opener_in_value = None
                 self._value_parts.append(token.raw)
 
     def _begin_call(self, name: str) -> None:
@@ -167,7 +169,3 @@ class XmlParser(MessageParser):
             value = _BENT_END.sub("", value)
         self._call.arguments[self._key] = value.removeprefix("\n").removesuffix("\n")
         self._state = self._function
-
-    def _new_call_in_value(self) -> bool:
-        opener = self._opener_in_value
-        return opener is not None and not "".join(self._value_parts[opener + 1 :]).strip()
