@@ -76,6 +76,9 @@ class RuntimeSettings(BaseModel):
     so a revoked one at most."""
     lease_ttl: float = Field(default=30.0, gt=0)
     """Seconds after which another runtime may take over a session whose runtime died."""
+    recovery_interval: float = Field(default=3600.0, gt=0)
+    """Seconds between looks through the whole store for what dead processes left behind; also done
+    at start, and once more when their leases have run out."""
     settle_timeout: float = Field(default=20.0, gt=0)
     """Seconds a commit waits for the engine to have offloaded a turn's state."""
     boundary_interval: int | None = Field(default=None, gt=0)

@@ -108,7 +108,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
                 app.state.metrics,
             )
             # Not waited for: the whole archive is listed.
-            recovering = asyncio.create_task(_recover(store, metrics, settings.lease_ttl * 2))
+            recovering = asyncio.create_task(_recover_now_and_then(store, metrics, settings))
             looking = asyncio.create_task(_look_now_and_then(app))
             async with mcp.running():
                 yield
@@ -174,6 +174,19 @@ async def _look_now_and_then(app: FastAPI) -> None:
         await asyncio.sleep(_LOOK)
 
 
+async def _recover_now_and_then(
+    store: StateStore, metrics: Metrics, settings: RuntimeSettings
+) -> None:
+    """What others leave when they die is found while this one lives; and what one left that was
+    started again at once, by itself, is not old enough at its start."""
+    older_than = settings.lease_ttl * 2
+    await _recover(store, metrics, older_than)
+    await asyncio.sleep(min(older_than, settings.recovery_interval))
+    while True:
+        await _recover(store, metrics, older_than)
+        await asyncio.sleep(settings.recovery_interval)
+
+
 async def _recover(store: StateStore, metrics: Metrics, older_than: float) -> None:
     try:
         recovered = await store.recover(older_than=older_than)
@@ -182,4 +195,4 @@ async def _recover(store: StateStore, metrics: Metrics, older_than: float) -> No
         metrics.collected("orphans", recovered.collected.orphans)
         logger.info("recovered: %s", recovered)
     except StoreError as error:
-        logger.error("recovery is left to the next start of a runtime: %s", error)
+        logger.error("recovery is left to the next time, or to another runtime: %s", error)
