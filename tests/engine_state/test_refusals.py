@@ -57,6 +57,7 @@ def test_tensor_parallelism_is_served(layouts):
     assert layouts["tensor parallelism"] is None
 
 
+@pytest.mark.slow
 def test_a_server_of_a_refused_layout_ends_with_one_line():
     done = python(
         "serve.main(sys.argv[1:])",

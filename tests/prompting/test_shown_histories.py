@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -129,6 +130,8 @@ def test_every_prompt_is_what_the_template_shows_of_all_that_was_said(
     @given(st.lists(moves, min_size=2, max_size=7), st.booleans())
     def conversations(steps, low_effort):
         async def run():
+            with redis.Redis.from_url(server.url) as raw:  # checks walk all keys
+                raw.flushall()
             async with await StateStore.connect(server.url) as store:
                 await play(Desk(store, checkpoints[name], server.url, objects), steps, low_effort)
 
