@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from agent_runtime.models import TurnResult
-from agent_runtime.turns.events import Progress
+from agent_runtime.turns.events import Progress, Text
 from engine.client import Sampling
 from engine.demo_model import dialogues
 from engine.errors import LoadFailed
@@ -49,6 +49,13 @@ async def test_a_long_prompt_tells_how_much_of_it_is_computed(eager, session):
     assert all(0 < d < prompt and (d - done[0]) % CHUNK == 0 for d in done)
     first_text = next(i for i, e in enumerate(others) if not isinstance(e, Progress))
     assert all(e not in prefill for e in others[first_text:])
+
+
+async def test_tokens_that_the_engine_sends_at_once_come_as_one_event(torpor, session):
+    question = dialogues.repeat("harbour closed given licence 7 1 9 3 5 5 1 2").user
+    *told, turn = [event async for event in torpor.stream(session.id, question, max_tokens=64)]
+    steps = len(turn.token_ids) / turn.mtp_accept_length
+    assert 0 < sum(isinstance(event, Text) for event in told) <= steps + 2
 
 
 async def test_what_a_session_has_taken_is_counted(torpor, session, engine, flush):
