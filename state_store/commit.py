@@ -1,10 +1,10 @@
 """Committing a snapshot, or several that go on from one another: pin what they name, then move the
 head, atomically.
 
-    journal ──> pin every object ──> commit script ──> confirm durability
-       │              │                   │
-       │              └ one is missing    └ lease lost, head moved
-       └──────────────── abort: unpin, forget the journal
+    look ──> journal ──> pin every object ──> commit script ──> confirm durability
+                │              │                   │
+                │              └ one is missing    └ lease lost, head moved
+                └──────────────── abort: unpin, forget the journal
 
 The journal is written first, so that a crash at any point leaves a record of what was pinned;
 `garbage.recover` finishes what the crash interrupted. Each snapshot has a journal and pins of its
@@ -21,12 +21,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from state_store import garbage
-from state_store.connection import Control
+from state_store.connection import Command, Control, Script
 from state_store.drafts import check_draft, token_log
-from state_store.durability import confirm, servers
+from state_store.durability import Servers, confirm, with_servers
 from state_store.errors import (
     DurabilityNotReached,
     FilesMissing,
@@ -49,12 +48,42 @@ _BATCH = 512
 
 
 @dataclass(frozen=True)
+class Before:
+    """What is there when a commit begins.
+
+    head:    of the session, b"" if it is empty, None without a session
+    parent:  the record of the snapshot that the first draft of the chain goes on from; None if it
+             is not there, or if there is none
+    files:   of that snapshot
+    servers: who hold the data
+    """
+
+    head: bytes | None
+    parent: Snapshot | None
+    files: str | None
+    servers: Servers
+
+
+@dataclass(frozen=True)
 class _Step:
     """One snapshot of a commit. log: its new tokens as they are stored"""
 
     snapshot: Snapshot
     log: bytes
     pin_id: str
+
+
+async def look(
+    control: Control, prefix: str, draft: SnapshotDraft, *, beside: Sequence[Command] = ()
+) -> Before:
+    """What `commit` needs to know. beside: more that is done in the same round trip"""
+    keys = LineageKeys(prefix, lineage_of(draft.session_id))
+    parent = keys.snapshot(draft.chain[0].parent or "")
+    reads = [("HGET", keys.session(draft.session_id), "head"), ("HMGET", parent, "body", "files")]
+    replies, held_by = await with_servers(control, [*beside, *reads])
+    head, (body, files) = replies[-2:]
+    snapshot = None if body is None else Snapshot.unpack(body)
+    return Before(head, snapshot, (files or b"").decode() or None, held_by)
 
 
 async def commit(
@@ -66,22 +95,22 @@ async def commit(
     lease: Lease,
     durability: str,
     *,
+    before: Before,
     file_bytes: Sequence[int],
 ) -> Commit:
     """See `StateStore.commit`. fingerprints: the ones that the drafts of the chain name; and
     file_bytes: see `Files.of_draft`."""
     parse_level(durability)
-    before = await servers(control)
     if lease.session_id != draft.session_id:
         raise LeaseLost(f"a lease on {lease.session_id} is none on {draft.session_id}.")
     keys = LineageKeys(prefix, lineage_of(draft.session_id))
-    steps = await _steps(control, keys, lineages, draft, fingerprints, file_bytes)
+    steps = await _steps(keys, lineages, draft, fingerprints, before, file_bytes)
     for step in steps:
         await garbage.write_journal(control, keys, step.pin_id, step.snapshot)
     try:
         await _pin_all(control, prefix, steps)
-        given = _script_arguments(keys, draft, steps, lease)
-        outcome, detail, *made = await control.run("commit", *given)
+        (done,), held_by = await with_servers(control, [_script(keys, draft, steps, lease)])
+        outcome, detail, *made = done
         _raise_unless_ok(outcome.decode(), detail.decode(), draft.chain[0])
         kept = []
         for step, (kept_by, stored, superseded) in zip(steps, made, strict=True):
@@ -101,7 +130,7 @@ async def commit(
     try:
         if draft.chain[0].replaces is not None:
             await garbage.unwind(control, prefix, keys.lineage)
-        reached = await confirm(control, prefix, durability, since=before)
+        reached = await confirm(control, prefix, durability, since=before.servers, now=held_by)
         return Commit(await lineages.opened(snapshot), reached)
     except ServersChanged as error:
         await _check(control, prefix, keys, draft.session_id, kept)
@@ -121,16 +150,16 @@ async def identify(lineages: Lineages, draft: SnapshotDraft, fingerprint: Finger
 
 
 async def _steps(
-    control: Control,
     keys: LineageKeys,
     lineages: Lineages,
     draft: SnapshotDraft,
     fingerprints: Sequence[Fingerprint],
+    before: Before,
     file_bytes: Sequence[int],
 ) -> list[_Step]:
     lineage = await lineages.of_session(draft.session_id)
     seals = await lineages.seals(lineage)
-    parent = await _parent(control, keys, draft.chain[0])
+    parent = _parent(draft.chain[0], before)
     steps = []
     for one, fingerprint, size in zip(draft.chain, fingerprints, file_bytes, strict=True):
         if one.economy != lineage.economy:
@@ -149,17 +178,11 @@ async def _steps(
     return steps
 
 
-async def _parent(control: Control, keys: LineageKeys, draft: SnapshotDraft) -> Snapshot | None:
-    if draft.parent is None:
-        return None
-    async with control.guard() as client:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.hget(keys.session(draft.session_id), "head")
-        pipeline.hget(keys.snapshot(draft.parent), "body")
-        head, stored = await pipeline.execute()
-    if stored is not None:
-        return Snapshot.unpack(stored)
-    _raise_unless_ok("no_session" if head is None else "head_moved", (head or b"").decode(), draft)
+def _parent(draft: SnapshotDraft, before: Before) -> Snapshot | None:
+    if draft.parent is None or before.parent is not None:
+        return before.parent
+    outcome = "no_session" if before.head is None else "head_moved"
+    _raise_unless_ok(outcome, (before.head or b"").decode(), draft)
     return None
 
 
@@ -225,10 +248,9 @@ async def _pin(control: Control, prefix: str, step: _Step) -> Sequence[ObjectRef
     return missing
 
 
-def _script_arguments(
+def _script(
     keys: LineageKeys, draft: SnapshotDraft, steps: Sequence[_Step], lease: Lease
-) -> tuple[Any, ...]:
-    """What `lua/commit.lua` takes."""
+) -> Script:
     session = [keys.session(draft.session_id), keys.lease(draft.session_id)]
     taken = [*session, keys.refs, keys.dead, keys.journals, keys.aborted, keys.usage]
     taken += [keys.held_files]
@@ -240,7 +262,7 @@ def _script_arguments(
         taken += [keys.snapshot(snapshot.id), keys.tokens(snapshot.id)]
         values += [snapshot.id, step.pin_id, snapshot.pack(), step.log, snapshot.counted_bytes]
         values += [len(one.new_tokens), snapshot.total_tokens, snapshot.files or ""]
-    return taken, *values
+    return Script("commit", taken, values)
 
 
 async def _check(

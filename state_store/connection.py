@@ -42,6 +42,19 @@ Call = tuple[Sequence[str | bytes], Sequence[Any]]
 
 
 @dataclass(frozen=True)
+class Script:
+    """One run of a script, as a command. name: see `Control.run`"""
+
+    name: str | Path
+    keys: Sequence[str | bytes]
+    arguments: Sequence[Any] = ()
+
+
+Command = Script | Sequence[Any]
+"""A script, or the words of any other command."""
+
+
+@dataclass(frozen=True)
 class Master:
     """One server that holds data.
 
@@ -80,6 +93,10 @@ class Control:
 
     async def close(self) -> None:
         await self.redis.aclose()
+
+    @property
+    def is_cluster(self) -> bool:
+        return isinstance(self.redis, ClusterClient)
 
     def bulk(self, *, connections: int = 1) -> ObjectClient:
         """A client for payloads of the same store, which the caller closes."""
@@ -120,32 +137,43 @@ class Control:
     async def run_many(self, script: str | Path, calls: Sequence[Call]) -> list[Any]:
         """Run a script once per (keys, arguments), in one round trip to each master; each run is
         atomic, and all are made even if one fails."""
-        text, digest = _script(script)
-        results: dict[int, Any] = {}
-        unknown: Sequence[int] = range(len(calls))
+        return await self.exchange([Script(script, *call) for call in calls])
+
+    async def exchange(self, *steps: Sequence[Command]) -> list[Any]:
+        """Replies to all commands of all steps. The commands of a step go out in one round trip to
+        each master. A step follows when all before it are done: where one server holds everything
+        that takes no other round trip.
+
+        All of a step are made even if one fails, and its error is raised then; whether the steps
+        behind it are made is not certain. What comes behind a script that a server did not know
+        yet may be run twice.
+        """
+        trips = steps if self.is_cluster else [[command for step in steps for command in step]]
+        return [reply for trip in trips for reply in await self._replies(trip)]
+
+    async def _replies(self, commands: Sequence[Command]) -> list[Any]:
+        replies: list[Any] = []
         async with self.guard() as client:
-            # Servers that are new to the script are sent its text.
-            for name, body in (("EVALSHA", digest), ("EVAL", text)):
-                if not unknown:
+            for by_text in (False, True):  # for servers that are new to a script
+                if len(replies) == len(commands):
                     break
                 pipeline = client.pipeline(transaction=False)
-                for index in unknown:
-                    keys, arguments = calls[index]
-                    pipeline.execute_command(name, body, len(keys), *keys, *arguments)
-                replies = await pipeline.execute(raise_on_error=False)
-                results.update(zip(unknown, replies, strict=True))
-                unknown = [i for i in unknown if isinstance(results[i], NoScriptError)]
-            for result in results.values():
-                if isinstance(result, Exception):
-                    raise result
-        return [results[index] for index in range(len(calls))]
+                for command in commands[len(replies) :]:
+                    pipeline.execute_command(*_words(command, by_text=by_text))
+                sent = await pipeline.execute(raise_on_error=False)
+                unknown = [at for at, reply in enumerate(sent) if isinstance(reply, NoScriptError)]
+                replies += sent[: unknown[0] if unknown else len(sent)]
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
 
     async def all_exist(self, keys: Sequence[bytes]) -> bool:
         """Whether all of `keys`, no two of them alike, are there; in one round trip."""
-        is_cluster = isinstance(self.redis, ClusterClient)  # a command speaks of one slot there
         async with self.guard() as client:
             pipeline = client.pipeline(transaction=False)
-            for together in [[key] for key in keys] if is_cluster else [keys]:
+            # A command speaks of one slot on a cluster.
+            for together in [[key] for key in keys] if self.is_cluster else [keys]:
                 pipeline.exists(*together)
             return bool(sum(await pipeline.execute()) == len(keys))
 
@@ -170,7 +198,7 @@ class Control:
 
     async def masters(self) -> list[Master]:
         """Every server that holds data now."""
-        if not isinstance(self.redis, ClusterClient):
+        if not self.is_cluster:
             return [Master("", self._exchange)]
         async with self.guard():
             await patiently(self.redis.initialize, timeout=self.timeout)
@@ -196,7 +224,7 @@ class Control:
                         raise reply
                 return cast("list[list[Any]]", replies)
             except (RedisError, OSError) as error:
-                if isinstance(self.redis, ClusterClient) and is_passing(error):
+                if self.is_cluster and is_passing(error):
                     with contextlib.suppress(RedisError, RedisClusterException):
                         await self.redis.nodes_manager.initialize()
                 raise
@@ -214,7 +242,7 @@ class Control:
 
     async def _slots(self) -> list[tuple[str, Any, Any]]:
         """Id of every master, the slots that it says it has, and those that are on the move."""
-        if not isinstance(self.redis, ClusterClient):
+        if not self.is_cluster:
             return []
         found = []
         for (members,) in await self.on_masters(lambda m: m.exchange([("CLUSTER NODES",)])):
@@ -256,6 +284,14 @@ def _exchange_at(node: ClusterNode) -> Callable[[Sequence[Sequence[Any]]], Await
         return [command.result for command in sent]
 
     return exchange
+
+
+def _words(command: Command, *, by_text: bool) -> Sequence[Any]:
+    if not isinstance(command, Script):
+        return command
+    text, digest = _script(command.name)
+    how = ("EVAL", text) if by_text else ("EVALSHA", digest)
+    return (*how, len(command.keys), *command.keys, *command.arguments)
 
 
 @cache

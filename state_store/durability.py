@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from state_store.connection import Control, Master
+from state_store.connection import Command, Control, Master
 from state_store.errors import (
     DurabilityNotReached,
     ServersChanged,
@@ -32,7 +32,17 @@ Servers = frozenset[str]
 
 async def servers(control: Control) -> Servers:
     """Who holds the data now."""
-    return frozenset(map(run_of, await _who(control)))
+    answers = await control.on_masters(lambda master: master.exchange(WHO))
+    return frozenset(map(run_of, answers))
+
+
+async def with_servers(control: Control, commands: Sequence[Command]) -> tuple[list[Any], Servers]:
+    """Replies to the commands, and who holds the data once they are done; of one server, in the
+    same round trip."""
+    if control.is_cluster:
+        return await control.exchange(commands), await servers(control)
+    *replies, server, replication = await control.exchange(commands, WHO)
+    return replies, frozenset([run_of((server, replication))])
 
 
 async def watch(control: Control, level: str) -> Servers:
@@ -45,10 +55,17 @@ async def watch(control: Control, level: str) -> Servers:
 
 
 async def confirm(
-    control: Control, prefix: str, level: str, *, since: Servers | None = None
+    control: Control,
+    prefix: str,
+    level: str,
+    *,
+    since: Servers | None = None,
+    now: Servers | None = None,
 ) -> str:
     """Wait until everything acknowledged before this call, and after `since`, is durable at
     `level` on every server that holds data.
+
+    now: who they are, asked behind those writes already
 
     Without `since` it speaks of what the present servers have. A wait is for writes on its own
     connection, so a marker is written on it first: a server's log is one sequence, and what came
@@ -59,7 +76,7 @@ async def confirm(
     replicas = parse_level(level)
     if level == "memory":
         if since:
-            _require_same(level, since, await _who(control))
+            _require_same(level, since, await servers(control) if now is None else now)
         return level
     timeout = min(CONFIRM_TIMEOUT, control.timeout / 2)
 
@@ -75,13 +92,13 @@ async def confirm(
         answers = await control.on_masters(reached_by)
     except StoreRefused as error:
         if since is not None:
-            _require_same(level, since, await _who(control))
+            _require_same(level, since, await servers(control))
         reason = str(error)
         if "unknown command" in reason.lower():
             reason = "the server has no WAITAOF; Redis 7.2 or later and Valkey have it"
         raise DurabilityNotReached(f"{level} cannot be confirmed: {reason}") from error
     if since is not None:  # first: else a level could be called reached by what is lost
-        _require_same(level, since, [who for _, *who in answers])
+        _require_same(level, since, frozenset(run_of(who) for _, *who in answers))
     wanted = 1 if level == "fsync" else replicas
     least = int(min(reply for reply, *_ in answers))
     if least < wanted:
@@ -94,12 +111,8 @@ async def confirm(
     return level
 
 
-async def _who(control: Control) -> list[list[Any]]:
-    return await control.on_masters(lambda master: master.exchange(WHO))
-
-
-def _require_same(level: str, since: Servers, answers: Sequence[Sequence[Any]]) -> None:
-    if not since <= {run_of(answer) for answer in answers}:
+def _require_same(level: str, since: Servers, now: Servers) -> None:
+    if not since <= now:
         raise ServersChanged(
             f"{level} cannot be confirmed: a server restarted or another one took its place "
             "meanwhile, and what it had not passed on is lost; read the head again."

@@ -173,20 +173,17 @@ class Files:
                 "expired; nothing was done. Keep them again."
             )
 
-    async def of_draft(self, draft: SnapshotDraft) -> tuple[tuple[int, ...], SnapshotDraft]:
+    async def of_draft(
+        self, draft: SnapshotDraft, before: str | None
+    ) -> tuple[tuple[int, ...], SnapshotDraft]:
         """Of each draft of the chain the bytes that its files add to its parent's, those of the set
-        itself included; and the draft, with its parent's files if it names none. Raises
-        FilesMissing."""
+        itself included; and the draft, with its parent's files if it names none. before: files of
+        the snapshot that the first of the chain goes on from. Raises FilesMissing."""
         keys = LineageKeys(self._prefix, lineage_of(draft.session_id))
-        before: str | None = None
         sizes: tuple[int, ...] = ()
         if draft.onto is not None:
-            sizes, onto = await self.of_draft(draft.onto)
+            sizes, onto = await self.of_draft(draft.onto, before)
             draft, before = replace(draft, onto=onto), onto.files
-        elif draft.parent is not None:
-            async with self._control.guard() as client:
-                stored = await client.hget(keys.snapshot(draft.parent), "files")
-            before = (stored or b"").decode() or None
         named = draft.files or before
         if named is None or named == before:
             return (*sizes, 0), replace(draft, files=named)

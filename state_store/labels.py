@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from state_store.connection import Call, Control
+from state_store.connection import Call, Control, Script
 from state_store.errors import InvalidLabels, NotFound
 from state_store.layout import (
     LineageKeys,
@@ -62,9 +62,13 @@ class Labels:
     async def enlist(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """To be done before the labels are written, and again after."""
         if labels:
-            keys = TenantKeys(self._prefix, tenant)
-            pairs = [key for label in labels.items() for key in _pair(keys, label)]
-            await self._control.run("enlist", [keys.sessions, *pairs], any_id)
+            await self._control.exchange(self.enlisting(tenant, any_id, labels))
+
+    def enlisting(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> list[Script]:
+        """What `enlist` runs; nothing without labels."""
+        keys = TenantKeys(self._prefix, tenant)
+        pairs = [key for label in labels.items() for key in _pair(keys, label)]
+        return [Script("enlist", [keys.sessions, *pairs], [any_id])] if pairs else []
 
     async def set(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """Replaces all labels. Raises NotFound, InvalidLabels."""

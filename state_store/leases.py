@@ -19,11 +19,14 @@ class Leases:
         self._prefix = prefix
         self._uses = uses
 
-    async def acquire(self, session_id: str, *, ttl: float, owner: str) -> Lease:
-        """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
+    async def acquire(
+        self, session_id: str, *, ttl: float, owner: str
+    ) -> tuple[Lease, list[bytes | None]]:
+        """Become the one writer of a session for `ttl` s; its lease, and body, head and labels of
+        the session's record as it is then. Raises LeaseHeld, NotFound."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         nonce = secrets.token_hex(8)
-        outcome, detail, *body = await self._control.run(
+        outcome, detail, *record = await self._control.run(
             "acquire",
             [keys.session(session_id), keys.lease(session_id), keys.fence],
             owner,
@@ -37,8 +40,8 @@ class Leases:
                 f"{session_id} is being written by {detail.decode()}; wait for it to "
                 f"finish. If it died, its lease expires within {ttl:g} s."
             )
-        await self._uses.note_lease(SessionBody.unpack(body[0]).tenant, session_id)
-        return Lease(session_id, owner, int(detail), nonce)
+        await self._uses.note_lease(SessionBody.unpack(record[0]).tenant, session_id)
+        return Lease(session_id, owner, int(detail), nonce), record
 
     async def owner(self, session_id: str) -> str | None:
         """Of the lease that is held on a session, None if none is."""

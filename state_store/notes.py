@@ -79,13 +79,19 @@ class SessionNotes:
         seals = await self._lineages.seals(Lineage.of(session.body))
         return found if found is None or seals is None else seals.open(found, place)
 
-    async def delete(self, session: Session, name: str) -> None:
+    async def delete(self, session: Session, name: str, *, beginning: bytes = b"") -> None:
+        """beginning: a note that begins otherwise stays. Raises CorruptObject then."""
+        seals = await self._lineages.seals(Lineage.of(session.body)) if beginning else None
         place, keys = _place(session, name), self._keys(session)
-        async with self._control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.delete(keys.note(place))
-            pipeline.zrem(keys.notes_on(session.id), place)
-            await pipeline.execute()
+        if seals is not None:
+            async with self._control.guard() as client:
+                sealed = await client.get(keys.note(place))
+            if sealed is None or not seals.open(sealed, place).startswith(beginning):
+                return
+            beginning = sealed  # all of it: nobody has put another one meanwhile
+        await self._control.run(
+            "drop_note", [keys.note(place), keys.notes_on(session.id)], beginning, place
+        )
 
     def _keys(self, session: Session) -> TenantKeys:
         return TenantKeys(self._prefix, session.body.tenant)

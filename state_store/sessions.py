@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from state_store import garbage
-from state_store.connection import Control
+from state_store.connection import Command, Control, Script
 from state_store.encodings import economy_named
 from state_store.errors import CorruptObject, ForeignTenant, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
@@ -35,6 +35,28 @@ logger = logging.getLogger(__name__)
 _FIELDS = ("body", "head", "labels")  # of a session's record
 _MANY = 512  # sessions that are read in one round trip
 UNMADE = 60  # seconds after which a listed session without a record is not about to be made
+
+
+def session_of(session_id: str, record: Sequence[bytes | None]) -> Session:
+    """A session as it is stored, from body, head and labels. Raises NotFound, and CorruptObject,
+    which names it."""
+    body, head, labels = record
+    if body is None:
+        raise NotFound(f"no session {session_id}.")
+    try:
+        if head is None:
+            raise CorruptObject("it lacks its head")
+        return Session.unpack(body, head, labels)
+    except CorruptObject as error:
+        raise CorruptObject(
+            f"the record of {session_id} cannot be read, but it can be deleted: {error}"
+        ) from error
+
+
+def _of_tenant(tenant: str | None, session: Session) -> Session:
+    if tenant not in (None, session.body.tenant):
+        raise ForeignTenant(f"no session {session.id}.")  # in the words of one that never was
+    return session
 
 
 class Sessions:
@@ -89,17 +111,16 @@ class Sessions:
             forked_from=None,
             created_at=time.time(),
         )
-        async with self._control.guard() as client:
-            await client.set(
-                f"{self._prefix}:fingerprint:{fingerprint.id}", fingerprint.model_dump_json()
-            )
+        format = (
+            "SET",
+            f"{self._prefix}:fingerprint:{fingerprint.id}",
+            fingerprint.model_dump_json(),
+        )
         seals = None
         if body.encrypted:
             seals = await self._lineages.seals_under(Lineage.of(body), new_lineage_seed())
-        added = await self._add(Session(body, None, checked), seals, root=True)
-        if session_id is None:
-            return added
-        return await self.get(session_id)  # maybe another's, made in between under its own seed
+        made = await self._add(Session(body, None, checked), seals, root=True, beside=[format])
+        return await self.opened(made)  # maybe another's, made in between under its own seed
 
     async def fork(
         self,
@@ -115,11 +136,16 @@ class Sessions:
 
         Copies nothing and costs the same at any length. Raises NotFound, VaultLocked.
         """
-        parent = await self.get(session_id, tenant=tenant)
+        checked = check_labels(labels)
+        fork_id = fork_id or new_session_id(lineage_of(session_id))
+        stored, made = await self._rows([session_id, fork_id])
+        parent = await self.opened(_of_tenant(tenant, session_of(session_id, stored)))
         head = snapshot_id or parent.head
         if head is not None and lineage_of(head) != lineage_of(session_id):
             raise NotFound(f"snapshot {head} is not in the history of {session_id}.")
-        return await self.branch(parent, head, labels=labels, meta=meta, fork_id=fork_id)
+        if made[0] is not None:
+            return await self.opened(session_of(fork_id, made))
+        return await self._branch(parent, head, checked, meta, fork_id)
 
     async def branch(
         self,
@@ -135,9 +161,20 @@ class Sessions:
         checked = check_labels(labels)
         if fork_id is not None and (made := await self._made(fork_id)) is not None:
             return made
+        fork_id = fork_id or new_session_id(lineage_of(parent.id))
+        return await self._branch(parent, head, checked, meta, fork_id)
+
+    async def _branch(
+        self,
+        parent: Session,
+        head: str | None,
+        labels: dict[str, str],
+        meta: Mapping[str, Any] | None,
+        fork_id: str,
+    ) -> Session:
         body = parent.body.model_copy(
             update={
-                "id": fork_id or new_session_id(lineage_of(parent.id)),
+                "id": fork_id,
                 "meta": dict(parent.body.meta if meta is None else meta),
                 "forked_from": parent.id,
                 "forked_at": head,
@@ -145,8 +182,7 @@ class Sessions:
             }
         )
         seals = await self._lineages.seals(Lineage.of(body))
-        added = await self._add(Session(body, head, checked), seals)
-        return added if fork_id is None else await self.get(fork_id)
+        return await self.opened(await self._add(Session(body, head, labels), seals))
 
     async def get(self, session_id: str, *, tenant: str | None = None) -> Session:
         """Raises NotFound, ForeignTenant, InvalidId, VaultLocked."""
@@ -162,13 +198,8 @@ class Sessions:
         Raises NotFound, ForeignTenant, InvalidId."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         async with self._control.guard() as client:
-            stored, *rest = await client.hmget(keys.session(session_id), *_FIELDS)
-        if stored is None:
-            raise NotFound(f"no session {session_id}.")
-        session = _unpacked(session_id, stored, *rest)
-        if tenant not in (None, session.body.tenant):
-            raise ForeignTenant(f"no session {session_id}.")  # in the words of one that never was
-        return session
+            stored = await client.hmget(keys.session(session_id), *_FIELDS)
+        return _of_tenant(tenant, session_of(session_id, stored))
 
     async def check_tenant(self, any_id: str, tenant: str | None) -> None:
         """Raises ForeignTenant for a session or snapshot of another one; NotFound, InvalidId."""
@@ -291,22 +322,30 @@ class Sessions:
         """As they are stored, None for what is not there; in one round trip to each server. One
         that cannot be read is logged, and keeps nobody from the others."""
         asked = list(session_ids)
-        async with self._control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            for one in asked:
-                pipeline.hmget(LineageKeys(self._prefix, lineage_of(one)).session(one), *_FIELDS)
-            rows = await pipeline.execute() if len(pipeline) else []
         found: list[Session | CorruptObject | None] = []
-        for one, (stored, *rest) in zip(asked, rows, strict=True):
+        for one, row in zip(asked, await self._rows(asked), strict=True):
             try:
-                found.append(None if stored is None else _unpacked(one, stored, *rest))
+                found.append(None if row[0] is None else session_of(one, row))
             except CorruptObject as error:
                 logger.error("left out of a list: %s", error)
                 found.append(error)
         return found
 
+    async def _rows(self, session_ids: Sequence[str]) -> list[Any]:
+        return await self._control.exchange([self._reading(one) for one in session_ids])
+
+    def _reading(self, session_id: str) -> Command:
+        """Asks for what `session_of` takes."""
+        keys = LineageKeys(self._prefix, lineage_of(session_id))
+        return ("HMGET", keys.session(session_id), *_FIELDS)
+
     async def _add(
-        self, session: Session, seals: Seals | None = None, *, root: bool = False
+        self,
+        session: Session,
+        seals: Seals | None = None,
+        *,
+        root: bool = False,
+        beside: Sequence[Command] = (),
     ) -> Session:
         """Listed first and then made: after a crash between the two nothing holds a snapshot that
         no list shows. Listing the lineage again undoes a `recover` that found it empty meanwhile.
@@ -316,51 +355,48 @@ class Sessions:
         """
         body, head = session.body, session.head
         lineage = lineage_of(body.id)
-        keys = LineageKeys(self._prefix, lineage)
-        room = await self._quotas.reserve(body.tenant, sessions=1)
-        async with self._control.guard() as client:
-            await client.sadd(f"{self._prefix}:lineages", lineage)
-            await client.zadd(
-                TenantKeys(self._prefix, body.tenant).sessions, {body.id: body.created_at}
-            )
-        await self._quotas.release(room)  # what is listed is counted
-        await self._uses.note(body.tenant, body.id)
-        await self._labels.enlist(body.tenant, body.id, session.labels)
-        outcome = await self._control.run(
+        keys, beside_it = LineageKeys(self._prefix, lineage), TenantKeys(self._prefix, body.tenant)
+        listing = ("SADD", f"{self._prefix}:lineages", lineage)
+        labelling = self._labels.enlisting(body.tenant, body.id, session.labels)
+        making = Script(
             "fork",
             [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions, keys.seed],
-            head or "",
-            body.id,
-            self._lineages.sealed(body, seals).pack(),
-            LabelSet(labels=session.labels).pack(),
-            b"" if seals is None else seals.seed,
-            int(root),
+            [
+                head or "",
+                body.id,
+                self._lineages.sealed(body, seals).pack(),
+                LabelSet(labels=session.labels).pack(),
+                b"" if seals is None else seals.seed,
+                int(root),
+            ],
         )
-        async with self._control.guard() as client:
-            if outcome != b"ok":
-                await client.zrem(TenantKeys(self._prefix, body.tenant).sessions, body.id)
-                await self._uses.forget(body.tenant, body.id)
-                await self._labels.forget(body.tenant, body.id, session.labels)
-                gone = f"snapshot {head}" if head else f"session {body.forked_from}"
-                raise NotFound(f"no {gone}.")
-            await client.sadd(f"{self._prefix}:lineages", lineage)
-        await self._labels.enlist(body.tenant, body.id, session.labels)
+        room = await self._quotas.reserve(body.tenant, sessions=1)
+        await self._control.exchange(
+            [
+                *beside,
+                listing,
+                ("ZADD", beside_it.sessions, body.created_at, body.id),
+                self._uses.noting(body.tenant, body.id),
+                *labelling,
+            ]
+        )
+        await self._quotas.release(room)  # what is listed is counted
+        outcome, *_, tenant, made = await self._control.exchange(
+            [making],
+            [listing, *labelling],
+            [self._tenants.reading(body.tenant), self._reading(body.id)],
+        )
+        if outcome != b"ok":
+            async with self._control.guard() as client:
+                await client.zrem(beside_it.sessions, body.id)
+            await self._uses.forget(body.tenant, body.id)
+            await self._labels.forget(body.tenant, body.id, session.labels)
+            gone = f"snapshot {head}" if head else f"session {body.forked_from}"
+            raise NotFound(f"no {gone}.")
         try:
-            await self._tenants.verify(body.tenant, body.tenant_id)
+            self._tenants.verify(body.tenant, body.tenant_id, tenant)
         except TenantDeleted:
             with contextlib.suppress(NotFound):  # `recover` was faster
                 await self.delete(body.id)
             raise
-        return session
-
-
-def _unpacked(session_id: str, body: bytes, head: bytes | None, labels: bytes | None) -> Session:
-    """Raises CorruptObject, naming the session."""
-    try:
-        if head is None:
-            raise CorruptObject("it lacks its head")
-        return Session.unpack(body, head, labels)
-    except CorruptObject as error:
-        raise CorruptObject(
-            f"the record of {session_id} cannot be read, but it can be deleted: {error}"
-        ) from error
+        return session_of(body.id, made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from state_store.connection import Control
+from state_store.connection import Command, Control
 from state_store.encodings import LOSSLESS, economy_named
 from state_store.errors import StoreUnavailable, TenantDeleted, TenantExists
 from state_store.forms import salt_of_class
@@ -66,10 +66,18 @@ class Tenants:
             raise _deleted(name)
         return tenant
 
-    async def verify(self, name: str, tenant_id: str) -> None:
-        """Make sure that this stay of the tenant is not over now. Raises TenantDeleted."""
-        if (await self._read(name)).id != tenant_id:
+    def reading(self, name: str) -> Command:
+        """Asks for the tenant's record, for `verify`."""
+        return ("GET", TenantKeys(self._prefix, name).record)
+
+    def verify(self, name: str, tenant_id: str, stored: bytes | None) -> None:
+        """Make sure that this stay of the tenant was not over when its record was read. Raises
+        TenantDeleted."""
+        tenant = None if stored is None else Tenant.unpack(stored)
+        if tenant is None or tenant.deleted or tenant.id != tenant_id:
+            self._known.pop(name, None)
             raise _deleted(name)
+        self._known[name] = tenant
 
     async def bury(self, name: str) -> bool:
         """Leave a record that the tenant was deleted, without its salt and key: from here on

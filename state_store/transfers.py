@@ -144,15 +144,15 @@ class Transfers:
         """Ids of the snapshots, by those that they had."""
         sets = await take_files(self._files, session, found.manifest, _reader(found))
         ids = {}
-        lease = await self._leases.acquire(session.id, ttl=_LEASE, owner="import")
+        lease, _ = await self._leases.acquire(session.id, ttl=_LEASE, owner="import")
         drafts = list(found.drafts(session.id, salt))
         head = None
         for number, draft in enumerate(drafts, start=1):
             was = found.manifest.snapshots[number - 1]
             files = None if was.files is None else sets[was.files]
-            file_bytes, draft = await self._files.of_draft(
-                replace(draft, parent=head, economy=session.body.economy, files=files)
-            )
+            draft = replace(draft, parent=head, economy=session.body.economy, files=files)
+            before = await committing.look(self._control, self._prefix, draft)
+            file_bytes, draft = await self._files.of_draft(draft, before.files)
             try:
                 commit = await committing.commit(
                     self._control,
@@ -162,6 +162,7 @@ class Transfers:
                     [await self._fingerprints.get(draft.fingerprint_id)],
                     lease,
                     durability if number == len(drafts) else "memory",
+                    before=before,
                     file_bytes=file_bytes,
                 )
             except InvalidDraft as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from state_store.connection import Control
+from state_store.connection import Control, Script
 from state_store.errors import NotFound
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.records import SessionBody
@@ -21,15 +21,19 @@ class Uses:
 
     async def note(self, tenant: str, session_id: str) -> None:
         """The session is used now."""
-        await self._control.run("use", [TenantKeys(self._prefix, tenant).used], session_id)
+        await self._control.exchange([self.noting(tenant, session_id)])
 
     async def note_lease(self, tenant: str, session_id: str) -> None:
         """As `note`; the session will be committed to, and then `end_lease` follows."""
         self._leased[session_id] = tenant
         await self.note(tenant, session_id)
 
-    async def note_commit(self, session_id: str) -> str:
-        """As `note`; the session's tenant. Raises NotFound."""
+    def noting(self, tenant: str, session_id: str) -> Script:
+        """What `note` runs."""
+        return Script("use", [TenantKeys(self._prefix, tenant).used], [session_id])
+
+    async def tenant_of(self, session_id: str) -> str:
+        """The session's tenant, which is known while this process writes it. Raises NotFound."""
         tenant = self._leased.get(session_id)
         if tenant is None:
             keys = LineageKeys(self._prefix, lineage_of(session_id))
@@ -38,7 +42,6 @@ class Uses:
             if stored is None:
                 raise NotFound(f"no session {session_id}.")
             tenant = SessionBody.unpack(stored).tenant
-        await self.note(tenant, session_id)
         return tenant
 
     def end_lease(self, session_id: str) -> None:

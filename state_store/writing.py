@@ -38,6 +38,13 @@ class Writing:
     ) -> Lease:
         """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
         await self._sessions.check_tenant(session_id, tenant)
+        lease, _ = await self._leases.acquire(session_id, ttl=ttl, owner=owner)
+        return lease
+
+    async def acquire_record(
+        self, session_id: str, *, ttl: float, owner: str
+    ) -> tuple[Lease, list[bytes | None]]:
+        """As `acquire`; and the session's record as it is then, for `session_of`."""
         return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
 
     async def writer(self, session_id: str) -> str | None:
@@ -61,8 +68,10 @@ class Writing:
         commit may or may not have happened: read the head again.
         """
         fingerprints = [await self.fingerprint(one.fingerprint_id) for one in draft.chain]
-        tenant = await self._uses.note_commit(draft.session_id)
-        file_bytes, draft = await self.files.of_draft(draft)
+        tenant = await self._uses.tenant_of(draft.session_id)
+        used = self._uses.noting(tenant, draft.session_id)
+        before = await committing.look(self._control, self._prefix, draft, beside=[used])
+        file_bytes, draft = await self.files.of_draft(draft, before.files)
         added = sum(file_bytes)
         if added:
             added -= await self.files.loose(draft)
@@ -70,7 +79,7 @@ class Writing:
         try:
             done = await committing.commit(
                 self._control, self._prefix, self._lineages, draft, fingerprints, lease, durability,
-                file_bytes=file_bytes,
+                before=before, file_bytes=file_bytes,
             )  # fmt: skip
         except StoreUnavailable:
             raise  # it may have been committed: the room is held for a while
@@ -88,7 +97,8 @@ class Writing:
         Raises NotFound, UnknownFingerprint, InvalidDraft, FilesMissing, VaultLocked.
         """
         fingerprint = await self.fingerprint(draft.fingerprint_id)
-        _, draft = await self.files.of_draft(draft)
+        before = await committing.look(self._control, self._prefix, draft)
+        _, draft = await self.files.of_draft(draft, before.files)
         return await committing.identify(self._lineages, draft, fingerprint)
 
     async def remember_fingerprint(self, fingerprint: Fingerprint) -> None:

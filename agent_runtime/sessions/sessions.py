@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -287,7 +288,10 @@ class Sessions:
                 labels=request.labels,
                 fork_id=fork_id,
             )
-        if forked.head is not None and forked.head == (await self._store.session(session_id)).head:
+        at_head = request.tokens is None and request.snapshot is None
+        if not at_head:
+            at_head = forked.head == (await self._store.session(session_id)).head
+        if at_head and forked.head is not None:
             self._residency.shared(session_id, forked.id)
         view = await self._view(forked, {})
         return Forked(**view.model_dump(), recompute_tokens=view.tokens - view.boundary)
@@ -354,10 +358,13 @@ class Sessions:
         """
         tokens = boundary = 0
         residency = "empty"
-        if session.head is not None:
-            head = await self._store.snapshot(session.head)
+        shown = self._turns.records.shown(session)
+        if session.head is None:
+            turn = await shown
+        else:
+            reading, looking = self._store.snapshot(session.head), self._where(session.id, alive)
+            head, residency, turn = await asyncio.gather(reading, looking, shown)
             tokens, boundary = tokens_of(head), head.boundary
-            residency = await self._where(session.id, alive)
         if await self._turns.stateless.holds(session):
             residency = "none"
         return SessionView(
@@ -372,7 +379,7 @@ class Sessions:
             tools=[tool["name"] for tool in session.body.meta.get("tools", ())],
             history=session.body.meta.get("history", "append"),
             kept_turns=kept.get(session.id, 0),
-            turn=await self._turns.records.shown(session),
+            turn=turn,
         )
 
     async def _where(self, session_id: str, alive: Collection[str] | None) -> str:

@@ -26,8 +26,14 @@ async def storable_session(store: StateStore, session_id: str) -> Session:
         session = await store.session(session_id)
     except VaultLocked as error:
         raise _refusal(session_id, "encrypted") from error
+    return require_storable(session)
+
+
+def require_storable(session: Session) -> Session:
+    """The session, which may be as it is stored. Raises CannotStore for one that cannot be
+    served."""
     body = session.body
-    _require(session_id, encrypted=body.encrypted, economy=body.economy)
+    _require(session.id, encrypted=body.encrypted, economy=body.economy)
     return session
 
 

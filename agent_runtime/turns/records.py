@@ -69,13 +69,12 @@ class TurnRecords:
 
     async def write(self, session: Session, record: TurnRecord) -> None:
         packed = record.model_dump_json(exclude_unset=True).encode()
+        assert packed.startswith(_begins(record.id)), "a record is found again by its id"
         await self._store.session_notes.put(session, _NAME, packed, ttl=self._ttl)
 
     async def end(self, session: Session, turn_id: str) -> None:
         """The session's record may be of another turn: of who took over when the lease was lost."""
-        record = await self.read(session)
-        if record is not None and record.id == turn_id:
-            await self._store.session_notes.delete(session, _NAME)
+        await self._store.session_notes.delete(session, _NAME, beginning=_begins(turn_id))
 
     async def drop_past(self, session: Session) -> None:
         """Remove one of another head than the session's: its turn is committed or given up, and is
@@ -104,3 +103,8 @@ class TurnRecords:
             owner=record.owner,
             messages=record.request.messages,
         )
+
+
+def _begins(turn_id: str) -> bytes:
+    """What the record of a turn begins with, and of no other."""
+    return f'{{"id":"{turn_id}",'.encode()

@@ -9,10 +9,11 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from agent_runtime.sessions.residency import Residency
-from agent_runtime.sessions.storable import storable_session
+from agent_runtime.sessions.storable import require_storable
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import StoreUnavailable
 from state_store.records import Lease, Session
+from state_store.sessions import session_of
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,13 @@ class Writers:
         """
         known = self._residency.written_since(session_id)
         servers = known or await self._store.watch("fsync")
-        lease = await self._store.acquire(
+        lease, record = await self._store.acquire_record(
             session_id, ttl=self._settings.lease_ttl, owner=self.owner
         )
         self._residency.writing_to(session_id, servers)
         renewing = asyncio.create_task(self._renew(lease))
         try:
-            yield await storable_session(self._store, session_id), lease
+            yield require_storable(session_of(session_id, record)), lease
         finally:
             renewing.cancel()
             # Not awaited in here alone: when the client has gone, every wait of this request is

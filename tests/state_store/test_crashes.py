@@ -20,7 +20,7 @@ REWRITTEN, NEXT = [50] * 4, [51] * 8  # 2 and 3 objects
 
 async def each_crash(server, objects, raw, scenario):
     """Run `scenario(world)` with a crash at every round trip; it must reach the last one."""
-    for when in ("before", "after"):
+    for when in ("before", "amid", "after"):
         at, finished = 0, False
         while not finished:
             at += 1

@@ -93,7 +93,7 @@ async def commit_while_forgetting(server, client, forgetful, prefix, kept_at, lo
         trips.between = (kept_at, keep) if kept_at else (lost_at, lose)
         outcome = "committed"
         try:
-            await victim.commit(draft, lease=lease, durability="memory")
+            await victim.commit(draft, lease=lease, durability="fsync")
         except (StoreUnavailable, LeaseLost, ObjectsMissing, NotFound) as error:
             outcome = type(error).__name__
         disturbed = trips.between is None

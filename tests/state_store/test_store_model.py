@@ -40,7 +40,7 @@ WHICH = st.integers(0, 5)
 BACK = st.sampled_from([1, 2, 0, 3])
 # Few different tokens, so that branches often commit equal turns.
 TURNS = st.lists(st.sampled_from([1, 2]), min_size=1, max_size=9).map(tuple)
-DEATHS = st.none() | st.tuples(st.sampled_from(["before", "after"]), st.integers(1, 16))
+DEATHS = st.none() | st.tuples(st.sampled_from(["before", "amid", "after"]), st.integers(1, 10))
 MOVES = ("confirm", "archive", "archive", "bring back", "sweep")
 EVENTS = ("recover", "check", "repair", "time passes", "restart")
 VALUES = st.sampled_from(["x", "y"])

@@ -178,7 +178,8 @@ def objects_of(draft: SnapshotDraft) -> list[ObjectRef]:
 class Trips:
     """Every round trip of a store's control connection, numbered from 1, and what happens there.
 
-    `crash_at` makes the process dead from that trip on: `before` the server sees it, or `after`.
+    `crash_at` makes the process dead from that trip on: `before` the server sees it, `after`, or
+    `amid` the commands that go out with it, of which the server has then done the first half.
     `between` runs something else before that trip.
     """
 
@@ -195,7 +196,13 @@ class Trips:
         def make_pipeline(*arguments, **options):
             made = pipeline(*arguments, **options)
             run = made.execute
-            made.execute = lambda **options: self._trip(lambda: run(**options))
+
+            async def execute(**options):
+                if self.crash_at == ("amid", self.count + 1):
+                    del made.command_stack[len(made.command_stack) // 2 :]
+                return await self._trip(lambda: run(**options))
+
+            made.execute = execute
             return made
 
         redis.execute_command, redis.pipeline = command, make_pipeline
