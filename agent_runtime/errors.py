@@ -27,6 +27,7 @@ TorporError
 ├── ConversationLocked    a conversation of OpenAI's API is being gone on with
 ├── HeadMoved             somebody else moved the session since the caller looked
 ├── TurnLost              a turn was answered and could not be committed
+├── TooManySteps          an agent's exchange is longer than it may be
 ├── FilesUncommitted      files of a session were kept and are in no snapshot: say what is wanted
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── CannotStore           engines cannot store the session in the form that it asks for
@@ -199,6 +200,11 @@ class TurnLost(TorporError):
     def __init__(self, message: str, result: object) -> None:
         super().__init__(message)
         self.result = result
+
+
+class TooManySteps(TorporError):
+    code = "too_many_steps"
+    status = 409
 
 
 class FilesUncommitted(TorporError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_runtime.chat.exchange import INTERRUPTED
-from agent_runtime.chat.screen import Screen
+from agent_runtime.chat.screen import CALL, Screen, parts_of
 from agent_runtime.chat.sitting import Sitting
 from agent_runtime.models import SessionView
 
@@ -17,6 +17,8 @@ async def arrive(sitting: Sitting, screen: Screen, session: SessionView) -> None
     await sitting.open(session)
     screen.opened(sitting.session, resumed)
     screen.history(said)
+    if said and [who for who, _ in parts_of(said[-1])][-1:] == [CALL]:
+        screen.note("these calls broke off, the model has no results. /rewind asks you anew.")
     if session.turn is not None and session.turn.state == INTERRUPTED:
         screen.note("your last message was not answered: its runtime died. /again answers it.")
     elif session.turn is not None:

@@ -80,7 +80,7 @@ async def forked(
 
 
 async def forget_if_empty(torpor: Torpor, session_id: str) -> bool:
-    """Delete a session in which nothing was ever said; whether it was one."""
+    """Delete a session in which nothing is said; whether it was one."""
     view = await torpor.get(session_id)
     if view.head is not None or view.turn is not None or view.kept_turns:
         return False

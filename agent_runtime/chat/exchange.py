@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.errors import GraphRecursionError
 
 from agent_runtime.chat.asking import Asking
 from agent_runtime.chat.toolbox import Toolbox
 from agent_runtime.chat.view import View
+from agent_runtime.errors import TooManySteps
 from agent_runtime.graph import STATE_TYPES, AgentState, Step, answer, build_agent, waiting
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import SessionView, TurnResult
@@ -108,8 +111,7 @@ class Exchanges:
             "pending": list(messages),
             "steps": [],
         }
-        await self._agent.ainvoke(begun, self._config())
-        return await self._to_the_end()
+        return await self._to_the_end(begun)
 
     async def go_on(self) -> list[TurnResult] | None:
         """With an exchange that broke off, here or with its runtime; None if there is none."""
@@ -117,10 +119,7 @@ class Exchanges:
         if state is None or not state.next:
             turn = (await self._torpor.get(self.session_id)).turn
             return await self.send(turn.messages) if turn and turn.state == INTERRUPTED else None
-        self._results = []
-        if not state.interrupts:
-            await self._agent.ainvoke(None, self._config())
-        return await self._to_the_end()
+        return await self._to_the_end(None)
 
     async def take_back(self) -> str:
         """Have the session be as it was before the last exchange, which is not over; what became
@@ -137,11 +136,19 @@ class Exchanges:
             )
         return "the turn was ended; the session and its files are as before your message."
 
-    async def _to_the_end(self) -> list[TurnResult]:
-        while calls := await waiting(self._agent, thread=self._thread):
-            assert self._allow is not None, "the toolbox asks, and there is nobody to ask"
-            said = await self._allow(calls)
-            await answer(self._agent, said, thread=self._thread, most_steps=_MOST_STEPS)
+    async def _to_the_end(self, begun: AgentState | None) -> list[TurnResult]:
+        """begun: None to go on in the thread"""
+        try:
+            if begun is not None or not await waiting(self._agent, thread=self._thread):
+                await self._agent.ainvoke(begun, self._config())
+            while calls := await waiting(self._agent, thread=self._thread):
+                assert self._allow is not None, "the toolbox asks, and there is nobody to ask"
+                said = await self._allow(calls)
+                await answer(self._agent, said, thread=self._thread, most_steps=_MOST_STEPS)
+        except GraphRecursionError as error:
+            raise TooManySteps(
+                f"the model keeps calling tools: {len(self._results)} turns and no answer."
+            ) from error
         self._thread = ""
         self._view.done(self._results)
         return self._results
@@ -152,8 +159,5 @@ class Exchanges:
         else:
             self._view.ran(step)
 
-    def _config(self) -> Any:
-        return {
-            "configurable": {"thread_id": self._thread},
-            "recursion_limit": _MOST_STEPS,
-        }
+    def _config(self) -> RunnableConfig:
+        return {"configurable": {"thread_id": self._thread}, "recursion_limit": _MOST_STEPS}

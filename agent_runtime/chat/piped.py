@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from agent_runtime.chat import chats
 from agent_runtime.chat.plain import JsonView, PlainView
 from agent_runtime.chat.sitting import Sitting, Wanted
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import BadRequest, TorporError
 
 
 async def answer(sitting: Sitting, wanted: Wanted, text: str, view: PlainView | JsonView) -> None:
@@ -21,5 +24,9 @@ async def answer(sitting: Sitting, wanted: Wanted, text: str, view: PlainView | 
         view.note(f"chat {chats.name_of(session)}")
     try:
         await sitting.exchanges.say(text.rstrip("\n"))
+    except (TorporError, asyncio.CancelledError):  # Ctrl-C cancels
+        with contextlib.suppress(TorporError):  # the service is still away
+            view.note(await sitting.exchanges.take_back())
+        raise
     finally:
-        await chats.forget_if_empty(sitting.torpor, sitting.exchanges.session_id)
+        await sitting.forget_if_empty(sitting.exchanges.session_id)

@@ -23,6 +23,7 @@ from agent_runtime.turns.events import Progress, ToolCalled
 from agent_runtime.version_models import TreeView
 from tools.formats import parse
 
+CALL = "→"
 TOOL_RESULT = "<tool_response>"
 """What a tool's result begins with where a template has no role for it."""
 
@@ -49,7 +50,7 @@ class Screen:
         self._piece(text, "default")
 
     def called(self, call: ToolCalled) -> None:
-        self._line("→ " + one_line(f"{call.name} {_json(call.arguments)}"), "cyan")
+        self._line(f"{CALL} " + one_line(f"{call.name} {_json(call.arguments)}"), "cyan")
 
     def ran(self, step: Step) -> None:
         self._line("← " + one_line(f"{step.name}: {step.text}"), "cyan dim")
@@ -102,8 +103,9 @@ class Screen:
         if len(shown) > _MOST_SHOWN:
             self._line(f"… {len(shown) - _MOST_SHOWN} earlier messages", "dim")
         for one in shown[-_MOST_SHOWN:]:
-            for who, text in _read(one):
-                self._line(f"{who}: {one_line(text, 200)}", "dim")
+            for who, text in parts_of(one):
+                said_by = who if who == CALL else f"{who}:"
+                self._line(f"{said_by} {one_line(text, 200)}", "dim")
 
     def tree(self, tree: TreeView, here: str) -> None:
         """here: id of the session that this chat is in"""
@@ -160,6 +162,21 @@ class Screen:
         )  # fmt: skip
 
 
+def parts_of(said: SaidMessage) -> list[tuple[str, str]]:
+    """Who said what in a message as its template has written it; without thinking. Calls are said
+    by CALL."""
+    if said.text.startswith(TOOL_RESULT):
+        return [("tool", said.text.removeprefix(TOOL_RESULT).replace("</tool_response>", ""))]
+    if said.role != "assistant":
+        return [(said.role or "?", said.text)]
+    message = next(
+        (read for name in ("qwen3_coder", "hermes") if (read := parse(said.text, name)).calls),
+        parse(said.text, "hermes"),
+    )
+    calls = [(CALL, f"{call.name} {_json(call.arguments)}") for call in message.calls]
+    return [("assistant", message.text), *calls] if message.text else calls
+
+
 def snapshot_named(snapshots: Sequence[SnapshotView], beginning: str) -> str | None:
     """The id of the one whose digest begins so; None unless it is exactly one."""
     found = [
@@ -184,20 +201,6 @@ def without_echo() -> Iterator[None]:
     finally:
         with contextlib.suppress(termios.error):
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-def _read(said: SaidMessage) -> list[tuple[str, str]]:
-    """Who said what in a message as its template has written it; without thinking."""
-    if said.text.startswith(TOOL_RESULT):
-        return [("tool", said.text.removeprefix(TOOL_RESULT).replace("</tool_response>", ""))]
-    if said.role != "assistant":
-        return [(said.role or "?", said.text)]
-    message = next(
-        (read for name in ("qwen3_coder", "hermes") if (read := parse(said.text, name)).calls),
-        parse(said.text, "hermes"),
-    )
-    calls = [("→", f"{call.name} {_json(call.arguments)}") for call in message.calls]
-    return [("assistant", message.text), *calls] if message.text else calls
 
 
 def _digest(snapshot: SnapshotView) -> str:

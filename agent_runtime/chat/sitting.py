@@ -33,6 +33,7 @@ class Sitting:
     """session: as it was when it was looked at last"""
 
     session: SessionView
+    exchanges: Exchanges
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Sitting:
         self._allow = allow
         self._options = options
         self._patience = patience
-        self.exchanges: Exchanges
+        self._begun: set[str] = set()
 
     async def find(self, wanted: Wanted) -> SessionView:
         """The session that is wanted, which is begun if it is not there. Raises NotFound,
@@ -62,12 +63,14 @@ class Sitting:
         elif wanted.session is not None:
             found = await chats.found(self.torpor, wanted.session)
         if found is None:
-            return await chats.begun(
+            begun = await chats.begun(
                 self.torpor,
                 wanted.session,
                 system=wanted.system,
                 tools=self.toolbox.specs(wanted.tools),
             )
+            self._begun.add(begun.id)
+            return begun
         if wanted.system is not None or wanted.tools is not None:
             raise BadRequest(
                 f"chat {chats.name_of(found)} has its system text and its tools already; leave "
@@ -103,8 +106,13 @@ class Sitting:
         return self.session
 
     async def let_go(self, session_id: str) -> Suspended | None:
-        """Make a session durable and free the engine of it; None if nothing was ever said, and it
-        was deleted. Raises ApiError, ApiUnreachable: then it is as durable as its last turn."""
-        if await chats.forget_if_empty(self.torpor, session_id):
+        """Make a session durable and free the engine of it; None if it was begun here and
+        nothing is said in it, and it was deleted. Raises ApiError, ApiUnreachable: then it is as
+        durable as its last turn."""
+        if await self.forget_if_empty(session_id):
             return None
         return await self.torpor.suspend(session_id)
+
+    async def forget_if_empty(self, session_id: str) -> bool:
+        """Delete a session that was begun here if nothing is said in it; whether it was one."""
+        return session_id in self._begun and await chats.forget_if_empty(self.torpor, session_id)

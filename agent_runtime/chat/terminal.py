@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
-from langgraph.errors import GraphRecursionError
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app
 from prompt_toolkit.completion import WordCompleter
@@ -112,7 +111,7 @@ class Terminal:
 
     async def _answered(self, exchange: Coroutine[Any, Any, list[TurnResult]]) -> bool:
         """Show an exchange while it runs; whether the person leaves."""
-        results: list[TurnResult] | Key = []
+        results: list[TurnResult] | Key | None = None
         with self._telling():
             results = await self._until_key(exchange)
             if isinstance(results, Key):
@@ -120,6 +119,8 @@ class Terminal:
             else:
                 self._commands.taken += results
             await self._sitting.look()
+        if results is None:
+            self._screen.say("/again goes on from there, /rewind takes your message back.")
         return results in (Key.SUSPEND, Key.LEAVE)
 
     async def _take_back(self) -> None:
@@ -202,8 +203,6 @@ class Terminal:
             yield
         except (TorporError, ToolsError) as error:
             self._screen.refuse(told(error))
-        except GraphRecursionError:
-            self._screen.refuse("the model keeps calling tools; /again lets it go on.")
 
     @contextlib.contextmanager
     def _pressing(self, keys: dict[signal.Signals, Key]) -> Iterator[None]:

@@ -122,9 +122,10 @@ def test_a_chat_keeps_the_system_text_and_tools_that_it_was_begun_with(piped, sa
 def test_a_failed_turn_leaves_no_chat_behind(piped, said, torpor):
     refused = says({"content": "No."})
     refused.status = 400
-    said.scripted.append(refused)
-    code, out, _ = piped("Hello?", "--session", "ned")
+    said.scripted += [says(call("calculator", "c", expression="1"), finish="tool_calls"), refused]
+    code, out, err = piped("Hello?", "--session", "ned")
     assert (code, out) == (1, "")
+    assert "as before your message" in err
     assert list(torpor.sessions(labels={"chat": "ned"})) == []
 
 
@@ -177,5 +178,14 @@ def test_ctrl_c_ends_the_turn_and_the_command(chat_service, said, torpor, tmp_pa
         process.send_signal(signal.SIGINT)
         code = process.wait(60)
         slow.set()
-        assert (code, process.stderr.read()) == (130, b"chat pat\n")
+        assert code == 130
+        assert b"as before your message" in process.stderr.read()
     assert list(torpor.sessions(labels={"chat": "pat"})) == []
+
+
+def test_a_model_that_keeps_calling_tools_is_stopped(piped, said):
+    again = says(call("calculator", "c", expression="1"), finish="tool_calls")
+    said.scripted += [again] * 25
+    code, _, err = piped("Count.", "--session", "quin")
+    assert code == 1
+    assert "keeps calling tools: 25 turns" in err

@@ -46,3 +46,20 @@ async def test_a_suspended_chat_goes_on_from_all_that_is_stored(stage, torpor, f
         async for made in torpor.sessions(labels={"chat": name}):
             assert made.residency == "stored" or name == "zoe"
             await torpor.delete(made.id)
+
+
+async def test_calls_that_broke_off_are_told_of(stage, torpor, registry, tmp_path):
+    session = await torpor.create(tools=registry.specs())
+    await torpor.turn(session.id, "What is 318 + 264?")
+    with Chat(stage.runtime.url, "--session", session.id, home=tmp_path) as chat:
+        shown = chat.prompt(session.id)
+        assert '→ calculator {"expression": "318 + 264"}' in shown
+        assert "these calls broke off" in shown
+        assert "cannot be run here" in shown
+        assert "file_search" in shown
+        chat.say("/rewind")
+        assert "back at 0 tokens" in chat.prompt(session.id)
+        chat.press("d")
+        assert chat.end()[0] == 0
+    assert (await torpor.get(session.id)).head is None
+    await torpor.delete(session.id)
