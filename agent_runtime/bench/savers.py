@@ -149,21 +149,41 @@ def _said(kind: type[AIMessage] | type[HumanMessage], number: int) -> AnyMessage
 
 def _time(side: _Side) -> None:
     """Have every call of the saver's methods timed."""
+    clocks = {sort: _Clock(spent) for sort, spent in side.spent.items()}
     for method, sort in _METHODS.items():
-        setattr(side.saver, method, _timed(getattr(side.saver, method), side.spent[sort]))
+        setattr(side.saver, method, _timed(getattr(side.saver, method), clocks[sort]))
 
 
-def _timed(
-    method: Callable[..., Awaitable[Any]], spent: list[float]
-) -> Callable[..., Awaitable[Any]]:
+@dataclass
+class _Clock:
+    """Runs while one call or more are under way: LangGraph writes what a task returned and puts the
+    next checkpoint at the same time. spent: seconds of each turn"""
+
+    spent: list[float]
+    calls: int = 0
+    started: float = 0.0
+
+    def begin(self) -> None:
+        if not self.calls:
+            self.started = time.perf_counter()
+        self.calls += 1
+
+    def end(self) -> None:
+        self.calls -= 1
+        if not self.calls:
+            self.spent[-1] += time.perf_counter() - self.started
+
+
+def _timed(method: Callable[..., Awaitable[Any]], clock: _Clock) -> Callable[..., Awaitable[Any]]:
     async def timed(*arguments: Any, **options: Any) -> Any:
         if _is_timed.get():  # called by another one, which is
             return await method(*arguments, **options)
-        timing, started = _is_timed.set(True), time.perf_counter()
+        timing = _is_timed.set(True)
+        clock.begin()
         try:
             return await method(*arguments, **options)
         finally:
-            spent[-1] += time.perf_counter() - started
+            clock.end()
             _is_timed.reset(timing)
 
     return timed

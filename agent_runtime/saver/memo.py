@@ -62,7 +62,8 @@ def fingerprint(messages: Sequence[Any]) -> bytes | None:
 
 
 class Memo:
-    """Chunks by what their messages hold, and messages by their chunk."""
+    """Chunks by what their messages hold, and messages by their chunk: pickles, which this process
+    has made itself and keeps to itself."""
 
     def __init__(self, *, most_names: int = 1 << 16, most_bytes: int = 64 << 20) -> None:
         """most_names, most_bytes: of chunks and of messages that are remembered"""

@@ -1,7 +1,10 @@
 """`torpor bench savers` on a short thread."""
 
+import asyncio
 import json
+import time
 
+from agent_runtime.bench.savers import _Clock, _timed
 from agent_runtime.cli import main
 
 SAVERS = ["torpor", "plainredis", "sqlite", "memory"]
@@ -24,3 +27,17 @@ def test_every_saver_is_measured_on_the_same_thread_and_losses_are_told(tmp_path
             assert ours["bytes_exponent"] < 1.2
     assert goal["met"] is (not goal["loses"])
     assert told.err.count("loses: ") == len(goal["loses"])
+
+
+async def test_calls_at_the_same_time_count_once_and_calls_in_turn_both():
+    async def put():
+        await asyncio.sleep(0.05)
+
+    clock = _Clock([0.0])
+    timed = _timed(put, clock)
+    started = time.perf_counter()
+    await asyncio.gather(timed(), timed())
+    assert clock.spent[-1] <= time.perf_counter() - started
+    together = clock.spent[-1]
+    await timed()
+    assert clock.spent[-1] > together
