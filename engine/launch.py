@@ -87,9 +87,17 @@ class EngineProcess:
             *options.extra,
         ]  # fmt: skip
 
-    def _linker_arguments(self) -> list[str]:
+    def environment(self) -> dict[str, str]:
+        """Of the process; it has what must not be seen in its command line."""
+        environment = os.environ | self.options.profile.environment
+        environment["HF_HUB_OFFLINE"] = "1"
+        if self.options.cache_dir is not None:
+            environment.setdefault("TORCH_EXTENSIONS_DIR", str(self.options.cache_dir))
+        return environment | (self._linker().environment() if self.options.linker else {})
+
+    def _linker(self) -> LinkerConfig:
         options = self.options
-        linker = LinkerConfig(
+        return LinkerConfig(
             url=options.redis_url,
             prefix=options.prefix,
             engine_id=options.engine_id,
@@ -97,10 +105,12 @@ class EngineProcess:
             archive=options.archive,
             load_deadline=options.load_deadline,
         )
+
+    def _linker_arguments(self) -> list[str]:
         external = {
             "linker": "TorporLinker",
             "linker_module_path": "engine.linker.linker",
-            "linker_extra_config": linker.model_dump(mode="json"),
+            "linker_extra_config": self._linker().arguments(),
         }
         return [
             "--enable-unified-cache-external-linker",
@@ -112,17 +122,13 @@ class EngineProcess:
         """Start the process; `wait_until_serving` tells when it is of use."""
         self.boot_id = secrets.token_hex(8)  # a new one: what was on the device is not
         self.options.log_file.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | self.options.profile.environment
-        environment["HF_HUB_OFFLINE"] = "1"
-        if self.options.cache_dir is not None:
-            environment.setdefault("TORCH_EXTENSIONS_DIR", str(self.options.cache_dir))
         with self.options.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=self.environment(),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
             )
 

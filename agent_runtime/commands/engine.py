@@ -17,6 +17,7 @@ from engine.drain import Drained, drain
 from engine.errors import EngineError
 from engine.launch import EngineProcess
 from engine.pool import EnginePool
+from state_store.address import public_url
 from state_store.errors import StoreError
 from state_store.store import StateStore
 
@@ -66,7 +67,9 @@ def _up(arguments: argparse.Namespace) -> int:
         engine = EngineProcess(options)
         with engine:
             engine_options.wait_until_serving(engine)
-            console.print(f"engine {options.engine_id} serves at {engine.url}, store {url}")
+            console.print(
+                f"engine {options.engine_id} serves at {engine.url}, store {public_url(url)}"
+            )
             with _terminate_noted() as terminated:
                 while engine.is_alive() and not terminated.is_set():
                     terminated.wait(_WATCH)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from agent_runtime.commands.processes import Layout
+from agent_runtime.configuration import variable
 from state_store.embedded import EmbeddedServer
 from state_store.store import StateStore
 
@@ -35,8 +37,9 @@ def add_archive_option(parser: argparse.ArgumentParser, *, required: bool = Fals
 
 
 def store_url(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
-    """The store that these options ask for: `store_at`."""
-    return store_at(arguments.redis, arguments.data, getattr(arguments, "archive", None))
+    """The store that these options, or else the environment, ask for: `store_at`."""
+    url = arguments.redis or os.environ.get(variable("redis_url")) or None
+    return store_at(url, arguments.data, getattr(arguments, "archive", None))
 
 
 @contextlib.contextmanager

@@ -1,11 +1,23 @@
-"""What the launcher tells the linker, through SGLang's `linker_extra_config`."""
+"""What the launcher tells the linker.
+
+SGLang shows its arguments to everybody who asks (its log, `/server_info`, the process table), and
+so `linker_extra_config` has only what is no secret. URLs, which may have passwords, stand in the
+environment of the engine's processes.
+"""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 RECOMPUTE = "recompute-"
 """How the id of a request begins that is to be computed, whatever could be restored."""
+VARIABLE = "TORPOR_LINKER"
+"""Holds, as JSON, the fields that may have secrets in them."""
+_SECRET = {"url", "archive"}
 HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
 
 
@@ -45,3 +57,16 @@ class LinkerConfig(BaseModel):
     """Host memory per rank for staged KV pages."""
     state_staging_bytes: int = Field(default=64 << 20, gt=0)
     """Host memory per rank for staged Mamba states."""
+
+    @classmethod
+    def told(cls, arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Self:
+        """From `linker_extra_config` and the environment. Raises ValidationError."""
+        return cls.model_validate({**arguments, **json.loads(environment.get(VARIABLE, "{}"))})
+
+    def arguments(self) -> dict[str, Any]:
+        """For `linker_extra_config`."""
+        return self.model_dump(mode="json", exclude=_SECRET)
+
+    def environment(self) -> dict[str, str]:
+        """For the engine's processes."""
+        return {VARIABLE: self.model_dump_json(include=_SECRET)}

@@ -12,6 +12,7 @@ Loaded by `--unified-cache-external-linker-backend dynamic`.
 from __future__ import annotations
 
 import logging
+import os
 from array import array
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         extra_config: dict[str, Any],
         forward_stream: Any,
     ) -> None:
-        config = LinkerConfig.model_validate(extra_config)
+        config = LinkerConfig.told(extra_config, os.environ)
         # SGLang only logs a hook that fails; without these, states would be missed silently.
         require(patches.ALL)
         require_restorable(server_args)
