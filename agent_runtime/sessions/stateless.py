@@ -40,6 +40,7 @@ from state_store.fingerprint import Fingerprint
 from state_store.records import Lease, Session, Snapshot, SnapshotDraft
 from state_store.store import StateStore
 from tools.calls import ToolCall
+from tools.formats.clean import clean
 
 logger = logging.getLogger(__name__)
 
@@ -355,16 +356,17 @@ def _with_calls(calls: Sequence[Call]) -> WireMessage:
 def _said(answer: Answer, *, place: int) -> WireMessage:
     """The answer as a part of the history, the message of that number.
 
-    Without its reasoning, which endpoints do not take back, nor arguments that are not JSON: an
+    Without its reasoning, which endpoints do not take back, and with arguments that are JSON: an
     endpoint that reads them would refuse every later turn.
     """
     calls = [
         Call(
             call.id or f"call_{place}_{number}",
             call.name,
-            call.arguments if _arguments(call)[1] is None else "{}",
+            json.dumps(made.arguments) if problems else call.arguments,
         )
         for number, call in enumerate(answer.calls)
+        for made, problems in (_made(call),)
     ]
     return {"role": "assistant", "content": answer.text, **_with_calls(calls)}
 
@@ -375,9 +377,9 @@ def _result(session: Session, parent: Snapshot | None, answer: Answer) -> TurnRe
     recomputed = max(0, min(known, answer.prompt_tokens) - reused)
     calls, problems = [], []
     for call in answer.calls:
-        arguments, problem = _arguments(call)
-        calls.append(ToolCall(name=call.name, arguments=arguments))
-        problems += [problem] if problem else []
+        made, wrong = _made(call)
+        calls.append(made)
+        problems += wrong
     if answer.reasoning and not (answer.text or calls):
         problems.append("the answer was all reasoning, and there is no text")
     return TurnResult(
@@ -402,12 +404,17 @@ def _result(session: Session, parent: Snapshot | None, answer: Answer) -> TurnRe
     )
 
 
-def _arguments(call: Call) -> tuple[dict[str, object], str | None]:
-    """The arguments of a call, and what is wrong with them."""
+def _made(call: Call) -> tuple[ToolCall, list[str]]:
+    """The call as it was meant, and what is wrong with it."""
+    said = call.arguments[:200]
     try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        return {}, f"the arguments of {call.name} are not JSON: {call.arguments[:200]}"
+        arguments = json.loads(call.arguments or "{}", parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return ToolCall(name=call.name), [f"the arguments of {call.name} are not JSON: {said}"]
     if not isinstance(arguments, dict):
-        return {}, f"the arguments of {call.name} are no object: {call.arguments[:200]}"
-    return arguments, None
+        return ToolCall(name=call.name), [f"the arguments of {call.name} are no object: {said}"]
+    return clean(ToolCall(name=call.name, arguments=arguments))
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"JSON has no {name}")

@@ -4,7 +4,7 @@ import pytest
 
 from tools.calls import ToolCall
 from tools.define import ToolSpec
-from tools.formats import parse
+from tools.formats import CallParser, parse
 
 
 def call(name: str, /, **arguments) -> ToolCall:
@@ -329,3 +329,38 @@ def test_what_is_read_again_is_no_second_time_in_the_reasoning():
     message = parse(written, "hermes")
     assert (message.text, message.calls) == ("Five.", ())
     assert message.reasoning == '<tool_call>{"name": "</tool_call> or not'
+
+
+DEEP = "[" * 100 + "]" * 100
+NESTED = ToolSpec(
+    name="f",
+    description="",
+    parameters={"type": "object", "properties": {"a": {"type": ["object", "array", "number"]}}},
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments", "problem"),
+    [
+        ('{"x": ["\\ud83d"]}', {"a": {"x": ["\ufffd"]}}, "halves of characters were replaced"),
+        (DEEP, {}, "nested more than 60 deep"),
+        ("[" * 900 + "]" * 900, {}, "nested more than 60 deep"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("format", "before", "after"),
+    [
+        ("hermes", '{"name": "f", "arguments": {"a": ', "}}"),
+        ("qwen3_coder", "<function=f><parameter=a>", "</parameter></function>"),
+    ],
+)
+def test_arguments_that_are_no_json_to_others_are_told_as_such(
+    format, before, after, value, arguments, problem
+):
+    text = f"<tool_call>{before}{value}{after}</tool_call>"
+    message = parse(text, format, tools=[NESTED])
+    assert [call.arguments for call in message.calls] == [arguments]
+    assert any(problem in one for one in message.problems)
+    parser = CallParser(format, tools=[NESTED])
+    assert parser.read(text).calls == message.calls
+    message.calls[0].model_dump_json()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from tools.calls import Fresh, ParsedMessage
 from tools.errors import UnknownFormat
+from tools.formats.clean import clean, whole
 from tools.formats.declared import against
 from tools.formats.hermes import HermesParser
 from tools.formats.message import MessageParser
@@ -58,18 +59,19 @@ class CallParser:
     def read(self, piece: str) -> Fresh:
         """See `MessageParser.read`."""
         fresh = self._parser.read(piece)
-        if self._tools is None:
-            return fresh
-        message = ParsedMessage("", "", fresh.calls, ())
-        checked = against(message, self._tools, strings_only=self._parser.strings_only)
-        return dataclasses.replace(fresh, calls=checked.calls)
+        message = self._checked(ParsedMessage("", "", fresh.calls, ()))
+        return dataclasses.replace(fresh, calls=message.calls)
 
     def finish(self, *, cut_off: bool = False) -> ParsedMessage:
         """See `MessageParser.finish`."""
-        message = self._parser.finish(cut_off=cut_off)
+        return self._checked(self._parser.finish(cut_off=cut_off))
+
+    def _checked(self, message: ParsedMessage) -> ParsedMessage:
+        """Its calls as clean JSON, before and after schemas have made values of strings."""
+        message = _cleaned(message)
         if self._tools is None:
             return message
-        return against(message, self._tools, strings_only=self._parser.strings_only)
+        return _cleaned(against(message, self._tools, strings_only=self._parser.strings_only))
 
 
 def parse(
@@ -84,3 +86,13 @@ def parse(
     parser = CallParser(format, tools=tools, thinking=thinking)
     parser.feed(text)
     return parser.finish(cut_off=cut_off)
+
+
+def _cleaned(message: ParsedMessage) -> ParsedMessage:
+    cleaned = [clean(call) for call in message.calls]
+    found = [problem for _, problems in cleaned for problem in problems]
+    return dataclasses.replace(
+        message,
+        calls=tuple(call for call, _ in cleaned),
+        problems=tuple(dict.fromkeys(map(whole, (*message.problems, *found)))),
+    )

@@ -12,7 +12,6 @@ from typing import Any
 
 _BETWEEN = re.compile(r"[\s,;]*")
 _TOO_MANY = re.compile(r"[\s}\]]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NoJson(ValueError):
@@ -128,7 +127,7 @@ def _decode_all(text: str, *, strict: bool) -> Read:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             raise NoJson(str(error)) from error
-        values.append(_without_surrogates(value, problems))
+        values.append(value)
         between = _BETWEEN.match(text, position)
         position = position if between is None else between.end()
     if not values:
@@ -147,23 +146,7 @@ def _python(text: str, why: NoJson) -> Read:
         raise why from None
     if not isinstance(value, dict | list):
         raise why
-    problems: dict[str, None] = {"it was written as Python and not as JSON": None}
-    return Read([_without_surrogates(json.loads(json.dumps(value)), problems)], list(problems))
-
-
-def _without_surrogates(value: Any, problems: dict[str, None]) -> Any:
-    """Halves of characters have no place in any text."""
-    if isinstance(value, str) and _SURROGATE.search(value):
-        problems["halves of characters were replaced"] = None
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_without_surrogates(one, problems) for one in value]
-    if isinstance(value, dict):
-        return {
-            _without_surrogates(name, problems): _without_surrogates(one, problems)
-            for name, one in value.items()
-        }
-    return value
+    return Read([json.loads(json.dumps(value))], ["it was written as Python and not as JSON"])
 
 
 def _also(read: Read, problem: str) -> Read:
