@@ -10,20 +10,30 @@ from collections.abc import Sequence
 
 from state_store.connection import Control
 from state_store.layout import TenantKeys
+from state_store.quotas import Quotas, counted_as
 
 
 class Items:
     """See `StateStore.items`. Every method raises InvalidTenant."""
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    def __init__(self, control: Control, prefix: str, quotas: Quotas) -> None:
+        self._quotas = quotas
         self._control = control
         self._prefix = prefix
 
     async def add(self, tenant: str, name: str, values: Sequence[bytes], *, ttl: float) -> None:
-        """Append, all or none. ttl: seconds that the list lives after this."""
-        if values:
-            keys = self._marked(tenant, name)
-            await self._control.run("append_items", keys, int(ttl * 1000), *values)
+        """Append, all or none. ttl: seconds that the list lives after this.
+
+        Raises QuotaExceeded: items count for the tenant's bytes.
+        """
+        if not values:
+            return
+        room = await self._quotas.reserve(tenant, bytes=sum(map(len, values)))
+        try:
+            given = (int(ttl * 1000), counted_as(name), *values)
+            await self._control.run("append_items", self._marked(tenant, name), *given)
+        finally:
+            await self._quotas.release(room)
 
     async def last(self, tenant: str, name: str, limit: int | None = None) -> list[bytes]:
         """The last `limit` values, or all, in their order."""
@@ -37,17 +47,21 @@ class Items:
 
     async def pop(self, tenant: str, name: str) -> bytes | None:
         """Take the last value away; None if there is none."""
-        found: bytes | None = await self._control.run("pop_item", self._marked(tenant, name))
+        found: bytes | None = await self._control.run(
+            "pop_item", self._marked(tenant, name), counted_as(name)
+        )
         return found
 
     async def clear(self, tenant: str, name: str) -> None:
         async with self._control.guard() as client:
             await client.delete(self._key(tenant, name))
+            await client.hdel(TenantKeys(self._prefix, tenant).usage, counted_as(name))
 
     def _marked(self, tenant: str, name: str) -> list[str]:
-        """The list, and the mark of one call: a script is run twice if its answer is lost."""
-        mark = TenantKeys(self._prefix, tenant).items_call(secrets.token_hex(16))
-        return [self._key(tenant, name), mark]
+        """The list, the mark of one call (a script is run twice if its answer is lost), and where
+        its bytes are counted."""
+        keys = TenantKeys(self._prefix, tenant)
+        return [keys.items(name), keys.items_call(secrets.token_hex(16)), keys.usage]
 
     def _key(self, tenant: str, name: str) -> str:
         return TenantKeys(self._prefix, tenant).items(name)

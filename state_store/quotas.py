@@ -30,6 +30,7 @@ from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
 _TOTALS = ("version", "tokens", "bytes", "effects", "attached", "loose")
+_ITEMS = "items:"  # before the name of a list, where its bytes are counted
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
 _POLL = 0.02
@@ -41,7 +42,7 @@ class Quota:
 
     bytes:    of what snapshots pin, on all ranks, as on the device; what several lineages share
               counts for each; of files that go with them or are about to, of records of
-              effects, and of attachments
+              effects, of attachments, and of items
     tokens:   in the token logs
     sessions: of all lineages
     """
@@ -57,6 +58,11 @@ class Room:
 
     tenant: str
     id: str
+
+
+def counted_as(items: str) -> str:
+    """Under which name a list of items is counted among a tenant's lineages."""
+    return f"{_ITEMS}{items}"
 
 
 class Quotas:
@@ -155,7 +161,15 @@ class Quotas:
         keys = TenantKeys(self._prefix, tenant)
         async with self._control.guard() as client:
             known = {raw.decode() for raw in await client.hkeys(keys.usage)}
+            lists = sorted(name for name in known if name.startswith(_ITEMS))
+            pipeline = client.pipeline(transaction=False)
+            for one in lists:
+                pipeline.exists(keys.items(one.removeprefix(_ITEMS)))
+            there = await pipeline.execute()
+            if gone := [one for one, is_there in zip(lists, there, strict=True) if not is_there]:
+                await client.hdel(keys.usage, *gone)  # they have expired
             listed = [raw.decode() for raw in await client.zrange(keys.sessions, 0, -1)]
+        known.difference_update(lists)
         lineages = known | {lineage_of(session_id) for session_id in listed}
         await count_attached(self._control, self._prefix, lineages)
         await self._control.run_many(

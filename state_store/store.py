@@ -86,7 +86,6 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._control = control
         self._prefix = prefix
         self.notes = Notes(control, prefix)
-        self.items = Items(control, prefix)
         self.keys = ApiKeys(control, prefix)
         self.feeds = Feeds(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
@@ -97,6 +96,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
         self._quotas = Quotas(control, prefix)
+        self.items = Items(control, prefix, self._quotas)
         self.effects = Effects(control, prefix, self._lineages, self._quotas)
         self.files = Files(control, prefix, self._lineages, self._quotas)
         self.attachments = Attachments(control, prefix, self._lineages, self._quotas)

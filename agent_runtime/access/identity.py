@@ -14,6 +14,12 @@ def serve_as(key: ApiKey) -> None:
     _current.set(key)
 
 
+def may_change() -> bool:
+    """Whether the request's key may do more than read."""
+    key = _current.get()
+    return key is None or key.role != "read"
+
+
 def current_tenant(default: str) -> str:
     """The tenant of the request's key; `default` where no keys are asked for."""
     key = _current.get()

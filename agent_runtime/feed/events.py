@@ -35,12 +35,12 @@ class Working(_Told):
 
 
 class TurnCommitted(_Told):
-    """snapshot: the head now"""
+    """snapshot: the head now; finish_reason, usage: None if its client was gone by then"""
 
     turn: str
     snapshot: str
-    finish_reason: str
-    usage: Usage
+    finish_reason: str | None
+    usage: Usage | None
     durable: str | None
 
 

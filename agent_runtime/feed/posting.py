@@ -82,12 +82,14 @@ class Feed:
     ) -> AsyncGenerator[TurnEvent]:
         """The events of a turn, which is told of."""
         self.tell(session.id, TurnBegan(turn=turn_id, head=session.head))
+        is_over = False
         try:
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, Progress):
                         self.working(session.id, turn_id, event)
                     elif isinstance(event, TurnResult):
+                        is_over = True
                         self._ended(turn_id, event)
                     yield event
         except (TorporError, EngineError, StoreError) as error:
@@ -97,7 +99,8 @@ class Feed:
                 self.tell(session.id, TurnFailed(turn=turn_id, code=problem_of(error).code))
             raise
         except (GeneratorExit, asyncio.CancelledError):  # its client has gone
-            self.tell(session.id, TurnCancelled(turn=turn_id))
+            if not is_over:
+                await self._left(session, turn_id)
             raise
 
     async def close(self) -> None:
@@ -106,6 +109,23 @@ class Feed:
             await asyncio.wait({self._sending}, timeout=_LAST_WORDS)
             self._sending.cancel()
             await asyncio.wait({self._sending})
+
+    async def _left(self, session: Session, turn_id: str) -> None:
+        """Nobody waits for a turn any more, which still holds its session: so what the head is now
+        says what it came to."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS):
+                head = (await self._store.session(session.id)).head
+        except (StoreError, TimeoutError) as error:
+            self._lost(f"what {turn_id} came to is not known: {error}")
+            return
+        if head is None or head == session.head:
+            self.tell(session.id, TurnCancelled(turn=turn_id))
+            return
+        committed = TurnCommitted(
+            turn=turn_id, snapshot=head, finish_reason=None, usage=None, durable=None
+        )
+        self.tell(session.id, committed)
 
     def _ended(self, turn_id: str, result: TurnResult) -> None:
         if result.snapshot is None:

@@ -142,11 +142,11 @@ class _Tools:
         tool_results: Annotated[
             list[str], Field(description="results of the calls it made last, in their order")
         ] = [],  # noqa: B006
-        max_tokens: Annotated[int, Field(ge=1, le=65536)] = 1024,
-        temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
-        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        max_tokens: Annotated[int | None, Field(ge=1, le=65536)] = None,
+        temperature: Annotated[float | None, Field(ge=0, le=2)] = None,
+        top_p: Annotated[float | None, Field(gt=0, le=1)] = None,
         seed: int | None = None,
-        stop: Annotated[list[str], Field(description="texts that end the answer")] = [],  # noqa: B006
+        stop: Annotated[list[str] | None, Field(description="texts that end the answer")] = None,
         json_schema: Annotated[
             dict[str, Any] | None, Field(description="of the answer, which is JSON then")
         ] = None,
@@ -166,11 +166,22 @@ class _Tools:
         idempotency_key: Key = None,
     ) -> Answer:
         """Say something in a session, or give it the results of its tool calls, and get its model's
-        answer. The turn is committed as a snapshot."""
+        answer. The turn is committed as a snapshot. What is not given of how it is generated is as
+        the session has it."""
         messages = [Message(role="tool", content=result) for result in tool_results]
         if message is not None:
             messages.append(Message(role="user", content=message))
-        options: dict[str, Any] = {} if json_schema is None else {"json_schema": json_schema}
+        given = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "json_schema": json_schema,
+            "effort": effort,
+            "thinking_tokens": thinking_tokens,
+        }
+        options = {name: value for name, value in given.items() if value is not None}
         told = _Told(context)
         async with (
             self._connect() as torpor,
@@ -178,13 +189,6 @@ class _Tools:
                 torpor.stream(
                     session_id,
                     messages,
-                    max_tokens=max_tokens,
-                    temperature=temperature,
-                    top_p=top_p,
-                    seed=seed,
-                    stop=stop,
-                    effort=effort,
-                    thinking_tokens=thinking_tokens,
                     template=template,
                     durability=durability,
                     expected_head=expected_head,

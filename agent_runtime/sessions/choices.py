@@ -19,6 +19,7 @@ from agent_runtime.models import ConversationRequest, Forked, ForkRequest, TurnR
 from agent_runtime.sessions.conversations import Conversations, turn_of
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.turns.events import TurnEvent
+from agent_runtime.turns.idempotency import part_of
 from agent_runtime.turns.turns import Turns
 from state_store.errors import StoreError
 from state_store.store import StateStore
@@ -71,7 +72,7 @@ class Choices:
             )
         if request.seed is not None:
             request = request.model_copy(update={"seed": request.seed + number})
-        own_key = None if key is None else f"{key}/{number}"
+        own_key = None if key is None else part_of(key, str(number))
         if await self._turns.stateless.holds(await self._store.session(first.session_id)):
             events = self._conversations.run(request, key=own_key)
         else:
@@ -85,12 +86,14 @@ class Choices:
     ) -> AsyncGenerator[TurnEvent]:
         place = ForkRequest(tokens=first.usage.prompt_tokens, labels=request.labels)
         fork = await self._sessions.fork(
-            first.session_id, place, key=None if key is None else f"{key}/fork"
+            first.session_id, place, key=None if key is None else part_of(key, "fork")
         )
         turn = turn_of(request, (), head=fork.head or "")
         ended = False
         try:
-            events = self._turns.run(fork.id, turn, key=None if key is None else f"{key}/turn")
+            events = self._turns.run(
+                fork.id, turn, key=None if key is None else part_of(key, "turn")
+            )
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, TurnResult):

@@ -28,7 +28,7 @@ from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.events import TurnEvent
-from agent_runtime.turns.idempotency import Claim
+from agent_runtime.turns.idempotency import Claim, part_of
 from agent_runtime.turns.turns import Turns
 from engine.errors import NoEngine
 from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
@@ -208,7 +208,7 @@ class Conversations:
             )
         turn = turn_of(request, asked.said[place.messages :], head=place.snapshot or "")
         # A turn that finds its place taken is another than the one in a fork of it.
-        turn_key = None if key is None else f"{key}/turn/{place.session_id}"
+        turn_key = None if key is None else part_of(key, "turn", place.session_id)
         ended = False
         try:
             events = self._turns.run(place.session_id, turn, key=turn_key)

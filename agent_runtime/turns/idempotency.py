@@ -110,6 +110,12 @@ class Claims:
         return answer
 
 
+def part_of(key: str, *names: str) -> str:
+    """The key of a part of what is asked for with `key`. No client can send it: it has line breaks,
+    and headers have none."""
+    return "\n".join((key, *names))
+
+
 def turn_of(session_id: str) -> str:
     """What a turn's key is claimed for."""
     return f"a turn of {session_id}"

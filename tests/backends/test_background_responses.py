@@ -217,7 +217,7 @@ async def test_a_key_that_is_not_known_any_more_makes_a_response_of_its_own(
     said.scripted += [says({"content": "Hi."}), says({"content": "Bye."})]
     key = {"extra_headers": {"Idempotency-Key": "of the background, long ago"}}
     one = await until(scripted, await begin(scripted, **key), "completed")
-    await forget(scripted_app, "of the background, long ago/response")
+    await forget(scripted_app, "of the background, long ago\nresponse")
     two = await begin(scripted, "Bye.", **key)
     assert two.id != one.id
     assert (await until(scripted, two, "completed")).output_text == "Bye."

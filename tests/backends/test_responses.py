@@ -332,7 +332,7 @@ async def test_a_key_that_is_not_known_any_more_makes_a_response_of_its_own(
     one = await scripted.responses.create(model="scripted", input="1?", **key)
     made = [one]
     for asked in ({"input": "2?", "previous_response_id": one.id}, {"input": "1?"}):
-        await forget(scripted_app, "of long ago/response")
+        await forget(scripted_app, "of long ago\nresponse")
         made.append(await scripted.responses.create(model="scripted", **asked, **key))
     assert [one.output_text for one in made] == ["One.", "Two.", "Three."]
     assert len({one.id for one in made}) == 3

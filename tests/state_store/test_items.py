@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from state_store.errors import InvalidTenant
+from state_store.errors import InvalidTenant, QuotaExceeded
+from state_store.layout import TenantKeys
+from state_store.quotas import Quota
 
 
 async def test_items_are_a_list_of_their_tenant_alone(writer):
@@ -65,3 +67,23 @@ async def test_a_change_whose_answer_is_lost_is_made_once(writer, monkeypatch):
     await items.add("ann", "talk", [b"3"], ttl=60)
     assert await items.pop("ann", "talk") == b"3"
     assert await items.last("ann", "talk") == [b"1", b"2"]
+
+
+async def test_items_count_for_the_quota_of_their_tenant(writer, raw, prefix):
+    store = writer.store
+    await store.set_quota("ann", Quota(bytes=1000))
+    await store.items.add("ann", "talk", [b"x" * 300, b"x" * 300], ttl=60)
+    await store.items.add("ann", "short", [b"x" * 300], ttl=0.05)
+    for name in ("talk", "other"):
+        with pytest.raises(QuotaExceeded, match="1000 bytes"):
+            await store.items.add("ann", name, [b"x" * 800], ttl=60)
+    await store.items.add("bob", "talk", [b"x" * 2000], ttl=60)
+    await asyncio.sleep(0.1)
+    await store.items.add("ann", "other", [b"x" * 300], ttl=60)  # what has expired counts no more
+    await store.items.pop("ann", "talk")
+    await store.items.add("ann", "talk", [b"x" * 300], ttl=60)
+    await store.items.clear("ann", "talk")
+    await store.items.add("ann", "talk", [b"x" * 700], ttl=60)
+    await store.items.pop("ann", "talk")
+    await store.items.pop("ann", "other")
+    assert raw.hgetall(TenantKeys(prefix, "ann").usage) == {}

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.access.identity import current_tenant, may_change
 from agent_runtime.errors import BadRequest, Draining, StillRunning, TorporError
 from agent_runtime.models import Problem
 from agent_runtime.openai_api.responses import shown
@@ -92,9 +92,11 @@ class Background:
             await self._take(record)
 
     async def get(self, response_id: str) -> BackgroundRecord | None:
-        """None if it was none, or has come to its end and has a record of its own."""
+        """None if it was none, or has come to its end and has a record of its own. For who may only
+        read, nothing is made."""
         record = await self._read(response_id)
-        if record is not None and record.is_running and not self._turns.is_draining:
+        may_make = may_change() and not self._turns.is_draining
+        if record is not None and record.is_running and may_make:
             await self._take(record)
         return record
 

@@ -25,6 +25,7 @@ from agent_runtime.service.metrics import Metrics
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.idempotency import part_of
 from agent_runtime.turns.turns import Turns
 from state_store.store import StateStore
 
@@ -133,8 +134,8 @@ class Responses:
         """The key that the response is made with. Another one once the claim has expired: by then
         the first response may still be kept, under ids of its own. Raises KeyReused."""
         seed = uuid.uuid4().hex
-        claim, _ = await self._claims.claim(f"{key}/response", "a response", request, [seed])
-        return f"{key}/{claim.ids[0]}"
+        claim, _ = await self._claims.claim(part_of(key, "response"), "a response", request, [seed])
+        return part_of(key, claim.ids[0])
 
     async def _found(self, response_id: str) -> ResponseRecord | BackgroundRecord:
         """Raises NotFound."""
