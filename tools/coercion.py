@@ -9,6 +9,7 @@ from typing import Any
 from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
 
+from tools.canonical import loads
 from tools.schemas import bounded, offline_validator
 
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
@@ -117,13 +118,9 @@ class _Nothing:
 def _as_json(value: str) -> Any:
     text = value.strip()
     try:
-        return json.loads(_PYTHON.get(text, text), parse_constant=_no_constant)
+        return loads(_PYTHON.get(text, text))
     except (ValueError, RecursionError):
         return _Nothing()
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"JSON has no {name}")
 
 
 def _takes_text(validator: Validator, value: str) -> bool:

@@ -120,7 +120,9 @@ def _signature(function: Function, name: str) -> tuple[ToolSpec, ModelArguments,
         # Named by position, because names such as `json` or `copy` belong to pydantic's models.
         fields[f"argument_{position}"] = (hints[parameter.name], Field(**field))
     try:
-        arguments = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        # What a text such as 1e999 would become has no place in JSON, nor in a ledger.
+        config = ConfigDict(extra="forbid", allow_inf_nan=False)
+        arguments = create_model(name, __config__=config, **fields)
         schema = _schema(arguments)
     except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
         raise BadDefinition(f"{name}: a parameter's type has no schema: {error}") from error

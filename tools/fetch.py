@@ -139,7 +139,9 @@ async def _shown(url: str, response: httpx.Response, limits: FetchLimits) -> str
     text = _decoded(await _body(url, response, limits.most_bytes), response)
     if response.is_error:
         raise ToolFailed(f"{url} answered {response.status_code}: {text[:500]}")
-    return page_text(text) if kind in _HTML else text
+    if kind not in _HTML:
+        return text
+    return await asyncio.to_thread(page_text, text)  # others wait for the loop
 
 
 async def _body(url: str, response: httpx.Response, most: int) -> bytes:
@@ -151,19 +153,41 @@ async def _body(url: str, response: httpx.Response, most: int) -> bytes:
     stated = response.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > most:
         raise too_large
-    unpack = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+    packed = _Gzip() if encoding == "gzip" else None
     body = bytearray()
     async for piece in response.aiter_raw():
         room = most + 1 - len(body)
         try:
-            body += piece[:room] if unpack is None else unpack.decompress(piece, room)
+            body += piece[:room] if packed is None else packed.unpack(piece, room)
         except zlib.error as error:
             raise ToolFailed(f"{url} is not the gzip it says it is") from error
         if len(body) > most:
             raise too_large
-    if unpack is not None and not unpack.eof:
+    if packed is not None and not packed.is_whole:
         raise ToolFailed(f"{url} was cut short; try again")
     return bytes(body)
+
+
+class _Gzip:
+    """One or several members, one after another (RFC 1952). Zeros that fill up the end are none."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self.is_whole = False
+
+    def unpack(self, piece: bytes, most: int) -> bytes:
+        """At most so many bytes. Raises zlib.error."""
+        unpacked = bytearray()
+        while piece and len(unpacked) < most:
+            if self._member.eof:
+                piece = piece.lstrip(b"\0")
+                if not piece:
+                    break
+                self._member = zlib.decompressobj(wbits=31)
+            unpacked += self._member.decompress(piece, most - len(unpacked))
+            self.is_whole = self._member.eof
+            piece = self._member.unused_data
+        return bytes(unpacked)
 
 
 def _decoded(body: bytes, response: httpx.Response) -> str:

@@ -21,6 +21,9 @@ from tools.workspaces.tree import Entry, Tree
 logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 3
+_MOST_KEPT = 100
+_LINES = 10_000  # between two looks at the clock
+_LINE_END = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _MOST_LINE_CHARS = 400
 
 
@@ -57,18 +60,20 @@ class Match:
 
 @dataclass
 class Found:
-    """matches: by path, the files of a folder before those of its subfolders
+    """matches: the first hundred, by path, the files of a folder before those of its subfolders
+    count:   of all there are
     skipped: how many were not read, by reason: binary, too large, unreadable, link. Links are left
              out of `text`: what they show inside the folder is found there anyway, and the rest is
              none of the model's business.
     """
 
     matches: list[Match] = field(default_factory=list)
+    count: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
 
     def text(self) -> str:
         """`N matches`, the first three of them, and what was skipped if anything was."""
-        lines = [f"{len(self.matches)} matches"]
+        lines = [f"{self.count} matches"]
         lines += [
             f"{match.file}:{match.line}: {match.text}" for match in self.matches[:_MOST_SHOWN]
         ]
@@ -96,7 +101,7 @@ class Folder:
         return self.search(re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE))
 
     def search(self, pattern: re.Pattern[str], *, below: str = "", names: str = "*") -> Found:
-        """Every line with a match, in the files below a folder whose names are like `names`.
+        """The lines with a match, in the files below a folder whose names are like `names`.
 
         pattern: one of ours; nothing could stop a slow one of the model's
         Raises ToolFailed if there is no such folder, or no time.
@@ -104,16 +109,23 @@ class Folder:
         found = Found()
         deadline = time.monotonic() + self.seconds
         for path, content in self._files(below, names, found):
-            if time.monotonic() > deadline:
-                raise ToolFailed(
-                    f"the folder is too large to search in {self.seconds:g} seconds; do without"
-                )
-            for number, line in enumerate(content.splitlines(), start=1):
+            self._require_time(deadline)
+            for number, line in enumerate(_lines(content), start=1):
+                if number % _LINES == 0:
+                    self._require_time(deadline)
                 if pattern.search(line):
-                    found.matches.append(Match(path, number, _shortened(line.strip())))
+                    found.count += 1
+                    if found.count <= _MOST_KEPT:
+                        found.matches.append(Match(path, number, _shortened(line.strip())))
         if found.skipped:
             logger.info("search in %s skipped %s", self.root, found.skipped)
         return found
+
+    def _require_time(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise ToolFailed(
+                f"the folder is too large to search in {self.seconds:g} seconds; do without"
+            )
 
     def _files(self, below: str, names: str, found: Found) -> Iterator[tuple[str, str]]:
         """Yield each file's path and text, empty for one that is skipped, which is counted."""
@@ -141,6 +153,16 @@ class Folder:
             why = "link" if error.errno == errno.ELOOP else "unreadable"
             raise text.NotText(why) from error
         return text.read(opened, self.max_bytes)
+
+
+def _lines(content: str) -> Iterator[str]:
+    """As `splitlines` has them, one at a time: all of them take many times what the text does."""
+    start = 0
+    for end in _LINE_END.finditer(content):
+        yield content[start : end.start()]
+        start = end.end()
+    if start < len(content):
+        yield content[start:]
 
 
 def _shortened(line: str) -> str:

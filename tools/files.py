@@ -18,7 +18,6 @@ from tools.workspaces import text
 from tools.workspaces.tree import Tree
 
 _MOST_LISTED = 500
-_MOST_FOUND = 100
 _MOST_READ = 4 * 2**20  # bytes of one file
 _SECONDS = 20.0
 
@@ -107,10 +106,10 @@ class _Files:
         looked = Folder(self._tree.root, _MOST_READ, _SECONDS).search(
             re.compile(re.escape(words), re.IGNORECASE), below=path, names=pattern
         )
-        lines = [f"{one.file}:{one.line}: {one.text}" for one in looked.matches[:_MOST_FOUND]]
-        if len(looked.matches) > _MOST_FOUND:
-            lines.append(f"[{len(looked.matches) - _MOST_FOUND:,} more: search for more words]")
-        return "\n".join([f"{len(looked.matches)} matches", *lines, *looked.skipped_text()])
+        lines = [f"{one.file}:{one.line}: {one.text}" for one in looked.matches]
+        if looked.count > len(lines):
+            lines.append(f"[{looked.count - len(lines):,} more: search for more words]")
+        return "\n".join([f"{looked.count} matches", *lines, *looked.skipped_text()])
 
     def write_file(self, path: str, content: str) -> str:
         """Makes a text file, or replaces all of one. Folders are made as needed.

@@ -148,10 +148,8 @@ class FileLedger:
     def _write(self, line: bytes) -> None:
         with self._writing:
             try:
-                for _ in range(2):  # a full disk takes a part, and refuses the rest
+                while line:  # a full disk takes a part, and refuses the rest
                     line = line[os.write(self._fd, line) :]
-                    if not line:
-                        break
                 os.fsync(self._fd)
                 self._size = os.fstat(self._fd).st_size
             except OSError:

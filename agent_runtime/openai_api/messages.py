@@ -18,6 +18,7 @@ from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import ConversationRequest, TurnResult
 from tools.calls import ToolCall
+from tools.canonical import loads
 from tools.define import ToolSpec
 
 _NOTHING_DONE = "Nothing was generated."
@@ -57,7 +58,7 @@ def text_of(content: object, param: str, *, kinds: Sequence[str] = ("text",)) ->
 def call_of(name: str, arguments: str, param: str) -> ToolCall:
     """A call that an assistant's message has. arguments: JSON text. Raises WrongMessage."""
     try:
-        read = json.loads(arguments or "{}")
+        read = loads(arguments or "{}")
     except ValueError:
         read = None
     if not isinstance(read, dict):

@@ -62,3 +62,21 @@ async def test_what_is_no_schema_is_refused_before_the_endpoint_is_asked(
             model="scripted", messages=[HELLO], tools=tool(properties)
         )
     assert not said.seen
+
+
+async def test_a_number_that_json_cannot_say_goes_to_clients_as_it_was_written(scripted, said):
+    tools = tool({"x": {"type": "number"}})
+    said.scripted.append(says(call("f", "c1", x="1e999"), finish="tool_calls"))
+    answer = await scripted.chat.completions.create(model="scripted", messages=[HELLO], tools=tools)
+    made = answer.choices[0].message.tool_calls[0]
+    assert made.function.arguments == '{"x": "1e999"}'
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
+async def test_a_number_that_json_cannot_say_is_refused_in_a_clients_call(scripted, said, number):
+    messages = told(x=1)
+    messages[1]["tool_calls"][0]["function"]["arguments"] = f'{{"x": {number}}}'
+    with pytest.raises(openai.BadRequestError, match="are not the JSON of an object"):
+        await scripted.chat.completions.create(
+            model="scripted", messages=messages, tools=tool({"x": True})
+        )

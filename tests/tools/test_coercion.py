@@ -47,6 +47,8 @@ def read(value: str, kind: Any) -> tuple[Any, list[str]]:
         (" 7 ", int, 7),
         ("seven", int, "seven"),
         ("NaN", float, "NaN"),
+        ("1e999", float, "1e999"),
+        ("[-1e999]", list[float], "[-1e999]"),
         ("9" * 5000, int, "9" * 5000),
         ("[" * 100_000, list[int], "[" * 100_000),
     ],

@@ -383,6 +383,17 @@ class Disk:
         return self.taken
 
 
+async def test_a_line_that_the_disk_takes_in_many_pieces_is_written_whole(tmp_path, monkeypatch):
+    path, write = tmp_path / "ledger", os.write
+    tool = counting_tool(tmp_path, Effect.EFFECTFUL)
+    with FileLedger(path) as ledger, monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[:20]))
+        await run_one(tool, ledger)
+    with FileLedger(path) as ledger:
+        await run_one(tool, ledger)
+    assert counted(tmp_path) == 1
+
+
 async def test_large_files_are_not_recorded(ledger):
     def draw(what: str) -> FilePart:
         """Draws."""
@@ -398,3 +409,5 @@ async def test_large_files_are_not_recorded(ledger):
 def test_arguments_are_told_apart_by_their_values_alone():
     assert arguments_hash({"a": 1, "b": [True]}) == arguments_hash({"b": [True], "a": 1})
     assert arguments_hash({"a": 1}) != arguments_hash({"a": "1"})
+    assert arguments_hash({"a": [1, 100]}) == arguments_hash({"a": [1.0, 1e2]})
+    assert arguments_hash({"a": 1}) != arguments_hash({"a": 1.5})

@@ -14,6 +14,7 @@ import pytest
 
 from tests.state_store.certificates import Authority
 from tools import addresses
+from tools import fetch as fetching
 from tools.errors import AddressRefused
 from tools.fetch import FetchLimits, fetch_tool
 from tools.html import page_text
@@ -67,6 +68,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_gzip(self, argument):
         self.answer(gzip.compress(b"packed"), Content_Encoding="gzip")
+
+    def send_members(self, argument):
+        """Of so many parts, the last one cut short, garbled, or followed by zeros."""
+        members = [gzip.compress(part) for part in (b"first, ", b"", b"second")]
+        bent = {
+            "cut": members[-1][:-5],
+            "lie": members[-1] + b"none",
+            "zeros": members[-1] + bytes(9),
+        }
+        members[-1] = bent.get(argument, members[-1])
+        self.answer(b"".join(members), Content_Encoding="gzip")
+
+    def send_bombs(self, argument):
+        self.answer(gzip.compress(b"0" * 999) * 20, Content_Encoding="gzip")
 
     def send_bomb(self, argument):
         self.answer(gzip.compress(BIG), Content_Encoding="gzip")
@@ -190,6 +205,18 @@ async def test_a_codec_that_is_no_text_encoding_is_not_used(fetch, codec):
 
 async def test_a_page_is_shown_as_text(fetch):
     assert await fetch("/page") == ("T\n\n# Head\n\nHello you (/x)", False)
+
+
+async def test_others_are_served_while_a_page_is_read(fetch, monkeypatch):
+    threads = []
+
+    def noting(page: str) -> str:
+        threads.append(threading.current_thread())
+        return page_text(page)
+
+    monkeypatch.setattr(fetching, "page_text", noting)
+    await fetch("/page")
+    assert threads != [threading.current_thread()]
 
 
 async def test_the_server_sees_the_host_and_nothing_of_us(fetch, server, monkeypatch):
@@ -328,10 +355,15 @@ async def test_a_packed_body_is_unpacked(fetch):
     assert await fetch("/gzip") == ("packed", False)
 
 
+async def test_all_members_of_a_packed_body_are_unpacked(fetch):
+    for path in ("/members", "/members/zeros"):
+        assert await fetch(path) == ("first, second", False)
+
+
 async def test_a_body_over_the_limit_is_refused(fetch, server):
     text, _ = await fetch("/full")
     assert len(text) == 10_000
-    for path in ("/large", "/bomb", "/endless"):
+    for path in ("/large", "/bomb", "/bombs", "/endless"):
         text, error = await fetch(path)
         assert error, path
         assert text.endswith("is over 10,000 bytes, so it was not read")
@@ -353,6 +385,8 @@ async def test_a_body_that_is_not_what_it_says_is_refused(fetch):
     for path, reason in (
         ("/cut", "was cut short"),
         ("/lie", "is not the gzip it says it is"),
+        ("/members/cut", "was cut short"),
+        ("/members/lie", "is not the gzip it says it is"),
         ("/zstd", "is packed as zstd, which was not asked for"),
     ):
         text, error = await fetch(path)
@@ -444,6 +478,16 @@ async def test_an_ipv6_address_is_fetched_from(limits):
 )
 def test_pages_become_text(html, text):
     assert page_text(html) == text
+
+
+def test_a_page_is_read_however_deep_it_is_nested_or_says_that_it_is_not():
+    def nested(depth: int) -> str:
+        return page_text(f"<h1>Title</h1>{'<div>' * depth}deep{'</div>' * depth}<p>after")
+
+    assert nested(1000) == "# Title\n\ndeep\n\nafter"
+    note = "[the page is nested too deep: what follows is left out]"
+    assert nested(5000) == f"# Title\n\n{note}"
+    assert page_text("<b>" * 5000) == note
 
 
 @pytest.mark.parametrize(

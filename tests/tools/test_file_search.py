@@ -1,4 +1,6 @@
 import os
+import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -91,6 +93,35 @@ def test_a_very_long_line_is_shortened(tmp_path):
     assert match.text == ("page " * 150)[:400] + "…"
 
 
+def test_all_matches_are_counted_and_few_are_kept(tmp_path):
+    (tmp_path / "one.txt").write_text("page\n" * 300_000)
+    tracemalloc.start()
+    try:
+        found = folder(tmp_path, max_bytes=2**21).find("page")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # the file has 1.5 MB
+    finally:
+        tracemalloc.stop()
+    assert (found.count, len(found.matches)) == (300_000, 100)
+    assert found.matches[-1].line == 100
+
+
+@given(content=st.text(st.sampled_from("a\n\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029 \t")))
+def test_lines_are_those_that_python_counts(tmp_path_factory, content):
+    root = tmp_path_factory.mktemp("lines")
+    (root / "one").write_text(content, newline="")
+    expected = [number for number, line in enumerate(content.splitlines(), 1) if "a" in line]
+    lines = [match.line for match in folder(root).search(re.compile("a")).matches]
+    assert lines == expected[:100]
+
+
+def test_the_time_ends_in_the_middle_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "one.txt").write_text("page\n" * 30_000)
+    seconds = iter((0, 0, 0, 100))  # as the clock shows them
+    monkeypatch.setattr("tools.file_search.time.monotonic", lambda: next(seconds))
+    with pytest.raises(ToolFailed, match="too large to search"):
+        folder(tmp_path, seconds=50, max_bytes=2**20).find("page")
+
+
 def test_a_search_that_takes_too_long_is_given_up(tmp_path):
     (tmp_path / "one.txt").write_text("page")
     with pytest.raises(ToolFailed, match="too large to search in 0 seconds"):
@@ -106,7 +137,7 @@ async def test_an_empty_pattern_is_refused(tmp_path):
 @given(word=st.text(min_size=1))
 def test_any_word_can_be_searched(tmp_path_factory, word):
     found = folder(tmp_path_factory.getbasetemp()).find(f"a{word}")
-    assert found.text().startswith(f"{len(found.matches)} matches")
+    assert found.text().startswith(f"{found.count} matches")
 
 
 def test_a_missing_folder_is_refused(tmp_path):

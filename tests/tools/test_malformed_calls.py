@@ -270,6 +270,8 @@ MORE_HERMES = [
      [call("now")], "there were too many closing brackets"),
     ("twice", '{"name": "glob", "arguments": {"pattern": "a", "pattern": "b"}}',
      [call("glob", pattern="b")], "pattern was given more than once; the last one counts"),
+    ("a number too large", '{"name": "add", "arguments": {"a": -1e999}}',
+     [call("add", a="-1e999")], "a number that is too large for one is taken as text"),
     ("half a character", '{"name": "glob", "arguments": {"pattern": "\\ud83d"}}',
      [call("glob", pattern="\ufffd")], "halves of characters were replaced"),
 ]  # fmt: skip

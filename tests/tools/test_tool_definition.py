@@ -345,3 +345,13 @@ async def test_a_tool_that_others_describe_is_checked_by_its_schema():
 def test_a_schema_that_no_arguments_could_fit_is_refused(schema):
     with pytest.raises(BadDefinition, match="echo"):
         remote(schema)
+
+
+@pytest.mark.parametrize("written", ["1e999", "-1e999", "Infinity", "NaN", "inf", float("inf")])
+async def test_no_number_that_json_cannot_say_reaches_a_tool(written):
+    def half(of: float) -> float:
+        """Halves."""
+        raise AssertionError
+
+    result = await define(half).call({"of": written})
+    assert result.ending is Ending.REFUSED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import warnings
 from collections import Counter
@@ -114,8 +115,18 @@ def _decode_all(text: str, *, strict: bool) -> Read:
                 problems[f"{name} was given more than once; the last one counts"] = None
         return dict(pairs)
 
+    def number(written: str) -> float | str:
+        value = float(written)
+        if math.isfinite(value):
+            return value
+        problems["a number that is too large for one is taken as text"] = None
+        return written
+
     decoder = json.JSONDecoder(
-        object_pairs_hook=members, parse_constant=lambda name: name, strict=strict
+        object_pairs_hook=members,
+        parse_constant=lambda name: name,
+        parse_float=number,
+        strict=strict,
     )
     values: list[Any] = []
     position = len(text) - len(text.lstrip())

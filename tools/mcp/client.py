@@ -80,6 +80,7 @@ class McpClient:
         self._max_chars = max_chars
         self._most_bytes = most_bytes
         self._tools: list[Tool] | None = None
+        self._changes = self._listed_after = 0
         self._connection = Connection(name, server, self._patience, self._heard)
 
     async def __aenter__(self) -> McpClient:
@@ -98,7 +99,8 @@ class McpClient:
 
         `refused` then has the names of those left out, with the reason.
         """
-        if self._tools is None:
+        if self._tools is None or self._listed_after != self._changes:
+            changes = self._changes  # more may be told while they are listed
             listed = await self._listed("tools", lambda session: session.list_tools)
             self.refused = {}
             found: dict[str, Tool] = {}
@@ -112,7 +114,7 @@ class McpClient:
                     self.refused[str(told["name"])] = f"another tool is named {tool.spec.name}"
                     continue
                 found[tool.spec.name] = tool
-            self._tools = list(found.values())
+            self._tools, self._listed_after = list(found.values()), changes
         return list(self._tools)
 
     async def resources(self) -> list[Resource]:
@@ -195,7 +197,7 @@ class McpClient:
 
     def _heard(self, method: str) -> None:
         if method == "notifications/tools/list_changed":
-            self._tools = None
+            self._changes += 1
 
     async def _listed(
         self, what: str, method: Callable[[ClientSession], Callable[..., Any]]
