@@ -226,6 +226,30 @@ async def test_a_tool_that_is_added_later_is_listed(server):
         assert (await (await tools_of(client))["our_learned"].call({})).text == "new"
 
 
+async def test_a_tool_that_is_added_while_they_are_listed_is_listed_next(monkeypatch):
+    async with McpClient("our", STDIO, patience=PATIENT) as client:
+        learn = (await tools_of(client))["our_learn"]
+        listed, heard = client._listed, asyncio.Event()
+
+        async def and_then_changed(*asked):
+            answer = await listed(*asked)
+            await learn.call({})
+            await heard.wait()
+            return answer
+
+        def hear(method):
+            client_heard(method)
+            heard.set()
+
+        client_heard = client._connection._on_notification
+        monkeypatch.setattr(client._connection, "_on_notification", hear)
+        monkeypatch.setattr(client, "_listed", and_then_changed)
+        client_heard("notifications/tools/list_changed")
+        assert "our_learned" not in await tools_of(client)
+        monkeypatch.setattr(client, "_listed", listed)
+        assert "our_learned" in await tools_of(client)
+
+
 async def test_resources_are_listed_and_read(server):
     async with McpClient("our", server, patience=PATIENT) as client:
         found = {one.uri: one for one in await client.resources()}
