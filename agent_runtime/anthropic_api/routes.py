@@ -20,6 +20,7 @@ from agent_runtime.anthropic_api.reading import (
 )
 from agent_runtime.anthropic_api.request import CountRequest, MessagesRequest
 from agent_runtime.errors import TorporError, Unsupported
+from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import Ids
@@ -74,7 +75,7 @@ async def count_tokens(http: Request, request: CountRequest, version: Version) -
     said = messages_of(request)
     system = said.pop(0).content if said[0].role == "system" else None
     tools = specs_of(request.tools)
-    prompt = chat.opening(said, system=system, tools=tools, options=options)
+    prompt = await aside(said, chat.opening, said, system=system, tools=tools, options=options)
     return {"input_tokens": len(prompt)}
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
 from agent_runtime.messages.efforts import efforts_of
@@ -58,6 +58,8 @@ class ChatFormat:
     def __init__(self, model_dir: Path) -> None:
         try:
             self.tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+            # It would only take spaces off the places of tokens: special ones are never added.
+            self.tokenizer.post_processor = None
             self._literal = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
             config = json.loads((model_dir / "tokenizer_config.json").read_text())
             self.template = Template((model_dir / "chat_template.jinja").read_text())
@@ -105,13 +107,21 @@ class ChatFormat:
         """Ids of rendered text. Control tokens are what the template wrote, never what a message or
         the declaration of a tool says: a file that contains `<|im_end|>` cannot end a turn, nor one
         that contains `</tool_response>` a tool's result."""
+        return [number for encoding, _, _ in self._encoded(text) for number in encoding.ids]
+
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """As `encode`; and how many characters of `text` there are up to the end of each token."""
         ids: list[int] = []
-        for position, part in enumerate(_MARKED.split(text)):
-            is_literal = position % 2 == 1
-            tokenizer = self._literal if is_literal else self.tokenizer
-            part = self._reserved[ord(part) - _FIRST] if is_literal else part
-            ids += tokenizer.encode(part, add_special_tokens=False).ids
-        return ids
+        ends: list[int] = []
+        start = 0
+        for encoding, length, is_word in self._encoded(text):
+            ids += encoding.ids
+            start += length
+            if is_word:
+                ends += [start] * len(encoding.ids)
+            else:
+                ends += [start - length + end for _, end in encoding.offsets]
+        return ids, ends
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens included."""
@@ -157,8 +167,17 @@ class ChatFormat:
     ) -> list[int]:
         """Ids that continue a state whose last turn was the assistant's, as it is.
 
-        ended: whether that turn ends with the eos token; if not (it hit a length limit), the
-        delta closes it first.
+        As `continuing`, which says more.
+        """
+        return self.encode(self.continuing(messages, ended=ended, options=options))
+
+    def continuing(
+        self, messages: Sequence[Message], *, ended: bool, options: Options = _NONE
+    ) -> str:
+        """What `delta` has the ids of.
+
+        ended: whether the turn before ends with the eos token; if not (it hit a length limit), the
+        text closes it first.
         Raises TemplateRewrites if this template does not end messages with the eos token: then it
         cannot be told what it appends.
         """
@@ -171,7 +190,7 @@ class ChatFormat:
                 "cannot be told from what was there; the session is unchanged."
             )
         text = after.split(self.eos_text, ends)[-1]
-        return self.encode(text if ended else self.eos_text + text)
+        return text if ended else self.eos_text + text
 
     def rendered(
         self,
@@ -205,6 +224,17 @@ class ChatFormat:
         parts = _MARKED.split(text)
         parts[1::2] = [self._reserved[ord(part) - _FIRST] for part in parts[1::2]]
         return "".join(parts)
+
+    def _encoded(self, text: str) -> Iterator[tuple[Encoding, int, bool]]:
+        """Parts of rendered text, of how many of its characters each is, and whether that is the
+        mark of a reserved word."""
+        for position, part in enumerate(_MARKED.split(text)):
+            if position % 2 == 0:
+                yield self.tokenizer.encode(part, add_special_tokens=False), len(part), False
+            else:
+                word = self._reserved[ord(part) - _FIRST]
+                length = len(_OPEN) + len(part) + len(_CLOSE)
+                yield self._literal.encode(word, add_special_tokens=False), length, True
 
     def _calls(self) -> str:
         called = {"role": "assistant", "content": "", "tool_calls": [_CALL]}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent_runtime.errors import BadRequest, ContextFull, NoMessages
+from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_with
 from agent_runtime.messages.histories import History
@@ -85,7 +86,10 @@ class Prompting:
         if follows_template(before.session):
             asked = await self._as_shown(chat, before, request)
         else:
-            asked = Asked(before, _delta(chat, before.session, before.history, request), request)
+            delta = await aside(
+                request.messages, _delta, chat, before.session, before.history, request
+            )
+            asked = Asked(before, delta, request)
         fitting = _with_room(asked.before.history, asked.delta, request, before.engine)
         return replace(asked, request=fitting)
 
@@ -108,11 +112,16 @@ class Prompting:
             return Asked(before, [], request)
         transcript = await self._transcripts.of(session, history, chat, showing)
         if not history.tokens:
-            delta = _delta(chat, session, history, request)
+            delta = await aside(request.messages, _delta, chat, session, history, request)
             opening = _Messages(chat, showing, transcript, chat.marked(delta))
             return Asked(before, delta, request, opening)
-        shown = showing.continued(
-            transcript.said, request.messages, history.tokens, transcript.text
+        shown = await aside(
+            (*transcript.said, *request.messages),
+            showing.continued,
+            transcript.said,
+            request.messages,
+            history.tokens,
+            transcript.text,
         )
         if shown.kept < len(history.tokens):
             rewriting = await rewriting_of(

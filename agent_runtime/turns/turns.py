@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator
 
 from agent_runtime.errors import NoModel, NothingInterrupted, StillRunning
 from agent_runtime.feed.posting import Feed
+from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import Histories, History
 from agent_runtime.messages.prompting import Prompting, follows_template, with_defaults
@@ -286,7 +287,9 @@ class Turns:
                 reports = Reports(session.id, lambda: generation.engine, self._settings)
                 prompt = before.after(delta).history
                 length = len(prompt.tokens)
-                generation.marks = marks_of(self.chat, before, prompt, request)
+                generation.marks = await aside(
+                    request.messages, marks_of, self.chat, before, prompt, request
+                )
                 readying = self.readiness.make_ready(before, prompt, engine, generation.marks)
                 telling = reports.during(readying, "load", then=generation.reasons.extend)
                 async with contextlib.aclosing(telling):
@@ -419,7 +422,9 @@ class Turns:
             why_there = "it holds the session, and nothing is known of others without the store"
             generation = Generation(Placement(before.engine, why_there))
             asked = before.after(delta).history
-            generation.marks = marks_of(self.chat, before, asked, request)
+            generation.marks = await aside(
+                request.messages, marks_of, self.chat, before, asked, request
+            )
             with generation.counted():
                 async with self._slot(before, delta, request) as slot:
                     pieces = self._generate(before, asked, request, generation)

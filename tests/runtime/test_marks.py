@@ -1,13 +1,23 @@
 """A place that is marked is one that other conversations go on from."""
 
 import secrets
+import threading
+from array import array
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from agent_runtime.messages.chat import Message
+from agent_runtime.messages.aside import LONG, aside
+from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.histories import EMPTY, History
+from agent_runtime.models import TurnRequest
 from agent_runtime.turns.boundaries import kept
+from agent_runtime.turns.marks import marks_of
 from engine.boundaries import Hint, hint_in, hinted
 from engine.client import EngineClient, Sampling
+from tests.engine_cpu.server import MODEL
 from tests.runtime.talk import PAGE, TEXT
 
 
@@ -22,7 +32,7 @@ def assistant(text):
 def alike(one, other):
     """How many tokens two histories begin with together."""
     pairs = enumerate(zip(one, other, strict=False))
-    return next(place for place, (a, b) in pairs if a != b)
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @pytest.fixture
@@ -113,6 +123,53 @@ async def test_every_mark_of_a_prompt_is_kept(torpor, begin):
     assert len(inside) == 2
     # The three parts of the prompt are about as long as each other.
     assert inside[0] < prompt_end / 2 < inside[1]
+
+
+def prompted(chat, said, system):
+    """The session before its first prompt, and the prompt."""
+    session = SimpleNamespace(body=SimpleNamespace(meta={"system": system, "tools": []}))
+    engine = SimpleNamespace(record=SimpleNamespace(page_size=1))
+    before = SimpleNamespace(history=EMPTY, session=session, engine=engine)
+    ids = chat.opening(said, system=system, tools=())
+    return before, History(array("I", ids), [], 0)
+
+
+CHAT = ChatFormat(MODEL)
+PIECES = ["the ", "<|im_end|>", " \n\n", "é😀", "end.\n", " 12", " <think>", "\n", "x"]
+
+
+@given(texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), min_size=1))
+@settings(derandomize=True, database=None, deadline=None, max_examples=50)
+def test_a_mark_is_as_far_as_another_prompt_has_the_same_tokens(texts):
+    chat, system = CHAT, "s <|im_end|> y"
+    said = [(assistant if n % 2 else user)(f"{n}{text}") for n, text in enumerate(texts)]
+    before, asked = prompted(chat, said, system)
+    for mark in range(min(len(said), 16)):
+        shown = said[:mark] or [user("")]
+        same = alike(chat.opening(shown, system=system, tools=()), asked.tokens)
+        found = marks_of(chat, before, asked, TurnRequest(messages=said, marks=[mark]))
+        assert found == ((same,) if same < len(asked.tokens) - 1 else ())
+
+
+def test_a_prompt_is_tokenized_once_however_many_marks_it_has(monkeypatch):
+    chat = CHAT
+    said = [user(TEXT), assistant(TEXT)] * 8 + [user(TEXT)]
+    before, asked = prompted(chat, said, None)
+    encoded, lengths = chat._encoded, []
+
+    def counted(text):
+        lengths.append(len(text))
+        return encoded(text)
+
+    monkeypatch.setattr(chat, "_encoded", counted)
+    marks_of(chat, before, asked, TurnRequest(messages=said, marks=list(range(1, 17))))
+    assert len(lengths) == 1
+
+
+async def test_only_long_texts_are_tokenized_in_a_thread():
+    assert await aside([user("x")], threading.get_ident) == threading.get_ident()
+    for long in (user("x" * LONG), Message(role="assistant", content="", reasoning="x" * LONG)):
+        assert await aside([long], threading.get_ident) != threading.get_ident()
 
 
 def test_marks_travel_with_a_request_and_lie_where_states_do():
