@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from agent_runtime.lists import Several
 from agent_runtime.messages.chat import Message
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
@@ -53,7 +54,7 @@ class SamplingDefaults(_Wire, strict=True):
 
 class CreateSession(_Wire, strict=True):
     system: str | None = None
-    tools: list[DeclaredTool] = []
+    tools: Several[DeclaredTool] = []
     labels: dict[str, str] = {}
     sampling: SamplingDefaults = SamplingDefaults()
     template: dict[str, OptionValue] = {}
@@ -75,7 +76,7 @@ class LabelsRequest(_Wire, strict=True):
 class TurnRequest(_Wire, Constraints, strict=True):
     """`temperature` 0 is greedy. `top_logprobs` > 0 returns that many alternatives per token."""
 
-    messages: list[Message] = []
+    messages: Several[Message] = []
     proceed: bool = False
     """Generate right where the history ends, with no new message: after a fork at the end of a
     prompt, or to go on with an answer that was cut off. The latter cannot be held to anything."""
@@ -132,7 +133,7 @@ class ConversationRequest(TurnRequest):
     history: as in CreateSession; with another policy it is another conversation
     """
 
-    tools: list[DeclaredTool] = []
+    tools: Several[DeclaredTool] = []
     history: HistoryPolicy = "append"
     stateless: bool | None = None
     labels: dict[str, str] = {}

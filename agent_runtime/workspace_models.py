@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from agent_runtime.lists import Several
 from tools.workspaces import File, Manifest
 
 CHUNK = 1 << 20
@@ -44,7 +45,7 @@ class WorkspaceFiles(_Wire):
     by its own; smaller ones are one piece."""
 
     manifest: Manifest
-    chunks: dict[Sha256, list[Sha256]] = {}
+    chunks: dict[Sha256, Several[Sha256]] = {}
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -85,15 +86,16 @@ class WorkspaceView(_Wire):
 class Names(_Wire):
     """SHA-256 of pieces of contents."""
 
-    names: list[Sha256] = Field(max_length=MOST_FILES + MOST_BYTES // CHUNK)
+    names: Several[Sha256] = Field(max_length=MOST_FILES + MOST_BYTES // CHUNK)
+
+
+_Piece = Annotated[bytes, EncodedBytes(encoder=_Strict), Field(max_length=CHUNK)]
 
 
 class Pieces(_Wire):
     """Contents, or pieces of them, of at most 1 MiB each."""
 
-    pieces: list[Annotated[bytes, EncodedBytes(encoder=_Strict), Field(max_length=CHUNK)]] = Field(
-        max_length=MOST_CHUNKS
-    )
+    pieces: Several[_Piece] = Field(max_length=MOST_CHUNKS)
 
 
 class Version(_Wire):

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent_runtime.lists import Several
+
 
 class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +56,7 @@ class ToolUseBlock(Wire):
 class ToolResultBlock(Wire):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | Several[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: CacheControl | None = None
     toolset_name: None = None
@@ -66,12 +68,12 @@ AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discr
 
 class UserMessage(Wire):
     role: Literal["user"]
-    content: str | list[UserBlock]
+    content: str | Several[UserBlock]
 
 
 class AssistantMessage(Wire):
     role: Literal["assistant"]
-    content: str | list[AssistantBlock]
+    content: str | Several[AssistantBlock]
 
 
 SaidMessage = Annotated[UserMessage | AssistantMessage, Field(discriminator="role")]

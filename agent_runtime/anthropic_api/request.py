@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from agent_runtime.anthropic_api.blocks import CacheControl, SaidMessage, TextBlock, Wire
+from agent_runtime.lists import Several
 from agent_runtime.openai_api.chat_models import Ours
 
 _NOT_HERE = {
@@ -112,9 +113,9 @@ class CountRequest(Wire):
     """What a prompt is made of."""
 
     model: str
-    messages: list[SaidMessage] = Field(min_length=1, max_length=100_000)
-    system: str | list[TextBlock] | None = None
-    tools: list[CustomTool] = Field(default=[])
+    messages: Several[SaidMessage] = Field(min_length=1, max_length=100_000)
+    system: str | Several[TextBlock] | None = None
+    tools: Several[CustomTool] = Field(default=[])
     tool_choice: Annotated[
         AutoChoice | AnyChoice | ToolChoice | NoChoice, Field(discriminator="type")
     ] = AutoChoice(type="auto")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent_runtime.errors import Unsupported
+from agent_runtime.lists import Several
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.messages.template import OptionValue
 from agent_runtime.models import Durability, HistoryPolicy
@@ -38,8 +39,8 @@ class ChatMessage(_Wire):
     and ours do not: clients send messages back as they came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[MessageCall] | None = None
+    content: str | Several[dict[str, Any]] | None = None
+    tool_calls: Several[MessageCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
     reasoning_content: str | None = None
@@ -110,8 +111,8 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    tools: list[FunctionTool] | None = Field(default=None, max_length=128)
+    messages: Several[ChatMessage] = Field(min_length=1)
+    tools: Several[FunctionTool] | None = Field(default=None, max_length=128)
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None

@@ -6,10 +6,11 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import TorporError
+from agent_runtime.lists import Several
 from agent_runtime.service.document import problems
 from agent_runtime.sessions.storable import require_storable_tenant
 from agent_runtime.settings import RuntimeSettings
@@ -30,6 +31,14 @@ class Items(BaseModel):
     items: list[Any]
 
 
+class AddedItems(BaseModel):
+    """To be put behind those that are there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Several[Any] = Field(max_length=10_000)
+
+
 class Popped(BaseModel):
     item: Any
 
@@ -41,7 +50,7 @@ async def last(http: Request, name: Name, limit: Limit = None) -> Items:
 
 
 @router.post("/{name}", status_code=204)
-async def add(http: Request, name: Name, request: Items) -> Response:
+async def add(http: Request, name: Name, request: AddedItems) -> Response:
     store, tenant = _store(http), _tenant(http)
     await require_storable_tenant(store, tenant)  # items are stored as they are, and not sealed
     values = [json.dumps(item, ensure_ascii=False).encode() for item in request.items]

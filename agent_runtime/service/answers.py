@@ -26,6 +26,7 @@ _CODES = {400: "malformed_body", 404: "no_such_path", 405: "method_not_allowed"}
 
 # OpenAI's and Anthropic's clients repeat every 409 and 5xx unless they are told not to.
 _NOT_REPEATED = {"cancelled", "cannot_store", "internal"}
+_TOLD = 20  # flaws of one request
 # The names of types that pydantic has tried, and where FastAPI found what it read.
 _NOT_FIELDS = {"body", "query", "path", "header", "str", "int", "float", "bool", "dict", "list"}
 
@@ -71,14 +72,17 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    found = error.errors()
+    told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_TOLD]]
+    if len(found) > _TOLD:
+        told.append(f"and {len(found) - _TOLD} more")
     return problem_response(
         Problem(
             title="Invalid request",
             status=422,
             code="invalid_request",
-            detail=detail,
-            param=_field(error.errors()[0]["loc"]),
+            detail="; ".join(told),
+            param=_field(found[0]["loc"]),
         ),
         path=request.url.path,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -49,6 +50,10 @@ async def serve(
     _log_to_stderr(settings.json_log)
     telemetry = telemetry_from(os.environ)
     app = create_app(settings, telemetry)
+    # All that was imported stays. A large body makes so many objects that they are collected in the
+    # middle of it, and each time all of that would be looked at again.
+    gc.collect()
+    gc.freeze()
     server = _Server(
         uvicorn.Config(
             app,

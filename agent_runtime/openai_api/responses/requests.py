@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from agent_runtime.errors import BadRequest, Unsupported
+from agent_runtime.lists import Several
 from agent_runtime.messages.efforts import Effort
 from agent_runtime.openai_api.chat_models import Ours
 from agent_runtime.turns.constraints import NamedTool
@@ -76,11 +77,11 @@ class CreateResponse(_Asked):
     """As OpenAI documents it; see docs/openai-responses.md for each field."""
 
     model: str
-    input: str | list[dict[str, Any]] = []
+    input: str | Several[dict[str, Any]] = []
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: str | ConversationId | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Several[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: Text | None = None
@@ -88,7 +89,7 @@ class CreateResponse(_Asked):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    include: list[str] | None = None
+    include: Several[str] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
     stream: bool | None = None

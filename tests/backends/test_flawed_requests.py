@@ -1,0 +1,46 @@
+"""A request with many flaws is told of some of them."""
+
+import httpx
+import pytest
+
+
+@pytest.fixture
+async def http(scripted_app):
+    transport = httpx.ASGITransport(scripted_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://scripted") as client:
+        yield client
+
+
+MANY = [0] * 10_000
+MODEL = {"model": "scripted"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "first"),
+    [
+        ("/v1/converse", {"messages": MANY}, "messages[0]"),
+        ("/v1/sessions", {"tools": MANY}, "tools[0]"),
+        ("/v1/chat/completions", MODEL | {"messages": MANY}, "messages[0]"),
+        ("/v1/responses", MODEL | {"input": MANY}, "input"),
+        ("/v1/items/x", {"items": [*MANY, 0]}, "items"),
+    ],
+)
+async def test_a_list_is_read_up_to_its_first_flaw(http, path, body, first):
+    refused = await http.post(path, json=body)
+    assert refused.status_code in (400, 422)
+    told = refused.json()
+    assert told.get("error", told)["param"].startswith(first)
+    assert len(refused.content) < 2000
+
+
+async def test_of_many_flaws_twenty_are_told(http):
+    refused = await http.post("/v1/sessions", json=dict.fromkeys(map(str, range(100)), 0))
+    assert refused.status_code == 422
+    *told, rest = refused.json()["detail"].split("; ")
+    assert (len(told), rest) == (20, "and 80 more")
+
+
+async def test_as_many_items_as_may_be_added_at_once_are(http):
+    assert (await http.post("/v1/items/many", json={"items": MANY})).status_code == 204
+    assert (await http.get("/v1/items/many")).json() == {"items": MANY}
+    await http.delete("/v1/items/many")
