@@ -7,6 +7,7 @@ TorporError
 │   ├── NoMessages        a history is to be rendered anew, and its messages are not known
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── BodyTooLarge      an import is larger than the service takes
+│   ├── BodyTimeout           no more of an import came for a while
 │   ├── AsyncOnly         a saver's or store's synchronous method
 │   ├── UnknownTool       a call is required of a tool that the session does not have
 │   ├── ToolsDiffer       a framework declares tools that its session does not have
@@ -91,6 +92,11 @@ class ContextFull(BadRequest):
 class BodyTooLarge(BadRequest):
     code = "body_too_large"
     status = 413
+
+
+class BodyTimeout(BadRequest):
+    code = "body_timeout"
+    status = 408
 
 
 class AsyncOnly(BadRequest, NotImplementedError):

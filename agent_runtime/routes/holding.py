@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Body, Depends, Request
 
 from agent_runtime.errors import TorporError
 from agent_runtime.models import Dropped, Held, HoldRequest, Persisted, PersistRequest, Released
@@ -24,15 +24,25 @@ def _holding(request: Request) -> Holding:
 
 
 _Holding = Annotated[Holding, Depends(_holding)]
+_Persist = Annotated[PersistRequest, Body(default_factory=PersistRequest)]
+_Hold = Annotated[HoldRequest, Body(default_factory=HoldRequest)]
 
 
 @router.post("/persist")
-async def persist(session_id: str, request: PersistRequest, holding: _Holding) -> Persisted:
+async def persist(
+    session_id: str,
+    request: _Persist,
+    holding: _Holding,
+) -> Persisted:
     return await holding.persist(session_id, request)
 
 
 @router.post("/hold")
-async def hold(session_id: str, request: HoldRequest, holding: _Holding) -> Held:
+async def hold(
+    session_id: str,
+    request: _Hold,
+    holding: _Holding,
+) -> Held:
     return await holding.hold(session_id, request)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.access.identity import current_tenant
@@ -57,11 +57,18 @@ def _sessions(request: Request) -> Sessions:
 
 
 Asked = Annotated[Sessions, Depends(_sessions)]
+_Create = Annotated[CreateSession, Body(default_factory=CreateSession)]
+_Suspend = Annotated[SuspendRequest, Body(default_factory=SuspendRequest)]
+_Resume = Annotated[ResumeRequest, Body(default_factory=ResumeRequest)]
+_Fork = Annotated[ForkRequest, Body(default_factory=ForkRequest)]
 
 
 @router.post("", status_code=201)
 async def create(
-    sessions: Asked, response: Response, request: CreateSession, key: Key = None
+    sessions: Asked,
+    response: Response,
+    request: _Create,
+    key: Key = None,
 ) -> SessionView:
     view = await sessions.create(request, key=key)
     name_head(response, view.head)
@@ -145,7 +152,11 @@ async def residency(sessions: Asked, session_id: str) -> Whereabouts:
 
 @router.post("/{session_id}/suspend", responses=MOVED)
 async def suspend(
-    http: Request, sessions: Asked, session_id: str, request: SuspendRequest, match: Match
+    http: Request,
+    sessions: Asked,
+    session_id: str,
+    request: _Suspend,
+    match: Match,
 ) -> Suspended:
     done = await sessions.suspend(session_id, held_to(request, match))
     http.app.state.metrics.suspended(done)
@@ -158,7 +169,10 @@ async def suspend(
     responses={200: content(EventStream.media_type, "`progress` and `result`")},
 )
 async def resume(
-    http: Request, sessions: Asked, session_id: str, request: ResumeRequest
+    http: Request,
+    sessions: Asked,
+    session_id: str,
+    request: _Resume,
 ) -> Response:
     """Resumed; for a client that accepts server-sent events, `progress` and that as `result`."""
     events = _counted(http.app.state.metrics, sessions.resuming(session_id, request))
@@ -184,7 +198,7 @@ async def fork(
     sessions: Asked,
     response: Response,
     session_id: str,
-    request: ForkRequest,
+    request: _Fork,
     match: Match,
     key: Key = None,
 ) -> Forked:

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agent_runtime.errors import BodyTimeout
 from agent_runtime.models import Problem
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.json_values import flaw_of
@@ -33,7 +34,8 @@ class BodyLimits(BaseModel):
 class Bodies:
     """ASGI middleware: a JSON body is read whole, looked at, and handed on.
 
-    Other types are refused, but on the paths in `streamed`, where everything passes as it comes.
+    Other types are refused, but on the paths in `streamed`, where everything passes as it comes;
+    who reads it there gets BodyTimeout when it does not come.
     """
 
     def __init__(
@@ -44,8 +46,11 @@ class Bodies:
         self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._streamed:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] in self._streamed:
+            await self._app(scope, self._coming(receive), send)
             return
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
@@ -69,6 +74,26 @@ class Bodies:
             await problem_response(problem, headers, path=scope["path"])(scope, receive, send)
             return
         await self._app(scope, _handing(body, receive), send)
+
+    def _coming(self, receive: Receive) -> Receive:
+        """A `receive` that waits for each piece of the body so long."""
+        is_whole = False
+
+        async def coming() -> Message:
+            nonlocal is_whole
+            if is_whole:
+                return await receive()
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTimeout(
+                    f"no more of the body came in {self._limits.seconds:g} s; nothing was kept."
+                ) from None
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return coming
 
     def _of_headers(self, headers: dict[bytes, bytes], length: bytes) -> Problem | None:
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

@@ -10,6 +10,7 @@ from agent_runtime.mcp_server.tools import all_tools
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import SamplingDefaults, TurnRequest
 from agent_runtime.sdk import Torpor
+from agent_runtime.service.bodies import BodyLimits
 from state_store.feeds import START
 from tests.backends.scripted import says, scripted_runtime
 
@@ -137,3 +138,30 @@ async def test_what_an_mcp_client_does_not_say_is_as_the_session_has_it(connect,
     await tool.fn(session_id=session.id, context=Nobody(), message="Hi", temperature=0.1)
     asked = [[body["temperature"], body["max_tokens"], body["stop"]] for _, body in said.seen]
     assert asked == [[0.9, 7, ["END"]], [0.1, 7, ["END"]]]
+
+
+async def test_what_need_not_be_said_needs_no_body(scripted_app, said):
+    async with client_of(scripted_app) as http:
+        made = await http.post("/v1/sessions")
+        assert made.status_code == 201
+        path = f"/v1/sessions/{made.json()['id']}"
+        for what in ("suspend", "resume", "persist", "hold", "fork"):
+            bare = await http.post(f"{path}/{what}")
+            empty = await http.post(f"{path}/{what}", json={})
+            assert bare.status_code == empty.status_code != 422
+            wrong = await http.post(f"{path}/{what}", json={"nothing": 1})
+            assert wrong.status_code == 422
+
+
+async def test_an_import_that_never_ends_is_given_up(bare_store, said):
+    async def pieces():
+        yield b"x"
+        await asyncio.Event().wait()
+
+    limits = BodyLimits(seconds=0.05)
+    async with (
+        scripted_runtime(bare_store.url, said, body_limits=limits) as app,
+        client_of(app) as http,
+    ):
+        answer = await http.post("/v1/import", content=pieces())
+    assert (answer.status_code, answer.json()["code"]) == (408, "body_timeout")
