@@ -26,12 +26,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, W
 from referencing import Registry
 
 from tools.canonical import canonical
+from tools.errors import ToolsError
 
 logger = logging.getLogger(__name__)
 
 _STEPS = 10_000  # that any check may take: about a quarter of a second
 _CHARACTERS = 2  # of what is checked that allow one step more
-_ELEMENTS = 64  # of a list, an object or a text that count as one more step
+_ELEMENTS = 64  # of a list or an object that count as one more step
+_TEXT = 256  # characters that do
 _MOST_SHOWN = 200
 _ONE = ("not", "if", "then", "else")
 _SEVERAL = ("allOf", "anyOf", "oneOf")
@@ -39,7 +41,7 @@ _SEVERAL = ("allOf", "anyOf", "oneOf")
 Keyword = Callable[[Any, Any, Any, Any], Iterator[Violation] | None]
 
 
-class TooCostly(Exception):
+class TooCostly(ToolsError):
     """A check was given up: it would have taken too many steps."""
 
 
@@ -93,11 +95,13 @@ class _Budget:
 _budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
 
 
-def _charged(keyword: Keyword) -> Keyword:
+def _charged(name: str, keyword: Keyword) -> Keyword:
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Violation] | None:
         budget = _budget.get()
         assert budget is not None, "a schema of others is checked inside `bounded`"
-        budget.steps -= 1 + (_size(value) + _size(instance)) // _ELEMENTS
+        # Each part of several may tell in words what it was held against.
+        times = _size(value) if name in _SEVERAL else 1
+        budget.steps -= 1 + _weight(value) + times * _weight(instance)
         if budget.steps < 0:
             raise TooCostly("to check it takes too long")
         return keyword(validator, value, instance, schema)
@@ -119,6 +123,10 @@ def _written(values: Any) -> int:
         return len(repr(values))
     except RecursionError:
         return 0
+
+
+def _weight(value: Any) -> int:
+    return _size(value) // (_TEXT if isinstance(value, str) else _ELEMENTS)
 
 
 def _size(value: Any) -> int:
@@ -195,7 +203,7 @@ _KEYWORDS: dict[str, Keyword] = dict(Draft202012Validator.VALIDATORS) | {
 # It runs patterns by itself.
 del _KEYWORDS["unevaluatedProperties"]
 _Offline = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {name: _charged(keyword) for name, keyword in _KEYWORDS.items()}
+    Draft202012Validator, {name: _charged(name, keyword) for name, keyword in _KEYWORDS.items()}
 )
 
 

@@ -97,6 +97,19 @@ def test_checks_that_are_bounded_together_are_given_up_together():
         check(1000)
 
 
+@pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
+@pytest.mark.parametrize("part", [False, {"type": "integer"}])
+def test_a_long_text_is_not_repeated_for_each_part_of_a_schema(keyword, part):
+    with pytest.raises(TooCostly):
+        _errors({keyword: [part] * 10_000}, "x" * 1_000_000)
+
+
+def test_a_long_text_is_checked_whole():
+    text = "x" * 1_000_000
+    schema = taking({"anyOf": [{"type": kind} for kind in ("null", "integer", "array", "string")]})
+    assert read(schema, text) == ({"x": text}, ())
+
+
 def test_a_long_list_is_checked_whole():
     numbers = list(range(50_000))
     schema = taking({"type": "array", "items": {"type": "integer"}})
