@@ -351,3 +351,17 @@ async def test_a_response_of_a_conversation_can_be_deleted_where_the_quota_is_fu
         await store.set_quota("default", Quota())
     with pytest.raises(openai.NotFoundError):
         await scripted.conversations.retrieve(talk.id)
+
+
+async def test_items_whose_ids_come_twice_get_ids_of_their_own(scripted):
+    said = [{"type": "message", "id": "msg_1", **user(text)} for text in ("One.", "Two.")]
+    conversation = await scripted.conversations.create(items=said)
+    again = {"type": "message", "id": "msg_1", **user("Three.")}
+    await scripted.conversations.items.create(conversation.id, items=[again])
+    page = await scripted.conversations.items.list(conversation.id, limit=1, order="asc")
+    items = [item async for item in page]
+    assert [item.content[0].text for item in items] == ["One.", "Two.", "Three."]
+    assert len({item.id for item in items}) == 3
+    await scripted.conversations.items.delete("msg_1", conversation_id=conversation.id)
+    left = await scripted.conversations.items.list(conversation.id, order="asc")
+    assert [item.content[0].text for item in left.data] == ["Two.", "Three."]

@@ -26,7 +26,7 @@ from agent_runtime.errors import ConversationLocked, LastResponseGone, NotFound
 from agent_runtime.models import CreateSession
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.responses.creation import Follows
-from agent_runtime.openai_api.responses.items import Item, items_of, said_in
+from agent_runtime.openai_api.responses.items import Item, distinct, items_of, said_in
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import NOTHING_DONE
 from agent_runtime.sessions.sessions import Sessions
@@ -107,7 +107,7 @@ class ResponseConversations:
         self, items: Sequence[dict[str, Any]], metadata: dict[str, str]
     ) -> ConversationRecord:
         """Raises NoEngine, CannotStore, NoBackend, QuotaExceeded; what `items_of` raises."""
-        pending = _read(items)
+        pending = distinct(_read(items), (), Ids())
         session_id = self._store.new_session_id()
         record = ConversationRecord(
             id="conv_" + session_id.removeprefix("ses-").replace("-", ""),
@@ -158,8 +158,11 @@ class ResponseConversations:
 
     async def add(self, conversation_id: str, items: Sequence[dict[str, Any]]) -> list[Item]:
         """Raises what `items_of` raises."""
-        added = _read(items)
+        given = _read(items)
         async with self._changing(conversation_id) as (session, record):
+            said, _ = await self._said(record)
+            taken = {item["id"] for item in (*said, *record.pending)} | set(record.deleted)
+            added = distinct(given, taken, Ids())
             pending = [*record.pending, *added]
             await self.put(session, record.model_copy(update={"pending": pending}))
         return added

@@ -8,7 +8,7 @@ message                                            what a user says, or a system
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from agent_runtime.errors import BadRequest
@@ -45,6 +45,18 @@ def items_of(given: str | Sequence[Mapping[str, Any]], ids: Ids, param: str) -> 
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     return [_item(one, ids, place, f"{param}[{place}]") for place, one in enumerate(given)]
+
+
+def distinct(items: Sequence[Item], taken: Collection[str], ids: Ids) -> list[Item]:
+    """The items, those with new ids whose own are `taken` or come twice: a list is paged by them,
+    and an item is deleted by its id."""
+    seen, told = set(taken), []
+    for place, item in enumerate(items):
+        if item["id"] in seen:
+            item = item | {"id": ids.of(_PREFIXES[item["type"]], -2, place)}
+        seen.add(item["id"])
+        told.append(item)
+    return told
 
 
 def said_in(items: Sequence[Item]) -> list[Said]:

@@ -29,7 +29,8 @@ class Page(BaseModel):
             ids = [item["id"] for item in ordered]
             if self.after not in ids:
                 raise BadRequest(f"no item {self.after[:100]} in this list.", param="after")
-            ordered = ordered[ids.index(self.after) + 1 :]
+            # Behind the last one, should a response's input repeat an id: then every list ends.
+            ordered = ordered[len(ids) - ids[::-1].index(self.after) :]
         shown = ordered[: self.limit]
         return {
             "object": "list",
