@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from agent_runtime.errors import SetupError
 from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from agent_runtime.service.bodies import BodyLimits
+from agent_runtime.service.hosts import LOCAL
 from engine.backends.settings import BackendSettings
 
 _WORDS = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -134,6 +135,9 @@ class ServiceSettings(RuntimeSettings):
     """Address that the service listens on; with `require_keys`, others than this machine's too."""
     port: int = Field(default=8700, ge=1, le=65535)
     """Port that the service listens on."""
+    allowed_hosts: str = ""
+    """Names, separated by commas, by which a service without `require_keys` may be asked besides
+    `localhost`, `127.0.0.1` and `[::1]`: those of a proxy on this machine."""
     tls_certificate: Path | None = None
     """Certificates in PEM, the service's own first; then it speaks HTTPS only."""
     tls_key: Path | None = None
@@ -158,6 +162,12 @@ class ServiceSettings(RuntimeSettings):
         scheme = "http" if self.tls_certificate is None else "https"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
+
+    @property
+    def answers_to(self) -> frozenset[str]:
+        """The hosts that it is asked by where it asks for no keys."""
+        named = {name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip()}
+        return LOCAL | {self.host} | named
 
     def require_keys_beyond_loopback(self) -> None:
         """Raises SetupError for an address that others can reach without keys."""

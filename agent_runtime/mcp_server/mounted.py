@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -26,7 +25,6 @@ from agent_runtime.settings import RuntimeSettings
 
 PATH = "/mcp"
 _CREDENTIALS = ("authorization", "x-api-key")
-_LOCAL = ["127.0.0.1", "localhost", "[::1]"]
 
 
 # It tells of every call at INFO, and requests are logged by who serves them.
@@ -48,7 +46,6 @@ class Mounted:
         manager = StreamableHTTPSessionManager(
             self._server,
             stateless=True,
-            security_settings=_security(self._settings),
             max_request_body_size=self._settings.body_limits.bytes,
         )
         ready, over = asyncio.Event(), asyncio.Event()
@@ -84,13 +81,3 @@ def _carried(request: Request) -> dict[str, str]:
     sent = {name: request.headers[name] for name in _CREDENTIALS if name in request.headers}
     request_id = current_request_id()
     return sent if request_id is None else sent | {"x-request-id": request_id}
-
-
-def _security(settings: RuntimeSettings) -> TransportSecuritySettings:
-    """Without keys only this machine is served, and a page that a browser here shows must not be
-    taken for it: a foreign name may be made to point at 127.0.0.1."""
-    return TransportSecuritySettings(
-        enable_dns_rebinding_protection=not settings.require_keys,
-        allowed_hosts=[*_LOCAL, *(f"{host}:*" for host in _LOCAL)],
-        allowed_origins=[f"http://{host}{port}" for host in _LOCAL for port in ("", ":*")],
-    )

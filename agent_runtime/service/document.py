@@ -19,13 +19,15 @@ Responses = dict[int | str, dict[str, Any]]
 
 _AT_THE_EDGE = {
     400: ("malformed_body", "too_deep"),
+    403: ("origin_refused",),
     408: ("body_timeout",),
     413: ("body_too_large",),
     415: ("unsupported_media_type",),
+    421: ("host_refused",),
     422: ("invalid_request",),
     500: ("internal",),
 }
-"""Of `bodies.py` and `answers.py`, which need no error for them."""
+"""Of `hosts.py`, `bodies.py` and `answers.py`, which need no error for them."""
 
 
 _OF_KEYS: tuple[type[Exception], ...] = (Unauthorized, Forbidden, RateLimited)

@@ -15,6 +15,7 @@ import uvicorn
 from agent_runtime.errors import SetupError
 from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import connections
+from agent_runtime.service.hosts import Hosts
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
@@ -56,7 +57,7 @@ async def serve(
     gc.freeze()
     server = _Server(
         uvicorn.Config(
-            app,
+            app if settings.require_keys else Hosts(app, settings.answers_to),
             host=settings.host,
             port=settings.port,
             ssl_certfile=settings.tls_certificate,

@@ -97,7 +97,7 @@ async def test_many_shallow_objects_are_no_depth(http):
 
 async def test_a_giant_body_is_refused_before_it_is_read(stage, http):
     head = (
-        b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 99999999999\r\n\r\n"
     )
     assert b" 413 " in await sent_raw(stage, head)
@@ -106,7 +106,7 @@ async def test_a_giant_body_is_refused_before_it_is_read(stage, http):
 
 async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(stage, http):
     head = (
-        b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n"
     )
     piece = b"%x\r\n" % MIB + b"[" * MIB + b"\r\n"
@@ -118,7 +118,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(stage
     host, port = stage.runtime.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     writer.write(
-        b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b'Content-Length: 100\r\n\r\n{"sys'
     )
     await writer.drain()
