@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import msgpack
 
 from state_store.connection import Control
-from state_store.errors import InvalidTenant, NotFound
+from state_store.errors import InvalidKeyLimits, InvalidTenant, NotFound
 from state_store.layout import TenantKeys
 
 Role = Literal["use", "read", "admin"]
@@ -65,7 +66,17 @@ class ApiKeys:
         per_minute: int | None = None,
     ) -> tuple[ApiKey, str]:
         """A new key, and the text that its owner sends: that is not stored, and cannot be had
-        again. expires_in: seconds. Raises InvalidTenant."""
+        again. expires_in: seconds. Raises InvalidTenant, InvalidKeyLimits."""
+        if expires_in is not None and not 0 < expires_in < math.inf:
+            raise InvalidKeyLimits(
+                f"a key cannot expire in {expires_in:g} seconds; none was made. Give it a time "
+                "above 0, or none if it is not to expire."
+            )
+        if per_minute is not None and per_minute < 1:
+            raise InvalidKeyLimits(
+                f"a key cannot make {per_minute} requests a minute; none was made. Let it make 1 "
+                "at least, or any number."
+            )
         now, secret = time.time(), secrets.token_hex(32)
         key = ApiKey(
             tenant,

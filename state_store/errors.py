@@ -27,6 +27,7 @@ StoreError
 ├── UnknownEconomy         not the name of an economy class
 ├── VaultLocked            the tenant is encrypted and its master key is not at hand
 ├── InvalidKey             key material is malformed, damaged or another tenant's
+├── InvalidKeyLimits       an API key that could not be used, or that would not end as it should
 ├── DurabilityNotReached   committed in memory, but not confirmed at the wanted level
 │   └── ServersChanged     a server restarted or gave up its place; some writes may be lost
 ├── ArchiveUnavailable     the archive does not answer; nothing was moved
@@ -158,6 +159,10 @@ class VaultLocked(StoreError):
 
 
 class InvalidKey(StoreError):
+    pass
+
+
+class InvalidKeyLimits(StoreError):
     pass
 
 

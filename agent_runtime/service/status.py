@@ -50,6 +50,7 @@ _STATUS: dict[type[Exception], int] = {
     store.UnknownEconomy: 400,
     store.VaultLocked: 503,
     store.InvalidKey: 500,
+    store.InvalidKeyLimits: 400,
     store.DurabilityNotReached: 503,
     store.ServersChanged: 503,
     store.ArchiveUnavailable: 503,
