@@ -37,17 +37,28 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it did what it should. Our own errors end it with one line."""
+    """Run a command; 0 if it did what it should. Our own errors end it with one line.
+
+    One that is stopped by a signal before it is done returns 128 and the signal's number, as shells
+    have it; one that runs until it is stopped (`until_stopped` in its arguments) has done its work.
+    """
+    arguments = argparse.Namespace(until_stopped=False)
     try:
         with _terminate_like_interrupt():
-            arguments = _parser().parse_args(argv)
+            _parser().parse_args(argv, arguments)
             code: int = arguments.run(arguments)
         return code
     except (TorporError, EngineError, StoreError, ToolsError) as error:
         print(f"torpor: {error}", file=sys.stderr)
         return 1
+    except _Terminated:
+        return 0 if arguments.until_stopped else 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        return 0
+        return 0 if arguments.until_stopped else 128 + signal.SIGINT
+
+
+class _Terminated(KeyboardInterrupt):
+    """By SIGTERM."""
 
 
 class _Command(argparse.ArgumentParser):
@@ -79,7 +90,7 @@ def _terminate_like_interrupt() -> Iterator[None]:
     """SIGTERM stops as cleanly as Ctrl-C: whatever was started is ended."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield

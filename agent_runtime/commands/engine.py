@@ -41,7 +41,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         default=DRAIN_TIMEOUT,
         help="seconds that running turns get after SIGTERM",
     )
-    up.set_defaults(run=_up)
+    up.set_defaults(run=_up, until_stopped=True)
 
     empty = actions.add_parser("drain", help="have it finish its turns and take no new ones")
     empty.add_argument("engine", help="its id")

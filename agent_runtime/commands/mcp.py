@@ -16,7 +16,7 @@ from agent_runtime.sdk import Torpor
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     service_options.add_to(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, until_stopped=True)
 
 
 def _run(arguments: argparse.Namespace) -> int:

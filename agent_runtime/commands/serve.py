@@ -12,7 +12,7 @@ from agent_runtime.service.server import serve
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     runtime_options.add_to(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, until_stopped=True)
 
 
 def _run(arguments: argparse.Namespace) -> int:

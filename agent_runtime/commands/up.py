@@ -19,7 +19,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     runtime_options.add_to(parser, model=False)
     engine_options.add_to(parser)
     parser.add_argument("--engine-port", type=int, default=None, help="default: a free one")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, until_stopped=True)
 
 
 def _run(arguments: argparse.Namespace) -> int:
