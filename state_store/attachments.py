@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -129,7 +130,8 @@ class Attachments:
 
     async def _attach(self, session: Session, *arguments: object) -> int:
         keys = LineageKeys(self._prefix, lineage_of(session.id))
-        taken = [keys.session(session.id), self._place(session), keys.usage]
+        mark = keys.attach_call(secrets.token_hex(16))  # a call is sent again if its answer is lost
+        taken = [keys.session(session.id), self._place(session), keys.usage, mark]
         done: int = await self._control.run("attach", taken, session.id, *arguments)
         return done
 

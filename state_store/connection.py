@@ -22,6 +22,7 @@ from redis.exceptions import (
     ConnectionError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
     RedisClusterException,
     RedisError,
     TimeoutError,
@@ -30,7 +31,7 @@ from redis.exceptions import (
 from state_store.address import Address
 from state_store.clients import client_for
 from state_store.cluster import ClusterClient
-from state_store.errors import StoreRefused, StoreUnavailable
+from state_store.errors import StoreFull, StoreRefused, StoreUnavailable
 from state_store.objects import ObjectClient
 from state_store.patience import is_login, is_passing, is_untrusted, patiently
 
@@ -252,6 +253,11 @@ class Control:
         return sorted(found, key=lambda master: master[0])
 
     def _ours(self, error: Exception) -> StoreUnavailable | StoreRefused:
+        if isinstance(error, OutOfMemoryError):
+            return StoreFull(
+                f"the store at {self.url} has no memory left; what this needed was not written, "
+                "and all that is stored is kept. Delete or archive sessions, or raise `maxmemory`."
+            )
         if isinstance(error, NoPermissionError):
             return StoreRefused(
                 f"the store at {self.url} does not let its user do this: {error}. "

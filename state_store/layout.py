@@ -181,6 +181,10 @@ class LineageKeys:
         """Hash of what is kept with a session, see `state_store/attachments.py`."""
         return self._key(f"attachments:{session_id}")
 
+    def attach_call(self, call_id: str) -> str:
+        """Mark of a change of attachments that was made; expires."""
+        return self._key(f"attach-call:{call_id}")
+
     def feed(self, session_id: str) -> str:
         """Stream of what happens to a session, see `state_store/feeds.py`; expires."""
         return self._key(f"feed:{session_id}")

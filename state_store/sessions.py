@@ -33,6 +33,7 @@ from state_store.vault import new_lineage_seed
 logger = logging.getLogger(__name__)
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
+_ALL = 2**31  # more sessions than a lineage has
 _MANY = 512  # sessions that are read in one round trip
 UNMADE = 60  # seconds after which a listed session without a record is not about to be made
 
@@ -209,16 +210,22 @@ class Sessions:
     async def owner_of(self, any_id: str, *, tenant: str | None = None) -> str:
         """The tenant that a session or snapshot belongs to, and all of its lineage with it.
 
-        Raises NotFound if nothing of the lineage is left, ForeignTenant, InvalidId.
+        Raises NotFound if nothing of the lineage is left, CorruptObject if none of its sessions
+        can be read, ForeignTenant, InvalidId.
         """
         keys = LineageKeys(self._prefix, lineage_of(any_id))
-        stored = await self._control.run("owner", [keys.sessions], keys.session(""))
-        if not stored:
-            raise NotFound(f"no {any_id}.")
-        owner = SessionBody.unpack(stored).tenant
-        if tenant not in (None, owner):
-            raise ForeignTenant(f"no {any_id}.")
-        return owner
+        unreadable: CorruptObject | None = None
+        for most in (1, _ALL):  # all say the same: any is enough while none is lost
+            for stored in await self._control.run("owner", [keys.sessions], keys.session(""), most):
+                try:
+                    owner = SessionBody.unpack(stored).tenant
+                except CorruptObject as error:
+                    unreadable = error
+                    continue
+                if tenant not in (None, owner):
+                    raise ForeignTenant(f"no {any_id}.")
+                return owner
+        raise unreadable or NotFound(f"no {any_id}.")
 
     async def of_tenant(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first. Raises VaultLocked."""

@@ -84,9 +84,15 @@ async def test_what_is_kept_with_a_session_is_counted_once(flaky, proxy, monkeyp
     await attachments.put(session, "a", b"x" * 10, ttl=60)
     monkeypatch.setattr(control, "run", losing)
     await attachments.change(session, {"a": None, "b": b"x" * 20}, ttl=60)
-    monkeypatch.undo()
     assert await attachments.get(session, "a") is None
-    assert (await writer.store.usage_report(TENANT)).attached_bytes == 21
+    seen = {"a": None, "b": await attachments.read(session, "b")}
+    assert await attachments.change(session, {"a": b"x", "b": b"y" * 10}, ttl=60, seen=seen)
+    assert not await attachments.change(session, {"a": b"z"}, ttl=60, seen=seen)
+    assert await attachments.delete(session, "a")
+    assert not await attachments.delete(session, "a")
+    monkeypatch.undo()
+    assert await attachments.get(session, "b") == b"y" * 10
+    assert (await writer.store.usage_report(TENANT)).attached_bytes == 11
 
 
 async def test_a_turn_and_what_it_goes_on_from_are_counted_once(flaky, proxy, monkeypatch):

@@ -75,6 +75,17 @@ async def test_its_tenant_can_be_deleted_with_all_that_is_theirs(lost, writer, r
     assert raw.keys(f"{prefix}:{{*}}:session:*") == raw.keys(f"{prefix}:{{*}}:tokens:*") == []
 
 
+async def test_what_others_hold_is_read_however_many_are_lost(writer, raw, prefix):
+    session = await writer.session(*TURNS)
+    for damage in (lose, garble) * 4:
+        fork = await writer.store.fork(session.id)
+        damage(raw, LineageKeys(prefix, lineage_of(fork.id)).session(fork.id))
+    for _ in range(4):  # whichever of the lineage is asked first
+        assert (await writer.store.snapshot(session.head, tenant=TENANT)).id == session.head
+        with pytest.raises(ForeignTenant):
+            await writer.store.snapshot(session.head, tenant="another")
+
+
 async def test_another_tenant_cannot_delete_it(lost, writer):
     _, _, lost_id = lost
     for tenant in ("another", "no name"):
