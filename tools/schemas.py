@@ -35,6 +35,8 @@ _CHARACTERS = 2  # of what is checked that allow one step more
 _ELEMENTS = 64  # of a list or an object that count as one more step
 _TEXT = 256  # characters that do
 _MOST_SHOWN = 200
+_MOST_PATTERN = 1000  # characters that Python is asked about
+_PATTERN_BYTES = 1 << 20  # that a pattern may take, of which some are kept
 _ONE = ("not", "if", "then", "else")
 _SEVERAL = ("allOf", "anyOf", "oneOf")
 
@@ -62,8 +64,8 @@ def flaw_of(parameters: Any) -> str | None:
 def offline_validator(schema: Mapping[str, Any]) -> Validator:
     """For a schema that may come from anywhere; it is used inside `bounded`.
 
-    Not checked are `unevaluatedProperties`, and patterns that RE2 does not know: those that look
-    ahead, look behind or refer back.
+    Not checked are `unevaluatedProperties`, and patterns that RE2 does not take: those that look
+    ahead, look behind or refer back, and very large ones.
     """
     validator: Validator = _Offline(schema, registry=Registry())
     return validator
@@ -180,15 +182,17 @@ def _matches(pattern: str, text: str) -> bool | None:
     return compiled.search(text.encode(errors="replace")) is not None
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=128)
 def _compiled(pattern: str) -> Any:
     """Raises re.error for what is no pattern in any notation."""
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = _PATTERN_BYTES
     try:
         return re2.compile(pattern.encode(errors="replace"), options)
     except re2.error as error:
-        re.compile(pattern)
+        if len(pattern) <= _MOST_PATTERN:
+            re.compile(pattern)
         shown = pattern[:_MOST_SHOWN]
         logger.warning("the pattern %r of a schema is not checked: %s", shown, error)
         return None

@@ -69,6 +69,8 @@ def test_a_pattern_that_cannot_be_run_in_linear_time_is_not_checked_and_that_is_
     assert _errors({"pattern": "^(?!b)a"}, "b") == []
     assert _errors({**ahead, "additionalProperties": False}, {"y": "1"}) == []
     assert "the pattern '^(?!b)a' of a schema is not checked" in caplog.text
+    assert _errors({"pattern": "x{900}" * 300}, "b") == []
+    assert "is not checked: b'pattern too large" in caplog.text
 
 
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
