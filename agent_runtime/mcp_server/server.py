@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from mcp import types
 from mcp.server.fastmcp import Context
-from mcp.server.fastmcp.exceptions import ToolError
+from mcp.server.fastmcp.tools import Tool
 from mcp.server.lowlevel import Server
 from pydantic import ValidationError
 
@@ -55,19 +55,25 @@ def make_server(connect: Connect) -> Server[Any, Any]:
             return _failed(_invalid(f"{wrong.json_path}: {wrong.message}"))
         context = Context[Any, Any, Any](request_context=server.request_context)
         try:
-            return await tool.run(arguments, context, convert_result=True)
-        except ToolError as error:
-            cause = error.__cause__
-            if isinstance(cause, ApiError):
-                return _failed(cause.problem)
-            if isinstance(cause, TorporError):
-                return _failed(problem_of(cause))
-            if isinstance(cause, ValidationError):
-                wrong_parts = [str(part["msg"]) for part in cause.errors()]
-                return _failed(_invalid("; ".join(wrong_parts)))
-            raise
+            return await _called(tool, arguments, context)
+        except ApiError as error:
+            return _failed(error.problem)
+        except TorporError as error:
+            return _failed(problem_of(error))
+        except ValidationError as error:
+            wrong_parts = [str(part["msg"]) for part in error.errors()]
+            return _failed(_invalid("; ".join(wrong_parts)))
 
     return server
+
+
+async def _called(tool: Tool, arguments: dict[str, Any], context: Context[Any, Any, Any]) -> Any:
+    """Not `tool.run`, which takes text that happens to be JSON for what it says: a message `null`
+    would be none."""
+    given = tool.fn_metadata.arg_model.model_validate(arguments).model_dump_one_level()
+    if tool.context_kwarg is not None:
+        given[tool.context_kwarg] = context
+    return tool.fn_metadata.convert_result(await tool.fn(**given))
 
 
 def _invalid(detail: str) -> Problem:
