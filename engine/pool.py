@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
-from engine.linker.config import watched
+from engine.linker.config import settling, watched
 from engine.records import EngineRecord, readable
 from engine.replies import (
     EngineCounts,
@@ -47,6 +47,8 @@ _WATCH = 1.0  # seconds between looks at an engine that something is waiting for
 _FORGET = 60.0  # seconds without a heartbeat after which an engine is not waited for any more
 
 _T = TypeVar("_T")
+Address = Callable[[str], str]
+"""Of commands of one kind, by the engine's id."""
 
 
 class _Signs(enum.Enum):
@@ -111,7 +113,8 @@ class Engine:
         A boundary is restorable when all ranks stored every page up to it and the state at it.
         What could not be stored, or was not taken, is offered to the store once more.
         """
-        replies = await self._command("settle", {"hashes": list(hashes)}, timeout)
+        payload = {"hashes": list(hashes), "timeout": timeout}
+        replies = await self._command("settle", payload, timeout, at=settling)
         if any(reply["failed"] or reply["turned_away"] for reply in replies):
             return await self.persist(hashes, timeout=timeout)
         return settled_of(replies, hashes)
@@ -121,7 +124,8 @@ class Engine:
 
         Stored in memory: `StateStore.confirm` tells when it is durable.
         """
-        replies = await self._step("persist", {"hashes": list(hashes)}, timeout)
+        payload = {"hashes": list(hashes), "timeout": timeout}
+        replies = await self._step("persist", payload, timeout, at=settling)
         return settled_of(replies, hashes)
 
     async def where(self, hashes: Sequence[str], *, name: str, timeout: float) -> Whereabouts:
@@ -183,10 +187,10 @@ class Engine:
             ) from error
 
     async def _step(
-        self, name: str, payload: Mapping[str, Any], timeout: float
+        self, name: str, payload: Mapping[str, Any], timeout: float, *, at: Address = str
     ) -> list[dict[str, Any]]:
         """A command that all ranks run in the same step of the scheduler."""
-        return await self._command(name, {**payload, "step": secrets.token_hex(8)}, timeout)
+        return await self._command(name, {**payload, "step": secrets.token_hex(8)}, timeout, at=at)
 
     async def drain(self, *, draining: bool, timeout: float = 10.0) -> None:
         """Tell runtimes through its record to give it no more turns, or to give it turns again."""
@@ -241,13 +245,13 @@ class Engine:
         return await self._command("status", {}, timeout)
 
     async def _command(
-        self, name: str, payload: Mapping[str, Any], timeout: float
+        self, name: str, payload: Mapping[str, Any], timeout: float, *, at: Address = str
     ) -> list[dict[str, Any]]:
         record = self.record
         try:
             return await self.while_alive(
                 self._store.send_command(
-                    record.engine_id, record.ranks, name, dict(payload), timeout=timeout
+                    at(record.engine_id), record.ranks, name, dict(payload), timeout=timeout
                 )
             )
         except EngineSilent as error:

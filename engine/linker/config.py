@@ -26,6 +26,11 @@ def watched(engine_id: str) -> str:
     return f"{engine_id}.watched"
 
 
+def settling(engine_id: str) -> str:
+    """The address of commands that wait for offloads, so that none that does not waits for them."""
+    return f"{engine_id}.settling"
+
+
 class LinkerConfig(BaseModel):
     """Settings of the linker in every rank of one engine process group."""
 

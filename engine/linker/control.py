@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.linker import device
 from engine.linker.backlog import Backlog
-from engine.linker.config import HEARTBEAT_TTL, LinkerConfig, watched
+from engine.linker.config import HEARTBEAT_TTL, LinkerConfig, settling, watched
 from engine.linker.device import Holds
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STEP_TIMEOUT = 10.0  # seconds; a step of a long prefill chunk takes a while
-SETTLE_TIMEOUT = 15.0  # seconds a settle waits here; its caller waits longer
+SETTLE_MARGIN = 1.0  # seconds before its caller gives up that a settle tells what is stored
 
 
 class Control:
@@ -76,8 +76,6 @@ class Control:
             {
                 "prefetch": self.prefetch,
                 "renew": self.renew,
-                "settle": self.settle,
-                "persist": self.persist,
                 "where": self.where,
                 "hold": self.hold,
                 "let_go": self.let_go,
@@ -86,6 +84,14 @@ class Control:
                 "announce": self.announce,
                 "drain": self.drain,
             },
+            prefix=config.prefix,
+        )
+        # These wait for the store to take what others have offloaded.
+        self._settling = CommandListener(
+            config.url,
+            settling(config.engine_id),
+            rank,
+            {"settle": self.settle, "persist": self.persist},
             prefix=config.prefix,
         )
         # Asked while another command reads for seconds: it has a thread of its own.
@@ -125,6 +131,7 @@ class Control:
 
     def start(self) -> None:
         self._listener.start()
+        self._settling.start()
         self._watched.start()
         if self._heartbeat is not None:
             self._heartbeat.start()
@@ -133,6 +140,7 @@ class Control:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         self._listener.stop()
+        self._settling.stop()
         self._watched.stop()
         self._payloads.close()
 
@@ -186,7 +194,7 @@ class Control:
 
     def settle(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Wait for offloads queued so far, then say which of `hashes` are in the store."""
-        settled = self._offloader.settle(SETTLE_TIMEOUT)
+        settled = self._offloader.settle(max(0.0, payload["timeout"] - SETTLE_MARGIN))
         hashes: list[str] = payload["hashes"]
         return {
             "settled": settled,
