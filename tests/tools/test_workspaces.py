@@ -254,6 +254,69 @@ def test_a_process_that_is_killed_leaves_whole_workspaces_and_snapshots_only(wor
     assert [file for file in (workspaces.root / "contents").rglob("*") if file.is_file()] == []
 
 
+def test_a_fork_that_is_killed_before_it_has_its_name_leaves_the_name_free(workspaces, monkeypatch):
+    (workspaces.create("one") / "a").write_text("x")
+    kept = workspaces.snapshot("one").id
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Path, "rename", lambda *_: os._exit(9))
+        try:
+            workspaces.fork(kept, "two")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert workspaces.names() == ["one"]
+    assert seen(workspaces.fork(kept, "two")) == {"a": (b"x", False)}
+
+
+def test_an_empty_workspace_keeps_its_name_too(workspaces):
+    kept = workspaces.snapshot(workspaces.create("one").name).id
+    with pytest.raises(WorkspaceExists):
+        workspaces.fork(kept, "one")
+
+
+CLOSED = """
+import os, sys, tempfile
+from pathlib import Path
+from tools.errors import ToolFailed
+from tools.workspaces import Workspaces, workspaces as module
+import encodings.idna, pydantic.main
+if os.geteuid() == 0:  # whom no mode keeps out
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with tempfile.TemporaryDirectory() as folder:
+    w = Workspaces(Path(folder) / "w")
+    def closed(path):
+        (path / "d" / "e").mkdir(parents=True)
+        (path / "d" / "e" / "file").write_text("x" * 100)
+        (path / "d" / "e").chmod(0)
+        (path / "d").chmod(0)
+    kept = w.snapshot(w.create("one").name).id
+    closed(w.path("one"))
+    w.put_back(kept, "one")
+    assert list(w.path("one").iterdir()) == []
+    closed(w.path("one"))
+    w.delete("one")
+    assert w.names() == []
+    # One that cannot be deleted stops neither the others nor the rest.
+    (w.root / "making" / "other").mkdir()
+    closed(w.root / "making" / "other")
+    (w.root / "making" / "held").mkdir()
+    real = module._remove
+    def remove(path):
+        if path.name == "held":
+            raise ToolFailed("held")
+        real(path)
+    module._remove = remove
+    w.forget(kept)
+    w.keep_only([])
+    assert [one.name for one in (w.root / "making").iterdir()] == ["held"]
+"""
+
+
+def test_folders_that_a_command_closed_are_deleted_and_stop_nothing():
+    subprocess.run([sys.executable, "-c", CLOSED], check=True, cwd=Path(__file__).parents[2])
+
+
 TREES = st.dictionaries(
     st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join),
     st.one_of(st.binary(max_size=50), st.booleans()),

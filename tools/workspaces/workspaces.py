@@ -142,17 +142,15 @@ class Workspaces:
             if not path.exists():
                 return self._finish(fresh, name)
             aside = fresh.with_name(f"{fresh.name}.old")
-            try:
-                path.rename(aside)
-                fresh.rename(path)
-            except BaseException:
-                if aside.exists():
-                    aside.rename(path)
-                raise
-            try:
-                _remove(aside)
-            except (OSError, subprocess.CalledProcessError) as error:
-                logger.warning("%s is left, and collect() tries again: %s", aside, error)
+            with self._flocked("names", fcntl.LOCK_EX):
+                try:
+                    path.rename(aside)
+                    fresh.rename(path)
+                except BaseException:
+                    if aside.exists():
+                        aside.rename(path)
+                    raise
+            _remove_or_leave(aside)
         return path
 
     def fork(self, snapshot: str, name: str) -> Path:
@@ -167,7 +165,10 @@ class Workspaces:
             return self._finish(fresh, name)
 
     def delete(self, name: str) -> None:
-        """Delete a workspace; its snapshots stay. Nothing happens if there is none."""
+        """Delete a workspace; its snapshots stay. Nothing happens if there is none.
+
+        Raises ToolFailed for what cannot be deleted.
+        """
         _remove(self._live(name))
 
     def names(self) -> list[str]:
@@ -194,7 +195,7 @@ class Workspaces:
         """
         with self._locked(shared=False):
             for leftover in (self.root / "making").iterdir():
-                _remove(leftover)
+                _remove_or_leave(leftover)
             named = {
                 entry.sha256
                 for place in (self.root / "snapshots").glob("*.json")
@@ -228,8 +229,13 @@ class Workspaces:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in ("live", "making", "snapshots", "contents"):
             (self.root / folder).mkdir(exist_ok=True)
-        with (self.root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        with self._flocked("lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _flocked(self, name: str, how: int) -> Iterator[None]:
+        with (self.root / name).open("w") as file:
+            fcntl.flock(file, how)
             yield
 
     @contextmanager
@@ -240,22 +246,15 @@ class Workspaces:
             try:
                 yield fresh
             finally:
-                _remove(fresh)
+                _remove_or_leave(fresh)
 
     def _finish(self, fresh: Path, name: str) -> Path:
         path = self._live(name)
         _give_path(fresh)
-        try:
-            path.mkdir()
-        except FileExistsError as error:
-            raise WorkspaceExists(
-                f"a workspace is named {name} already; nothing was changed."
-            ) from error
-        try:
-            return fresh.rename(path)  # over the empty folder that keeps the name for us
-        except BaseException:
-            path.rmdir()
-            raise
+        with self._flocked("names", fcntl.LOCK_EX):  # a rename takes the place of an empty folder
+            if os.path.lexists(path):
+                raise WorkspaceExists(f"a workspace is named {name} already; nothing was changed.")
+            return fresh.rename(path)
 
     def _keep(self, entry: Entry) -> File | Folder | Link | None:
         if entry.is_folder():
@@ -324,10 +323,32 @@ def _named(path: str) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Folders may be nested deeper than shutil.rmtree can go."""
+    """Folders may be nested deeper than shutil.rmtree can go, and closed by who ran in them.
+
+    Raises ToolFailed for what cannot be deleted."""
     if not os.path.lexists(path):
         return  # without a process for it, which may fail
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
+    removing = ["rm", "-rf", "--one-file-system", "--", str(path)]
+    try:
+        if subprocess.run(removing, stderr=subprocess.DEVNULL).returncode != 0:
+            opening = ["find", str(path), "-xdev", "-type", "d", "!", "-perm", "-700"]
+            opening += ["-execdir", "chmod", "u+rwx", "{}", ";"]
+            # It refuses to run what a search path with relative folders would find.
+            subprocess.run(opening, stderr=subprocess.DEVNULL, env={"PATH": os.defpath})
+            subprocess.run(removing, stderr=subprocess.PIPE, check=True)
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.decode(errors="replace").strip()[-300:]
+        raise ToolFailed(f"{path} can't be deleted: {why}") from error
+    except OSError as error:
+        raise ToolFailed(f"{path} can't be deleted: {error.strerror}") from error
+
+
+def _remove_or_leave(path: Path) -> None:
+    """For what is half-made: collect() tries again."""
+    try:
+        _remove(path)
+    except ToolFailed as error:
+        logger.warning("%s is left, and collect() tries again: %s", path, error)
 
 
 def _give_path(path: Path) -> None:
