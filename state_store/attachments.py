@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from state_store.connection import Control
+from state_store.durations import milliseconds
 from state_store.errors import NotFound, StoreUnavailable
 from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
@@ -56,8 +57,9 @@ class Attachments:
 
         ttl: seconds that all of the session's live at least after this. seen: what the change is
         made of; None for what was not there. False, and nothing is changed, if one of it is not as
-        it was read. Raises NotFound if the session is gone, QuotaExceeded.
+        it was read. Raises NotFound if the session is gone, QuotaExceeded, InvalidArgument.
         """
+        lives = milliseconds(ttl)
         place = self._place(session)
         seals = await self._seals(session)
         kept = {
@@ -72,9 +74,8 @@ class Attachments:
         pairs: list[tuple[str, bytes | str]] = [*kept.items(), *marks.items()]
         words = [word for pair in pairs for word in pair]
         gone = values.keys() - kept.keys()
-        milliseconds = int(ttl * 1000)
         try:
-            done = await self._attach(session, milliseconds, len(kept), len(marks), *words, *gone)
+            done = await self._attach(session, lives, len(kept), len(marks), *words, *gone)
             if done == _NO_SESSION:
                 raise NotFound(f"no session {session.id}.")
         except StoreUnavailable:

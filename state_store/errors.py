@@ -3,7 +3,7 @@
 StoreError
 ├── StoreUnavailable       no answer: not started, unreachable, cut off, too slow
 │   └── InvalidUrl         not the URL of a store; connecting was not even tried
-├── StoreRefused           the server answered with an error (out of memory, no permission, …)
+├── StoreRefused           the server answered with an error (no permission, wrong type, …)
 │   └── StoreFull          it has no memory left; nothing was lost
 ├── NotFound               no such session or snapshot
 │   ├── ForeignTenant      it belongs to another tenant
@@ -11,6 +11,7 @@ StoreError
 │   └── UnknownFingerprint no session or engine has made this state format known
 ├── InvalidId              not an id this store gave out
 ├── InvalidTenant          not a tenant's name
+├── InvalidArgument        a number that nothing can have: a negative quota, a time of nothing
 ├── TenantExists           there is a tenant of this name already
 ├── InvalidDraft           a snapshot to commit contradicts itself or its parent
 ├── InvalidLabels          too many, too long or not text
@@ -87,6 +88,10 @@ class InvalidId(StoreError):
 
 
 class InvalidTenant(StoreError):
+    pass
+
+
+class InvalidArgument(StoreError, ValueError):
     pass
 
 

@@ -33,7 +33,8 @@ class Finding:
         """At most `limit` sessions of a tenant, newest first, from after a place in the list on.
 
         Of those that carry all of `labels`, fewer where others lie between them. Costs as much as
-        the page may have sessions, however many there are. Raises VaultLocked, InvalidLabels.
+        the page may have sessions, however many there are. Raises VaultLocked, InvalidLabels,
+        InvalidArgument.
         """
         return await self._sessions.page(tenant, limit=limit, after=after, labels=labels)
 

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Sequence
 
 from state_store.connection import Control
+from state_store.durations import milliseconds
 from state_store.layout import TenantKeys
 from state_store.quotas import Quotas, counted_as
 
@@ -24,13 +25,14 @@ class Items:
     async def add(self, tenant: str, name: str, values: Sequence[bytes], *, ttl: float) -> None:
         """Append, all or none. ttl: seconds that the list lives after this.
 
-        Raises QuotaExceeded: items count for the tenant's bytes.
+        Raises QuotaExceeded: items count for the tenant's bytes. Raises InvalidArgument.
         """
         if not values:
             return
+        lives = milliseconds(ttl)
         room = await self._quotas.reserve(tenant, bytes=sum(map(len, values)))
         try:
-            given = (int(ttl * 1000), counted_as(name), *values)
+            given = (lives, counted_as(name), *values)
             await self._control.run("append_items", self._marked(tenant, name), *given)
         finally:
             await self._quotas.release(room)

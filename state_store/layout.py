@@ -322,5 +322,15 @@ def lineage_of(any_id: str) -> str:
     return match.group(2)
 
 
+def check_session_id(any_id: str, *, lineage: str | None = None) -> None:
+    """Raises InvalidId for what is no session's, or of another lineage than that."""
+    found = lineage_of(any_id)
+    if is_snapshot_id(any_id) or lineage not in (None, found):
+        raise InvalidId(
+            f"{any_id} cannot be the session's id; nothing was made. Choose one with "
+            "`new_session_id`, with `beside` for a fork."
+        )
+
+
 def is_snapshot_id(any_id: str) -> bool:
     return any_id.startswith("snp-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from state_store.connection import Control
+from state_store.durations import milliseconds
 from state_store.errors import LeaseHeld, LeaseLost, NotFound
 from state_store.layout import LineageKeys, lineage_of
 from state_store.records import Lease, SessionBody
@@ -23,14 +24,14 @@ class Leases:
         self, session_id: str, *, ttl: float, owner: str
     ) -> tuple[Lease, list[bytes | None]]:
         """Become the one writer of a session for `ttl` s; its lease, and body, head and labels of
-        the session's record as it is then. Raises LeaseHeld, NotFound."""
+        the session's record as it is then. Raises LeaseHeld, NotFound, InvalidArgument."""
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         nonce = secrets.token_hex(8)
         outcome, detail, *record = await self._control.run(
             "acquire",
             [keys.session(session_id), keys.lease(session_id), keys.fence],
             owner,
-            int(ttl * 1000),
+            milliseconds(ttl),
             nonce,
         )
         if outcome == b"no_session":
@@ -51,8 +52,8 @@ class Leases:
         return None if held is None else held.decode().split(":", 2)[2]
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
-        """Raises LeaseLost."""
-        await self._set_lease(lease, int(ttl * 1000))
+        """Raises LeaseLost, InvalidArgument."""
+        await self._set_lease(lease, milliseconds(ttl))
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back; one that is lost already is no error."""

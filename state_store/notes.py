@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from state_store.connection import Control
+from state_store.durations import milliseconds
 from state_store.layout import TenantKeys
 from state_store.lineages import Lineage, Lineages
 from state_store.records import Session
@@ -22,15 +23,16 @@ class Notes:
         self._prefix = prefix
 
     async def put(self, tenant: str, name: str, value: bytes, *, ttl: float) -> None:
-        """ttl: seconds that the note lives."""
+        """ttl: seconds that the note lives. Raises InvalidArgument."""
         async with self._control.guard() as client:
-            await client.set(self._key(tenant, name), value, px=int(ttl * 1000))
+            await client.set(self._key(tenant, name), value, px=milliseconds(ttl))
 
     async def put_new(self, tenant: str, name: str, value: bytes, *, ttl: float) -> bytes | None:
-        """Put a note unless there is one of that name, which is returned then."""
+        """Put a note unless there is one of that name, which is returned then. Raises
+        InvalidArgument."""
         key = self._key(tenant, name)
         async with self._control.guard() as client:
-            while not await client.set(key, value, px=int(ttl * 1000), nx=True):
+            while not await client.set(key, value, px=milliseconds(ttl), nx=True):
                 found: bytes | None = await client.get(key)
                 if found is not None:  # else it has just expired
                     return found
@@ -62,13 +64,13 @@ class SessionNotes:
         self._lineages = lineages
 
     async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
-        """ttl: seconds that the note lives."""
+        """ttl: seconds that the note lives. Raises InvalidArgument."""
         seals = await self._lineages.seals(Lineage.of(session.body))
         place = _place(session, name)
         sealed = value if seals is None else seals.seal(value, place)
         keys = self._keys(session)
         await self._control.run(
-            "note", [keys.note(place), keys.notes_on(session.id)], sealed, int(ttl * 1000), place
+            "note", [keys.note(place), keys.notes_on(session.id)], sealed, milliseconds(ttl), place
         )
 
     async def get(self, session: Session, name: str) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from state_store.errors import InvalidArgument
 from state_store.records import Session
 
 
@@ -30,7 +31,11 @@ class Page(NamedTuple):
 
 async def part_of(client: Any, key: str, *, limit: int, after: Listed | None) -> Part:
     """At most `limit` of the list in `key`, from after a place in it on. It costs as much as it
-    has, and those that were created in the same moment as `after`."""
+    has, and those that were created in the same moment as `after`. Raises InvalidArgument."""
+    if limit < 1:
+        raise InvalidArgument(
+            f"a page of {limit} sessions has no end to go on from; give at least 1."
+        )
     newest = "+inf" if after is None else repr(after.created_at)
     places: list[Listed] = []
     at, more = 0, True

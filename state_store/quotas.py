@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from state_store.connection import Call, Control
-from state_store.errors import QuotaExceeded
+from state_store.errors import InvalidArgument, QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
@@ -73,6 +73,13 @@ class Quotas:
         self._prefix = prefix
 
     async def set(self, tenant: str, quota: Quota) -> None:
+        """Raises InvalidArgument."""
+        negative = [name for name, limit in vars(quota).items() if limit is not None and limit < 0]
+        if negative:
+            raise InvalidArgument(
+                f"a quota of less than nothing ({', '.join(negative)}); it was not changed. Give 0 "
+                "to refuse all that adds, None for no limit."
+            )
         fields = {"bytes": quota.bytes, "tokens": quota.tokens, "sessions": quota.sessions}
         limits = {name: limit for name, limit in fields.items() if limit is not None}
         keys = TenantKeys(self._prefix, tenant)

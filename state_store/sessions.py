@@ -11,12 +11,13 @@ from typing import Any
 from state_store import garbage
 from state_store.connection import Command, Control, Script
 from state_store.encodings import economy_named
-from state_store.errors import CorruptObject, ForeignTenant, NotFound, TenantDeleted
+from state_store.errors import CorruptObject, ForeignTenant, InvalidId, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
 from state_store.labels import Labels, check_labels, wanted_labels
 from state_store.layout import (
     LineageKeys,
     TenantKeys,
+    check_session_id,
     lineage_of,
     new_lineage,
     new_session_id,
@@ -95,11 +96,13 @@ class Sessions:
 
         economy:    class that all of the lineage is stored in; the tenant's if None
         session_id: the session that has it already is returned as it is
-        Raises TenantDeleted, VaultLocked, UnknownEconomy, InvalidLabels.
+        Raises TenantDeleted, VaultLocked, UnknownEconomy, InvalidLabels, InvalidId, ForeignTenant.
         """
         checked = check_labels(labels)
-        if session_id is not None and (made := await self._made(session_id)) is not None:
-            return made
+        if session_id is not None:
+            check_session_id(session_id)
+            if (made := await self._made(session_id, tenant=tenant)) is not None:
+                return made
         owner = await self._tenants.get(tenant)
         body = SessionBody(
             id=session_id or new_session_id(new_lineage()),
@@ -121,7 +124,8 @@ class Sessions:
         if body.encrypted:
             seals = await self._lineages.seals_under(Lineage.of(body), new_lineage_seed())
         made = await self._add(Session(body, None, checked), seals, root=True, beside=[format])
-        return await self.opened(made)  # maybe another's, made in between under its own seed
+        # Maybe another's, made in between under its own seed.
+        return await self.opened(_of_tenant(tenant, made))
 
     async def fork(
         self,
@@ -135,10 +139,11 @@ class Sessions:
     ) -> Session:
         """A new session whose head is `snapshot_id` (the session's head if None).
 
-        Copies nothing and costs the same at any length. Raises NotFound, VaultLocked.
+        Copies nothing and costs the same at any length. Raises NotFound, VaultLocked, InvalidId.
         """
         checked = check_labels(labels)
         fork_id = fork_id or new_session_id(lineage_of(session_id))
+        check_session_id(fork_id, lineage=lineage_of(session_id))
         stored, made = await self._rows([session_id, fork_id])
         parent = await self.opened(_of_tenant(tenant, session_of(session_id, stored)))
         head = snapshot_id or parent.head
@@ -160,8 +165,10 @@ class Sessions:
         """A fork at exactly `head`, of the parent's lineage; the session `fork_id`, as it is, if
         there is one. Raises NotFound if `head` is gone."""
         checked = check_labels(labels)
-        if fork_id is not None and (made := await self._made(fork_id)) is not None:
-            return made
+        if fork_id is not None:
+            check_session_id(fork_id, lineage=lineage_of(parent.id))
+            if (made := await self._made(fork_id)) is not None:
+                return made
         fork_id = fork_id or new_session_id(lineage_of(parent.id))
         return await self._branch(parent, head, checked, meta, fork_id)
 
@@ -319,9 +326,12 @@ class Sessions:
         found = (rows[one] for one in carrying)
         return [await self.opened(row) for row in found if isinstance(row, Session)]
 
-    async def _made(self, session_id: str) -> Session | None:
+    async def _made(self, session_id: str, *, tenant: str | None = None) -> Session | None:
+        """None for one that is not made. Raises ForeignTenant."""
         try:
-            return await self.get(session_id)
+            return await self.get(session_id, tenant=tenant)
+        except ForeignTenant:
+            raise
         except NotFound:
             return None
 
@@ -398,6 +408,8 @@ class Sessions:
                 await client.zrem(beside_it.sessions, body.id)
             await self._uses.forget(body.tenant, body.id)
             await self._labels.forget(body.tenant, body.id, session.labels)
+            if outcome == b"no_root":
+                raise InvalidId(f"{body.id} is of a lineage that has its first session already.")
             gone = f"snapshot {head}" if head else f"session {body.forked_from}"
             raise NotFound(f"no {gone}.")
         try:

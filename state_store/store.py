@@ -166,7 +166,8 @@ class StateStore(Tenancy, Finding, Moving, Writing):
 
         economy:    class that all of the lineage is stored in; the tenant's if None
         session_id: from `new_session_id`; the session that has it already is returned as it is
-        Raises TenantDeleted, VaultLocked, UnknownEconomy, QuotaExceeded.
+        Raises TenantDeleted, VaultLocked, UnknownEconomy, QuotaExceeded, InvalidId, and
+        ForeignTenant if the session is another tenant's.
         """
         return await self._sessions.create(
             tenant=tenant, fingerprint=fingerprint, economy=economy, labels=labels, meta=meta,
@@ -189,7 +190,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         fork_id: from `new_session_id`; the session that has it already is returned as it is
 
         Copies nothing and costs the same at any length.
-        Raises NotFound, VaultLocked, QuotaExceeded.
+        Raises NotFound, VaultLocked, QuotaExceeded, InvalidId.
         """
         return await self._sessions.fork(
             session_id, snapshot_id=snapshot_id, labels=labels, meta=meta, tenant=tenant,

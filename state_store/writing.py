@@ -36,7 +36,8 @@ class Writing:
     async def acquire(
         self, session_id: str, *, ttl: float, owner: str, tenant: str | None = None
     ) -> Lease:
-        """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound."""
+        """Become the one writer of a session for `ttl` s. Raises LeaseHeld, NotFound,
+        InvalidArgument."""
         await self._sessions.check_tenant(session_id, tenant)
         lease, _ = await self._leases.acquire(session_id, ttl=ttl, owner=owner)
         return lease
@@ -52,7 +53,7 @@ class Writing:
         return await self._leases.owner(session_id)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
-        """Raises LeaseLost."""
+        """Raises LeaseLost, InvalidArgument."""
         await self._leases.renew(lease, ttl=ttl)
 
     async def release(self, lease: Lease) -> None:

@@ -32,6 +32,7 @@ _STATUS: dict[type[Exception], int] = {
     store.NotFound: 404,
     store.UnknownFingerprint: 404,
     store.TenantDeleted: 404,
+    store.InvalidArgument: 400,
     store.TenantExists: 409,
     store.InvalidId: 400,
     store.InvalidTenant: 400,

@@ -4,6 +4,7 @@
 --       lineage
 if redis.call('EXISTS', KEYS[3]) == 1 then return 'ok' end -- sent again after a lost reply
 local root = ARGV[6] == '1'
+if root and redis.call('EXISTS', KEYS[4]) == 1 then return 'no_root' end -- it has sessions already
 -- The lineage was deleted to its end, and its key destroyed, since the seed was read.
 if ARGV[5] ~= '' and not root and redis.call('GET', KEYS[5]) ~= ARGV[5] then return 'no_lineage' end
 if ARGV[1] ~= '' then

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from author import FINGERPRINT, Author
 
-from state_store.errors import CorruptObject
+from state_store.errors import CorruptObject, ForeignTenant, InvalidId
 from state_store.store import StateStore
 from state_store.vault import MasterKey, Vault
 
@@ -131,3 +131,31 @@ async def test_the_writer_of_a_session_is_known_while_it_holds_the_lease(author)
     assert await store.writer(session.id) == "a:b"
     await store.release(lease)
     assert await store.writer(session.id) is None
+
+
+async def test_an_id_that_was_chosen_is_a_sessions_and_of_the_tenants_own_lineage(
+    author, raw, prefix
+):
+    store = author.store
+    theirs = await author.session("ann", range(9))
+    beside = store.new_session_id(beside=theirs.id)
+    own = await author.session("ben")
+    before = set(raw.keys(f"{prefix}:{{*}}:sess*"))
+
+    def create(chosen):
+        return store.create_session(tenant="ben", fingerprint=FINGERPRINT, session_id=chosen)
+
+    with pytest.raises(ForeignTenant):
+        await create(theirs.id)
+    for refused in (
+        create(theirs.head),
+        create(beside),
+        store.fork(own.id, fork_id=own.id.replace("ses", "snp")),
+        store.fork(own.id, fork_id=beside),
+        store.branch_at(own.id, tokens=0, fork_id=beside),
+    ):
+        with pytest.raises(InvalidId):
+            await refused
+    assert set(raw.keys(f"{prefix}:{{*}}:sess*")) == before
+    assert [one.id for one in await store.sessions("ben")] == [own.id]
+    assert (await store.check_integrity()).problems == []
