@@ -60,6 +60,12 @@ class WorkspaceFiles(_Wire):
                 raise ValueError(
                     f"{one.path} of {one.size} bytes has not as many pieces as it needs"
                 )
+            if len(self.pieces(one)) == 1 and self.pieces(one) != [one.sha256]:
+                raise ValueError(f"{one.path} is one piece, and that is another content")
+        sizes = {one.sha256: one.size for one in self.contents()}
+        for entry in entries:
+            if isinstance(entry, File) and entry.size != sizes[entry.sha256]:
+                raise ValueError(f"{entry.path} has the content of another size")
         return self
 
     def contents(self) -> list[File]:
@@ -70,6 +76,11 @@ class WorkspaceFiles(_Wire):
     def pieces(self, file: File) -> list[str]:
         """SHA-256 of the pieces of a file's content, in their order."""
         return self.chunks.get(file.sha256, [file.sha256])
+
+    def sizes(self, file: File) -> list[int]:
+        """Bytes of each of these pieces."""
+        count = len(self.pieces(file))
+        return [CHUNK] * (count - 1) + [file.size - CHUNK * (count - 1)]
 
     def blobs(self) -> tuple[str, ...]:
         """All pieces, each once."""

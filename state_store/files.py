@@ -101,6 +101,19 @@ class Files:
             raise CorruptObject(f"file content {name[:12]}… is not what its name says.")
         return content
 
+    async def measured(self, session: Session, names: Sequence[str]) -> dict[str, int]:
+        """Bytes of each content; of one that is not there, 0 or less."""
+        keys, seals = await self._place(session)
+        added = 0 if seals is None else SEALED_BYTES
+        sizes: list[int] = []
+        for start in range(0, len(names), _BATCH):
+            async with self._control.guard() as client:
+                pipeline = client.pipeline(transaction=False)
+                for name in names[start : start + _BATCH]:
+                    pipeline.strlen(keys.blob(_stored(name, seals)))
+                sizes += await pipeline.execute()
+        return {name: size - added for name, size in zip(names, sizes, strict=True)}
+
     async def put_set(self, session: Session, files: FileSet) -> str:
         """Keep a set whose blobs are there; its name, for a draft.
 

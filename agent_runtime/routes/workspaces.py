@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -19,7 +20,7 @@ from agent_runtime.workspace_models import (
     WorkspaceFiles,
     WorkspaceView,
 )
-from state_store.errors import CorruptObject, StoreError
+from state_store.errors import CorruptObject, FilesMissing, StoreError
 from state_store.files import FileSet
 from state_store.layout import lineage_of
 from state_store.records import Session
@@ -58,8 +59,10 @@ async def read(http: Request, session_id: str, request: Names) -> Pieces:
 
 @router.post("/versions")
 async def keep(http: Request, session_id: str, request: WorkspaceFiles) -> Version:
-    """Kept for an hour, and by turns that are given the version. All pieces must be there."""
+    """Kept for an hour, and by turns that are given the version. All pieces must be there, and be
+    what the files are said to be."""
     store, session = await _session(http, session_id)
+    await _require_agreement(store, session, request)
     files = FileSet(request.model_dump_json().encode(), request.blobs())
     return Version(version=await store.files.put_set(session, files))
 
@@ -82,6 +85,46 @@ async def get(
         return WorkspaceView(version=version, files=WorkspaceFiles.model_validate_json(found.body))
     except ValidationError as error:
         raise CorruptObject(f"the files {version[:12]}… cannot be read: {error}") from error
+
+
+async def _require_agreement(store: StateStore, session: Session, files: WorkspaceFiles) -> None:
+    """Whether pieces are there is not looked at. Raises BadRequest."""
+    stored = await store.files.measured(session, files.blobs())
+    for file in files.contents():
+        for piece, size in zip(files.pieces(file), files.sizes(file), strict=True):
+            if stored[piece] > 0 and stored[piece] != size:
+                raise BadRequest(
+                    f"a piece of {file.path} has {stored[piece]} bytes, not {size}; these files "
+                    "were not kept."
+                )
+    large = [file for file in files.contents() if len(files.pieces(file)) > 1]
+    if not large:
+        return
+    known = await _pieces_of_head(store, session)
+    for file in large:
+        pieces = files.pieces(file)
+        if known.get(file.sha256) == pieces or any(stored[piece] <= 0 for piece in pieces):
+            continue
+        content = hashlib.sha256()
+        for piece in pieces:
+            content.update(await store.files.get(session, piece))
+        if content.hexdigest() != file.sha256:
+            raise BadRequest(
+                f"the pieces of {file.path} are another content; these files were not kept."
+            )
+
+
+async def _pieces_of_head(store: StateStore, session: Session) -> dict[str, list[str]]:
+    """Of contents that were looked at when they were kept."""
+    version = await _version(store, session, None)
+    if version is None:
+        return {}
+    try:
+        found = await store.files.get_set(session, version)
+        files = WorkspaceFiles.model_validate_json(found.body)
+        return {file.sha256: files.pieces(file) for file in files.contents()}
+    except (FilesMissing, CorruptObject, ValidationError):
+        return {}  # all are read
 
 
 async def _version(store: StateStore, session: Session, snapshot_id: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """Workspaces follow their sessions: forks, rewinding, other machines, crashes, deletion."""
 
+import base64
 import json
 
 import httpx
@@ -311,6 +312,33 @@ async def test_files_that_lead_elsewhere_or_are_none_are_refused(scripted_app, s
         headers = {"Content-Type": "application/json"}
         answer = await http.post(f"{place}/versions", content=body, headers=headers)
         assert answer.status_code in (400, 422), answer.text
+
+
+async def test_files_that_do_not_agree_with_their_contents_are_not_kept(scripted_app, session):
+    mib = 1 << 20
+    large = [b"a" * mib, b"b" * 5]
+    whole, whole_size = sha256(b"".join(large)), mib + 5
+    small = sha256(b"hello")
+    transport = httpx.ASGITransport(scripted_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://scripted") as http:
+        place = f"/v1/sessions/{session.id}/workspace"
+        pieces = [base64.b64encode(piece).decode() for piece in (*large, b"hello")]
+        assert (await http.post(f"{place}/pieces", json={"pieces": pieces})).status_code == 200
+
+        async def kept(size, content, chunks):
+            file = {"kind": "file", "path": "a", "size": size, "sha256": content}
+            manifest = {"entries": [{**file, "executable": False}]}
+            body = {"manifest": manifest, "chunks": chunks}
+            return (await http.post(f"{place}/versions", json=body)).status_code
+
+        names = [sha256(piece) for piece in large]
+        assert await kept(5, small, {}) == 200
+        assert await kept(4, small, {}) == 400
+        assert await kept(5, "1" * 64, {"1" * 64: [small]}) == 422
+        assert await kept(whole_size, whole, {whole: names}) == 200
+        assert await kept(whole_size - 1, whole, {whole: names}) == 400
+        assert await kept(whole_size, "1" * 64, {"1" * 64: names}) == 400
+        assert await kept(whole_size, whole, {whole: [names[0], small]}) == 400
 
 
 async def test_a_checkpoint_before_tools_has_the_files_of_then(torpor, said, machine, session):
