@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgpack
 
-from state_store.connection import Control
+from state_store.connection import Command, Control
 from state_store.errors import CorruptObject
 from state_store.files import TTL
 from state_store.layout import LineageKeys, ObjectNames, ObjectRef
@@ -102,6 +102,25 @@ async def abort(
     await unpin(control, prefix, snapshot, pin_id)  # a retry needs it again: no shredding
     async with control.guard() as client:
         await client.hdel(keys.aborted, pin_id)
+
+
+async def unfinished(control: Control, prefix: str, lineages: Sequence[str]) -> list[str]:
+    """The lineages that `recover` may find something to do in, in few round trips."""
+    found: list[str] = []
+    for start in range(0, len(lineages), _BATCH):
+        batch = lineages[start : start + _BATCH]
+        commands: list[Command] = []
+        for lineage in batch:
+            keys = LineageKeys(prefix, lineage)
+            commands.append(("EXISTS", keys.journals, keys.aborted, keys.dead))
+            commands.append(("EXISTS", keys.sessions))
+        replies = await control.exchange(commands)
+        found += [
+            lineage
+            for lineage, begun, lives in zip(batch, replies[::2], replies[1::2], strict=True)
+            if begun or not lives
+        ]
+    return found
 
 
 async def recover(control: Control, prefix: str, lineage: str, *, older_than: float) -> int:

@@ -10,11 +10,12 @@ for a `recover` that came between the first and the writing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from state_store.connection import Call, Control, Script
-from state_store.errors import InvalidLabels, NotFound
+from state_store.errors import CorruptObject, InvalidId, InvalidLabels, NotFound
 from state_store.layout import (
     LineageKeys,
     TenantKeys,
@@ -32,6 +33,8 @@ LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _UNWRITTEN = 60  # seconds after which a listed label that is not written is not about to be
 _BATCH = 512
+
+logger = logging.getLogger(__name__)
 
 Label = tuple[str, str]
 """Name and value."""
@@ -83,17 +86,37 @@ class Labels:
         await self._drop(tenant, [(label, any_id) for label in dropped])
 
     async def of(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-        """The labels of sessions and snapshots; none for what has none or is not there."""
+        """The labels of sessions and snapshots; none for what has none or is not there. Raises
+        CorruptObject, InvalidId."""
+        return {one: _unpacked(stored) for one, stored in await self._stored(ids)}
+
+    async def _readable(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """As `of`, of what lists name. What cannot be read is logged and left out, and keeps nobody
+        from the others."""
         found: dict[str, dict[str, str]] = {}
+        named = []
+        for one in ids:
+            try:
+                lineage_of(one)
+                named.append(one)
+            except InvalidId as error:
+                logger.error("a label's list names what is no id: %s", error)
+        for one, stored in await self._stored(named):
+            try:
+                found[one] = _unpacked(stored)
+            except CorruptObject as error:
+                logger.error("the labels of %s cannot be read: %s", one, error)
+        return found
+
+    async def _stored(self, ids: Sequence[str]) -> list[tuple[str, bytes | None]]:
+        found: list[tuple[str, bytes | None]] = []
         waiting = iter(ids)
         while batch := list(islice(waiting, _BATCH)):
             async with self._control.guard() as client:
                 pipeline = client.pipeline(transaction=False)
                 for one in batch:
                     pipeline.hget(self._record(one), "labels")
-                rows = await pipeline.execute()
-            for one, stored in zip(batch, rows, strict=True):
-                found[one] = {} if stored is None else LabelSet.unpack(stored).labels
+                found += zip(batch, await pipeline.execute(), strict=True)
         return found
 
     async def part(
@@ -127,7 +150,7 @@ class Labels:
         keys = TenantKeys(self._prefix, tenant)
         found = await self._control.run("labelled", [keys.label(*one) for one in wanted.items()])
         ids = [raw.decode() for raw in found if is_snapshot_id(raw.decode())]
-        return await self.carrying(tenant, wanted, await self.of(ids))
+        return await self.carrying(tenant, wanted, await self._readable(ids))
 
     async def carrying(
         self, tenant: str, wanted: Mapping[str, str], written: Mapping[str, Mapping[str, str]]
@@ -168,7 +191,8 @@ class Labels:
             rows = [
                 (raw.decode(), at) for raw, at in await client.zrange(key, 0, -1, withscores=True)
             ]
-        written = await self.of([one for one, _ in rows])
+        written = await self._readable([one for one, _ in rows])
+        rows = [(one, at) for one, at in rows if one in written]
         stale = [
             (lists_of_label(key), one, at) for one, at in rows if label not in written[one].items()
         ]
@@ -226,6 +250,10 @@ def wanted_labels(labels: Mapping[str, str]) -> dict[str, str]:
     if not wanted:
         raise InvalidLabels("give at least one label to search for.")
     return wanted
+
+
+def _unpacked(stored: bytes | None) -> dict[str, str]:
+    return {} if stored is None else LabelSet.unpack(stored).labels
 
 
 def _pair(keys: TenantKeys, label: Label) -> tuple[str, str]:

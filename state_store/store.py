@@ -375,7 +375,8 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         async with self._control.guard() as client:
             lineages = await client.smembers(f"{self._prefix}:lineages")
         removed = 0
-        for lineage in sorted(raw.decode() for raw in lineages):
+        listed = sorted(raw.decode() for raw in lineages)
+        for lineage in await garbage.unfinished(self._control, self._prefix, listed):
             removed += await garbage.recover(
                 self._control, self._prefix, lineage, older_than=older_than
             )

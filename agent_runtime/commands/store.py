@@ -269,11 +269,14 @@ def _sweep(arguments: argparse.Namespace) -> int:
             )
             for problem in moved.problems:
                 print(f"problem: {problem}")
+        for problem in report.problems:
+            print(f"problem: {problem}")
         print(
             f"{len(report.sessions)} sessions, {report.objects} objects ({report.bytes} bytes) "
             f"moved; {report.claimed} sessions left to other sweepers"
         )
-        return 1 if any(swept.moved.problems for swept in report.sessions) else 0
+        moved_badly = any(swept.moved.problems for swept in report.sessions)
+        return 1 if moved_badly or report.problems else 0
 
     with store_url(arguments) as url:
         return asyncio.run(sweep(url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,8 @@ from state_store.layout import PART_BYTES
 
 _BATCH = 256
 _READERS = 4
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,6 +46,8 @@ async def collect_condemned(
     name again what was condemned in them: until then the bytes are there. And a script that was
     to make a generation cold may still be on its way; it is refused as long as that is condemned,
     and by its age afterwards. So a shorter wait is safe only while nobody moves anything.
+
+    What cannot be read is logged, and left for `store check`.
     """
     collected = 0
     async for keys in control.scan(f"{prefix}:condemned:*"):
@@ -51,17 +56,19 @@ async def collect_condemned(
             pipeline = client.pipeline(transaction=False)
             for key in keys:
                 pipeline.smembers(key)
-            due = [
-                (key, member)
-                for key, members in zip(keys, await pipeline.execute(), strict=True)
-                for member in members
-                if now - _condemned_at(member) >= older_than
-            ]
-            names = []
-            for key, member in due:
-                target = target_beside(prefix, key, ranks=1)
-                generation, _ = _condemned(member)
-                names += all_ranks(target.names[0], target.ref, generation)
+            due, names = [], []
+            for key, members in zip(keys, await pipeline.execute(), strict=True):
+                for member in members:
+                    try:
+                        target = target_beside(prefix, key, ranks=1)
+                        generation, _ = _condemned(member)
+                        since = _condemned_at(member)
+                    except CorruptObject as error:
+                        logger.error("a condemned generation is left alone: %s", error)
+                        continue
+                    if now - since >= older_than:
+                        due.append((key, member))
+                        names += all_ranks(target.names[0], target.ref, generation)
             await asyncio.to_thread(archive.delete, names)
             pipeline = client.pipeline(transaction=False)
             for key, member in due:

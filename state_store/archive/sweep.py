@@ -6,6 +6,7 @@ off that list, and is on it again when it is next used: a sweep costs what there
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,15 @@ from state_store.archive.clock import read_clock
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.targets import Target, look, targets_of
 from state_store.connection import Control
-from state_store.errors import InvalidPolicy, LeaseHeld, NotFound
+from state_store.errors import (
+    CorruptObject,
+    InvalidId,
+    InvalidPolicy,
+    InvalidTenant,
+    LeaseHeld,
+    NotFound,
+    StoreError,
+)
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.records import Snapshot
 
@@ -26,6 +35,9 @@ Reason = Literal["idle", "quota", "memory"]
 _CLAIM = 600  # seconds that a sweeper which died keeps others from a session
 _BATCH = 256  # objects looked at in one round trip
 _LISTED = 1000  # sessions of one tenant that one sweep moves at most, the idlest
+_DAMAGED = (CorruptObject, InvalidId)
+
+logger = logging.getLogger(__name__)
 
 
 class Histories(Protocol):
@@ -46,10 +58,12 @@ class Swept:
 
 @dataclass
 class SweepReport:
-    """sessions: in the order in which they were moved; claimed: left to another sweeper"""
+    """sessions: in the order in which they were moved; claimed: left to another sweeper;
+    problems: what kept sessions, or all of a tenant's, from being moved, with their names"""
 
     sessions: list[Swept] = field(default_factory=list)
     claimed: int = 0
+    problems: list[str] = field(default_factory=list)
 
     @property
     def objects(self) -> int:
@@ -73,8 +87,9 @@ async def sweep(
     """Move sessions out, the idlest first, for as long as the policy gives a reason.
 
     A session that is leased, and what another session of its lineage has in use, stays. Any
-    number of processes may sweep at the same time. Raises as `Archivist.move_out`; then the
-    sessions before are moved. Raises InvalidPolicy for a fraction of a `maxmemory` that is not set.
+    number of processes may sweep at the same time. One that cannot be read, or whose kin cannot,
+    stays too, and is in the report. Raises as `Archivist.move_out`; then the sessions before are
+    moved. Raises InvalidPolicy for a fraction of a `maxmemory` that is not set.
     """
     return await _Sweep(control, prefix, histories, archivist, policy).run()
 
@@ -123,8 +138,12 @@ class _Sweep:
                 self._resident[tenant] = await self._tenant_bytes(tenant)
         for idler in sorted(idlers, key=lambda one: one.used):
             reason = self._reason(idler, excess - self._report.bytes)
-            if reason is not None:
+            if reason is None:
+                continue
+            try:
                 await self._claim_and_move(idler, reason)
+            except _DAMAGED as error:
+                self._leave(idler.session_id, error)
         return self._report
 
     async def move_one(self, session_id: str, tenant: str) -> Moved:
@@ -156,7 +175,11 @@ class _Sweep:
             tenants.update(key.decode().removeprefix(start).removesuffix(end) for key in keys)
         found: list[_Idler] = []
         for tenant in sorted(tenants):
-            listed = await self._load_uses(tenant)
+            try:
+                listed = await self._load_uses(tenant)
+            except InvalidTenant as error:
+                self._leave(f"tenant {tenant}", error)
+                continue
             found += [
                 _Idler(used, tenant, session_id)
                 for session_id, used in islice(listed.items(), _LISTED)
@@ -202,7 +225,10 @@ class _Sweep:
         seen: set[bytes] = set()
         total = 0
         for session_id in self._used[tenant]:
-            history = await self._history(session_id)
+            try:
+                history = await self._history(session_id)
+            except _DAMAGED:  # it is told of when it is to be moved
+                continue
             new = [t for t in targets_of(self._prefix, history) if t.pins not in seen]
             seen.update(target.pins for target in new)
             total += await self._resident_bytes(new)
@@ -215,6 +241,11 @@ class _Sweep:
             for target, found in zip(batch, await look(self._control, batch), strict=True):
                 total += found.present * target.decoded_bytes
         return total
+
+    def _leave(self, name: str, error: StoreError) -> None:
+        """One that is damaged keeps nobody from the others."""
+        logger.error("nothing of %s was moved to the archive: %s", name, error)
+        self._report.problems.append(f"{name}: {error}")
 
     async def _claim_and_move(self, idler: _Idler, reason: Reason) -> None:
         keys = LineageKeys(self._prefix, lineage_of(idler.session_id))

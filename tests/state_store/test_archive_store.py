@@ -17,7 +17,7 @@ from state_store.errors import (
     NotFound,
     StoreError,
 )
-from state_store.layout import TenantKeys
+from state_store.layout import LineageKeys, TenantKeys, lineage_of
 from state_store.objects import ObjectClient
 from state_store.store import StateStore
 
@@ -358,3 +358,43 @@ async def test_without_an_archive_moves_are_refused_and_residency_is_known(
 async def test_a_url_of_no_archive_is_refused_at_once(server, url):
     with pytest.raises(ArchiveRefused):
         await StateStore.connect(server.url, archive=url)
+
+
+async def test_what_cannot_be_read_keeps_no_other_session_from_the_archive(
+    writer, raw, prefix, idle
+):
+    damaged, whole = [await writer.session(FIRST), await writer.session(SECOND)]
+    record = LineageKeys(prefix, lineage_of(damaged.id)).snapshot(damaged.head)
+    raw.hset(record, "body", b"\x01?")
+    raw.zadd(TenantKeys(prefix, TENANT).used, {"no id": 1})
+    raw.zadd(f"{prefix}:{{tenant:no name}}:used", {whole.id: 1})
+    for policy in (
+        ArchivePolicy(idle=3600),
+        ArchivePolicy(tenant_quota_bytes=0, spare=3600),
+    ):
+        idle(damaged.id, 9000)
+        idle(whole.id, 8000)
+        report = await writer.store.sweep(policy)
+        assert [swept.session_id for swept in report.sessions] == [whole.id]
+        told = "\n".join(report.problems)
+        assert len(report.problems) == 3
+        assert damaged.id in told
+        assert "no id" in told
+        assert "tenant no name" in told
+        assert await writer.store.residency(whole.id) == "archived"
+        await writer.store.bring_back(whole.id, whole=True)
+
+
+async def test_what_is_condemned_under_no_name_keeps_nothing_else_in_the_archive(
+    writer, raw, prefix, folder, idle
+):
+    session = await writer.session(FIRST)
+    idle(session.id, 9000)
+    await writer.store.sweep(ArchivePolicy(idle=3600))
+    await writer.store.delete_session(session.id)
+    condemned = raw.keys(f"{prefix}:condemned:*")
+    raw.sadd(condemned[0], b"x")
+    raw.sadd(f"{prefix}:condemned:odd", b"y")
+    collected = (await writer.store.recover(older_than=0)).collected
+    assert (collected.condemned, collected.waiting) == (len(condemned), 2)
+    assert not [one for one in folder.rglob("*") if one.is_file() and "kv" in str(one)]

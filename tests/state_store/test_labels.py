@@ -8,7 +8,7 @@ import pytest
 from writer import FINGERPRINT, TENANT, Trips, Writer
 
 from state_store.errors import ForeignTenant, InvalidLabels, NotFound, StoreError
-from state_store.layout import TenantKeys, is_snapshot_id
+from state_store.layout import LineageKeys, TenantKeys, is_snapshot_id, lineage_of
 from state_store.store import StateStore
 
 
@@ -333,3 +333,19 @@ async def test_a_search_takes_few_round_trips_however_many_it_finds(writer):
         assert len(await writer.store.find_sessions(TENANT, label)) == count
         costs.append(trips.count)
     assert costs[0] == costs[1] <= 3
+
+
+async def test_labels_that_cannot_be_read_keep_no_others_from_being_found_or_recovered(
+    writer, raw, prefix
+):
+    first, second, stale = [(await writer.session([number])).head for number in (1, 2, 3)]
+    keys = TenantKeys(prefix, TENANT)
+    for one in (first, second):
+        await writer.store.set_labels(one, {"a": "1"})
+    raw.hset(LineageKeys(prefix, lineage_of(first)).snapshot(first), "labels", b"\x02?")
+    raw.zadd(keys.label("a", "1"), {stale: 1, "no id": 1})
+    found = await writer.store.find_snapshots(TENANT, {"a": "1"})
+    assert [one.id for one in found] == [second]
+    await writer.store.recover(older_than=0)
+    left = {one.decode() for one in raw.zrange(keys.label("a", "1"), 0, -1)}
+    assert left == {first, second, "no id"}

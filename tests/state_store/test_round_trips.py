@@ -88,3 +88,14 @@ async def test_of_a_look_at_the_engines(server, store, prefix, count):
     assert await count(look) == 1
     beating.stop()
     assert await store.engines() == []
+
+
+async def test_recovery_waits_no_longer_for_more_lineages_that_are_at_rest(store, writer, count):
+    async def recover():
+        await store.recover(older_than=0)
+
+    await writer.session([1] * 9)
+    few = await count(recover)
+    for number in range(9):
+        await writer.session([number] * 9)
+    assert await count(recover) == few
