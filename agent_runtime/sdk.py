@@ -12,6 +12,7 @@ path can name is a `BadRequest`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +65,7 @@ from agent_runtime.version_models import (
     RewindRequest,
     TreeView,
 )
+from state_store.api_keys import tenant_of
 from tools.define import ToolSpec
 
 _HAPPENINGS: dict[str, type[BaseModel]] = {"session": SessionView, **SESSION_EVENTS}
@@ -101,6 +103,8 @@ class Torpor:
             transport=transport,
         )
         self._requests = Requests(self._http)
+        self.owner = _owner(api_key)
+        """Whose sessions it sees: a name for what is kept on this machine, and no secret."""
 
     @property
     def ledger(self) -> SessionLedger:
@@ -470,3 +474,10 @@ def _page_path(path: str, labels: Mapping[str, str], limit: int, **where: str) -
         **where,
     }
     return f"{path}?{urlencode(asked, doseq=True)}"
+
+
+def _owner(api_key: str | None) -> str:
+    """The tenant, if the key names one."""
+    if api_key is None:
+        return "default"
+    return tenant_of(api_key) or f"key-{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"

@@ -55,15 +55,19 @@ def usual_tools(path: Path) -> list[Tool]:
 
 
 class SessionWorkspaces:
-    """The workspaces that sessions have on this machine, each in `workspaces` under its session's
-    id. One process works in a session's workspace at a time."""
+    """The workspaces that sessions have on this machine, each under its session's id. One process
+    works in a session's workspace at a time.
+
+    Each tenant's are in a folder of their own below the root of `workspaces`, since nobody can tell
+    another tenant's sessions from those that are no more. A root belongs to one service.
+    """
 
     def __init__(
         self, torpor: Torpor, workspaces: Workspaces, make_tools: Make = usual_tools
     ) -> None:
         """make_tools: that work in a folder; of scope branch, if they change nothing else"""
         self._torpor = torpor
-        self._workspaces = workspaces
+        self._workspaces = replace(workspaces, root=workspaces.root / f"of-{torpor.owner}")
         self._make_tools = make_tools
         self._left_at: dict[str, tuple[str | None, str]] = {}
         """By session: version and snapshot that its files were left at."""
@@ -157,8 +161,9 @@ class SessionWorkspaces:
         return replace(opened, version=await self.keep(session_id))
 
     async def tidy(self) -> int:
-        """Delete the workspaces of sessions that are no more, and all that can be had from the
-        store again or was put aside; bytes freed. Nothing may run in a workspace meanwhile."""
+        """Delete the workspaces of the tenant's sessions that are no more, and all that can be had
+        from the store again or was put aside; bytes freed. Nothing may run in a workspace of the
+        tenant meanwhile, in whichever process."""
         needed = set()
         for name in self._workspaces.names():
             try:

@@ -141,6 +141,17 @@ class ApiKeys:
         return TenantKeys(self._prefix, tenant).api_keys
 
 
+def tenant_of(text: str) -> str | None:
+    """Whose key `text` says it is, None for what has not the form of one."""
+    shape = _SHAPE.fullmatch(text)
+    if shape is None:
+        return None
+    try:
+        return TenantKeys("", shape["tenant"]).tenant
+    except InvalidTenant:
+        return None
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 

@@ -1,6 +1,7 @@
 """Workspaces follow their sessions: forks, rewinding, other machines, crashes, deletion."""
 
 import base64
+import contextlib
 import json
 
 import httpx
@@ -14,7 +15,7 @@ from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspace_models import CHUNK, sha256
 from agent_runtime.workspaces import SessionWorkspaces
 from state_store.layout import LineageKeys, lineage_of
-from tests.backends.scripted import call, says
+from tests.backends.scripted import call, says, scripted_runtime
 from tools.define import define
 from tools.effects import Effect, Scope
 from tools.errors import WorkspacesDiffer
@@ -136,7 +137,7 @@ async def test_what_no_turn_has_committed_is_put_aside_and_told(
     torpor, said, machine, session, tmp_path
 ):
     await work(torpor, said, machine(), session.id, ("plan", "one"))
-    path = Workspaces(tmp_path / "here").path(session.id)
+    path = Workspaces(tmp_path / "here" / "of-default").path(session.id)
     (path / "plan").write_text("half done")
     (path / "more").write_text("more")
 
@@ -144,7 +145,7 @@ async def test_what_no_turn_has_committed_is_put_aside_and_told(
     assert (opened.path / "plan").read_text() == "one"
     assert not (opened.path / "more").exists()
     assert opened.note.endswith(f"put aside as {opened.aside}: more, plan")
-    kept = Workspaces(tmp_path / "here").fork(opened.aside, "look")
+    kept = Workspaces(tmp_path / "here" / "of-default").fork(opened.aside, "look")
     assert (kept / "more").read_text() == "more"
 
 
@@ -184,7 +185,7 @@ async def test_a_call_that_was_cut_off_by_a_crash_is_made_once(torpor, said, mac
     agent = build_agent(torpor, letters, workspaces=here, observer=observe, checkpointer=saver)
     with pytest.raises(RuntimeError, match="killed"):
         await ask(agent, session.id, "Append.", thread=thread)
-    assert (tmp_path / "here" / "live" / session.id / "log").read_text() == "x"
+    assert (tmp_path / "here" / "of-default" / "live" / session.id / "log").read_text() == "x"
 
     said.scripted += [says({"content": "Done."})]
     again = build_agent(torpor, letters, workspaces=machine(tools=tools), checkpointer=saver)
@@ -218,11 +219,11 @@ async def test_what_a_session_kept_goes_with_it(torpor, said, machine, session, 
     await torpor.delete(session.id)
     assert await files_of(machine("there"), fork.id) == {"plan": "one"}
     assert await here.tidy() == len("one")
-    assert Workspaces(tmp_path / "here").names() == [fork.id]
+    assert Workspaces(tmp_path / "here" / "of-default").names() == [fork.id]
     await torpor.delete(fork.id)
     assert not await store._control.redis.exists(keys.held_files)
     await here.tidy()
-    assert Workspaces(tmp_path / "here").names() == []
+    assert Workspaces(tmp_path / "here" / "of-default").names() == []
 
 
 async def test_a_turn_with_files_that_are_not_kept_is_refused(torpor, machine, session):
@@ -269,6 +270,37 @@ async def test_what_tools_have_done_can_be_read(torpor, said, machine, session):
     (second,) = await torpor.ledger.of(fork.id)
     assert (second.branch, second.result.text) == (fork.id, "replaced plan: 1 lines")
     assert await torpor.ledger.of(fork.id, lineage=True) == [first, second]
+
+
+async def test_nobody_tidies_the_files_of_another_tenant(bare_store, said, store, tmp_path):
+    async with contextlib.AsyncExitStack() as stack:
+        app = await stack.enter_async_context(
+            scripted_runtime(bare_store.url, said, require_keys=True)
+        )
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+        async def client(tenant):
+            await store.tenant(tenant)
+            _, key = await store.keys.create(tenant)
+            torpor = Torpor("http://scripted", api_key=key, transport=transport)
+            return await stack.enter_async_context(torpor)
+
+        acme, again, globex = [await client(name) for name in ("acme", "acme", "globex")]
+        root = Workspaces(tmp_path / "shared")
+        ours = SessionWorkspaces(acme, root, file_tools)
+        session = await acme.create()
+        path = (await ours.open(session.id)).path
+        (path / "report").write_text("kept")
+        version = await ours.keep(session.id)
+        (path / "draft").write_text("not kept")
+        await SessionWorkspaces(globex, root, file_tools).tidy()
+        assert {one.name for one in path.iterdir()} == {"report", "draft"}
+        await ours.open(session.id)
+        assert (await ours.open(session.id, version)).path == path
+        assert {one.name for one in path.iterdir()} == {"report"}
+        await acme.delete(session.id)
+        await SessionWorkspaces(again, root, file_tools).tidy()  # with another key of the tenant
+        assert not path.exists()
 
 
 async def test_pieces_of_any_number_are_sent_and_read_in_order(torpor, session):
