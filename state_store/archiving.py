@@ -129,7 +129,18 @@ class Archiving:
 
     async def sweep(self, policy: ArchivePolicy) -> SweepReport:
         opened = self._require_open()
-        return await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
+        report = await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
+        report.collected = await self.collect_condemned()
+        return report
+
+    async def collect_condemned(self) -> int:
+        """Delete what was archived and is held by nothing any more, as long as an archive is open;
+        how many generations."""
+        if self._opened is None:
+            return 0
+        return await collect_condemned(
+            self._control, self._prefix, self._opened.archive, older_than=MOVE_LIMIT
+        )
 
     async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
         head = (await self._sessions.record(session_id, tenant=tenant)).head
@@ -143,9 +154,7 @@ class Archiving:
             waiting = await count_condemned(self._control, self._prefix)
             return Collected(waiting=waiting)
         archive = self._opened.archive
-        condemned = await collect_condemned(
-            self._control, self._prefix, archive, older_than=MOVE_LIMIT
-        )
+        condemned = await self.collect_condemned()
         orphans = await collect_orphans(self._control, self._prefix, archive, older_than=ORPHAN_AGE)
         waiting = await count_condemned(self._control, self._prefix)
         return Collected(condemned, orphans, waiting)

@@ -103,6 +103,21 @@ class Sessions:
             check_session_id(session_id)
             if (made := await self._made(session_id, tenant=tenant)) is not None:
                 return made
+        given = (tenant, fingerprint, economy, checked, meta, session_id)
+        try:
+            return await self._create(*given)
+        except TenantDeleted:  # the one that is known here; the name may be another's by now
+            return await self._create(*given)
+
+    async def _create(
+        self,
+        tenant: str,
+        fingerprint: Fingerprint,
+        economy: str | None,
+        labels: dict[str, str],
+        meta: Mapping[str, Any] | None,
+        session_id: str | None,
+    ) -> Session:
         owner = await self._tenants.get(tenant)
         body = SessionBody(
             id=session_id or new_session_id(new_lineage()),
@@ -123,7 +138,7 @@ class Sessions:
         seals = None
         if body.encrypted:
             seals = await self._lineages.seals_under(Lineage.of(body), new_lineage_seed())
-        made = await self._add(Session(body, None, checked), seals, root=True, beside=[format])
+        made = await self._add(Session(body, None, labels), seals, root=True, beside=[format])
         # Maybe another's, made in between under its own seed.
         return await self.opened(_of_tenant(tenant, made))
 

@@ -77,7 +77,8 @@ class Tenancy:
 
         Without its key nothing that an encrypted tenant ever stored can be read, wherever there
         are copies. The servers' append-only files keep the deleted until they are written anew,
-        which is begun here on all masters; replicas and backups are not reached. The name stays
+        which is begun here on all masters; replicas and backups are not reached. What the archive
+        has of it is deleted by the next `recover` or `sweep` with it open. The name stays
         taken: only `create_tenant` makes it usable again. May be repeated, to finish a deletion
         that ended half way. Raises NotFound, InvalidTenant, DurabilityNotReached.
         """

@@ -275,6 +275,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
             f"{len(report.sessions)} sessions, {report.objects} objects ({report.bytes} bytes) "
             f"moved; {report.claimed} sessions left to other sweepers"
         )
+        if report.collected:
+            print(f"{report.collected} archived objects that nothing holds any more deleted")
         moved_badly = any(swept.moved.problems for swept in report.sessions)
         return 1 if moved_badly or report.problems else 0
 

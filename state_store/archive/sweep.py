@@ -59,11 +59,13 @@ class Swept:
 @dataclass
 class SweepReport:
     """sessions: in the order in which they were moved; claimed: left to another sweeper;
-    problems: what kept sessions, or all of a tenant's, from being moved, with their names"""
+    problems: what kept sessions, or all of a tenant's, from being moved, with their names;
+    collected: generations that nothing holds any more and that were deleted from the archive"""
 
     sessions: list[Swept] = field(default_factory=list)
     claimed: int = 0
     problems: list[str] = field(default_factory=list)
+    collected: int = 0
 
     @property
     def objects(self) -> int:

@@ -385,6 +385,17 @@ async def test_what_cannot_be_read_keeps_no_other_session_from_the_archive(
         await writer.store.bring_back(whole.id, whole=True)
 
 
+async def test_a_sweep_deletes_what_a_deleted_tenant_had_in_the_archive(writer, folder, idle):
+    session = await writer.session(FIRST)
+    idle(session.id, 9000)
+    moved = await writer.store.sweep(ArchivePolicy(idle=3600))
+    assert (moved.objects, moved.collected) == (4, 0)
+    await writer.store.delete_tenant(TENANT)
+    assert any(one.is_file() for one in folder.rglob("*"))
+    assert (await writer.store.sweep(ArchivePolicy(idle=3600))).collected == 4
+    assert not any(one.is_file() for one in folder.rglob("*"))
+
+
 async def test_what_is_condemned_under_no_name_keeps_nothing_else_in_the_archive(
     writer, raw, prefix, folder, idle
 ):

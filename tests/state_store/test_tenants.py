@@ -140,18 +140,20 @@ async def test_a_deleted_tenants_name_is_free_only_for_who_asks_for_it(
             await store.salt(first)
 
 
-async def test_a_writer_that_knew_the_earlier_tenant_does_not_write_as_the_later(
+async def test_a_writer_that_knew_the_earlier_tenant_writes_for_the_later_as_that_wants_it(
     author, server, objects, prefix
 ):
     async with await opened(server, prefix) as store:
         knows_it = Author(store, objects, prefix)
         await store.tenant("ann")
+        chosen = store.new_session_id()
         await author.store.delete_tenant("ann")
-        await author.store.create_tenant("ann", economy="compact")
-        with pytest.raises(TenantDeleted):
-            await knows_it.session("ann")
-        assert await author.store.sessions("ann") == []
-        assert not (await knows_it.session("ann", TURN)).body.encrypted
+        later = await author.store.create_tenant("ann", economy="compact")
+        body = (await knows_it.session("ann", TURN, session_id=chosen)).body
+        assert (body.id, body.tenant_id, body.economy) == (chosen, later.id, "compact")
+        assert not body.encrypted
+        assert [one.id for one in await author.store.sessions("ann")] == [chosen]
+        assert (await author.store.check_integrity()).problems == []
 
 
 async def test_a_reader_that_knew_the_earlier_tenant_reads_what_the_later_stores(
