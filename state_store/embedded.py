@@ -24,6 +24,7 @@ from redis.exceptions import BusyLoadingError, ConnectionError
 from state_store.errors import EmbeddedServerFailed
 
 _STARTUP = 60.0  # seconds; a large log takes a while to read back
+_SOCKET = "valkey.sock"
 _SOCKET_NAME_LIMIT = 100  # bytes; the kernel's limit for a unix socket's path is 107
 
 
@@ -40,7 +41,7 @@ class EmbeddedServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._fsync = fsync
         self._socket_dir: Path | None = None
-        self._socket = self.data_dir / "valkey.sock"
+        self._socket = self.data_dir / _SOCKET
 
     @property
     def url(self) -> str:
@@ -127,7 +128,7 @@ class EmbeddedServer:
             self._socket_dir.mkdir(mode=0o700, exist_ok=True)
         elif len(os.fsencode(self._socket)) > _SOCKET_NAME_LIMIT:
             self._socket_dir = Path(tempfile.mkdtemp(prefix="torpor-"))
-            self._socket = self._socket_dir / "valkey.sock"
+            self._socket = self._socket_dir / _SOCKET
         self._socket.unlink(missing_ok=True)
 
     def _wait_until_ready(self) -> None:
@@ -172,9 +173,11 @@ def _take_lock(data_dir: Path) -> IO[str]:
                 time.sleep(0.02)
                 continue
             lock.close()
+            socket = data_dir.absolute() / _SOCKET
+            use = f", use it with --redis unix://{socket}" if socket.exists() else ""
             raise EmbeddedServerFailed(
-                f"{data_dir} is in use by another embedded server (process {holder}); stop it or "
-                "choose another directory with --data."
+                f"{data_dir} is in use by another embedded server (process {holder}); stop it"
+                f"{use}, or choose another directory with --data."
             ) from error
 
 

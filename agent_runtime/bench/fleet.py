@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,19 @@ async def measure(
                 yield record
     finally:
         stage.stop()
+
+
+def growth(samples: Sequence[tuple[float, int, int]], seconds: float) -> dict[str, list[int]]:
+    """Memory when all had settled, and at the end, of which a short run is told twice.
+
+    samples: seconds since the start, bytes of the runtime and of the engine
+    """
+    last = samples[-1]
+    settled = next((row for row in samples if row[0] >= seconds * _SETTLED), last)
+    return {
+        "runtime_mb": [settled[1] >> 20, last[1] >> 20],
+        "engine_mb": [settled[2] >> 20, last[2] >> 20],
+    }
 
 
 class _Fleet:
@@ -132,16 +145,7 @@ class _Fleet:
             "starts": slots.starts,
             "suspended": slots.suspended,
             "prefetched": slots.prefetched,
-            **self._growth(seconds),
-        }
-
-    def _growth(self, seconds: float) -> dict[str, Any]:
-        """Memory when all had settled, and at the end."""
-        settled = next(row for row in self._memory if row[0] >= seconds * _SETTLED)
-        last = self._memory[-1]
-        return {
-            "runtime_mb": [settled[1] >> 20, last[1] >> 20],
-            "engine_mb": [settled[2] >> 20, last[2] >> 20],
+            **growth(self._memory, seconds),
         }
 
 

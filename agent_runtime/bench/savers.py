@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,6 +29,7 @@ from langgraph.graph import START, StateGraph, add_messages
 from langgraph_checkpoint_plainredis import AsyncRedisSaver
 
 from agent_runtime.bench.spread import power, quartiles
+from agent_runtime.commands.processes import emptied
 from agent_runtime.saver.checkpoints import TorporSaver
 from state_store.embedded import EmbeddedServer
 
@@ -78,7 +78,7 @@ async def measure(*, turns: int, data: Path) -> AsyncIterator[dict[str, Any]]:
     """A record for each saver and kind of channel, then one that says where ours loses."""
     loses: list[str] = []
     for channel, state in _CHANNELS.items():
-        _emptied(data / channel)
+        emptied(data / channel)
         async with contextlib.AsyncExitStack() as stack:
             sides = await _sides(stack, data / channel)
             for side in sides:
@@ -91,11 +91,6 @@ async def measure(*, turns: int, data: Path) -> AsyncIterator[dict[str, Any]]:
             yield record
         loses += _losses(records)
     yield {"bench": "savers", "measure": "goal", "met": not loses, "loses": loses}
-
-
-def _emptied(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 async def _sides(stack: contextlib.AsyncExitStack, data: Path) -> list[_Side]:

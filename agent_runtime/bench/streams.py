@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import socket
 import time
 from collections.abc import Awaitable
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from agent_runtime.commands.processes import Layout, RuntimeProcess
+from agent_runtime.commands.processes import Layout, RuntimeProcess, emptied
 from agent_runtime.feed.events import Rewound, name_of
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port
@@ -56,8 +55,7 @@ class _Reader:
 
 def measure(*, streams: int, seconds: float, data: Path) -> Awaitable[dict[str, Any]]:
     """One record. data: a directory, emptied first"""
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
+    emptied(data)
     return _record(Layout(data), streams, seconds)
 
 

@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print("\n".join(_lines(known, arguments.context, found)))
     if arguments.plot is not None:
         _draw(arguments.plot, found)
-    return 0
+    return 0 if any(isinstance(one, Outcome) for _, outcomes in found for one in outcomes) else 1
 
 
 def _setting(text: str) -> tuple[str, float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 
@@ -22,7 +24,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus", required=True, type=read_gpus, metavar="NxTYPE", help="such as 8xH100"
     )
-    parser.add_argument("--sessions", required=True, type=int, help="that exist, awake or not")
+    parser.add_argument(
+        "--sessions", required=True, type=read_count, help="that exist, awake or not"
+    )
     parser.add_argument(
         "--context", required=True, type=read_tokens, metavar="TOKENS", help="of each, such as 256K"
     )
@@ -30,9 +34,14 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-dtype", help="instead of the profile's: bfloat16, fp8_e4m3")
     parser.add_argument("--ssm-dtype", help="instead of the profile's: float32, bfloat16, float16")
     parser.add_argument("--no-mtp", action="store_true", help="decode without speculation")
-    parser.add_argument("--tp", type=int, help="GPUs per engine; default: what runs most sessions")
     parser.add_argument(
-        "--states", type=int, default=2, help="recurrent states kept per session (default: 2)"
+        "--tp", type=read_count, help="GPUs per engine; default: what runs most sessions"
+    )
+    parser.add_argument(
+        "--states",
+        type=read_count,
+        default=2,
+        help="recurrent states kept per session (default: 2)",
     )
     parser.add_argument(
         "--shared", type=read_tokens, default=0, metavar="TOKENS", help="all sessions begin with"
@@ -40,17 +49,28 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--turn", type=read_tokens, default=1000, metavar="TOKENS", help="new per turn"
     )
-    parser.add_argument("--turns-per-second", type=float, default=1.0, help="of all sessions")
     parser.add_argument(
-        "--store-bandwidth", type=float, default=1.25, metavar="GB/s", help="default: 1.25"
+        "--turns-per-second", type=read_positive, default=1.0, help="of all sessions"
     )
     parser.add_argument(
-        "--device-bandwidth", type=float, default=25.0, metavar="GB/s", help="per GPU; default: 25"
+        "--store-bandwidth", type=read_positive, default=1.25, metavar="GB/s", help="default: 1.25"
     )
     parser.add_argument(
-        "--prefill-rate", type=float, metavar="TOKENS/s", help="of one engine, to compare with"
+        "--device-bandwidth",
+        type=read_positive,
+        default=25.0,
+        metavar="GB/s",
+        help="per GPU; default: 25",
     )
-    parser.add_argument("--redis-memory", type=float, metavar="GiB", help="refuse to need more")
+    parser.add_argument(
+        "--prefill-rate",
+        type=read_positive,
+        metavar="TOKENS/s",
+        help="of one engine, to compare with",
+    )
+    parser.add_argument(
+        "--redis-memory", type=read_positive, metavar="GiB", help="refuse to need more"
+    )
     parser.add_argument("--json", action="store_true", help="all figures, in bytes and seconds")
     parser.set_defaults(run=_run)
 
@@ -177,3 +197,18 @@ def read_tokens(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens such as 1000 or 256K")
     return int(match[1]) * _TOKENS[match[2]]
+
+
+def read_count(text: str) -> int:
+    """1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def read_positive(text: str) -> float:
+    """Above 0, and finite."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")

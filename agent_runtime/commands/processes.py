@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ from engine.backends.settings import BackendSettings
 from engine.launch import require_free_port
 
 _START_TIMEOUT = 60.0  # seconds
-_STOP_TIMEOUT = 45.0  # seconds; a runtime lets running turns end
+_STOP_TIMEOUT = 65.0  # seconds: a runtime's drain_timeout, 30 s, and 35 s for the rest
+_SCRATCH = ".torpor-scratch"  # marks a folder that may be emptied
 _POLL = 0.1
 
 
@@ -45,6 +47,23 @@ class Layout:
     def native_cache(self) -> Path:
         """Native helpers that SGLang compiles at first use."""
         return self.data.absolute().parent / "torch_extensions"
+
+
+def emptied(folder: Path) -> None:
+    """Have `folder` be there and empty, for a demo or a measurement.
+
+    Raises SetupError if it holds anything and is not known to be theirs; then it is unchanged.
+    """
+    mark = folder / _SCRATCH
+    ours = mark.exists() or (folder.parent.name == ".torpor" and folder.name != "data")
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise SetupError(
+            f"{folder} would be emptied, and holds what no demo and no measurement has left there; "
+            "nothing was deleted. Name another folder, or empty it yourself."
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
 
 
 class RuntimeProcess:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent_runtime.commands.plan import read_gpus, read_tokens
+from agent_runtime.commands.plan import read_count, read_gpus, read_positive, read_tokens
 from agent_runtime.scheduling import plot, trace
 from agent_runtime.scheduling.machine import planned
 from agent_runtime.scheduling.policies import POLICIES
@@ -25,8 +25,10 @@ _GB = 10**9
 def add_to(parser: argparse.ArgumentParser) -> None:
     made = parser.add_argument_group("the trace: a file, or made up")
     made.add_argument("--trace", type=Path, metavar="FILE", help="JSON lines, a turn each")
-    made.add_argument("--sessions", type=int, default=10_000)
-    made.add_argument("--rate", type=float, default=0.3, help="sessions that begin per second")
+    made.add_argument("--sessions", type=read_count, default=10_000)
+    made.add_argument(
+        "--rate", type=read_positive, default=0.3, help="sessions that begin per second"
+    )
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--write", type=Path, metavar="FILE", help="keep the trace")
 
@@ -34,15 +36,19 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--model", default="nemotron-3-super")
     machine.add_argument("--gpus", type=read_gpus, default=(8, "H100"), metavar="NxTYPE")
     machine.add_argument("--context", type=read_tokens, default=131072, metavar="TOKENS")
-    machine.add_argument("--slots", type=int, default=16, help="turns that run at once")
-    machine.add_argument("--prefill-rate", type=float, default=20_000, metavar="TOKENS/s")
+    machine.add_argument("--slots", type=read_count, default=16, help="turns that run at once")
+    machine.add_argument("--prefill-rate", type=read_positive, default=20_000, metavar="TOKENS/s")
     machine.add_argument(
-        "--decode-rate", type=float, default=50, metavar="TOKENS/s", help="of each running turn"
+        "--decode-rate",
+        type=read_positive,
+        default=50,
+        metavar="TOKENS/s",
+        help="of each running turn",
     )
-    machine.add_argument("--store-bandwidth", type=float, default=1.25, metavar="GB/s")
-    machine.add_argument("--device-bandwidth", type=float, default=25.0, metavar="GB/s")
+    machine.add_argument("--store-bandwidth", type=read_positive, default=1.25, metavar="GB/s")
+    machine.add_argument("--device-bandwidth", type=read_positive, default=25.0, metavar="GB/s")
     machine.add_argument(
-        "--staging", type=float, default=64, metavar="GB", help="host memory for prefetches"
+        "--staging", type=read_positive, default=64, metavar="GB", help="host memory for prefetches"
     )
     machine.add_argument(
         "--no-store", action="store_true", help="what leaves the device is computed again"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent_runtime.commands.processes import Layout, RuntimeProcess
+from agent_runtime.commands.processes import Layout, RuntimeProcess, emptied
 from engine.launch import EngineOptions, EngineProcess, checked_model, free_port
 from engine.profiles import PROFILES, Profile
 from state_store.embedded import EmbeddedServer
@@ -26,13 +25,12 @@ class Stage:
         archive: str | None = None,
     ) -> None:
         """archive: URL; without, nothing is archived. Raises EngineStartFailed when there is no
-        model."""
+        model, SetupError for a directory that is not to be emptied."""
         self.archive = archive
         self.profile = profile
         self.model = checked_model(model or self.profile.model)
         self.layout = Layout(data)
-        shutil.rmtree(self.layout.data, ignore_errors=True)
-        self.layout.data.mkdir(parents=True)
+        emptied(self.layout.data)
         self.files = self.layout.data / "files"
         self.files.mkdir()
         self._port, self._engine_port = free_port(), free_port()

@@ -208,3 +208,9 @@ def test_curves_are_drawn_and_what_does_not_fit_is_told(tmp_path, capsys):
 def test_what_makes_no_sense_is_refused(options, told, capsys):
     assert main(["simulate-nodes", *options]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_a_node_that_nothing_fits_on_is_no_success(capsys):
+    options = ["--model", "nemotron-3-ultra", "--gpus", "1xH100"]
+    assert main(["simulate-nodes", *options]) == 1
+    assert "GiB" in capsys.readouterr().out

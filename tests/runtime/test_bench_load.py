@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_runtime.bench.fleet import growth
 from agent_runtime.cli import _parser, main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bench-sessions.md").read_text("utf-8")
@@ -23,6 +24,13 @@ def measured(capsys, tmp_path, *arguments):
 def documented(heading):
     section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     return set(re.findall(r"`(\w+)`", section))
+
+
+def test_memory_is_told_of_a_run_too_short_to_settle_too():
+    mb = 1 << 20
+    samples = [(0.0, mb, 2 * mb), (40.0, 3 * mb, 4 * mb), (90.0, 5 * mb, 6 * mb)]
+    assert growth(samples, 100.0) == {"runtime_mb": [3, 5], "engine_mb": [4, 6]}
+    assert growth(samples[:1], 5.0) == {"runtime_mb": [1, 1], "engine_mb": [2, 2]}
 
 
 def test_the_commands_on_the_page_are_some():

@@ -217,6 +217,8 @@ def test_up_ends_when_its_engine_dies(up):
 
 def test_compose_runs_commands_that_exist():
     services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    assert "--maxmemory" in services["redis"]["command"]
+    assert {service["restart"] for service in services.values()} == {"unless-stopped"}
     for name in ("engine", "runtime"):
         program, *arguments = services[name]["command"]
         assert program == "torpor"

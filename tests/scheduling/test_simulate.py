@@ -148,3 +148,10 @@ def test_flops_follow_from_the_parameters_that_the_models_are_named_after(name, 
     assert flops.linear / 2e9 == pytest.approx(billions, rel=0.03)
     attention = model_of(name, None, "H100").architecture.attention
     assert flops.quadratic == 2 * attention.layers * attention.query_heads * attention.head_dim
+
+
+@pytest.mark.parametrize("option", ["--rate 0", "--rate nan", "--sessions 0", "--slots -1"])
+def test_what_is_no_rate_and_no_count_is_refused_in_words(capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        main(["simulate", *SMALL, *option.split()])
+    assert "is not a " in capsys.readouterr().err

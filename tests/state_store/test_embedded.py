@@ -35,7 +35,8 @@ def test_it_opens_a_unix_socket_for_its_owner_and_no_port(own_server):
 
 
 def test_a_second_server_on_the_same_directory_is_refused_and_told_who_holds_it(own_server):
-    with pytest.raises(EmbeddedServerFailed, match=f"in use.*process {own_server.pid}"):
+    told = f"in use.*process {own_server.pid}.*--redis {own_server.url},"
+    with pytest.raises(EmbeddedServerFailed, match=told):
         EmbeddedServer(own_server.data_dir).start()
     with pytest.raises(EmbeddedServerFailed, match="in use"):
         own_server.start()
