@@ -7,6 +7,8 @@ said, and goes with its session; only that this was deleted is told for a little
 from __future__ import annotations
 
 import re
+import secrets
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -54,10 +56,13 @@ class Feeds:
         """In this order, those of one session. Posts of a session that is gone are dropped, but
         its last."""
         calls = []
+        left = Counter(post.session_id for post in posts)
         for post in posts:
             session = self._keys(post.session_id).session(post.session_id)
             ttl = _LAST_KEPT if post.is_last else _KEPT
-            arguments = (post.value, _ENTRIES, ttl, int(post.is_last))
+            mark, sent = secrets.token_hex(8), min(left[post.session_id], _ENTRIES)
+            left[post.session_id] -= 1
+            arguments = (post.value, _ENTRIES, ttl, int(post.is_last), mark, sent)
             calls.append(((session, self._key(post.session_id)), arguments))
         await self._control.run_many("publish", calls)
 

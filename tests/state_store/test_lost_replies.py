@@ -7,6 +7,7 @@ from proxy import Proxy
 from writer import RANKS, TENANT, Writer
 
 from state_store.errors import LeaseHeld
+from state_store.feeds import START, Post
 from state_store.store import StateStore
 
 
@@ -153,3 +154,28 @@ async def test_a_head_moves_back_once(flaky, proxy, monkeypatch):
     assert any(lost)
     report = await writer.store.check_integrity()
     assert (report.snapshots, report.problems) == (1, [])
+
+
+async def test_what_is_told_of_a_session_is_told_once(flaky, proxy, monkeypatch):
+    writer, session = flaky
+    branch = await writer.store.fork(session.id)
+    control, feeds = writer.store._control, writer.store.feeds
+    run_many = control.run_many
+    lost = []
+
+    async def losing(script, calls):
+        proxy.lose_next_reply = script == "publish"
+        reply = await run_many(script, calls)
+        lost.append(script == "publish" and not proxy.lose_next_reply)
+        return reply
+
+    posts = [Post(one, value) for value in (b"1", b"2", b"2") for one in (session.id, branch.id)]
+    await feeds.publish(posts[:1])  # the server knows the script from here on
+    monkeypatch.setattr(control, "run_many", losing)
+    await feeds.publish(posts)
+    await feeds.publish([Post(branch.id, b"gone", is_last=True)])
+    assert all(lost)
+    found = await feeds.after({session.id: START, branch.id: START})
+    assert [entry.value for entry in found[session.id]] == [b"1", b"1", b"2", b"2"]
+    assert [entry.place.number for entry in found[session.id]] == [1, 2, 3, 4]
+    assert [entry.value for entry in found[branch.id]] == [b"gone"]
