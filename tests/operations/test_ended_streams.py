@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from agent_runtime.access import guard
+from agent_runtime.access import guard, known_keys
 from agent_runtime.feed import following
 from tests.runtime.served import listening as serving
 
@@ -37,7 +37,8 @@ async def key(store):
 
 @pytest.fixture
 async def http(settings, slow, key, monkeypatch):
-    monkeypatch.setattr(guard, "_KNOWN_FOR", 0.05)
+    for module in (guard, known_keys):
+        monkeypatch.setattr(module, "KNOWN_FOR", 0.05)
     backend = settings.backend.model_copy(update={"url": slow.url})
     with_keys = settings.model_copy(update={"require_keys": True, "backend": backend})
     async with serving(with_keys) as url:
