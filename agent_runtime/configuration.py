@@ -20,10 +20,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from agent_runtime.environment import PREFIX, variable
 from agent_runtime.errors import SetupError
 from agent_runtime.settings import ServiceSettings
 
-PREFIX = "TORPOR_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 """Names the file, if no flag does."""
 DEFAULT = "default"
@@ -44,11 +44,6 @@ Values = Mapping[str, Value]
 def settings_fields(model: type[BaseModel] = ServiceSettings) -> dict[str, FieldInfo]:
     """Every setting by its name."""
     return dict(_fields(model, ""))
-
-
-def variable(name: str) -> str:
-    """In which a setting stands in the environment."""
-    return PREFIX + name.replace(".", "__").upper()
 
 
 def gathered(

@@ -10,7 +10,8 @@ import pytest
 from agent_runtime import cli
 from agent_runtime.commands.config import shown
 from agent_runtime.commands.runtime_options import FLAGS, values_of
-from agent_runtime.configuration import configured, settings_fields, variable
+from agent_runtime.configuration import configured, settings_fields
+from agent_runtime.environment import variable
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "configuration.md").read_text("utf-8")
