@@ -171,7 +171,8 @@ def held(request, monkeypatch):
 @pytest.mark.parametrize("name", BOMBS)
 async def test_a_memory_bomb_is_ended(box, held, name):
     ran = await box.python(f"import mmap, os, time\n{BOMBS[name]}\ntime.sleep(30)")
-    assert ran.text() == "[ended: it used more than 120 MiB of memory]"
+    # A process may have been refused more by its own limit just before all are ended, and say so.
+    assert ran.text().endswith("[ended: it used more than 120 MiB of memory]")
     assert ran.exit_code == 137
 
 
