@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ import msgpack
 from state_store.connection import Control
 from state_store.errors import EngineSilent, StoreError
 from state_store.registry import POLL, commands_key, engine_key
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -122,6 +125,13 @@ class Commands:
                     pipeline.pexpire(key, max(int(timeout * 1000), 1), **longer)
             await pipeline.execute()
 
+    def _take(self, packed: bytes) -> None:
+        answer = msgpack.unpackb(packed)
+        if "call" not in answer:  # nobody else may fail because of it
+            logger.error("an engine of another version answered; its command is not heard of")
+        elif call := self._calls.get(answer["call"]):
+            call.take(answer)
+
     async def _read(self) -> None:
         """While anything is waited for. What nobody waits for any more is thrown away."""
         poll = min(POLL, self._control.timeout / 2)  # the connection gives up at its own timeout
@@ -130,9 +140,7 @@ class Commands:
                 async with self._control.guard() as client:
                     popped = await client.blpop([self._replies], timeout=poll)
                 if popped is not None:
-                    answer = msgpack.unpackb(popped[1])
-                    if call := self._calls.get(answer["call"]):
-                        call.take(answer)
+                    self._take(popped[1])
         except StoreError as error:
             for call in self._calls.values():
                 if not call.done.done():

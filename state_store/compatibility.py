@@ -28,6 +28,11 @@ class Reason(NamedTuple):
     why: str
     verdict: Verdict
 
+    @property
+    def difference(self) -> str:
+        """The field and its two values; long ones are cut."""
+        return f"{self.field}: stored {_short(self.stored)}, engine {_short(self.engine)}"
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -43,9 +48,7 @@ class Decision:
         """Text for people: what is done, then a line for each reason."""
         lines = [f"{self.verdict}: {_MEANING[self.verdict]}"]
         lines += [
-            f"  {reason.field}: stored {_short(reason.stored)}, engine {_short(reason.engine)}: "
-            f"{reason.why} ({reason.verdict})"
-            for reason in self.reasons
+            f"  {reason.difference}: {reason.why} ({reason.verdict})" for reason in self.reasons
         ]
         return "\n".join(lines)
 

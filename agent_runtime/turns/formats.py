@@ -68,8 +68,5 @@ async def why_unusable(store: StateStore, history: History, engine: Fingerprint)
     if history.stored_as == history.format_id:
         return None
     stored = await store.fingerprint(history.stored_as)
-    differ = [
-        f"{reason.field} is {reason.engine}, was {reason.stored}"
-        for reason in compatibility(stored, engine).reasons
-    ]
-    return f"the stored state is of another format: {'; '.join(differ)}"
+    differ = [reason.difference for reason in compatibility(stored, engine).reasons]
+    return f"the stored state is of another format ({'; '.join(differ)})"

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 
+import msgpack
 import pytest
 
 from state_store.errors import EngineSilent, StoreUnavailable
@@ -124,6 +125,20 @@ async def test_however_many_commands_wait_they_hold_one_connection(store, raw):
         call.cancel()
     ended = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(one, asyncio.CancelledError) for one in ended)
+
+
+async def test_an_answer_that_names_no_call_disturbs_no_other(store, listen, raw):
+    heard = threading.Event()
+    listen({"echo": lambda payload: heard.wait(10) and payload})
+    call = asyncio.create_task(store.send_command("e", 1, "echo", {"n": 1}, timeout=10))
+    raw.rpush(store._commands._replies, msgpack.packb({"rank": 0, "result": {}, "error": None}))
+
+    async def is_read():
+        return not raw.exists(store._commands._replies)
+
+    await until(is_read)
+    heard.set()
+    assert await call == [{"n": 1}]
 
 
 async def test_a_store_that_is_closed_leaves_no_command_waiting(server, prefix):
