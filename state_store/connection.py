@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,7 @@ from state_store.objects import ObjectClient
 from state_store.patience import is_login, is_passing, is_untrusted, patiently
 
 _SCRIPTS = Path(__file__).with_name("lua")
+_USES = re.compile(r"-- Uses: (\w+)\n")  # what stands before a script whose functions it calls
 _SCAN = 1000  # keys that a server looks at in one go
 
 Call = tuple[Sequence[str | bytes], Sequence[Any]]
@@ -305,4 +307,6 @@ def _script(script: str | Path) -> tuple[str, str]:
     """Text and digest of a script."""
     path = script if isinstance(script, Path) else _SCRIPTS / f"{script}.lua"
     text = path.read_text("utf-8")
+    if uses := _USES.match(text):
+        text = (_SCRIPTS / f"{uses[1]}.lua").read_text("utf-8") + text
     return text, hashlib.sha1(text.encode()).hexdigest()

@@ -55,9 +55,8 @@ class Items:
         return found
 
     async def clear(self, tenant: str, name: str) -> None:
-        async with self._control.guard() as client:
-            await client.delete(self._key(tenant, name))
-            await client.hdel(TenantKeys(self._prefix, tenant).usage, counted_as(name))
+        keys = TenantKeys(self._prefix, tenant)
+        await self._control.run("clear_items", [keys.items(name), keys.usage], counted_as(name), 1)
 
     def _marked(self, tenant: str, name: str) -> list[str]:
         """The list, the mark of one call (a script is run twice if its answer is lost), and where

@@ -10,17 +10,21 @@ expire by themselves: what is left of them is counted when all is copied anew.
     room in the         a commit,       the lineage's new totals
     tenant's slot       elsewhere       take the place of the room
 
-What a commit may add is checked against the sum of copies and of what others hold room for. Nobody
-is refused for an old copy: before that all of the tenant's copies are made anew; nor, for a moment,
-for room that is held: its writer may be done. Room of a writer that died is free after a while.
+What a commit may add is checked against the sum of copies and of what others hold room for. The sum
+is kept beside the copies and changes with them: asking costs the same however many there are. One
+that is missing or unreadable is made by who asks, and one that differs from what it sums is dropped
+by who makes the copies anew. Nobody is refused for an old copy: before that all of the tenant's
+copies are made anew; nor, for a moment, for room that is held: its writer may be done. Room of a
+writer that died is free after a while.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,6 +34,8 @@ from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
 _BATCH = 512
 _TOTALS = ("version", "tokens", "bytes", "effects", "attached", "loose")
+SUM = b"sum"  # of all copies, among them; see `lua/quota.lua`
+_COPY = re.compile(rb"\d+:(\d+):(\d+)")  # version, bytes, tokens
 _ITEMS = "items:"  # before the name of a list, where its bytes are counted
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
@@ -164,18 +170,20 @@ class Quotas:
             await self._control.run_many("mirror", calls)
 
     async def refresh(self, tenant: str) -> None:
-        """Make all of a tenant's copies anew, and drop those of lineages that are no more."""
+        """Make all of a tenant's copies anew, and drop those of lineages that are no more, and a
+        sum that is not theirs."""
         keys = TenantKeys(self._prefix, tenant)
         async with self._control.guard() as client:
-            known = {raw.decode() for raw in await client.hkeys(keys.usage)}
-            lists = sorted(name for name in known if name.startswith(_ITEMS))
-            pipeline = client.pipeline(transaction=False)
-            for one in lists:
-                pipeline.exists(keys.items(one.removeprefix(_ITEMS)))
-            there = await pipeline.execute()
-            if gone := [one for one, is_there in zip(lists, there, strict=True) if not is_there]:
-                await client.hdel(keys.usage, *gone)  # they have expired
+            copies = await client.hgetall(keys.usage)
+            if wrong_sum(copies):
+                await client.hdel(keys.usage, SUM)
             listed = [raw.decode() for raw in await client.zrange(keys.sessions, 0, -1)]
+        known = {raw.decode() for raw in copies if raw != SUM}
+        lists = sorted(name for name in known if name.startswith(_ITEMS))
+        await self._control.run_many(
+            "clear_items",
+            [([keys.items(one.removeprefix(_ITEMS)), keys.usage], [one, 0]) for one in lists],
+        )
         known.difference_update(lists)
         lineages = known | {lineage_of(session_id) for session_id in listed}
         await count_attached(self._control, self._prefix, lineages)
@@ -193,6 +201,19 @@ class Quotas:
 
     def _of(self, lineage: str) -> LineageKeys:
         return LineageKeys(self._prefix, lineage)
+
+
+def wrong_sum(copies: Mapping[bytes, bytes]) -> tuple[bytes, bytes] | None:
+    """The sum among a tenant's copies and what it should be, if they differ. None if it is right,
+    or not made yet.
+
+    copies: all fields, read as one
+    """
+    written = copies.get(SUM)
+    found = [_COPY.fullmatch(copy) for name, copy in copies.items() if name != SUM]
+    sums = (sum(int(one[at]) for one in found if one) for at in (1, 2))
+    right = b"%d:%d" % tuple(sums)
+    return None if written in (None, right) else (written, right)
 
 
 async def count_attached(control: Control, prefix: str, lineages: Iterable[str]) -> int:

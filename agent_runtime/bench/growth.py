@@ -29,6 +29,7 @@ from engine.launch import free_port
 from state_store.embedded import EmbeddedServer
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
+from state_store.quotas import Quota
 from state_store.records import Session, SnapshotDraft
 from state_store.store import StateStore
 
@@ -38,6 +39,7 @@ _SETS = 20  # timed together
 _PAGE = 10  # sessions that are listed
 _AT_ONCE = 1_000_000  # tokens of a commit, at most
 _TENANT: str = RuntimeSettings.model_fields["tenant"].default  # whose sessions HTTP shows
+_LIMITED = "limited"  # a tenant with a quota, which it never reaches
 _OWNER, _TTL = "bench", 600.0
 _FINGERPRINT = Fingerprint(
     weights="none", architecture="none", tokenizer="none", kv_dtype="bfloat16",
@@ -110,15 +112,22 @@ async def _over_sessions(
     rounds: int,
 ) -> dict[str, Any]:
     session = await _session_of(store, 1000)
+    await store.set_quota(_LIMITED, Quota(bytes=1 << 50, tokens=1 << 50))
+    limited = await _session_of(store, 1000, tenant=_LIMITED)
     times: list[dict[str, list[float]]] = []
     used: list[int] = []
-    there = 1
+    there, grown = 1, 0
     for count in sessions:
+        before = await _used(bare)
         for _ in range(there, count):
             await _created(store)
+        used.append(await _used(bare))
+        grown += used[-1] - before
+        for number in range(there, count):  # a quota counts them one by one, as it counts sessions
+            await store.items.add(_LIMITED, str(number), [b"x"], ttl=_TTL)
         there = max(there, count)
-        used.append(int((await bare.info("memory"))["used_memory_dataset"]))
         operations = _operations(store, bare, session) | {
+            "commit_in_quota": lambda: _commit(store, limited, _NEW),
             "create": lambda: _created_and_deleted(store),
             "list_10": lambda: store.page_of_sessions(_TENANT, limit=_PAGE),
             "schedule": _scheduled(there),
@@ -131,8 +140,12 @@ async def _over_sessions(
         times.append(spent)
     record = _record("sessions", sessions, times)
     record["bytes"] = {"used_memory_dataset": used}
-    record["bytes_per_session"] = round((used[-1] - used[0]) / max(1, sessions[-1] - sessions[0]))
+    record["bytes_per_session"] = round(grown / max(1, there - 1))
     return record
+
+
+async def _used(bare: redis.asyncio.Redis) -> int:
+    return int((await bare.info("memory"))["used_memory_dataset"])
 
 
 async def _got(http: httpx.AsyncClient, path: str) -> None:
@@ -175,16 +188,16 @@ async def _timed(operations: Mapping[str, Operation], spent: dict[str, list[floa
         spent.setdefault(name, []).append(seconds / _SETS if name == "set" else seconds)
 
 
-async def _created(store: StateStore) -> Session:
-    return await store.create_session(tenant=_TENANT, fingerprint=_FINGERPRINT)
+async def _created(store: StateStore, tenant: str = _TENANT) -> Session:
+    return await store.create_session(tenant=tenant, fingerprint=_FINGERPRINT)
 
 
 async def _created_and_deleted(store: StateStore) -> None:
     await store.delete_session((await _created(store)).id)
 
 
-async def _session_of(store: StateStore, tokens: int) -> Session:
-    session = await _created(store)
+async def _session_of(store: StateStore, tokens: int, *, tenant: str = _TENANT) -> Session:
+    session = await _created(store, tenant)
     for start in range(0, tokens, _AT_ONCE):
         await _commit(store, session, min(_AT_ONCE, tokens - start))
     return session

@@ -1,4 +1,5 @@
-"""Tenants' lists, which lie apart from the sessions that they name, and so may differ."""
+"""Tenants' lists, and what their quotas are checked against: they lie apart from the sessions that
+they are about, and so may differ."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from state_store.layout import (
     lineage_of,
     lists_of_label,
 )
+from state_store.quotas import SUM, wrong_sum
 from state_store.records import LabelSet, Tenant
 from state_store.sessions import UNMADE
 
@@ -28,6 +30,7 @@ async def check_listings(walk: Walk) -> None:
         except InvalidTenant:
             continue
         await _check_record(walk, keys)
+        await _check_sum(walk, keys)
         for key in (keys.sessions, keys.used):
             await _check_dangling(walk, keys, key)
         for name in sorted(names):
@@ -45,6 +48,22 @@ async def _check_record(walk: Walk, keys: TenantKeys) -> None:
         Tenant.unpack(stored)
     except CorruptObject as error:
         walk.found("tenant-record", keys.tenant, str(error), repairable=False)
+
+
+async def _check_sum(walk: Walk, keys: TenantKeys) -> None:
+    async with walk.control.guard() as client:
+        wrong = wrong_sum(await client.hgetall(keys.usage))
+    if wrong is not None:
+        written, right = (one.decode(errors="replace") for one in wrong)
+        walk.found(
+            "tenant-totals",
+            keys.tenant,
+            f"its bytes and tokens are {written}, and of its lineages and lists {right}",
+            repairable=True,
+            key=keys.usage,
+            field=SUM,
+            value=wrong[0],
+        )
 
 
 async def _check_dangling(walk: Walk, keys: TenantKeys, key: str) -> None:

@@ -35,7 +35,8 @@ async def repair(walk: Walk, problems: Sequence[Problem]) -> None:
 
 
 async def _drop_entries(walk: Walk, problems: Sequence[Problem]) -> None:
-    """Journals that cannot be read: their commits cannot finish any more."""
+    """Journals that cannot be read, whose commits cannot finish any more; and sums that are wrong,
+    which the next write under a quota makes."""
     calls = [([one.detail["key"]], [one.detail["field"], one.detail["value"]]) for one in problems]
     await walk.control.run_many("drop_entry", calls)
 
@@ -152,7 +153,7 @@ async def _list_again(walk: Walk, problems: Sequence[Problem]) -> None:
 
 
 _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
-    (("journal",), _drop_entries),
+    (("journal", "tenant-totals"), _drop_entries),
     (("unlisted-lineage",), _relist_lineages),
     (("snapshot-field",), _restore_fields),
     (("unlisted-session", "references", "stray-snapshot", "stray-log", "totals"), _recount),

@@ -12,6 +12,7 @@ Kind = Literal[
     "snapshot-record",  # a snapshot that something names has no record, or an unreadable one
     "snapshot-field",  # its record lacks its parent or its pin, or contradicts itself
     "totals",  # a lineage counts other bytes or tokens for quotas than its snapshots do
+    "tenant-totals",  # the sum of a tenant's totals is not what they sum to
     "fingerprint-record",  # no record of a state format that snapshots name
     "tenant-record",  # a tenant's record is missing or unreadable
     "token-log",  # it is not what the snapshot was committed with

@@ -1,17 +1,15 @@
+-- Uses: quota
 -- Hold room in a tenant's quota for what is about to be added, if there is that much.
 -- KEYS: quota, usage, sessions, reserved
 -- ARGV: id of the room, bytes, tokens and sessions to be added, seconds until it is free again
 -- Returns {} if the tenant has no quota, {1} if the room is held, or else {0, what there is too little
 -- of, what the tenant may have of it, has, and would get, what others hold room for}.
 local names = {'bytes', 'tokens', 'sessions'}
-local quota = redis.call('HMGET', KEYS[1], unpack(names))
-if not (quota[1] or quota[2] or quota[3]) then return {} end
+local limits = redis.call('HMGET', KEYS[1], unpack(names))
+if not (limits[1] or limits[2] or limits[3]) then return {} end
 local now = tonumber(redis.call('TIME')[1])
-local has, held = {0, 0, redis.call('ZCARD', KEYS[3])}, {0, 0, 0}
-for _, entry in ipairs(redis.call('HVALS', KEYS[2])) do
-  local bytes, tokens = string.match(entry, '^%d+:(%d+):(%d+)$')
-  if bytes then has[1], has[2] = has[1] + bytes, has[2] + tokens end
-end
+local bytes, tokens = sum_of(KEYS[2])
+local has, held = {bytes, tokens, redis.call('ZCARD', KEYS[3])}, {0, 0, 0}
 local rooms = redis.call('HGETALL', KEYS[4])
 for i = 1, #rooms, 2 do
   local free_at, bytes, tokens, sessions = string.match(rooms[i + 1], '^(%d+):(%d+):(%d+):(%d+)$')
@@ -22,7 +20,7 @@ for i = 1, #rooms, 2 do
   end
 end
 for i, name in ipairs(names) do
-  local limit, more = tonumber(quota[i] or '-1'), tonumber(ARGV[i + 1])
+  local limit, more = tonumber(limits[i] or '-1'), tonumber(ARGV[i + 1])
   if limit >= 0 and more > 0 and has[i] + held[i] + more > limit then
     return {0, name, limit, has[i], more, held[i]}
   end

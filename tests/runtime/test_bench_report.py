@@ -45,7 +45,7 @@ def test_every_operation_is_compared_with_a_bare_one_at_every_size(measured):
     assert (tokens["points"], sessions["points"]) == ([100, 10000], [3, 30])
     assert tokens["ratios"].keys() == {"read", "commit", "fork_and_delete"}
     assert sessions["ratios"].keys() == tokens["ratios"].keys() | {
-        "create", "list_10", "schedule", "http_read", "http_list_10",
+        "commit_in_quota", "create", "list_10", "schedule", "http_read", "http_list_10",
     }  # fmt: skip
     assert 500 < sessions["bytes_per_session"] < 20_000
     for record in (tokens, sessions):

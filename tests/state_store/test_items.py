@@ -86,4 +86,4 @@ async def test_items_count_for_the_quota_of_their_tenant(writer, raw, prefix):
     await store.items.add("ann", "talk", [b"x" * 700], ttl=60)
     await store.items.pop("ann", "talk")
     await store.items.pop("ann", "other")
-    assert raw.hgetall(TenantKeys(prefix, "ann").usage) == {}
+    assert raw.hgetall(TenantKeys(prefix, "ann").usage) == {b"sum": b"0:0"}

@@ -11,7 +11,7 @@ from writer import FINGERPRINT, PAGE, PAYLOAD, RANKS, TENANT, Trips
 
 from state_store.errors import QuotaExceeded, StoreError
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
-from state_store.quotas import Quota
+from state_store.quotas import Quota, wrong_sum
 from state_store.store import StateStore
 
 TURN = RANKS * (PAYLOAD["kv"] + PAYLOAD["state"])  # bytes of one page and the state at its end
@@ -20,7 +20,25 @@ TURN = RANKS * (PAYLOAD["kv"] + PAYLOAD["state"])  # bytes of one page and the s
 @pytest.fixture
 def usage(raw, prefix):
     """The copies that a quota is checked against, by lineage."""
-    return lambda: raw.hgetall(TenantKeys(prefix, TENANT).usage)
+
+    def copies():
+        found = raw.hgetall(TenantKeys(prefix, TENANT).usage)
+        assert wrong_sum(found) is None
+        found.pop(b"sum", None)
+        return found
+
+    return copies
+
+
+@pytest.fixture
+def sums(raw, prefix):
+    """The sum of the copies, and how often the server read all of them to make one."""
+
+    def read():
+        calls = raw.info("commandstats").get("cmdstat_hvals", {"calls": 0})["calls"]
+        return raw.hget(TenantKeys(prefix, TENANT).usage, "sum"), calls
+
+    return read
 
 
 async def test_without_a_quota_nothing_is_refused_or_copied(store, writer, usage):
@@ -238,3 +256,73 @@ async def test_room_of_a_writer_that_died_is_free_after_a_while(server, store, w
     raw.hset(reserved, room, b"1" + entry[entry.index(b":") :])  # as if it were long ago
     await writer.turn(other.id, [7, 8, 9])
     assert not raw.exists(reserved)
+
+
+async def test_the_sum_of_all_copies_is_made_once_and_changes_with_each(
+    store, writer, raw, prefix, usage, sums
+):
+    """Whatever adds or takes away: what is asked costs the same with any number of sessions."""
+    await store.set_quota(TENANT, Quota(bytes=10**9, tokens=10**6))
+    session = await writer.session([1, 2, 3, 4], [5, 6])
+    _, made = sums()
+    fork = await store.fork(session.id)
+    await writer.turn(fork.id, [7, 8, 9, 10, 11, 12])
+    assert sums()[0].endswith(b":12")
+    await writer.rewind(fork.id, session.head)
+    assert usage()[lineage_of(session.id).encode()].endswith(b":6")
+    assert sums()[0].endswith(b":6")
+    other = await writer.session([1, 2])
+    await store.attachments.put(other, "a", b"x" * 50, ttl=60)
+    await store.files.put(other, [b"y" * 50])
+    await store.items.add(TENANT, "talk", [b"x" * 30, b"y"], ttl=60)
+    await store.items.add(TENANT, "other", [b"x" * 30], ttl=60)
+    await store.items.add(TENANT, "short", [b"x" * 30], ttl=60)
+    before = usage()
+    assert before[b"items:talk"] == b"0:31:0"
+    raw.delete(TenantKeys(prefix, TENANT).items("short"))  # as if it had expired
+    await store.items.pop(TENANT, "talk")
+    await store.items.pop(TENANT, "other")
+    await store.recover(older_than=0)
+    assert {one for one in usage() if one.startswith(b"items:")} == {b"items:talk"}
+    await store.items.clear(TENANT, "talk")
+    assert sums()[0].endswith(b":8")
+    await store.delete_session(other.id)
+    await store.delete_session(session.id)
+    await store.delete_session(fork.id)
+    assert usage().keys() == {lineage_of(one.id).encode() for one in (session, other)}
+    assert sums() == (b"0:0", made)
+    assert await writer.problems() == []
+
+
+async def test_a_store_without_a_sum_gets_one_from_who_asks_first(
+    store, writer, raw, prefix, usage, sums
+):
+    await store.set_quota(TENANT, Quota(tokens=8))
+    session = await writer.session([1, 2, 3, 4])
+    raw.hdel(TenantKeys(prefix, TENANT).usage, "sum")
+    _, made = sums()
+    assert await writer.problems() == []
+    await writer.turn(session.id, [5, 6])
+    await writer.turn(session.id, [7, 8])
+    assert usage()
+    assert sums() == (b"%d:8" % (2 * TURN), made + 1)
+    with pytest.raises(QuotaExceeded):
+        await writer.turn(session.id, [9])
+
+
+@pytest.mark.parametrize("wrong", ["1:1", "1000000:1000000", "-4:-4", "much"])
+async def test_a_wrong_sum_is_told_of_and_mended_and_refuses_nobody(
+    store, writer, raw, prefix, usage, sums, wrong
+):
+    await store.set_quota(TENANT, Quota(tokens=8))
+    session = await writer.session([1, 2, 3, 4])
+    raw.hset(TenantKeys(prefix, TENANT).usage, "sum", wrong)
+    (problem,) = (await store.check_integrity()).problems
+    assert (problem.kind, problem.subject) == ("tenant-totals", TENANT)
+    assert str(problem).endswith(f"are {wrong}, and of its lineages and lists {TURN}:4")
+    await store.recover(older_than=0)
+    assert await writer.problems() == []
+    raw.hset(TenantKeys(prefix, TENANT).usage, "sum", "1000000:1000000")
+    await writer.turn(session.id, [5, 6, 7, 8])
+    with pytest.raises(QuotaExceeded, match="may have 8 tokens, has 8,"):
+        await writer.turn(session.id, [9])

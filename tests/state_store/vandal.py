@@ -141,6 +141,17 @@ def swap_what_a_snapshot_counts(scene):
     scene.raw.hset(scene.keys.snapshot(scene.head.id), "bytes", 7)
 
 
+@damage("tenant-totals")
+def sum_a_tenants_totals_wrongly(scene):
+    copies = {scene.keys.lineage: "3:500:7", "items:a": "0:20:0", "sum": "519:7"}
+    scene.raw.hset(scene.tenant.usage, mapping=copies)
+
+
+@damage("tenant-totals")
+def make_the_sum_of_a_tenants_totals_unreadable(scene):
+    scene.raw.hset(scene.tenant.usage, "sum", "much")
+
+
 @damage("stray-snapshot", "references")
 def lose_the_way_to_a_snapshot(scene):
     scene.raw.hset(scene.keys.session(scene.session.id), "head", scene.head.parent or "")
