@@ -7,7 +7,8 @@ every header field that says what the object is and how it is stored (`state_sto
 ciphertext that is moved to another name, rank or part, or relabelled, fails like a flipped bit.
 
 Nonces are 96 random bits. An object's key encrypts its copies on all ranks, and again what
-racing or repeating writers make of them; a lineage's key encrypts its token log and meta. Among q
+racing or repeating writers make of them; a lineage's key encrypts its token log and meta, that of
+a note or a list its values. Among q
 encryptions under one key, two share a nonce with a probability below q² / 2^97: 2^-57 after a
 million of them, 2^-33 at NIST's limit of 2^32 (SP 800-38D, section 8.3). A part is far below the
 64 GiB that one nonce may encrypt.
@@ -82,6 +83,12 @@ class LineageKey(Secret):
     __slots__ = ()
 
 
+class ValueKey(Secret):
+    """Encrypts the values in one place that is its tenant's and no lineage's: a note, a list."""
+
+    __slots__ = ()
+
+
 def encrypt_frame(header: memoryview, payload: memoryview, key: ObjectKey) -> None:
     """Turn a payload into ciphertext where it is and fill in the header's cipher fields.
 
@@ -132,7 +139,7 @@ def decrypt_frame(header: memoryview, payload: memoryview, key: ObjectKey | None
         ) from None
 
 
-def seal_value(data: bytes, key: LineageKey, aad: bytes) -> bytes:
+def seal_value(data: bytes, key: LineageKey | ValueKey, aad: bytes) -> bytes:
     """Ciphertext of one control value, 29 bytes longer: version, nonce, ciphertext, tag.
 
     aad: says where the value belongs (its key in the store); it opens only there
@@ -142,7 +149,7 @@ def seal_value(data: bytes, key: LineageKey, aad: bytes) -> bytes:
     return _VALUE_VERSION + nonce + sealed
 
 
-def open_value(sealed: bytes, key: LineageKey, aad: bytes) -> bytes:
+def open_value(sealed: bytes, key: LineageKey | ValueKey, aad: bytes) -> bytes:
     """What `seal_value` made of. Raises CorruptObject for anything else."""
     if len(sealed) < SEALED_BYTES or sealed[:1] != _VALUE_VERSION:
         raise CorruptObject(

@@ -3,8 +3,9 @@
 One hash for each lineage: all branches see what any of them has done. A record is the caller's own
 bytes under a name; it is replaced only by who has seen what is there, so that of two who begin the
 same thing one knows of the other. Records of an encrypted tenant are sealed, and shredded with the
-lineage. Their bytes, as they are stored, count toward the quota of bytes: what would exceed it is
-refused before it happens, and what has happened is recorded in any case.
+lineage; their names are keyed, for they tell what was done. Their bytes, as they are stored, count
+toward the quota of bytes: what would exceed it is refused before it happens, and what has happened
+is recorded in any case.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ class Effects:
         """Of the session's lineage. Raises CorruptObject."""
         seals = await self._seals(session_id)
         keys = LineageKeys(self._prefix, lineage_of(session_id))
+        field = _field(name, seals)
         async with self._control.guard() as client:
-            stored: bytes | None = await client.hget(keys.effects, name)
+            stored: bytes | None = await client.hget(keys.effects, field)
         if stored is None:
             return EffectRecord(None, b"")
-        opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{name}")
+        opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{field}")
         return EffectRecord(opened[_NONCE:], stored)
 
     async def replace(
@@ -71,7 +73,8 @@ class Effects:
         keys = LineageKeys(self._prefix, lineage_of(session_id))
         # Two who write the same are told apart, too.
         fresh = secrets.token_bytes(_NONCE) + value
-        stored = fresh if seals is None else seals.seal(fresh, f"{keys.effects}#{name}")
+        field = _field(name, seals)
+        stored = fresh if seals is None else seals.seal(fresh, f"{keys.effects}#{field}")
         added = len(stored) - len(seen.stored)
         room = None
         if added > 0 and not happened:
@@ -79,7 +82,7 @@ class Effects:
         try:
             outcome = await self._control.run(
                 "swap_effects", [keys.session(session_id), keys.effects, keys.usage],
-                *(name, seen.stored, stored),
+                *(field, seen.stored, stored),
             )  # fmt: skip
             if room is not None:
                 await self._quotas.mirror(lineage.tenant, [lineage.id], room=room)
@@ -89,17 +92,21 @@ class Effects:
             raise NotFound(f"no session {session_id}.")
         return bool(outcome == b"ok")
 
-    async def all(self, session_id: str) -> dict[str, bytes]:
-        """Values of all records of the session's lineage, by name. Raises CorruptObject."""
+    async def all(self, session_id: str) -> list[bytes]:
+        """Values of all records of the session's lineage. Raises CorruptObject."""
         seals = await self._seals(session_id)
         keys = LineageKeys(self._prefix, lineage_of(session_id))
-        found = {}
+        found = []
         async with self._control.guard() as client:
-            for raw, stored in (await client.hgetall(keys.effects)).items():
-                name = raw.decode()
-                opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{name}")
-                found[name] = opened[_NONCE:]
+            for field, stored in (await client.hgetall(keys.effects)).items():
+                place = f"{keys.effects}#{field.decode()}"
+                found.append((stored if seals is None else seals.open(stored, place))[_NONCE:])
         return found
 
     async def _seals(self, session_id: str) -> Seals | None:
         return await self._lineages.seals(await self._lineages.of_session(session_id))
+
+
+def _field(name: str, seals: Seals | None) -> str:
+    """What stands for a name in the store."""
+    return name if seals is None else seals.digest(name.encode()).hex()

@@ -10,45 +10,73 @@ from collections.abc import Sequence
 
 from state_store.connection import Control
 from state_store.durations import milliseconds
+from state_store.errors import TenantDeleted
 from state_store.layout import TenantKeys
 from state_store.lineages import Lineage, Lineages
 from state_store.records import Session
+from state_store.tenants import Tenants
 
 
 class Notes:
-    """See `StateStore.notes`. Every method raises InvalidTenant."""
+    """See `StateStore.notes`. Names and values of an encrypted tenant are sealed.
 
-    def __init__(self, control: Control, prefix: str) -> None:
+    Every method raises InvalidTenant, VaultLocked, InvalidKey. Of a tenant who was deleted there
+    are no notes.
+    """
+
+    def __init__(self, control: Control, prefix: str, tenants: Tenants) -> None:
         self._control = control
         self._prefix = prefix
+        self._tenants = tenants
 
     async def put(self, tenant: str, name: str, value: bytes, *, ttl: float) -> None:
-        """ttl: seconds that the note lives. Raises InvalidArgument."""
-        async with self._control.guard() as client:
-            await client.set(self._key(tenant, name), value, px=milliseconds(ttl))
+        """ttl: seconds that the note lives. Raises InvalidArgument, TenantDeleted."""
+        await self._put(tenant, name, value, ttl)
 
     async def put_new(self, tenant: str, name: str, value: bytes, *, ttl: float) -> bytes | None:
         """Put a note unless there is one of that name, which is returned then. Raises
-        InvalidArgument."""
-        key = self._key(tenant, name)
-        async with self._control.guard() as client:
-            while not await client.set(key, value, px=milliseconds(ttl), nx=True):
-                found: bytes | None = await client.get(key)
-                if found is not None:  # else it has just expired
-                    return found
-        return None
+        InvalidArgument, TenantDeleted, CorruptObject."""
+        return await self._put(tenant, name, value, ttl, "NX")
 
     async def get(self, tenant: str, names: Sequence[str]) -> list[bytes | None]:
-        """In the order of `names`; None for one that is not there."""
+        """In the order of `names`; None for one that is not there. Raises CorruptObject."""
         if not names:
             return []
+        try:
+            seals = await self._tenants.seals(tenant)
+        except TenantDeleted:
+            return [None] * len(names)
+        keys = [self._key(tenant, seals.name(name)) for name in names]
         async with self._control.guard() as client:
-            found: list[bytes | None] = await client.mget([self._key(tenant, n) for n in names])
-        return found
+            found: list[bytes | None] = await client.mget(keys)
+        return [
+            None if one is None else seals.open(one, key)
+            for key, one in zip(keys, found, strict=True)
+        ]
 
     async def delete(self, tenant: str, name: str) -> None:
+        try:
+            seals = await self._tenants.seals(tenant)
+        except TenantDeleted:
+            return
         async with self._control.guard() as client:
-            await client.delete(self._key(tenant, name))
+            await client.delete(self._key(tenant, seals.name(name)))
+
+    async def _put(
+        self, tenant: str, name: str, value: bytes, ttl: float, how: str = ""
+    ) -> bytes | None:
+        lives = milliseconds(ttl)
+        seals = await self._tenants.seals(tenant)
+        while True:
+            key = self._key(tenant, seals.name(name))
+            is_same, *there = await self._control.run(
+                "put_note",
+                [key, TenantKeys(self._prefix, tenant).record],
+                *(seals.record, seals.seal(value, key), lives, how),
+            )
+            if is_same:
+                return seals.open(there[0], key) if there else None
+            seals = await self._tenants.seals(tenant, anew=True)
 
     def _key(self, tenant: str, name: str) -> str:
         return TenantKeys(self._prefix, tenant).note(name)

@@ -85,10 +85,10 @@ class StateStore(Tenancy, Finding, Moving, Writing):
     def __init__(self, control: Control, prefix: str, vault: Vault) -> None:
         self._control = control
         self._prefix = prefix
-        self.notes = Notes(control, prefix)
         self.keys = ApiKeys(control, prefix)
         self.feeds = Feeds(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
+        self.notes = Notes(control, prefix, self._tenants)
         self._lineages = Lineages(control, prefix, self._tenants)
         self.session_notes = SessionNotes(control, prefix, self._lineages)
         self._fingerprints = Fingerprints(control, prefix)
@@ -96,7 +96,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._uses = Uses(control, prefix)
         self._labels = Labels(control, prefix)
         self._quotas = Quotas(control, prefix)
-        self.items = Items(control, prefix, self._quotas)
+        self.items = Items(control, prefix, self._tenants, self._quotas)
         self.effects = Effects(control, prefix, self._lineages, self._quotas)
         self.files = Files(control, prefix, self._lineages, self._quotas)
         self.attachments = Attachments(control, prefix, self._lineages, self._quotas)

@@ -10,6 +10,7 @@ from state_store.errors import StoreUnavailable, TenantDeleted, TenantExists
 from state_store.forms import salt_of_class
 from state_store.layout import TenantKeys
 from state_store.records import Tenant
+from state_store.tenant_seals import TenantSeals
 from state_store.vault import TenantKey, Vault
 
 _ATTEMPTS = 8
@@ -120,6 +121,12 @@ class Tenants:
         """Salt of the tenant's pages of one economy class. Raises VaultLocked, InvalidKey."""
         key = self.key(tenant)
         return salt_of_class(tenant.salt if key is None else key.page_salt(), economy)
+
+    async def seals(self, name: str, *, anew: bool = False) -> TenantSeals:
+        """Of its notes and items. anew: as its record is now, and not as it was last read. Raises
+        InvalidTenant, TenantDeleted, VaultLocked, InvalidKey."""
+        tenant = await self._read(name) if anew else await self.get(name)
+        return TenantSeals(tenant.pack(), self.key(tenant))
 
     async def _read(self, name: str) -> Tenant:
         self._known.pop(name, None)

@@ -134,7 +134,7 @@ class Transfers:
         values: list[bytes] = []
         if effects is not None and history:
             merged = {one: ids[max(first, place)] for place, one in enumerate(ids)}
-            all_values = (await self._effects.all(session.id)).values()
+            all_values = await self._effects.all(session.id)
             values = effects.leaving(all_values, session, history, merged)
         return await Besides.gather(self._files, session, history[first:], values)
 

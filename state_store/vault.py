@@ -4,6 +4,7 @@
     └── tenant key  random; in the tenant's record, wrapped by the master key (RFC 3394)
         ├── object key   HKDF(tenant key, the object's seed)     pages and states
         ├── lineage key  HKDF(tenant key, the lineage's seed)    token log and meta
+        ├── value key    HKDF(tenant key, its place)             notes and items
         └── page salt    HKDF(tenant key)                        names of pages
 
 A seed is random bytes in the store beside what it is for. To delete a seed is to destroy the
@@ -39,7 +40,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from state_store.cipher import KEY_BYTES, KEY_ID_BYTES, LineageKey, ObjectKey, Secret
+from state_store.cipher import (
+    KEY_BYTES,
+    KEY_ID_BYTES,
+    LineageKey,
+    ObjectKey,
+    Secret,
+    ValueKey,
+)
 from state_store.errors import InvalidKey, VaultLocked
 from state_store.layout import ObjectRef
 
@@ -105,6 +113,18 @@ class TenantKey(Secret):
         Ids are not hidden; unkeyed, they would let who reads them test a guess at a transcript.
         """
         return derive(self.reveal(), salt=seed, info=_info("token digest"))
+
+    def value_key(self, place: str) -> ValueKey:
+        """place: key in the store of what is the tenant's and no lineage's"""
+        return ValueKey(derive(self.reveal(), salt=place.encode(), info=_info("value")))
+
+    def name_digest_key(self) -> bytes:
+        """Key of the digests that stand for names of such places, 32 bytes.
+
+        Some names are digests of what was said; unkeyed, they would let who reads them test a
+        guess.
+        """
+        return derive(self.reveal(), salt=b"", info=_info("names"))
 
     def object_key(self, seed: bytes, ref: ObjectRef, fingerprint_id: str) -> ObjectKey:
         """seed: 20 bytes, see `new_object_seed`. Raises InvalidKey for another length."""

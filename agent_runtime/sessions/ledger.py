@@ -98,7 +98,7 @@ class StoreLedger:
         """
         if self._tenant is not None:
             await self._store.session(session_id, tenant=self._tenant)
-        values = (await self._store.effects.all(session_id)).values()
+        values = await self._store.effects.all(session_id)
         found = [one for value in values for one in entries_of(value)]
         chosen = [one for one in found if lineage or one.branch == session_id]
         return sorted(chosen, key=lambda one: (one.at, one.position))

@@ -69,8 +69,11 @@ async def test_records_of_an_encrypted_tenant_are_sealed_and_shredded(author, lo
     copies = everything(raw, prefix)
     assert not any(b"paid ann" in dump for dump in copies.values())
     key = LineageKeys(prefix, lineage_of(session.id)).effects
-    stored = raw.hget(key, "a")
-    raw.hset(key, "b", stored)  # sealed for its own place
+    ((field, stored),) = raw.hgetall(key).items()
+    assert field != b"a"  # its name would tell what was done
+    await effects.replace(session.id, "b", await effects.get(session.id, "b"), b"paid bob 1")
+    (other,) = {*raw.hkeys(key)} - {field}
+    raw.hset(key, other, stored)  # sealed for its own place
     with pytest.raises(CorruptObject):
         await effects.get(session.id, "b")
     await author.store.delete_session(session.id)

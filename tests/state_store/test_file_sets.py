@@ -209,7 +209,7 @@ async def test_an_effect_beyond_the_quota_is_refused_at_its_beginning_and_never_
     nothing = await effects.get(session.id, "a")
     with pytest.raises(QuotaExceeded):
         await effects.replace(session.id, "a", nothing, bytes(1001))
-    assert await effects.all(session.id) == {}
+    assert await effects.all(session.id) == []
     assert await effects.replace(session.id, "a", nothing, bytes(500))
     with pytest.raises(QuotaExceeded):
         await effects.replace(session.id, "b", await effects.get(session.id, "b"), bytes(500))

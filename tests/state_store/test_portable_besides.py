@@ -266,7 +266,7 @@ async def test_what_is_no_record_is_refused(writer, count, made):
     await called(writer.store, count[0], session, "a letter")
     history = await writer.store.ancestors(session.head)
     ids = {one.id: one.id for one in history}
-    values = (await writer.store.effects.all(session.id)).values()
+    values = await writer.store.effects.all(session.id)
     (value,) = ABROAD.leaving(values, session, history, ids)
     assert ABROAD.arriving(value, ids)[1] == value
     with pytest.raises(ValueError):  # noqa: PT011
