@@ -19,6 +19,7 @@ from typing import Self
 import httpx
 import psutil
 
+from engine.addresses import local_url, reached_at, require_free_id
 from engine.checkpoint import INDEX, read_weights
 from engine.errors import EngineStartFailed
 from engine.linker.config import LinkerConfig
@@ -39,6 +40,8 @@ class EngineOptions:
     model: Path | None = None
     host: str = "127.0.0.1"
     port: int = 30000
+    advertise: str | None = None
+    """URL under which runtimes reach it. Without: what `host` says, see `addresses.reached_at`."""
     mtp: bool = True
     linker: bool = True
     """Without it nothing is stored and no runtime finds the engine: to measure what it costs."""
@@ -58,16 +61,18 @@ class EngineProcess:
     """SGLang's server process and its children."""
 
     def __init__(self, options: EngineOptions) -> None:
-        """Raises EngineStartFailed when there is no model or the port is taken."""
+        """Raises EngineStartFailed when there is no model, the port is taken, or nobody can tell
+        where others reach it; InvalidUrl."""
         self.options = options
         self.model = checked_model(options.model or options.profile.model)
         self.boot_id = secrets.token_hex(8)
         self.process: subprocess.Popen[bytes] | None = None
         require_free_port(options.host, options.port)
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.options.host}:{self.options.port}"
+        where = options.host, options.port
+        self.url = local_url(*where)
+        """Where this machine reaches it."""
+        self.advertised = options.advertise or reached_at(*where, options.redis_url)
+        """Where runtimes do."""
 
     @property
     def pid(self) -> int:
@@ -102,6 +107,7 @@ class EngineProcess:
             prefix=options.prefix,
             engine_id=options.engine_id,
             boot_id=self.boot_id,
+            advertised=self.advertised,
             archive=options.archive,
             load_deadline=options.load_deadline,
         )
@@ -119,10 +125,18 @@ class EngineProcess:
         ]  # fmt: skip
 
     def start(self) -> None:
-        """Start the process; `wait_until_serving` tells when it is of use."""
+        """Start the process; `wait_until_serving` tells when it is of use.
+
+        Raises EngineStartFailed when another engine that lives has its id.
+        """
+        options = self.options
+        if options.linker:
+            require_free_id(
+                options.engine_id, self.advertised, options.redis_url, prefix=options.prefix
+            )
         self.boot_id = secrets.token_hex(8)  # a new one: what was on the device is not
-        self.options.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.options.log_file.open("ab") as log:
+        options.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with options.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
@@ -221,7 +235,8 @@ def checked_model(model: Path | None) -> Path:
 
 def require_free_port(host: str, port: int) -> None:
     """Raises EngineStartFailed if somebody listens on `port` already."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

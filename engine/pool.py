@@ -48,7 +48,7 @@ _FORGET = 60.0  # seconds without a heartbeat after which an engine is not waite
 
 _T = TypeVar("_T")
 Address = Callable[[str], str]
-"""Of commands of one kind, by the engine's id."""
+"""Of commands of one kind, by the engine's boot id."""
 
 
 class _Signs(enum.Enum):
@@ -179,7 +179,7 @@ class Engine:
         record = self.record
         try:
             return await self._store.send_command(
-                watched(record.engine_id), record.ranks, name, payload, timeout=timeout
+                watched(record.boot_id), record.ranks, name, payload, timeout=timeout
             )
         except EngineSilent as error:
             raise EngineUnreachable(
@@ -251,7 +251,7 @@ class Engine:
         try:
             return await self.while_alive(
                 self._store.send_command(
-                    at(record.engine_id), record.ranks, name, dict(payload), timeout=timeout
+                    at(record.boot_id), record.ranks, name, dict(payload), timeout=timeout
                 )
             )
         except EngineSilent as error:
@@ -323,11 +323,11 @@ class EnginePool:
         )
         self._aside[engine.record.boot_id] = time.monotonic() + PUT_ASIDE
 
-    async def named(self, engine_id: str) -> Engine:
-        """The engine of that id. Raises NoEngine."""
+    async def named(self, engine_id: str, *, boot_id: str | None = None) -> Engine:
+        """The engine of that id; boot_id: only if it is that start of it. Raises NoEngine."""
         records = await self.records()
         for record in records:
-            if record.engine_id == engine_id:
+            if record.engine_id == engine_id and boot_id in (None, record.boot_id):
                 return self._engine(record)
         found = ", ".join(sorted(record.engine_id for record in records)) or "none"
         raise NoEngine(f"no live engine {engine_id}; registered: {found}.")

@@ -86,7 +86,7 @@ class Commands:
 
     async def send(
         self,
-        engine_id: str,
+        address: str,
         ranks: int,
         name: str,
         payload: Mapping[str, Any],
@@ -101,11 +101,11 @@ class Commands:
             async with asyncio.timeout(timeout):
                 if self._reader is None or self._reader.done():  # it listens before it is answered
                     self._reader = asyncio.create_task(self._read())
-                await self._push(engine_id, ranks, msgpack.packb(sent), timeout)
+                await self._push(address, ranks, msgpack.packb(sent), timeout)
                 await call.done
         except TimeoutError:
             raise EngineSilent(
-                f"{len(call.answers)} of {ranks} ranks of {engine_id} answered {name}."
+                f"{len(call.answers)} of {ranks} ranks of {address} answered {name}."
             ) from None
         finally:
             del self._calls[call_id]
@@ -113,11 +113,11 @@ class Commands:
                 call.done.exception()  # else asyncio complains that nobody has asked for it
         return [call.answers[rank] for rank in range(ranks)]
 
-    async def _push(self, engine_id: str, ranks: int, call: bytes, timeout: float) -> None:
+    async def _push(self, address: str, ranks: int, call: bytes, timeout: float) -> None:
         async with self._control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for rank in range(ranks):
-                key = commands_key(self._prefix, engine_id, rank)
+                key = commands_key(self._prefix, address, rank)
                 pipeline.rpush(key, call)
                 # A command to an engine that died must not be run by its successor much later; but
                 # one that waits longer for its turn must not vanish with one that waits less.

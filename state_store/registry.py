@@ -1,21 +1,24 @@
 """What an engine says of itself in the store, and how its ranks hear of commands.
 
-An engine's rank listens on a list of its own. How runtimes find engines and send them commands is
-in `commands.py`.
+Engines are found by a name that people give (`engine_id`), and commands go to one start of one
+engine (`boot_id`): each of its ranks listens on a list of its own. A name is one engine's: who has
+it keeps it until it ends. How runtimes find engines and send them commands is in `commands.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgpack
 from redis.exceptions import RedisClusterException, RedisError
 
 from state_store.address import Address
-from state_store.errors import StoreUnavailable
+from state_store.errors import EngineIdTaken, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +26,12 @@ POLL = 1.0  # seconds between a listener's looks at whether it should stop
 _REPLY_TTL = 300  # seconds that an answer nobody fetched is kept
 _RETRY = 1.0  # seconds before a broken connection is tried again
 _FAILED = (RedisError, RedisClusterException, OSError)
+_LOOK = 0.1  # seconds between looks at a name that is not free yet
+_MARGIN = 2.0  # seconds that a record may be seen after its time: it was renewed just before
+_REGISTER, _DEREGISTER = (
+    (Path(__file__).parent / "lua" / f"{name}.lua").read_text("utf-8")
+    for name in ("register", "deregister")
+)
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -86,26 +95,46 @@ class Heartbeat(_Thread):
     def __init__(
         self, url: str, engine_id: str, record: Mapping[str, Any], *, ttl: float, prefix: str
     ) -> None:
-        """ttl: seconds after which an engine that no longer renews its record is gone."""
+        """record: with its `boot_id`
+        ttl: seconds after which an engine that no longer renews its record is gone."""
         super().__init__(url, "torpor-heartbeat")
-        self._prefix = prefix
+        self._key = engine_key(prefix, engine_id)
+        self._names = f"{prefix}:engines"
         self._engine_id = engine_id
+        self._boot_id = record["boot_id"]
         self._record = msgpack.packb(dict(record))
         self._ttl = ttl
         self._is_new = False
+        self._is_displaced = False
         self._changed = threading.Condition()
+
+    def start(self) -> None:
+        """Returns once the record is published: when one of an engine that died is in the way,
+        once that has expired.
+
+        Raises EngineIdTaken when it does not expire; StoreUnavailable.
+        """
+        deadline = time.monotonic() + self._ttl + _MARGIN
+        try:
+            while not self._register(self._record):
+                if time.monotonic() > deadline:
+                    raise EngineIdTaken(
+                        f"another engine that lives is registered as {self._engine_id}. Nothing "
+                        "was registered. Give each engine that shares the store an id of its own: "
+                        "--engine-id."
+                    )
+                time.sleep(_LOOK)
+        except _FAILED as error:
+            raise StoreUnavailable(
+                f"engine {self._engine_id} could not be registered: {error}"
+            ) from error
+        super().start()
 
     def stop(self) -> None:
         with self._changed:
             self._stop.set()
             self._changed.notify_all()
         super().stop()
-
-    def _withdraw(self) -> None:
-        try:
-            self._client.delete(engine_key(self._prefix, self._engine_id))
-        except _FAILED as error:
-            logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
 
     def publish(self, record: Mapping[str, Any]) -> None:
         """From now on this record; returns when it is in the store.
@@ -118,27 +147,49 @@ class Heartbeat(_Thread):
             if not self._changed.wait_for(lambda: not self._is_new, timeout=POLL * 5):
                 raise StoreUnavailable(f"the record of {self._engine_id} is not published yet.")
 
+    def _withdraw(self) -> None:
+        try:
+            self._client.eval(_DEREGISTER, 1, self._key, self._boot_id)
+        except _FAILED as error:
+            logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
+
     def _step(self) -> None:
-        key = engine_key(self._prefix, self._engine_id)
         with self._changed:
             record = self._record
-        self._client.set(key, record, px=int(self._ttl * 1000))
-        self._client.sadd(f"{self._prefix}:engines", self._engine_id)
+        registered = self._register(record)
+        if not registered and not self._is_displaced:
+            logger.error(
+                "engine %s was silent for long, and another one is registered by its name now: "
+                "this one gets no turns until that one ends",
+                self._engine_id,
+            )
+        self._is_displaced = not registered
         with self._changed:
-            if record is self._record:
+            if registered and record is self._record:
                 self._is_new = False
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_new or self._stop.is_set(), self._ttl / 3)
+            self._changed.wait_for(
+                lambda: (self._is_new and registered) or self._stop.is_set(), self._ttl / 3
+            )
+
+    def _register(self, record: bytes) -> bool:
+        """Whether the name is this start's; then its record is as given."""
+        ttl = int(self._ttl * 1000)
+        if not self._client.eval(_REGISTER, 1, self._key, self._boot_id, record, ttl):
+            return False
+        self._client.sadd(self._names, self._engine_id)
+        return True
 
 
 class CommandListener(_Thread):
     """Runs commands for one rank, one at a time, and answers each."""
 
     def __init__(
-        self, url: str, engine_id: str, rank: int, handlers: Mapping[str, Handler], *, prefix: str
+        self, url: str, address: str, rank: int, handlers: Mapping[str, Handler], *, prefix: str
     ) -> None:
+        """address: that commands are sent to; no other engine has it, nor another start of this"""
         super().__init__(url, f"torpor-commands-{rank}")
-        self._key = commands_key(prefix, engine_id, rank)
+        self._key = commands_key(prefix, address, rank)
         self._rank = rank
         self._handlers = handlers
 
@@ -162,9 +213,26 @@ class CommandListener(_Thread):
         pipeline.execute()
 
 
+def registered(url: str, engine_id: str, *, prefix: str) -> dict[str, Any] | None:
+    """The record of the engine of that name, if its heartbeat has not expired.
+
+    Raises StoreUnavailable; InvalidUrl.
+    """
+    address = Address.parse(url)
+    try:
+        client = address.client(timeout=POLL * 5)
+        try:
+            record = client.get(engine_key(prefix, engine_id))
+        finally:
+            client.close()
+    except _FAILED as error:
+        raise StoreUnavailable(f"{address.public} does not answer: {error}") from error
+    return None if record is None else msgpack.unpackb(record)
+
+
 def engine_key(prefix: str, engine_id: str) -> str:
     return f"{prefix}:engine:{engine_id}"
 
 
-def commands_key(prefix: str, engine_id: str, rank: int) -> str:
-    return f"{prefix}:commands:{engine_id}:{rank}"
+def commands_key(prefix: str, address: str, rank: int) -> str:
+    return f"{prefix}:commands:{address}:{rank}"

@@ -399,18 +399,18 @@ class StateStore(Tenancy, Finding, Moving, Writing):
 
     async def send_command(
         self,
-        engine_id: str,
+        address: str,
         ranks: int,
         name: str,
         payload: Mapping[str, Any],
         *,
         timeout: float,
     ) -> list[dict[str, Any]]:
-        """Have every rank of an engine run a command; their answers by rank.
+        """Have every rank that listens at `address` run a command; their answers by rank.
 
         Raises EngineSilent when one does not answer within `timeout` s or reports an error.
         """
-        return await self._commands.send(engine_id, ranks, name, payload, timeout=timeout)
+        return await self._commands.send(address, ranks, name, payload, timeout=timeout)
 
 
 __all__: Sequence[str] = (

@@ -32,9 +32,15 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add_store_options(up)
     add_archive_option(up)
     engine_options.add_to(up)
-    up.add_argument("--host", default="127.0.0.1")
+    up.add_argument("--host", default="127.0.0.1", help="address to listen on")
     up.add_argument("--port", type=int, default=30000, help="of the engine's HTTP server")
-    up.add_argument("--engine-id", default="engine", help="unique per store")
+    up.add_argument(
+        "--advertise",
+        default=None,
+        metavar="URL",
+        help="where runtimes reach it; default: the host, or this machine's address for all hosts",
+    )
+    up.add_argument("--engine-id", default="engine", help="of no other engine on the store")
     up.add_argument(
         "--drain-timeout",
         type=float,
@@ -62,19 +68,20 @@ def _up(arguments: argparse.Namespace) -> int:
             arguments.port,
             model=arguments.model,
             archive=arguments.archive,
+            advertise=arguments.advertise,
             engine_id=arguments.engine_id,
         )
         engine = EngineProcess(options)
         with engine:
             engine_options.wait_until_serving(engine)
             console.print(
-                f"engine {options.engine_id} serves at {engine.url}, store {public_url(url)}"
+                f"engine {options.engine_id} serves at {engine.advertised}, store {public_url(url)}"
             )
             with _terminate_noted() as terminated:
                 while engine.is_alive() and not terminated.is_set():
                     terminated.wait(_WATCH)
             if engine.is_alive():
-                _drain_at_last(url, options.engine_id, arguments.drain_timeout)
+                _drain_at_last(url, engine, arguments.drain_timeout)
                 return 0
             assert engine.process is not None
             code = engine.process.returncode
@@ -93,21 +100,25 @@ def _drain(arguments: argparse.Namespace) -> int:
     return 1 if outcome.shortfall else 0
 
 
-def _drain_at_last(url: str, engine_id: str, timeout: float) -> None:
+def _drain_at_last(url: str, engine: EngineProcess, timeout: float) -> None:
     """Before the engine is stopped, come what may; another SIGTERM or a Ctrl-C cuts it short."""
+    engine_id = engine.options.engine_id
     console.print(f"engine {engine_id} finishes its turns, for up to {timeout:g} s")
     try:
-        outcome = asyncio.run(_drained(url, engine_id, timeout))
+        outcome = asyncio.run(_drained(url, engine_id, timeout, boot_id=engine.boot_id))
         console.print(_told(engine_id, outcome))
     except (EngineError, StoreError) as error:
         print(f"torpor: {error}", file=sys.stderr)
 
 
-async def _drained(redis_url: str, engine_id: str, timeout: float) -> Drained:
+async def _drained(
+    redis_url: str, engine_id: str, timeout: float, *, boot_id: str | None = None
+) -> Drained:
     async with await StateStore.connect(redis_url) as store:
         pool = EnginePool(store)
         try:
-            return await drain(store, await pool.named(engine_id), timeout=timeout)
+            engine = await pool.named(engine_id, boot_id=boot_id)
+            return await drain(store, engine, timeout=timeout)
         finally:
             await pool.close()
 

@@ -41,6 +41,7 @@ def options_of(
     *,
     model: Path | None,
     archive: str | None,
+    advertise: str | None = None,
     engine_id: str = "engine",
 ) -> EngineOptions:
     """What was asked for, of an engine at `host`:`port` over the store at `url`."""
@@ -56,6 +57,7 @@ def options_of(
         model=model,
         host=host,
         port=port,
+        advertise=advertise,
         mtp=not arguments.no_mtp,
         load_deadline=arguments.load_deadline,
         engine_id=engine_id,

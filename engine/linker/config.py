@@ -21,14 +21,14 @@ _SECRET = {"url", "archive"}
 HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
 
 
-def watched(engine_id: str) -> str:
+def watched(boot_id: str) -> str:
     """The address of commands that are answered while another one is being done."""
-    return f"{engine_id}.watched"
+    return f"{boot_id}.watched"
 
 
-def settling(engine_id: str) -> str:
+def settling(boot_id: str) -> str:
     """The address of commands that wait for offloads, so that none that does not waits for them."""
-    return f"{engine_id}.settling"
+    return f"{boot_id}.settling"
 
 
 class LinkerConfig(BaseModel):
@@ -43,9 +43,12 @@ class LinkerConfig(BaseModel):
     archive: str | None = None
     """URL of the archive that objects are read from when they are not in Redis."""
     engine_id: str
-    """Name under which the engine is registered and addressed."""
+    """Name under which the engine is registered. No other one on the store may have it."""
     boot_id: str
-    """Changes at every start: a runtime that sees a new one knows the device is empty."""
+    """Changes at every start: a runtime that sees a new one knows the device is empty. Commands are
+    sent to it."""
+    advertised: str | None = None
+    """URL under which runtimes reach the engine's HTTP server; None for where SGLang listens."""
     timeout: float = Field(default=5.0, gt=0)
     """Seconds without progress after which a socket operation gives up."""
     uncommitted_ttl: int = Field(default=3600, gt=0)

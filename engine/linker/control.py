@@ -71,7 +71,7 @@ class Control:
         self._payloads.ping()  # a wrong URL must stop the engine now, not at the first offload
         self._listener = CommandListener(
             config.url,
-            config.engine_id,
+            config.boot_id,
             rank,
             {
                 "prefetch": self.prefetch,
@@ -89,7 +89,7 @@ class Control:
         # These wait for the store to take what others have offloaded.
         self._settling = CommandListener(
             config.url,
-            settling(config.engine_id),
+            settling(config.boot_id),
             rank,
             {"settle": self.settle, "persist": self.persist},
             prefix=config.prefix,
@@ -97,7 +97,7 @@ class Control:
         # Asked while another command reads for seconds: it has a thread of its own.
         self._watched = CommandListener(
             config.url,
-            watched(config.engine_id),
+            watched(config.boot_id),
             rank,
             {"progress": self.progress, "status": self.status},
             prefix=config.prefix,
@@ -107,7 +107,7 @@ class Control:
             self._record = {
                 "engine_id": config.engine_id,
                 "boot_id": config.boot_id,
-                "url": f"http://{server_args.host}:{server_args.port}",
+                "url": config.advertised or server_args.url(),
                 "fingerprint": fingerprint.model_dump(mode="json"),
                 "ranks": rank_count,
                 "page_size": described.page_size,
@@ -130,6 +130,7 @@ class Control:
             )
 
     def start(self) -> None:
+        """Raises EngineIdTaken; StoreUnavailable."""
         self._listener.start()
         self._settling.start()
         self._watched.start()

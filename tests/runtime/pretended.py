@@ -61,7 +61,9 @@ class Pretended:
         }  # fmt: skip
         beat = Heartbeat(url, engine_id, self.record, ttl=60.0, prefix="torpor")
         commands = {"progress": lambda _: self.told(), "status": lambda _: self.counts}
-        listener = CommandListener(url, watched(engine_id), 0, commands, prefix="torpor")
+        listener = CommandListener(
+            url, watched(self.record["boot_id"]), 0, commands, prefix="torpor"
+        )
         self._parts = (beat, listener)
         for thread in (*self._parts, self._thread):
             thread.start()

@@ -148,6 +148,13 @@ def test_the_engines_port_in_use(tmp_path, taken_port):
     assert_clear_failure(done, str(taken_port), "in use")
 
 
+def test_an_engine_id_in_use(stage, tmp_path):
+    options = ("--data", tmp_path, "--port", free_port(), "--redis", stage.store.url)
+    done = torpor("engine", "up", *options)
+    assert_clear_failure(done, f"lives at {stage.engine.url} is registered as engine", "Nothing")
+    assert not (tmp_path / "engine.log").exists()
+
+
 def test_an_unknown_profile(run, tmp_path):
     done = run("engine", "up", "--profile", "gpt", "--data", tmp_path / "data")
     assert_clear_failure(done, "no profile 'gpt'", "demo")

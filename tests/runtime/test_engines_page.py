@@ -25,7 +25,7 @@ def lines(language):
 def test_every_command_is_one():
     commands = lines("")
     assert {command[0] for command in commands} == {"torpor"}
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         _parser().parse_args(command[1:])
 
@@ -46,6 +46,7 @@ def test_a_result_has_the_fields_in_the_table():
 
 def test_the_numbers_are_those_of_the_code():
     assert f"it expires after {HEARTBEAT_TTL:g} s" in PAGE
+    assert f"has expired, within {HEARTBEAT_TTL:g} s" in PAGE
     assert f"put aside for {PUT_ASIDE:g} s" in PAGE
     assert f"(`--timeout`, {DRAIN_TIMEOUT:g} s)" in PAGE
     assert f"`{ROUTING_KEY}`" in PAGE

@@ -22,10 +22,11 @@ async def test_a_settle_waits_as_long_as_its_caller_and_alone(tmp_path):
 
     with EmbeddedServer(tmp_path / "store") as server:
         engine_side = Pretended(server.url, "e")
+        boot = engine_side.record["boot_id"]
         listeners = [
-            CommandListener(server.url, settling("e"), 0, {"settle": settle}, prefix="torpor"),
+            CommandListener(server.url, settling(boot), 0, {"settle": settle}, prefix="torpor"),
             CommandListener(
-                server.url, "e", 0, {"renew": lambda _: {"forgotten": 3}}, prefix="torpor"
+                server.url, boot, 0, {"renew": lambda _: {"forgotten": 3}}, prefix="torpor"
             ),
         ]
         for listener in listeners:

@@ -50,7 +50,7 @@ async def use_everything(url, monkeypatch):
             except DurabilityNotReached as error:
                 refused = str(error)
             assert "permissions" not in refused
-        beat = Heartbeat(url, "e", {"n": 1}, ttl=5.0, prefix="torpor")
+        beat = Heartbeat(url, "e", {"boot_id": "e"}, ttl=5.0, prefix="torpor")
         listener = CommandListener(url, "e", 0, {"echo": dict}, prefix="torpor")
         for thread in (beat, listener):
             thread.start()

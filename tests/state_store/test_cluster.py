@@ -111,7 +111,10 @@ async def test_only_one_of_two_writers_holds_a_lease(writer, store):
 
 async def test_engines_and_runtimes_find_each_other(cluster, store, prefix, monkeypatch):
     monkeypatch.setattr("state_store.registry.POLL", 0.1)
-    beats = [Heartbeat(cluster.url, f"e{n}", {"n": n}, ttl=2.0, prefix=prefix) for n in range(6)]
+    beats = [
+        Heartbeat(cluster.url, f"e{n}", {"boot_id": f"e{n}"}, ttl=2.0, prefix=prefix)
+        for n in range(6)
+    ]
     listener = CommandListener(
         cluster.url, "e0", 0, {"echo": lambda payload: payload}, prefix=prefix
     )

@@ -10,15 +10,18 @@ import time
 import msgpack
 import pytest
 
-from state_store.errors import EngineSilent, StoreUnavailable
+from state_store.errors import EngineIdTaken, EngineSilent, StoreUnavailable
 from state_store.registry import CommandListener, Heartbeat
 from state_store.store import StateStore
+
+RECORD = {"engine_id": "e", "boot_id": "first"}
 
 
 @pytest.fixture(autouse=True)
 def short_polls(monkeypatch):
     monkeypatch.setattr("state_store.registry.POLL", 0.1)
     monkeypatch.setattr("state_store.registry._RETRY", 0.05)
+    monkeypatch.setattr("state_store.registry._MARGIN", 0.2)
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def listen(server, prefix):
 
 @pytest.fixture
 def heartbeat(server, prefix):
-    beating = Heartbeat(server.url, "e", {"engine_id": "e", "n": 1}, ttl=0.3, prefix=prefix)
+    beating = Heartbeat(server.url, "e", RECORD, ttl=0.3, prefix=prefix)
     yield beating
     beating.stop()
 
@@ -56,7 +59,7 @@ async def test_an_engine_is_listed_while_it_beats_and_withdrawn_when_it_stops(st
     await until(store.engines)
     for _ in range(4):
         await asyncio.sleep(0.2)
-        assert await store.engines() == [{"engine_id": "e", "n": 1}]
+        assert await store.engines() == [RECORD]
     heartbeat.stop()
     assert await store.engines() == []
     await asyncio.sleep(0.2)
@@ -64,33 +67,81 @@ async def test_an_engine_is_listed_while_it_beats_and_withdrawn_when_it_stops(st
 
 
 async def test_what_an_engine_publishes_is_seen_at_once_and_stays(server, store, prefix):
-    beating = Heartbeat(server.url, "e", {"draining": False}, ttl=30, prefix=prefix)
+    beating = Heartbeat(server.url, "e", RECORD, ttl=30, prefix=prefix)
     beating.start()
     await until(store.engines)
-    await asyncio.to_thread(beating.publish, {"draining": True})  # the next beat is in 10 s
-    assert await store.engines() == [{"draining": True}]
+    await asyncio.to_thread(
+        beating.publish, RECORD | {"draining": True}
+    )  # the next beat is in 10 s
+    assert await store.engines() == [RECORD | {"draining": True}]
     beating.stop()
     assert await store.engines() == []
 
 
 async def test_publishing_without_a_store_is_an_error(own_server, prefix, caplog):
     caplog.set_level(logging.CRITICAL)
-    beating = Heartbeat(own_server.url, "e", {"draining": False}, ttl=0.3, prefix=prefix)
+    beating = Heartbeat(own_server.url, "e", RECORD, ttl=0.3, prefix=prefix)
     beating.start()
     own_server.kill()
     with pytest.raises(StoreUnavailable, match="not published yet"):
-        await asyncio.to_thread(beating.publish, {"draining": True})
+        await asyncio.to_thread(beating.publish, RECORD | {"draining": True})
     beating.stop()
 
 
 async def test_an_engine_that_died_expires_and_is_forgotten(store, raw, prefix):
-    beating = Heartbeat(raw_url(raw), "dead", {"engine_id": "dead"}, ttl=0.2, prefix=prefix)
+    beating = Heartbeat(raw_url(raw), "dead", RECORD, ttl=0.2, prefix=prefix)
     beating._step()  # one beat, as of an engine that was then killed
-    assert await store.engines() == [{"engine_id": "dead"}]
+    assert await store.engines() == [RECORD]
     await asyncio.sleep(0.25)
     assert await store.engines() == []
     assert raw.smembers(f"{prefix}:engines") == set()
     beating._client.close()
+
+
+async def test_a_name_is_refused_while_an_engine_that_has_it_lives(
+    server, store, prefix, heartbeat
+):
+    heartbeat.start()
+    second = Heartbeat(server.url, "e", RECORD | {"boot_id": "second"}, ttl=0.3, prefix=prefix)
+    with pytest.raises(EngineIdTaken, match="another engine that lives is registered as e"):
+        await asyncio.to_thread(second.start)
+    second.stop()
+    assert await store.engines() == [RECORD]
+
+
+async def test_an_engine_takes_its_name_over_from_one_that_was_killed(server, store, prefix):
+    killed = Heartbeat(server.url, "e", RECORD, ttl=0.3, prefix=prefix)
+    killed._step()
+    killed._client.close()
+    again = Heartbeat(server.url, "e", RECORD | {"boot_id": "second"}, ttl=0.3, prefix=prefix)
+    await asyncio.to_thread(again.start)
+    assert await store.engines() == [RECORD | {"boot_id": "second"}]
+    again.stop()
+
+
+async def test_an_engine_that_lost_its_name_says_so_once_and_gets_it_when_it_is_free(
+    server, store, prefix, raw, caplog
+):
+    """One that stood still for so long that another took its place, and then went on."""
+    other = Heartbeat(server.url, "e", RECORD | {"boot_id": "second"}, ttl=30, prefix=prefix)
+    first = Heartbeat(server.url, "e", RECORD, ttl=0.1, prefix=prefix)
+    first.start()
+    with caplog.at_level(logging.ERROR):
+        raw.delete(f"{prefix}:engine:e")
+        while not other._register(other._record):
+            raw.delete(f"{prefix}:engine:e")
+        await asyncio.sleep(0.3)
+    assert caplog.text.count("engine e was silent for long") == 1
+    assert [one["boot_id"] for one in await store.engines()] == ["second"]
+    other._withdraw()
+    other._close()
+
+    async def back():
+        return await store.engines() == [RECORD]
+
+    await until(back)
+    first.stop()
+    assert await store.engines() == []
 
 
 def raw_url(raw):
@@ -224,7 +275,7 @@ async def test_engine_and_runtime_find_each_other_again_after_a_restart_of_the_s
 ):
     caplog.set_level(logging.CRITICAL)
     listen({"echo": lambda payload: payload}, url=own_server.url)
-    beating = Heartbeat(own_server.url, "e", {"engine_id": "e"}, ttl=0.3, prefix=prefix)
+    beating = Heartbeat(own_server.url, "e", RECORD, ttl=0.3, prefix=prefix)
     beating.start()
     async with await StateStore.connect(own_server.url, prefix=prefix) as store:
         await until(store.engines)
@@ -238,7 +289,7 @@ async def test_engine_and_runtime_find_each_other_again_after_a_restart_of_the_s
 
 
 async def test_stopping_without_a_store_is_quick_and_quiet(own_server, prefix):
-    beating = Heartbeat(own_server.url, "e", {"engine_id": "e"}, ttl=0.3, prefix=prefix)
+    beating = Heartbeat(own_server.url, "e", RECORD, ttl=0.3, prefix=prefix)
     listener = CommandListener(own_server.url, "e", 0, {}, prefix=prefix)
     beating.start()
     listener.start()

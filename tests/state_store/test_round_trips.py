@@ -79,11 +79,11 @@ async def test_of_the_record_of_a_turn(store, writer, count):
 
 
 async def test_of_a_look_at_the_engines(server, store, prefix, count):
-    beating = Heartbeat(server.url, "e", {"engine_id": "e"}, ttl=30, prefix=prefix)
+    beating = Heartbeat(server.url, "e", {"boot_id": "e"}, ttl=30, prefix=prefix)
     beating._step()
 
     async def look():
-        assert await store.engines() == [{"engine_id": "e"}]
+        assert await store.engines() == [{"boot_id": "e"}]
 
     assert await count(look) == 1
     beating.stop()

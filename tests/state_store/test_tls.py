@@ -75,7 +75,7 @@ async def test_the_store_works_over_tls(wanting, authority, prefix, asking):
         fork = await store.fork(session.id)
         await writer.turn(fork.id, range(30))
         assert await writer.history(session.id) == list(range(21))
-        beat = Heartbeat(url, "e", {"n": 1}, ttl=5.0, prefix=prefix)
+        beat = Heartbeat(url, "e", {"boot_id": "e"}, ttl=5.0, prefix=prefix)
         beat.start()
         while not await store.engines():
             pass
