@@ -111,12 +111,14 @@ class TorporSaver(Connected, BaseCheckpointSaver[str]):
         place = Place(_namespace(config), checkpoint["id"])
         whole = get_checkpoint_metadata(config, metadata)
         run_id = whole.get("run_id")
-        values = checkpoint["channel_values"]
+        values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
+        valued = {ch: versions[ch] for ch in values if ch in versions}
         await self._list_in_runs(thread, [run_id] if run_id else [])
         await thread.put(
             place,
-            Row(checkpoint, whole, config["configurable"].get("checkpoint_id")),
+            Row(checkpoint, whole, config["configurable"].get("checkpoint_id"), frozenset(valued)),
             {ch: (version, values[ch]) for ch, version in new_versions.items() if ch in values},
+            {ch: (v, values[ch]) for ch, v in valued.items() if ch not in new_versions},
             run_id,
             enlist=lambda: self._list_thread(thread),
         )

@@ -34,11 +34,14 @@ class Row(NamedTuple):
     """A stored checkpoint without its channels' values.
 
     parent: id of the checkpoint before, in the same namespace
+    valued: channels whose value the checkpoint was put with. Others have none, or one that is
+            rebuilt from writes.
     """
 
     checkpoint: Checkpoint
     metadata: CheckpointMetadata
     parent: str | None
+    valued: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ class Reading:
     async def delta_history(
         self, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
     ) -> dict[str, DeltaChannelHistory]:
-        """What channels are rebuilt from: see `BaseCheckpointSaver.get_delta_channel_history`."""
+        """What channels are rebuilt from: see `BaseCheckpointSaver.get_delta_channel_history`.
+
+        Raises CheckpointLost if a checkpoint that they are rebuilt from is not there any more."""
         found: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
         seeds: dict[str, tuple[Place, bytes]] = {}
         lowest, highest = _range(namespace, None)
@@ -95,7 +100,7 @@ class Reading:
         wanting: Sequence[str | bytes] = list(found)
         is_first = True  # what was written after the checkpoint itself is not in it
         while wanting:
-            line, following, wanting = await self.control.run(
+            line, following, wanting, lost = await self.control.run(
                 LUA / "history.lua",
                 [keys.rows, keys.order, keys.values],
                 following,
@@ -107,6 +112,8 @@ class Reading:
                 *wanting,
             )
             is_first = False
+            if lost:
+                raise self._lost(f"checkpoint {checkpoint_id or 'the newest'}")
             for raw, writes, values in line:  # newest first
                 asked = found.keys() - seeds.keys()
                 for write in reversed(self._in_order(_pairs(writes), asked)):
@@ -214,8 +221,9 @@ class Reading:
         )
 
     def _row(self, packed: bytes) -> Row:
-        (kind, checkpoint), (kind_of_metadata, metadata), parent, versions = msgpack.unpackb(
-            packed, raw=True
+        # Rows that were stored before they named the channels with values have four parts.
+        (kind, checkpoint), (kind_of_metadata, metadata), parent, versions, *valued = (
+            msgpack.unpackb(packed, raw=True)
         )
         texts = {channel.decode(): version.decode() for channel, version in versions.items()}
         whole: Any = {"channel_versions": texts}
@@ -224,6 +232,7 @@ class Reading:
             whole,
             self.serde.loads_typed((kind_of_metadata.decode(), metadata)),
             None if parent is None else parent.decode(),
+            frozenset(channel.decode() for channels in valued for channel in channels),
         )
 
     def _made(
@@ -232,7 +241,7 @@ class Reading:
         values = {
             channel: self._value(place, field, stored)
             for channel, field in _fields(place, row).items()
-            if field in stored.entries
+            if field in stored.entries or channel in row.valued
         }
         checkpoint: Any = {**row.checkpoint, "channel_values": values}
         return CheckpointTuple(
@@ -248,10 +257,13 @@ class Reading:
             entry, bodies = stored.entries[field], stored.bodies
             return put_together(entry, bodies, self.serde, lambda name: self._items(name, stored))
         except KeyError as error:
-            raise CheckpointLost(
-                f"checkpoint {place.id} of thread {self.keys.thread_id} has lost a part of its "
-                "values; go on from an earlier checkpoint."
-            ) from error
+            raise self._lost(f"checkpoint {place.id}") from error
+
+    def _lost(self, checkpoint: str) -> CheckpointLost:
+        return CheckpointLost(
+            f"{checkpoint} of thread {self.keys.thread_id} has lost a part of its "
+            "values; go on from an earlier checkpoint."
+        )
 
     def _items(self, chunk: bytes, stored: _Values) -> list[Any]:
         """Raises KeyError if one is not there."""

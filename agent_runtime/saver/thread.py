@@ -30,21 +30,22 @@ class Thread(Reading):
         place: Place,
         row: Row,
         values: Mapping[str, tuple[Any, Any]],
+        inherited: Mapping[str, tuple[Any, Any]],
         run_id: str | None,
         *,
         enlist: Callable[[], Awaitable[None]],
     ) -> None:
-        """values: channel -> (version, value) of what is new with this checkpoint; enlist: done
-        before the thread's first one is stored"""
+        """values: channel -> (version, value) of what is new with this checkpoint; inherited: of
+        what it has from earlier ones, sent only if it is not there any more; enlist: done before
+        the thread's first one is stored"""
         packed = self._packed(row)
         keys, thread_id = self.keys, self.keys.thread_id
-        fields = [value_field(place.namespace, ch, version) for ch, (version, _) in values.items()]
-        whole = [value for _, value in values.values()]
+        fresh, kept = _by_field(place, values), _by_field(place, inherited)
 
         def is_stored(chunk: bytes) -> bool:
             return self.stored.has(thread_id, chunk)
 
-        parts = take_apart(whole, self.serde, self.memo, is_stored)
+        parts = take_apart(list(fresh.values()), self.serde, self.memo, is_stored)
         sent = self._new(parts)
         is_listed = False
         while True:  # what is not there is sent; at most each level, then what a sweep took
@@ -58,12 +59,14 @@ class Thread(Reading):
                 run_id or "",
                 self._milliseconds,
                 int(is_listed),
-                len(fields),
-                *(word for pair in zip(fields, parts.entries, strict=True) for word in pair),
+                len(fresh),
+                *(word for pair in zip(fresh, parts.entries, strict=True) for word in pair),
                 len(sent),
                 *(word for item in sent.items() for word in item),
                 len(known),
                 *known,
+                len(kept),
+                *kept,
             )
             if outcome in (b"stored", b"due"):
                 self.stored.note(thread_id, (*parts.tops, *parts.chunks, *sent))
@@ -74,10 +77,15 @@ class Thread(Reading):
                 await enlist()
                 is_listed = True
                 continue
+            if outcome == b"disinherited":  # the thread expired, or was trimmed, since it was read
+                fresh |= {field.decode(): kept.pop(field.decode()) for field in missing}
+                parts = take_apart(list(fresh.values()), self.serde, self.memo, is_stored)
+                sent = self._new(parts)
+                continue
             for digest in missing:
                 body = parts.body(digest)
                 if body is None:  # the process knew it to be stored, and a sweep took it
-                    parts = take_apart(whole, self.serde, self.memo, lambda _: False)
+                    parts = take_apart(list(fresh.values()), self.serde, self.memo, lambda _: False)
                     sent = {}
                     break
                 sent[digest] = body
@@ -122,12 +130,9 @@ class Thread(Reading):
         while True:
             async with self.control.guard() as client:
                 puts = await client.get(keys.puts) or b""
-            fields: set[bytes] = set()
-            async for batch in self._batches(await self.places()):
-                for place, row in (await self.rows(batch)).items():
-                    versions = row.checkpoint["channel_versions"].items()
-                    fields |= {value_field(place.namespace, *item).encode() for item in versions}
-            needed = await self._needed(await self._get(keys.values, fields))
+            fields = await self._fields_of(await self.places())
+            levels = await self._levels(await self._get(keys.values, fields))
+            needed = set().union(*levels)
             async with self.control.guard() as client:
                 stale = [f for f in await client.hkeys(keys.values) if f not in fields]
                 unneeded = [d for d in await client.hkeys(keys.items) if d not in needed]
@@ -146,18 +151,22 @@ class Thread(Reading):
             await client.delete(*self.keys.fixed, self.keys.written, self.keys.renewed)
 
     async def copy_to(self, target: Thread) -> None:
-        """Copy everything, what others build on first."""
-        for name in ("items", "values"):
-            await self._copy_hash(getattr(self.keys, name), getattr(target.keys, name))
+        """Copy everything, what others build on first: a copy that breaks off has nothing of which
+        it lacks a part, and `put.lua` relies on that."""
+        places = await self.places()
+        fields = await self._fields_of(places)
+        for level in await self._levels(await self._get(self.keys.values, fields)):
+            await self._copy_fields(self.keys.items, target.keys.items, level)
+        await self._copy_fields(self.keys.values, target.keys.values, fields)
         async with self.control.guard() as client:
             written = [Place.parse(raw) for raw in await client.smembers(self.keys.written)]
             if written:
                 await client.sadd(target.keys.written, *(place.field for place in written))
         for place in written:
             await self._copy_hash(self.keys.writes(place), target.keys.writes(place))
+        stored = [place.field.encode() for place in places]
         for name in ("rows", "runs"):
-            await self._copy_hash(getattr(self.keys, name), getattr(target.keys, name))
-        places = await self.places()
+            await self._copy_fields(getattr(self.keys, name), getattr(target.keys, name), stored)
         async with self.control.guard() as client:
             for start in range(0, len(places), BATCH):
                 batch = places[start : start + BATCH]
@@ -182,6 +191,7 @@ class Thread(Reading):
                 self.serde.dumps_typed(row.metadata),
                 row.parent,
                 {channel: str(version) for channel, version in versions.items()},
+                sorted(row.valued),
             ],
             use_bin_type=False,
         )
@@ -203,22 +213,28 @@ class Thread(Reading):
         chunks = sum(digest in parts.chunks for digest in new)
         return new if chunks <= _FEW * parts.depths else {}
 
-    async def _needed(self, entries: Mapping[bytes, bytes]) -> set[bytes]:
-        """Chunks and items that values are made of, by the values' entries."""
+    async def _fields_of(self, places: Sequence[Place]) -> set[bytes]:
+        """Of the values that checkpoints have, of those that are there."""
+        fields: set[bytes] = set()
+        async for batch in self._batches(places):
+            for place, row in (await self.rows(batch)).items():
+                versions = row.checkpoint["channel_versions"].items()
+                fields |= {value_field(place.namespace, *item).encode() for item in versions}
+        return fields
+
+    async def _levels(self, entries: Mapping[bytes, bytes]) -> list[set[bytes]]:
+        """Items, then chunks of items, then chunks of those and so on, that values are made of, by
+        the values' entries."""
         trees = [tree for entry in entries.values() if (tree := tree_of(entry)) is not None]
-        level = {(tree.depth, top) for tree in trees for top in tree.tops}
-        needed = {digest for _, digest in level}
-        while level:
-            chunks = {digest for depth, digest in level if depth}
-            found = await self._get(self.keys.items, chunks)
-            level = {
-                (depth - 1, below)
-                for depth, digest in level
-                if depth
-                for below in split(found.get(digest, b""))
-            }
-            needed |= {digest for _, digest in level}
-        return needed
+        levels: list[set[bytes]] = [
+            set() for _ in range(1 + max((t.depth for t in trees), default=0))
+        ]
+        for tree in trees:
+            levels[tree.depth].update(tree.tops)
+        for depth in range(len(levels) - 1, 0, -1):
+            for body in (await self._get(self.keys.items, levels[depth])).values():
+                levels[depth - 1].update(split(body))
+        return levels
 
     @property
     def _milliseconds(self) -> int:
@@ -240,6 +256,15 @@ class Thread(Reading):
             pipeline.set(self.keys.renewed, b"", px=max(1, self._milliseconds // 2))
             await pipeline.execute()
 
+    async def _copy_fields(self, source: str, target: str, fields: Iterable[bytes]) -> None:
+        """Those that are there."""
+        rest = list(fields)
+        for start in range(0, len(rest), BATCH):
+            found = await self._get(source, rest[start : start + BATCH])
+            if found:
+                async with self.control.guard() as client:
+                    await client.hset(target, mapping=found)
+
     async def _copy_hash(self, source: str, target: str) -> None:
         cursor = 0
         async with self.control.guard() as client:
@@ -249,3 +274,10 @@ class Thread(Reading):
                     await client.hset(target, mapping=found)
                 if not cursor:
                     return
+
+
+def _by_field(place: Place, values: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    return {
+        value_field(place.namespace, channel, version): value
+        for channel, (version, value) in values.items()
+    }
