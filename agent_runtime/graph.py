@@ -27,6 +27,7 @@ from agent_runtime.kept_turns import KeptTurn, followed, require_taken
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import SessionView, TurnRequest, TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
+from agent_runtime.sdk_errors import passes
 from agent_runtime.workspaces import Opened, SessionWorkspaces
 from tools.calls import ToolCall
 from tools.context import Progress
@@ -285,9 +286,12 @@ async def _take_turn_in_fork(
         )
         try:
             return await _taken(client, fork.id, asked, head, [])
-        except ApiUnreachable:  # whoever asks again from the same place has this fork again
-            raise
-        except BaseException as error:  # nobody would ever know of it
+        except BaseException as error:
+            if isinstance(error, ApiUnreachable) or (
+                key is not None and isinstance(error, ApiError) and passes(error)
+            ):
+                raise  # who asks again from the same place has this fork, where a turn may run
+            # Nobody would ever know of it.
             gone = isinstance(error, ApiError) and error.code == "not_found"
             if gone and key is not None:  # an earlier attempt failed in it, and it was deleted
                 continue

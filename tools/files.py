@@ -119,7 +119,7 @@ class _Files:
             content: All of the new text
         """
         with self._changing:
-            self._check_room(path, content)
+            self._check_room(path, len(content.encode()))
             existed = text.write(self._tree, path, content)
         done = "replaced" if existed else "made"
         return f"{done} {path}: {len(content.splitlines())} lines"
@@ -145,9 +145,10 @@ class _Files:
                 raise ToolFailed(
                     f"{path} holds the piece `old` {count} times; add lines around it, or set every"
                 )
-            after = before.replace(old, new)
-            self._check_room(path, after)
-            text.write(self._tree, path, after)
+            # Before it is made: a small file may become more than memory holds.
+            more = count * (len(new.encode()) - len(old.encode()))
+            self._check_room(path, len(before.encode()) + more)
+            text.write(self._tree, path, before.replace(old, new))
         line = before[: before.index(old)].count("\n") + 1
         where = f"at line {line}" if count == 1 else f"in {count} places"
         return f"changed {path} {where}"
@@ -163,11 +164,11 @@ class _Files:
                 f"{path} {what.get(str(error), error)}; look at it with a program"
             ) from error
 
-    def _check_room(self, path: str, content: str) -> None:
-        """Whether the workspace stays within its limits with this as the text of the file; one that
+    def _check_room(self, path: str, size: int) -> None:
+        """Whether the workspace stays within its limits with the file of so many bytes; one that
         grows no file and makes none may always be written."""
         target = self._tree.target(path)
-        more = len(content.encode()) - target.bytes
+        more = size - target.bytes
         if more <= 0 and not target.missing:
             return
         usage = self._tree.usage(most_files=self._most_files)

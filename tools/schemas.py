@@ -36,7 +36,8 @@ _ELEMENTS = 64  # of a list or an object that count as one more step
 _TEXT = 256  # characters that do
 _MOST_SHOWN = 200
 _MOST_PATTERN = 1000  # characters that Python is asked about
-_PATTERN_BYTES = 1 << 20  # that a pattern may take, of which some are kept
+_LONGEST_PATTERN = 4000  # characters of one that is run at all, since some are kept
+_PATTERN_BYTES = 1 << 20  # that a pattern may take
 _ONE = ("not", "if", "then", "else")
 _SEVERAL = ("allOf", "anyOf", "oneOf")
 
@@ -176,10 +177,20 @@ def _additional_properties(
 
 def _matches(pattern: str, text: str) -> bool | None:
     """None if that cannot be said of this pattern in linear time."""
+    if len(pattern) > _LONGEST_PATTERN:
+        _tell_too_long(pattern[:_MOST_SHOWN], len(pattern))
+        return None
     compiled = _compiled(pattern)
     if compiled is None:
         return None
     return compiled.search(text.encode(errors="replace")) is not None
+
+
+@functools.lru_cache(maxsize=128)  # so that each is told of once
+def _tell_too_long(beginning: str, characters: int) -> None:
+    logger.warning(
+        "the pattern %r… of a schema is not checked: it has %d characters", beginning, characters
+    )
 
 
 @functools.lru_cache(maxsize=128)

@@ -34,10 +34,10 @@ class PlainView:
             self._ends_a_line = text.endswith("\n")
 
     def called(self, call: ToolCalled) -> None:
-        self._tell(f"{call.name} {one_line(json.dumps(call.arguments, ensure_ascii=False))}")
+        self._tell(one_line(f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}"))
 
     def ran(self, step: Step) -> None:
-        self._tell(f"{step.name}: {one_line(step.text)}")
+        self._tell(one_line(f"{step.name}: {step.text}"))
         for note in step.notes:
             self._tell(f"  {one_line(note)}")
 
@@ -64,7 +64,7 @@ class PlainView:
             self._ends_a_line = True
 
     def _tell(self, line: str) -> None:
-        print(line, file=self._err, flush=True)
+        print(harmless(line), file=self._err, flush=True)
 
 
 class JsonView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent_runtime.chat.view import harmless
 from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes
 
 FAILED, LATER = 1, 3
@@ -18,7 +19,7 @@ _WHAT_TO_DO = {
 def told(error: Exception) -> str:
     """What happened, and what to do about it."""
     hint = _WHAT_TO_DO.get(getattr(error, "code", ""), "")
-    happened = str(error)
+    happened = harmless(str(error))
     end = "" if happened.endswith((".", "!", "?")) else "."
     return f"{happened}{end} {hint}".strip()
 

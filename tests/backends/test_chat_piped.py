@@ -11,9 +11,15 @@ import time
 
 import pytest
 
+from agent_runtime.chat.plain import PlainView
+from agent_runtime.chat.problems import told
+from agent_runtime.chat.view import harmless
 from agent_runtime.cli import main
 from agent_runtime.commands.processes import RuntimeProcess
+from agent_runtime.errors import BadRequest
+from agent_runtime.graph import Step
 from agent_runtime.sdk_sync import TorporSync
+from agent_runtime.turns.events import ToolCalled
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 from tests.backends.scripted import call, says, sent
@@ -47,6 +53,18 @@ def test_the_answer_alone_is_on_the_standard_output(piped, said):
     assert "reused 0 of 9 prompt tokens" in err
     assert piped("Again.", "--continue")[:2] == (0, "Hello again.\n")
     assert [text for _, text in sent(said)] == ["Hello?", "\x1b[1mHello.", "Again."]
+
+
+def test_nothing_that_a_model_writes_commands_the_terminal():
+    err = io.StringIO()
+    view = PlainView(io.StringIO(), err)
+    evil = "\x1b[2J\x1b]0;owned\x07\n\u202e"
+    view.called(ToolCalled(name=evil, arguments={evil: evil}))
+    view.ran(Step(kind="tool", name=evil, text=evil, notes=[evil]))
+    view.note(evil)
+    assert all(len(line) < 200 and harmless(line) == line for line in err.getvalue().split("\n"))
+    assert len(err.getvalue().splitlines()) == 4
+    assert harmless(told(BadRequest(evil))) == told(BadRequest(evil))
 
 
 def test_events_are_lines_of_json(piped, said):

@@ -9,7 +9,8 @@ from agent_runtime.errors import TurnLost
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.langchain import ChatTorpor
 from agent_runtime.langchain import model as langchain_model
-from agent_runtime.sdk import ApiUnreachable, Torpor
+from agent_runtime.models import Problem
+from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from state_store.errors import StoreUnavailable
 from tests.backends.scripted import says, sent
 from tools.registry import Registry
@@ -113,6 +114,35 @@ async def test_a_fork_whose_answer_got_lost_is_gone_on_with(torpor, carrier, sai
         await ask(agent, session, "Transfer the money.", thread="a")
     final = await agent.ainvoke(None, THREAD)
     made = {one.id async for one in torpor.sessions()} - known
+    assert made == {final["session_id"]}
+    assert final["steps"][-1].text == "Done."
+
+
+async def test_a_fork_in_which_an_earlier_attempt_is_still_at_work_is_left_to_it(
+    torpor, said, monkeypatch
+):
+    session = await begun(torpor, said)
+    said.scripted += [says({"content": "Elsewhere."}), says({"content": "Done."})]
+    await torpor.turn(session.id, "Moved.")
+    known = {one.id async for one in torpor.sessions()}
+    agent = build_agent(torpor, Registry([]), checkpointer=InMemorySaver())
+    take = torpor.turn
+
+    async def busy(session_id, *arguments, **options):
+        if session_id in known:
+            return await take(session_id, *arguments, **options)
+        detail = "is being written by the first request with this key. Ask again in a moment."
+        raise ApiError(
+            Problem(title="StillRunning", status=409, code="still_running", detail=detail)
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torpor, "turn", busy)
+        with pytest.raises(ApiError, match="Ask again in a moment"):
+            await ask(agent, session, "Transfer the money.", thread="a")
+    made = {one.id async for one in torpor.sessions()} - known
+    assert len(made) == 1
+    final = await agent.ainvoke(None, THREAD)
     assert made == {final["session_id"]}
     assert final["steps"][-1].text == "Done."
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tracemalloc
 
 import pytest
 
@@ -129,6 +130,20 @@ async def test_a_piece_is_replaced_where_it_is_the_only_one(call, path):
     assert (
         path / "src" / "main.py"
     ).read_text() == "def main():\n    return 1\n\n\ndef other():\n    x\n"
+
+
+async def test_an_edit_over_the_limits_is_refused_before_the_text_is_made(call, path):
+    (path / "a.txt").write_text("a" * 50_000)
+    tracemalloc.start()
+    try:
+        text, error = await call("edit_file", path="a.txt", old="a", new="é" * 1000, every=True)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error
+    assert "the workspace may hold 100,000 bytes in 10 files" in text
+    assert most < 5_000_000
+    assert (path / "a.txt").read_text() == "a" * 50_000
 
 
 async def test_a_piece_that_is_not_there_is_told_with_what_is_near(call, path):

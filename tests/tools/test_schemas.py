@@ -1,5 +1,7 @@
 """Schemas that others wrote are checked in bounded time, or refused where they cannot be used."""
 
+import tracemalloc
+
 import pytest
 
 from agent_runtime.models import ConversationRequest, CreateSession
@@ -71,6 +73,21 @@ def test_a_pattern_that_cannot_be_run_in_linear_time_is_not_checked_and_that_is_
     assert "the pattern '^(?!b)a' of a schema is not checked" in caplog.text
     assert _errors({"pattern": "x{900}" * 300}, "b") == []
     assert "is not checked: b'pattern too large" in caplog.text
+
+
+def test_a_very_long_pattern_is_not_checked_and_leaves_nothing_behind(caplog):
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            schema = {"pattern": f"(?<=x){number}" + "a" * 1_000_000}
+            for _ in range(2):
+                assert _errors(schema, "b") == []
+        del schema
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 1_000_000
+    assert caplog.text.count("is not checked: it has 1000007 characters") == 8
 
 
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
