@@ -33,6 +33,8 @@ from engine.tracing import HOOKS
 _NAMES = 1024  # prefixes that a client believes its engine remembers
 _GRAMMAR = re.compile(r"((?:Failed to compile|Grammar).*? grammar.*?)(?:\\n|\"|$)")
 EVERY_TURN = httpx.Limits(max_connections=None)  # the engine queues, and is looked at meanwhile
+_UNREADABLE = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+_SHOWN = 200  # characters of an event that cannot be read
 _NOT_HERE = (502, 503, 504)  # an engine that is full or about to end; a router without engines
 
 
@@ -215,10 +217,7 @@ class EngineClient:
                 async for line in lines_of(response):
                     if not line.startswith("data:") or line == "data: [DONE]":
                         continue
-                    event = json.loads(line[5:])
-                    if "error" in event:
-                        raise _refusal(event["error"].get("code", 500), line.encode())
-                    chunk = _chunk(event, seen)
+                    chunk = self._chunk(line, seen)
                     seen += len(chunk.new_ids)
                     finished = chunk.finish_reason is not None
                     yield chunk
@@ -231,6 +230,19 @@ class EngineClient:
             ) from error
         if not finished:
             raise EngineUnreachable(f"engine {self.url} ended its answer in the middle.")
+
+    def _chunk(self, line: str, seen: int) -> Chunk:
+        """seen: ids that came before"""
+        try:
+            event = json.loads(line.removeprefix("data:"))
+            if "error" in event:
+                raise _refusal(_code_of(event["error"]), line.encode())
+            return _chunk(event, seen)
+        except _UNREADABLE as error:
+            raise EngineUnreachable(
+                f"engine {self.url} broke off: an event of its answer cannot be read: "
+                f"{line[:_SHOWN]}"
+            ) from error
 
     def _abort(self, rid: str) -> None:
         """SGLang ends a request whose connection is gone, but only seconds later. A router has no
@@ -335,11 +347,18 @@ def _body(head: Head, ids: array[int]) -> bytes:
     return head.model_dump_json().encode() + b"\n" + ids.tobytes()
 
 
+def _code_of(error: object) -> int:
+    """The status that an error in the stream has."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) else 500
+
+
 def _chunk(event: dict[str, Any], seen: int) -> Chunk:
     meta = event["meta_info"]
     finish = meta.get("finish_reason")
     if finish is not None and finish["type"] == "abort":
-        raise _refusal(finish.get("status_code") or 500, finish.get("message", "").encode())
+        said = finish.get("message") or "it gives no reason"
+        raise _refusal(finish.get("status_code") or 500, said.encode())
     # SGLang streams cumulative ids unless started with --incremental-streaming-output.
     new_ids = tuple(event["output_ids"][seen:])
     logprobs: tuple[TokenLogprobs, ...] = ()

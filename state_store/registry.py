@@ -115,19 +115,8 @@ class Heartbeat(_Thread):
         Raises EngineIdTaken when it does not expire; StoreUnavailable.
         """
         deadline = time.monotonic() + self._ttl + _MARGIN
-        try:
-            while not self._register(self._record):
-                if time.monotonic() > deadline:
-                    raise EngineIdTaken(
-                        f"another engine that lives is registered as {self._engine_id}. Nothing "
-                        "was registered. Give each engine that shares the store an id of its own: "
-                        "--engine-id."
-                    )
-                time.sleep(_LOOK)
-        except _FAILED as error:
-            raise StoreUnavailable(
-                f"engine {self._engine_id} could not be registered: {error}"
-            ) from error
+        while not self._is_registered(last=time.monotonic() > deadline):
+            time.sleep(_LOOK)
         super().start()
 
     def stop(self) -> None:
@@ -152,6 +141,25 @@ class Heartbeat(_Thread):
             self._client.eval(_DEREGISTER, 1, self._key, self._boot_id)
         except _FAILED as error:
             logger.warning("engine %s is not withdrawn, it expires: %s", self._engine_id, error)
+
+    def _is_registered(self, *, last: bool) -> bool:
+        """Whether the record is published now. If it is not at the `last` look: raises."""
+        try:
+            if self._register(self._record):
+                return True
+        except _FAILED as error:
+            self._close()
+            if last:
+                raise StoreUnavailable(
+                    f"engine {self._engine_id} could not be registered: {error}"
+                ) from error
+            return False
+        if last:
+            raise EngineIdTaken(
+                f"another engine that lives is registered as {self._engine_id}. Nothing was "
+                "registered. Give each engine that shares the store an id of its own: --engine-id."
+            )
+        return False
 
     def _step(self) -> None:
         with self._changed:

@@ -33,7 +33,8 @@ from agent_runtime.models import (
 from agent_runtime.turns.cancelling import Cancellable
 from agent_runtime.turns.constraints import protocol_fields
 from agent_runtime.turns.events import Reasoning, Text, TurnEvent, called
-from engine.backends.chat import Answer, Backend, Call, Piece
+from engine.backends.chat import Answer, Backend
+from engine.backends.stream import Call, Piece
 from engine.client import Sampling
 from state_store.errors import StoreUnavailable
 from state_store.fingerprint import Fingerprint

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
 
 from engine.backends.settings import BackendSettings
+from engine.backends.stream import Call, Chunk, Collected, Piece, chunk_of
 from engine.client import EVERY_TURN, Sampling
 from engine.errors import (
     BackendBusy,
@@ -28,23 +28,6 @@ from engine.retry_after import seconds_until
 from engine.tracing import HOOKS
 
 _SHOWN = 500  # characters of what the endpoint said
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one event of the stream brought."""
-
-    text: str
-    reasoning: str
-
-
-@dataclass(frozen=True)
-class Call:
-    """A tool call. arguments: JSON text as the endpoint wrote it, which may not be any."""
-
-    id: str
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +99,7 @@ class Backend:
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         body |= held_to or {}
-        collected = _Collected()
+        collected = Collected()
         url = f"{self.settings.url}/chat/completions"
         try:
             async with self._http.stream("POST", url, json=body) as response:
@@ -134,6 +117,9 @@ class Backend:
                         yield piece
         except httpx.HTTPError as error:
             raise self._broken(str(error) or type(error).__name__) from error
+        last = collected.end()
+        if last.text or last.reasoning:
+            yield last
         yield self._answer(collected)
 
     def _refusal(self, response: httpx.Response, body: bytes) -> EngineRefused:
@@ -151,10 +137,10 @@ class Backend:
             return BackendBusy(f"{what} The session is unchanged; repeat the turn {when}.", wait)
         return EngineRefused(what)
 
-    def _chunk(self, data: str) -> _Chunk:
+    def _chunk(self, data: str) -> Chunk:
         try:
-            chunk = _Chunk.model_validate_json(data)
-        except ValidationError as error:
+            chunk = chunk_of(data)
+        except ValueError as error:
             raise self._malformed(f"an event of its stream is not one: {data}") from error
         if chunk.error is not None:
             raise EngineRefused(
@@ -163,7 +149,7 @@ class Backend:
             )
         return chunk
 
-    def _answer(self, collected: _Collected) -> Answer:
+    def _answer(self, collected: Collected) -> Answer:
         usage = collected.usage
         if collected.finish_reason is None or (usage is None and not collected.done):
             raise self._broken("its stream ended in the middle of the answer")
@@ -206,90 +192,6 @@ class Backend:
             said = said.replace(self._key, "[key]")
         said = said.strip()
         return f"{said[:_SHOWN]}…" if len(said) > _SHOWN else f"{said.rstrip('.')}."
-
-
-class _Function(BaseModel):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _CallPart(BaseModel):
-    index: int
-    id: str | None = None
-    function: _Function = _Function()
-
-
-class _Delta(BaseModel):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None  # vLLM's name for it
-    tool_calls: list[_CallPart] | None = None
-
-
-class _Choice(BaseModel):
-    delta: _Delta = _Delta()
-    finish_reason: str | None = None
-
-
-class _Cached(BaseModel):
-    cached_tokens: int | None = Field(default=None, ge=0)
-
-
-class _Generated(BaseModel):
-    reasoning_tokens: int | None = Field(default=None, ge=0)
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
-    prompt_tokens_details: _Cached | None = None
-    completion_tokens_details: _Generated | None = None
-
-
-class _Chunk(BaseModel):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    error: Any = None
-
-
-class _Collected:
-    """An answer as far as it has come."""
-
-    def __init__(self) -> None:
-        self.text = self.reasoning = ""
-        self.finish_reason: str | None = None
-        self.usage: _Usage | None = None
-        self.model: str | None = None
-        self.done = False
-        self._calls: dict[int, Call] = {}
-
-    def add(self, chunk: _Chunk) -> Piece:
-        """Raises nothing: a choice without content is none."""
-        self.usage = chunk.usage or self.usage
-        self.model = chunk.model or self.model
-        text = reasoning = ""
-        for choice in (chunk.choices or ())[:1]:
-            delta = choice.delta
-            text = delta.content or ""
-            reasoning = delta.reasoning_content or delta.reasoning or ""
-            self.finish_reason = choice.finish_reason or self.finish_reason
-            for part in delta.tool_calls or ():
-                self._add_to_call(part)
-        self.text += text
-        self.reasoning += reasoning
-        return Piece(text, reasoning)
-
-    def whole_calls(self) -> tuple[Call, ...]:
-        return tuple(self._calls[index] for index in sorted(self._calls))
-
-    def _add_to_call(self, part: _CallPart) -> None:
-        known = self._calls.get(part.index, Call("", "", ""))
-        self._calls[part.index] = Call(
-            part.id or known.id,
-            part.function.name or known.name,
-            known.arguments + (part.function.arguments or ""),
-        )
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[str]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from engine.backends.chat import Answer, Backend, Call, Piece
+from engine.backends.chat import Answer, Backend
 from engine.backends.settings import BackendSettings
+from engine.backends.stream import Call, Piece
 from engine.client import Sampling
 from engine.errors import (
     BackendBusy,
@@ -92,6 +93,53 @@ async def test_reasoning_calls_and_cached_tokens_are_read(scripted, backend):
     assert answer.reasoning == "Hmm."
     assert answer.calls == (Call("a", "add", '{"x": 1}'), Call("b", "now", "{}"))
     assert (answer.finish_reason, answer.cached_tokens) == ("tool_calls", 4)
+
+
+def call(name=None, arguments=None, **more):
+    return {"function": {"name": name, "arguments": arguments}, **more}
+
+
+F, G = Call("a", "f", "{}"), Call("b", "g", "[]")
+
+
+@pytest.mark.parametrize(
+    ("parts", "calls"),
+    [
+        ([[call("f", "{}", id="a"), call("g", "[]", id="b")]], (F, G)),  # without an index
+        ([[call("f", "{", id="a")], [call(None, "}")], [call("g", "[]", id="b")]], (F, G)),
+        ([[call("f", "{}", id="a", index=0)], [call("g", "[]", id="b", index=0)]], (F, G)),
+        ([[call("f", "{", id="a", index=0)], [call(None, "}", id="x", index=0)]], (F,)),
+        ([[call("f", "{", id="a", index=0)], [call("f", "}", id="a", index=0)]], (F,)),
+        ([[call("f", "{}", id="a", index=0), {"index": 0, "function": None}]], (F,)),
+        ([[call("f", "{}"), call("f", "{}")]], (Call("", "f", "{}"), Call("", "f", "{}"))),
+        ([[call("f", r'"\ud83d', id="a", index=0)], [call(None, '"', index=0)]],
+         (Call("a", "f", r'"\ud83d"'),)),
+        ([[call("f", '"\ud83d', id="a", index=0)], [call(None, '\ude00"', index=0)]],
+         (Call("a", "f", '"\U0001f600"'),)),
+    ],
+)  # fmt: skip
+async def test_calls_are_told_apart_however_they_are_numbered(scripted, backend, parts, calls):
+    events = "".join(event({"tool_calls": part}) for part in parts)
+    scripted.scripted.append(Scripted(events + event(finish_reason="tool_calls") + USAGE + DONE))
+    (answer,) = await asked(backend)
+    assert answer.calls == calls
+
+
+async def test_null_stands_for_what_is_not_there(scripted, backend):
+    nothing = 'data: {"choices": [{"delta": null, "finish_reason": null}], "usage": null}\n\n'
+    scripted.scripted.append(Scripted(nothing + HELLO + STOP + USAGE + DONE))
+    *_, answer = await asked(backend)
+    assert answer.text == "Hello."
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+async def test_a_character_that_is_cut_in_two_comes_whole_or_is_replaced(scripted, backend, field):
+    halves = [event({field: part}) for part in ("a\ud83d", "\ude00b\ude00", "c\ud83d")]
+    scripted.scripted.append(Scripted("".join(halves) + STOP + USAGE + DONE))
+    *pieces, answer = await asked(backend)
+    name = "text" if field == "content" else "reasoning"
+    assert [getattr(piece, name) for piece in pieces] == ["a", "\U0001f600b\ufffd", "c", "\ufffd"]
+    assert getattr(answer, name) == "a\U0001f600b\ufffdc\ufffd"
 
 
 @pytest.mark.parametrize("status", [401, 403])

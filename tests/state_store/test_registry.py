@@ -119,6 +119,18 @@ async def test_an_engine_takes_its_name_over_from_one_that_was_killed(server, st
     again.stop()
 
 
+async def test_an_engine_that_starts_while_its_store_does_waits_for_it(own_server, prefix):
+    own_server.kill()
+    starting = Heartbeat(own_server.url, "e", RECORD, ttl=30, prefix=prefix)
+    registering = asyncio.create_task(asyncio.to_thread(starting.start))
+    await asyncio.sleep(0.2)
+    own_server.start()
+    await registering
+    async with await StateStore.connect(own_server.url, prefix=prefix) as store:
+        assert await store.engines() == [RECORD]
+    starting.stop()
+
+
 async def test_an_engine_that_lost_its_name_says_so_once_and_gets_it_when_it_is_free(
     server, store, prefix, raw, caplog
 ):
