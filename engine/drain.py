@@ -19,6 +19,7 @@ from state_store.store import StateStore
 
 _POLL = 0.2  # seconds between looks at what is still running
 _IDLE_LOOKS = 3  # looks in a row that must find nothing running: a turn may be just on its way
+_PATIENCE = 5.0  # seconds that the engine gets to answer a look
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ async def drain(store: StateStore, engine: Engine, *, timeout: float) -> Drained
 async def _until_idle(engine: Engine, *, deadline: float) -> None:
     idle = 0
     while idle < _IDLE_LOOKS:
-        load = await engine.client.load(timeout=5.0)
-        busy = load is None or load.running + load.waiting > 0
+        load = await engine.client.load(timeout=_PATIENCE)
+        commands = (await engine.counts(timeout=_PATIENCE)).commands  # before a turn's request
+        busy = load is None or load.running + load.waiting + commands > 0
         idle = 0 if busy else idle + 1
         if time.monotonic() > deadline and busy:
-            running = "an unknown number of" if load is None else load.running + load.waiting
+            requests = "an unknown number of" if load is None else load.running + load.waiting
             raise EngineBusy(
-                f"engine {engine.record.engine_id} still runs {running} requests. It takes no new "
-                "turns; drain it again to wait longer. If it is ended now, other engines go on "
-                "with these turns."
+                f"engine {engine.record.engine_id} still runs {requests} requests and {commands} "
+                "commands. It takes no new turns; drain it again to wait longer. If it is ended "
+                "now, other engines go on with these turns."
             )
         await asyncio.sleep(_POLL)

@@ -22,6 +22,7 @@ from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
 from engine.linker.config import settling, watched
 from engine.records import EngineRecord, readable
+from engine.refusals import of_another_format
 from engine.replies import (
     EngineCounts,
     Held,
@@ -176,6 +177,7 @@ class Engine:
     async def _watch(
         self, name: str, payload: Mapping[str, Any], timeout: float
     ) -> list[dict[str, Any]]:
+        """A command that is answered while others run."""
         record = self.record
         try:
             return await self._store.send_command(
@@ -183,7 +185,7 @@ class Engine:
             )
         except EngineSilent as error:
             raise EngineUnreachable(
-                f"engine {record.engine_id} does not tell its {name}: {error}"
+                f"engine {record.engine_id} does not answer {name}: {error}"
             ) from error
 
     async def _step(
@@ -194,7 +196,7 @@ class Engine:
 
     async def drain(self, *, draining: bool, timeout: float = 10.0) -> None:
         """Tell runtimes through its record to give it no more turns, or to give it turns again."""
-        await self._command("drain", {"draining": draining}, timeout)
+        await self._watch("drain", {"draining": draining}, timeout)
 
     async def look(self) -> None:
         """See whether it answers, and its load. Raises EngineUnreachable when nobody listens."""
@@ -289,16 +291,17 @@ class EnginePool:
         records: as just read; None to read them
 
         One that failed lately is among them only if there is no other. Raises NoEngine, saying of
-        each registered one why not.
+        each registered one why not, and of one of another format in which fields.
         """
         refusals: list[str] = []
         fitting: list[Engine] = []
+        others: list[EngineRecord] = []
         alive = await self.records() if records is None else records
         for record in sorted(alive, key=lambda record: record.engine_id):
             if record.boot_id in without:
                 refusals.append(f"{record.engine_id} (failed in this turn)")
             elif fingerprint_id not in (None, record.fingerprint.id):
-                refusals.append(f"{record.engine_id} (fingerprint {record.fingerprint.id})")
+                others.append(record)
             elif record.draining:
                 refusals.append(f"{record.engine_id} (draining)")
             else:
@@ -309,6 +312,8 @@ class EnginePool:
             if answering := [engine for engine, yes in zip(engines, answers, strict=True) if yes]:
                 return answering
             refusals += [f"{engine.record.engine_id} (does not answer)" for engine in engines]
+        if fingerprint_id is not None and others:
+            refusals += await of_another_format(self._store, fingerprint_id, others)
         refusals += [f"{name} (of another version)" for name in sorted(self._unreadable)]
         raise NoEngine(
             f"no engine with fingerprint {fingerprint_id or 'any'} can take a turn; registered: "

@@ -8,6 +8,9 @@ and check on every turn, of which all but the last few are known. Here
 takes them as they are, and `prefix` names ids that an earlier prompt asked to have remembered.
 What is remembered is in this process only, and bounded: a prefix that is not there (any more) is
 answered with 410, and the client sends all ids.
+
+This runs on the event loop that every answer of the engine streams through, so a known prefix is
+copied once and in one piece, into the prompt that SGLang is given; that one is what is remembered.
 """
 
 from __future__ import annotations
@@ -53,28 +56,43 @@ class Head(BaseModel):
     remember: Name | None = None
 
 
+_NOTHING: tuple[array[int], int] = array("q"), 0
+
+
 class Prefixes:
     """Token ids by name, the longest unused forgotten first."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._held: OrderedDict[str, array[int]] = OrderedDict()
+        self._held: OrderedDict[str, tuple[array[int], int]] = OrderedDict()
+        """With the number of ids that each counts for."""
         self._tokens = 0
 
-    def get(self, name: Name) -> array[int] | None:
-        """The ids, if exactly so many are known by that name."""
-        ids = self._held.get(name.page_hash)
-        if ids is None or len(ids) < name.tokens:
+    def followed_by(self, name: Name, rest: array[int]) -> array[int] | None:
+        """A new array: the ids of that name and `rest`. None unless so many are known by it."""
+        ids, _ = self._held.get(name.page_hash, _NOTHING)
+        if len(ids) < name.tokens:  # SGLang may have cut off what its context has no room for
             return None
         self._held.move_to_end(name.page_hash)
-        return ids[: name.tokens]
+        whole = ids[: name.tokens]
+        whole.extend(rest)  # usually grows in place
+        return whole
 
     def put(self, name: Name, ids: array[int]) -> None:
-        self._tokens -= len(self._held.pop(name.page_hash, ()))
-        self._held[name.page_hash] = ids[: name.tokens]
-        self._tokens += name.tokens
+        """Hold `ids` itself, which begins with those that the name stands for."""
+        _, before = self._held.pop(name.page_hash, _NOTHING)
+        self._held[name.page_hash] = ids, len(ids)
+        self._tokens += len(ids) - before
         while self._tokens > self._capacity and len(self._held) > 1:
-            self._tokens -= len(self._held.popitem(last=False)[1])
+            _, (_, tokens) = self._held.popitem(last=False)
+            self._tokens -= tokens
+
+
+def ids_of(sent: bytes) -> array[int]:
+    """sent: uint32[n], little endian. Raises ValueError for what is not whole."""
+    ids = array("q")
+    ids.frombytes(np.frombuffer(sent, dtype="<u4").astype(np.int64).view(np.uint8).data)
+    return ids
 
 
 def add_to(app: Any) -> None:
@@ -90,14 +108,14 @@ def add_to(app: Any) -> None:
         first, _, rest = (await request.body()).partition(b"\n")
         try:
             head = Head.model_validate_json(first)
-            ids = array("q", np.frombuffer(rest, dtype="<u4").astype(np.int64).tobytes())
+            ids = ids_of(rest)
         except (ValidationError, ValueError) as error:
             return JSONResponse({"error": f"malformed prompt: {error}"}, status_code=400)
         if head.prefix is not None:
-            before = prefixes.get(head.prefix)
-            if before is None:
+            whole = prefixes.followed_by(head.prefix, ids)
+            if whole is None:
                 return JSONResponse({"error": "the prefix is not known here"}, status_code=GONE)
-            ids = before + ids
+            ids = whole
         if head.remember is not None and head.remember.tokens <= len(ids):
             prefixes.put(head.remember, ids)
         fields = head.model_dump(exclude={"prefix", "remember"})

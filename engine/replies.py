@@ -105,6 +105,7 @@ class EngineCounts:
     load_seconds, offload_seconds: that this took on the rank where it took longest
     failed_loads: of requests; failed_offloads: of batches; each of the rank with most
     waiting_bytes: to be offloaded, of all ranks
+    commands: that it runs for turns at this moment: it stages or stores state, of the busiest rank
     """
 
     prefilled_tokens: int
@@ -115,6 +116,7 @@ class EngineCounts:
     failed_loads: int
     failed_offloads: int
     waiting_bytes: int
+    commands: int
 
 
 def counts_of(replies: Sequence[Mapping[str, Any]]) -> EngineCounts:
@@ -136,6 +138,7 @@ def counts_of(replies: Sequence[Mapping[str, Any]]) -> EngineCounts:
         failed_loads=int(most("load_failures")),
         failed_offloads=int(most("offload_failures")),
         waiting_bytes=together("offload_bytes_waiting"),
+        commands=int(most("commands_running")),
     )
 
 

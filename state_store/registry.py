@@ -200,12 +200,20 @@ class CommandListener(_Thread):
         self._key = commands_key(prefix, address, rank)
         self._rank = rank
         self._handlers = handlers
+        self.is_running = False
+        """Whether a command is being run now."""
 
     def _step(self) -> None:
         popped = self._client.blpop([self._key], timeout=POLL)
         if popped is None:
             return
-        call = msgpack.unpackb(popped[1])
+        self.is_running = True
+        try:
+            self._answer(msgpack.unpackb(popped[1]))
+        finally:
+            self.is_running = False
+
+    def _answer(self, call: dict[str, Any]) -> None:
         answer: dict[str, Any] = {
             "call": call["call"], "rank": self._rank, "result": None, "error": None,
         }  # fmt: skip

@@ -124,4 +124,4 @@ async def _look_at(engine: Engine) -> _Look:
     return _Look(engine.record.engine_id, engine.record.boot_id, counts, load)
 
 
-_NOTHING = EngineCounts(0, 0, 0, 0.0, 0.0, 0, 0, 0)
+_NOTHING = EngineCounts(0, 0, 0, 0.0, 0.0, 0, 0, 0, 0)

@@ -291,14 +291,15 @@ class Turns:
                     request.messages, marks_of, self.chat, before, prompt, request
                 )
                 readying = self.readiness.make_ready(before, prompt, engine, generation.marks)
-                telling = reports.during(readying, "load", then=generation.reasons.extend)
+                told = reports.during(readying, "load", then=generation.reasons.extend)
+                telling = cancellable.events(told)
                 async with contextlib.aclosing(telling):
                     async for progress in telling:
                         yield progress
                 ready_at = time.perf_counter()
                 generating = self._generate(before, prompt, request, generation)
-                told = reports.among(generating, "load", "prefill", prompt_tokens=length)
-                pieces = cancellable.events(told)
+                among = reports.among(generating, "load", "prefill", prompt_tokens=length)
+                pieces = cancellable.events(among)
                 async with contextlib.aclosing(pieces):
                     async for event in pieces:
                         yield event

@@ -82,7 +82,6 @@ class Control:
                 "drop": self.drop,
                 "status": self.status,
                 "announce": self.announce,
-                "drain": self.drain,
             },
             prefix=config.prefix,
         )
@@ -94,12 +93,12 @@ class Control:
             {"settle": self.settle, "persist": self.persist},
             prefix=config.prefix,
         )
-        # Asked while another command reads for seconds: it has a thread of its own.
+        # Asked while other commands take seconds: they have a thread of their own.
         self._watched = CommandListener(
             config.url,
             watched(config.boot_id),
             rank,
-            {"progress": self.progress, "status": self.status},
+            {"progress": self.progress, "status": self.status, "drain": self.drain},
             prefix=config.prefix,
         )
         self._heartbeat = None
@@ -270,10 +269,11 @@ class Control:
             "offloads_waiting_most": most,
             "offload_bytes_waiting_most": most_bytes,
             "prefilled_tokens": self._progress.prefilled_tokens,
+            "commands_running": self._listener.is_running + self._settling.is_running,
         }
 
     def progress(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """A `SessionWork` of one session."""
+        """A `RankWork` of one session."""
         return self._progress.of(payload["session"])
 
     def _at_next_step(self, payload: dict[str, Any], work: Work) -> Any:

@@ -27,7 +27,7 @@ class Work:
 
 
 @dataclass
-class SessionWork:
+class RankWork:
     """Of one session, on one rank.
 
     load:    bytes of objects that are in host memory, of those that were asked for
@@ -54,13 +54,13 @@ class Progress:
 
     def __init__(self) -> None:
         self.prefilled_tokens = 0  # of all requests since the process started
-        self._sessions: OrderedDict[str, SessionWork] = OrderedDict()
+        self._sessions: OrderedDict[str, RankWork] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, session: str) -> dict[str, Any]:
-        """A `SessionWork` as plain values; zeros for a session that is not known."""
+        """A `RankWork` as plain values; zeros for a session that is not known."""
         with self._lock:
-            return asdict(self._sessions.get(session, SessionWork()))
+            return asdict(self._sessions.get(session, RankWork()))
 
     def load_begins(self, session: str | None, total: int) -> Callable[[int], None]:
         """A load of `total` bytes; to be called with the bytes of each part that is there."""
@@ -80,13 +80,13 @@ class Progress:
     def loaded(self, session: str | None, size: int) -> None:
         """Bytes that reached the device."""
 
-        def add(one: SessionWork) -> None:
+        def add(one: RankWork) -> None:
             one.loaded_bytes += size
 
         self._change(session, add)
 
     def load_failed(self, session: str | None) -> None:
-        def add(one: SessionWork) -> None:
+        def add(one: RankWork) -> None:
             one.failed_loads += 1
             one.load = Work()
 
@@ -95,7 +95,7 @@ class Progress:
     def prefilled(self, session: str | None, tokens: int, *, done: int, total: int) -> None:
         """`tokens` were computed, up to `done` of a prompt of `total`."""
 
-        def add(one: SessionWork) -> None:
+        def add(one: RankWork) -> None:
             one.prefilled_tokens += tokens
             one.prefill = Work(done, total)
 
@@ -103,7 +103,7 @@ class Progress:
         self._change(session, add)
 
     def offload_queued(self, session: str | None, objects: int) -> None:
-        def add(one: SessionWork) -> None:
+        def add(one: RankWork) -> None:
             if one.offload.done == one.offload.total:
                 one.offload = Work()
             one.offload.total += objects
@@ -113,17 +113,17 @@ class Progress:
     def offloaded(self, session: str | None, objects: int, size: int) -> None:
         """size: bytes written; 0 of objects that were given up"""
 
-        def add(one: SessionWork) -> None:
+        def add(one: RankWork) -> None:
             one.offload.done += objects
             one.offloaded_bytes += size
 
         self._change(session, add)
 
-    def _change(self, session: str | None, change: Callable[[SessionWork], None]) -> None:
+    def _change(self, session: str | None, change: Callable[[RankWork], None]) -> None:
         if session is None:
             return
         with self._lock:
-            change(self._sessions.setdefault(session, SessionWork()))
+            change(self._sessions.setdefault(session, RankWork()))
             self._sessions.move_to_end(session)
             while len(self._sessions) > _REMEMBERED:
                 self._sessions.popitem(last=False)

@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from engine.linker.config import watched
-from engine.linker.progress import SessionWork
+from engine.linker.progress import RankWork
 from state_store.encodings import Segment
 from state_store.fingerprint import Fingerprint
 from state_store.registry import CommandListener, Heartbeat
@@ -20,6 +20,7 @@ IDLE = {"num_running_reqs": 0, "num_waiting_reqs": 0, "num_used_tokens": 0}
 COUNTS = {
     "prefilled_tokens": 10, "bytes_loaded": 20, "bytes_written": 30, "load_seconds": 0.5,
     "offload_seconds": 1.5, "load_failures": 0, "offload_failures": 0, "offload_bytes_waiting": 0,
+    "commands_running": 0,
 }  # fmt: skip
 
 
@@ -41,12 +42,14 @@ class Pretended:
 
     record: that it publishes
     work: what it tells of any session; counts: of itself; loads: of its ranks
+    drained: what it was told of that
     looked_at: set when somebody has asked for its load
     """
 
     def __init__(self, url, engine_id):
-        self.work = SessionWork()
+        self.work = RankWork()
         self.counts = dict(COUNTS)
+        self.drained = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
         self.looked_at = self._http.looked_at = threading.Event()
         self.loads = self._http.loads = [dict(IDLE)]
@@ -60,7 +63,11 @@ class Pretended:
             "greedy_only": False,
         }  # fmt: skip
         beat = Heartbeat(url, engine_id, self.record, ttl=60.0, prefix="torpor")
-        commands = {"progress": lambda _: self.told(), "status": lambda _: self.counts}
+        commands = {
+            "progress": lambda _: self.told(),
+            "status": lambda _: self.counts,
+            "drain": lambda payload: self.drained.append(payload["draining"]) or {},
+        }
         listener = CommandListener(
             url, watched(self.record["boot_id"]), 0, commands, prefix="torpor"
         )

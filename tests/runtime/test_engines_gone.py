@@ -13,6 +13,7 @@ from engine.errors import EngineUnreachable, NoEngine
 from engine.linker.progress import Work
 from engine.pool import EnginePool
 from state_store.embedded import EmbeddedServer
+from state_store.fingerprint import Fingerprint
 from state_store.registry import Heartbeat
 from state_store.store import StateStore
 
@@ -145,3 +146,17 @@ async def test_an_engine_of_another_version_is_passed_over_and_named(pool, engin
     with pytest.raises(NoEngine, match=r"newer \(of another version\)"):
         await pool.usable("f" * 32)
     await asyncio.to_thread(beat.stop)
+
+
+async def test_of_engines_of_another_format_is_said_in_what_they_differ(pool, engines):
+    other = {"weights": "of another model", "tp_size": 2}
+    wanted = Fingerprint.model_validate(FINGERPRINT.model_dump(mode="json") | other)
+    await pool._store.remember_fingerprint(wanted)
+    differing = "weights: stored of another model, engine w; tp_size: stored 2, engine 1"
+    with pytest.raises(NoEngine, match=rf"a \({differing}\), b \({differing}\)\. The session"):
+        await pool.usable(wanted.id)
+
+
+async def test_of_engines_of_a_format_that_nobody_knows_is_said_which_they_have(pool, engines):
+    with pytest.raises(NoEngine, match=rf"a \(fingerprint {FINGERPRINT.id}\)"):
+        await pool.usable("f" * 32)

@@ -5,6 +5,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent_runtime.commands.processes import RuntimeProcess
@@ -16,6 +17,7 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.records import TurnRecords
 from engine.client import Sampling
 from engine.launch import free_port
+from engine.pool import HANGS
 
 from .talk import HISTORY, LONG
 
@@ -92,6 +94,28 @@ async def test_a_cancelled_turn_ends_at_once_and_changes_nothing(
     assert (view.head, view.turn) == (before.snapshot, None)
     after = await torpor.turn(session.id, HISTORY[1], max_tokens=16)
     assert after.parent == before.snapshot
+
+
+async def test_a_turn_is_cancelled_while_its_engine_is_made_ready(torpor, session, stage):
+    before = await torpor.turn(session.id, HISTORY[0], max_tokens=16)
+    await torpor.suspend(session.id)
+    server = psutil.Process(stage.engine.pid)
+    family = [server, *server.children(recursive=True)]
+    try:
+        for process in family:
+            process.suspend()
+        turn = asyncio.create_task(torpor.turn(session.id, HISTORY[1]))
+        async with asyncio.timeout(HANGS * 0.8):  # then the engine is given up
+            while not any(one.running for one in await torpor.scheduling()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            await torpor.cancel(session.id)
+            with pytest.raises(ApiError) as ended:
+                await turn
+    finally:
+        for process in family:
+            process.resume()
+    assert ended.value.code == "cancelled"
+    assert (await torpor.get(session.id)).head == before.snapshot
 
 
 async def test_cancelling_what_does_not_run_says_so(torpor, session):

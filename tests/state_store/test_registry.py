@@ -204,6 +204,29 @@ async def test_an_answer_that_names_no_call_disturbs_no_other(store, listen, raw
     assert await call == [{"n": 1}]
 
 
+async def test_a_listener_tells_while_it_runs_a_command(store, server, prefix):
+    runs, ends = threading.Event(), threading.Event()
+
+    def wait(_):
+        runs.set()
+        return {"ended": ends.wait(10)}
+
+    listener = CommandListener(server.url, "w", 0, {"wait": wait}, prefix=prefix)
+    listener.start()
+    assert not listener.is_running
+    call = asyncio.create_task(store.send_command("w", 1, "wait", {}, timeout=10))
+    await asyncio.to_thread(runs.wait)
+    assert listener.is_running
+    ends.set()
+    assert await call == [{"ended": True}]
+
+    async def is_idle():
+        return not listener.is_running
+
+    await until(is_idle)
+    listener.stop()
+
+
 async def test_a_store_that_is_closed_leaves_no_command_waiting(server, prefix):
     store = await StateStore.connect(server.url, prefix=prefix)
     call = asyncio.create_task(store.send_command("e", 1, "status", {}, timeout=30))
