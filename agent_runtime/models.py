@@ -354,16 +354,6 @@ class SnapshotView(_Wire):
     labels: dict[str, str] = {}
 
 
-class SaidMessage(_Wire):
-    """role: "" if it cannot be told; at: when its turn was committed, in seconds since 1970;
-    snapshot: of that turn"""
-
-    role: str
-    text: str
-    at: float
-    snapshot: str
-
-
 class SuspendRequest(_Wire, strict=True):
     durability: Durability = "fsync"
     """`memory`, `fsync` or `replicated:n`: what must be confirmed before memory is given up."""

@@ -41,7 +41,6 @@ from agent_runtime.models import (
     Released,
     Resumed,
     ResumeRequest,
-    SaidMessage,
     SamplingDefaults,
     SessionView,
     SnapshotView,
@@ -51,6 +50,7 @@ from agent_runtime.models import (
     TurnResult,
     Whereabouts,
 )
+from agent_runtime.said_models import SaidMessage
 from agent_runtime.sdk_errors import ApiError as ApiError
 from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
 from agent_runtime.sdk_errors import read, rows_of

@@ -53,6 +53,9 @@ command -v bwrap >/dev/null || missing+=(bubblewrap)
 [ -e /usr/sbin/mkfs.xfs ] || missing+=(xfsprogs)
 # Tests run OpenAI's client and MCP servers for Node; images come without tests.
 [ ! -d tests/node ] || command -v npm >/dev/null || missing+=(nodejs npm)
+# Tests use the console in a browser; images come without tests.
+[ ! -d tests/console ] || command -v chromium >/dev/null ||
+    command -v chromium-headless-shell >/dev/null || missing+=(chromium-headless-shell)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent_runtime.access.identity import serve_as
 from agent_runtime.access.known_keys import KNOWN_FOR, KnownKeys, rate_limited
 from agent_runtime.access.standing import Standings
+from agent_runtime.console.routes import PATHS as CONSOLE
 from agent_runtime.errors import Forbidden, NotFound, TorporError, Unauthorized
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.request_ids import current_request_id
@@ -28,7 +29,7 @@ from state_store.store import StateStore
 audit = logging.getLogger("torpor.audit")
 """One line of JSON per request that changes something or is refused."""
 
-OPEN = {"/health", "/ready"}
+OPEN = {"/health", "/ready"} | CONSOLE
 _ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics|/v1/scheduling")
 _OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -39,7 +40,7 @@ _TURNS = re.compile(r"/v1/sessions/([^/]+)/turns")
 
 
 class Guard:
-    """ASGI middleware. Needs a key for all but `/health` and `/ready`."""
+    """ASGI middleware. Needs a key for all paths but those in `OPEN`."""
 
     def __init__(
         self,

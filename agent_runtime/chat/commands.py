@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent_runtime.chat import chats
 from agent_runtime.chat.arriving import arrive
-from agent_runtime.chat.screen import TOOL_RESULT, Screen, snapshot_named
+from agent_runtime.chat.screen import Screen, snapshot_named
 from agent_runtime.chat.sitting import Sitting
 from agent_runtime.chat.view import usage_line
 from agent_runtime.errors import BadRequest, NotFound
@@ -182,7 +182,7 @@ class Commands:
         said = [
             one.snapshot
             for one in await self._torpor.messages(session.id)
-            if one.role == "user" and not one.text.startswith(TOOL_RESULT)
+            if one.parts[0].role == "user"
         ]
         asked = list(dict.fromkeys(said))
         if not 1 <= count <= len(asked):

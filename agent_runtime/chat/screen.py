@@ -18,14 +18,12 @@ from rich.tree import Tree
 from agent_runtime.chat.chats import name_of
 from agent_runtime.chat.view import harmless, one_line, usage_line
 from agent_runtime.graph import Step
-from agent_runtime.models import Resumed, SaidMessage, SessionView, SnapshotView, TurnResult
+from agent_runtime.models import Resumed, SessionView, SnapshotView, TurnResult
+from agent_runtime.said_models import SaidMessage
 from agent_runtime.turns.events import Progress, ToolCalled
 from agent_runtime.version_models import TreeView
-from tools.formats import parse
 
 CALL = "→"
-TOOL_RESULT = "<tool_response>"
-"""What a tool's result begins with where a template has no role for it."""
 
 _CLEAR = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
 _MOST_SHOWN = 6  # messages of an earlier sitting
@@ -163,18 +161,13 @@ class Screen:
 
 
 def parts_of(said: SaidMessage) -> list[tuple[str, str]]:
-    """Who said what in a message as its template has written it; without thinking. Calls are said
-    by CALL."""
-    if said.text.startswith(TOOL_RESULT):
-        return [("tool", said.text.removeprefix(TOOL_RESULT).replace("</tool_response>", ""))]
-    if said.role != "assistant":
-        return [(said.role or "?", said.text)]
-    message = next(
-        (read for name in ("qwen3_coder", "hermes") if (read := parse(said.text, name)).calls),
-        parse(said.text, "hermes"),
-    )
-    calls = [(CALL, f"{call.name} {_json(call.arguments)}") for call in message.calls]
-    return [("assistant", message.text), *calls] if message.text else calls
+    """Who said what in a message, without thinking. Calls are said by CALL."""
+    found = []
+    for part in said.parts:
+        if part.content or part.role != "assistant":
+            found.append((part.role or "?", part.content))
+        found += [(CALL, f"{call.name} {_json(call.arguments)}") for call in part.tool_calls]
+    return found
 
 
 def snapshot_named(snapshots: Sequence[SnapshotView], beginning: str) -> str | None:

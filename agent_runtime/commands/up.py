@@ -52,7 +52,10 @@ def _run(arguments: argparse.Namespace) -> int:
             )
 
             engine_options.wait_until_serving(engine)
-            console.print(f"torpor is up: {settings.url}  (Ctrl-C stops it)")
+            console.print(
+                f"torpor is up: {settings.url}, in a browser {settings.url}/console  "
+                "(Ctrl-C stops it)"
+            )
 
             def failed() -> str | None:
                 if engine.is_alive():

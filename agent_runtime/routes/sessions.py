@@ -21,7 +21,6 @@ from agent_runtime.models import (
     LabelsRequest,
     Resumed,
     ResumeRequest,
-    SaidMessage,
     SessionView,
     SnapshotView,
     Suspended,
@@ -29,6 +28,7 @@ from agent_runtime.models import (
     Whereabouts,
 )
 from agent_runtime.routes.headers import Key
+from agent_runtime.said_models import SaidMessage
 from agent_runtime.service.document import content, problems
 from agent_runtime.service.etags import (
     MOVED,

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from agent_runtime.access import key_routes
 from agent_runtime.access.guard import Guard
 from agent_runtime.anthropic_api import routes as anthropic_routes
+from agent_runtime.console import routes as console_routes
 from agent_runtime.feed import routes as feed_routes
 from agent_runtime.feed.following import Followers
 from agent_runtime.feed.posting import Feed
@@ -148,7 +149,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
         effect_routes, workspace_routes,
         feed_routes, operation_routes, openai_models, response_routes,
         response_conversation_routes, openai_chat_routes,
-        anthropic_routes,
+        anthropic_routes, console_routes,
     ):  # fmt: skip
         app.include_router(routes.router)
 

@@ -24,6 +24,8 @@ from agent_runtime.telemetry import telemetry_from
 from engine.launch import require_free_port
 from state_store.store import StateStore
 
+logger = logging.getLogger(__name__)
+
 _WATCH = 0.5  # seconds between looks at what the service depends on
 _LAST = 5  # seconds that requests get which still run when the service is drained
 
@@ -83,8 +85,12 @@ async def serve(
         loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve())
     reason: str | None = None
+    is_told = False
     while not serving.done():
         await asyncio.wait({serving}, timeout=_WATCH)
+        if server.started and not is_told:
+            logger.info("serving at %s, in a browser at %s/console", settings.url, settings.url)
+            is_told = True
         reason = reason or failed()
         if reason is not None:
             server.stop()

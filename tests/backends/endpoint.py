@@ -15,13 +15,14 @@ import httpx
 @dataclass
 class Scripted:
     """One answer. `length`: what Content-Length claims, so that the stream can be cut short;
-    `after`: is waited for before it is given."""
+    `after`: is waited for before it is given, all of it but what it `begins` with."""
 
     body: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/event-stream"})
     length: int | None = None
     after: threading.Event | None = None
+    begins: str = ""
 
 
 def event(delta: dict[str, Any] | None = None, **more: Any) -> str:
@@ -72,15 +73,19 @@ class Endpoint:
                     self._pass_on(sent)
 
             def _answer(self, answer: Scripted) -> None:
-                if answer.after is not None:
+                if answer.after is not None and not answer.begins:
                     answer.after.wait(60)
-                body = answer.body.encode()
+                begins, body = answer.begins.encode(), answer.body.encode()
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(answer.length or len(body)))
+                length = answer.length or len(begins) + len(body)
+                self.send_header("Content-Length", str(length))
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody waits
                     self.end_headers()
+                    self.wfile.write(begins)
+                    if answer.after is not None and begins:
+                        answer.after.wait(60)
                     self.wfile.write(body)
                 self.close_connection = True
 

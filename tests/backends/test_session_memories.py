@@ -4,11 +4,20 @@ import httpx
 import pytest
 
 from agent_runtime.graph import ask, build_agent
+from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import Torpor
 from agent_runtime.session_memories import SessionMemories
 from tests.backends.scripted import call, says
+from tools.calls import ToolCall
+from tools.define import ToolSpec
 from tools.memory_search import memory_search
 from tools.registry import Registry
+
+WEATHER = ToolSpec(
+    name="weather",
+    description="Tells the weather.",
+    parameters={"type": "object", "properties": {"place": {"type": "string"}}},
+)
 
 
 @pytest.fixture
@@ -52,6 +61,27 @@ async def test_a_branch_remembers_what_its_history_leads_to(torpor, said):
     ]
     await torpor.rewind(session.id, snapshot="")
     assert await torpor.messages(session.id) == []
+
+
+async def test_what_was_said_has_calls_and_results_apart(torpor, said):
+    session = await torpor.create(tools=[WEATHER])
+    said.scripted.append(says({"content": "I look."}, call("weather", "c1", place="Brest")))
+    await torpor.turn(session.id, "The weather in Brest?")
+    said.scripted.append(says({"content": "Calm."}))
+    await torpor.turn(session.id, [Message(role="tool", content="calm")])
+    rows = await torpor.messages(session.id)
+    assert [row.parts for row in rows] == [
+        [Message(role="user", content="The weather in Brest?")],
+        [
+            Message(
+                role="assistant",
+                content="I look.",
+                tool_calls=(ToolCall(name="weather", arguments={"place": "Brest"}),),
+            )
+        ],
+        [Message(role="tool", content="calm")],
+        [Message(role="assistant", content="Calm.")],
+    ]
 
 
 async def test_the_agent_loop_gives_each_branch_its_own_memory(torpor, said):

@@ -1,0 +1,271 @@
+// One session: its messages, what may be said next, and its tree; alive by its events.
+
+import { failed, get, post, Problem, randomKey, v1 } from "./api.js";
+import { headOf } from "./commands.js";
+import { Composer } from "./composer.js";
+import { detailsOf } from "./details.js";
+import { h, put } from "./dom.js";
+import { nameOf } from "./format.js";
+import { Exchange, noteOf } from "./exchange.js";
+import { Graph } from "./graph.js";
+import { ROOT } from "./layout.js";
+import { alertOf, notice, tried } from "./problems.js";
+import { follow } from "./streams.js";
+import { bubble, Transcript } from "./transcript.js";
+
+// After these the same request may be sent again, under its key.
+const AGAIN = ["still_running", "broken_off", "draining", "overloaded", "rate_limited", "lease_held"];
+
+export class SessionPage {
+  constructor(root, id, signal) {
+    this.id = id;
+    this.root = root;
+    this.signal = signal;
+    this.durable = new Map(); // what was confirmed, by snapshot
+    this.exchange = null; // the turn that runs for this page
+    this.isLive = false;
+    this.elsewhere = null; // how far a turn of another client is
+    this.head = h("header", { class: "session-head" });
+    this.place = h("div", {}); // of problems, and of what commands say
+    this.transcript = new Transcript((snapshot) => this.graph.choose(snapshot));
+    this.composer = new Composer(`torpor-draft:${id}`, {
+      send: (messages, options) => this.send({ messages, ...options }),
+      proceed: (options) => this.send({ proceed: true, ...options }),
+      again: () => this.take(this.pending),
+      dismiss: () => this.dismiss(),
+      cancel: () => this.cancel(),
+      resume: () => this.resume(),
+    });
+    this.graph = new Graph((snapshot) => this.choose(snapshot));
+    this.details = h("div", {});
+  }
+
+  async open() {
+    put(this.root, this.place);
+    if (!(await tried(this.place, () => this.load()))) return;
+    put(this.root, this.head, this.place,
+      h("div", { class: "columns" },
+        h("section", { class: "conversation", "aria-label": "Conversation" }, this.transcript.node, this.composer.node),
+        h("section", { class: "history", "aria-label": "Tree" },
+          h("h2", {}, "Tree"), this.graph.node, this.details)));
+    this.draw();
+    follow(this.id, {
+      signal: this.signal,
+      told: (event) => this.told(event),
+      alive: (isLive) => {
+        this.isLive = isLive;
+        this.drawHead();
+      },
+    });
+  }
+
+  /** Reads everything anew, and shows it. */
+  async refresh() {
+    await this.load();
+    this.draw();
+  }
+
+  /** Reads how the session is, not what was said in it. */
+  async look() {
+    this.view = await get(v1("sessions", this.id), { signal: this.signal });
+    this.drawHead();
+    this.drawComposer();
+  }
+
+  get pending() {
+    return JSON.parse(sessionStorage.getItem(`torpor-turn:${this.id}`));
+  }
+
+  set pending(turn) {
+    if (turn) sessionStorage.setItem(`torpor-turn:${this.id}`, JSON.stringify(turn));
+    else sessionStorage.removeItem(`torpor-turn:${this.id}`);
+  }
+
+  async load() {
+    const signal = this.signal;
+    [this.view, this.said, this.tree] = await Promise.all([
+      get(v1("sessions", this.id), { signal }),
+      get(v1("sessions", this.id, "messages"), { signal }),
+      get(v1("sessions", this.id, "tree"), { signal }),
+    ]);
+  }
+
+  draw() {
+    document.title = `${nameOf(this.view)} · Torpor`;
+    this.transcript.show(this.said);
+    const head = this.view.head || ROOT;
+    const isThere = this.chosen === ROOT || this.tree.snapshots.some((one) => one.id === this.chosen);
+    // Who looks at the head goes on with it.
+    if (!isThere || this.chosen === this.drawnHead) this.chosen = head;
+    this.drawnHead = head;
+    this.graph.show(this.tree, this.view, this.chosen);
+    put(this.details, detailsOf(this, this.chosen));
+    this.drawHead();
+    this.drawComposer();
+  }
+
+  drawHead() {
+    const isOpen = this.head.querySelector("details[open]"); // somebody is choosing there
+    if (!isOpen) put(this.head, headOf(this));
+  }
+
+  drawComposer() {
+    this.composer.show(this.mode());
+  }
+
+  choose(id) {
+    this.chosen = id;
+    put(this.details, detailsOf(this, id));
+    this.transcript.mark(id);
+  }
+
+  mode() {
+    const turn = this.view.turn;
+    if (this.exchange) return { kind: "running" };
+    if (turn?.state === "interrupted") return { kind: "interrupted", since: turn.since };
+    if (turn) return { kind: "running", since: turn.since };
+    if (this.pending) return { kind: "broken" };
+    const last = this.said.at(-1)?.parts.at(-1);
+    if (last?.role === "assistant" && last.tool_calls.length) return { kind: "tools", calls: last.tool_calls };
+    return { kind: "ready", canProceed: this.wasCutOff === this.view.head && this.view.residency !== "none" };
+  }
+
+  async send(request) {
+    if (request.messages?.[0].role === "user") this.composer.write("");
+    await this.take({ request: { ...request, expected_head: this.view.head || ROOT }, key: randomKey() });
+  }
+
+  /** Takes a turn. It is kept in this tab until it is answered, or refused for good. */
+  async take(turn) {
+    this.pending = turn;
+    const messages = turn.request.messages || [];
+    const exchange = new Exchange(this.id, turn.request, turn.key, this.transcript);
+    await this.run(exchange, messages, messages, () => exchange.run());
+  }
+
+  async resume() {
+    const exchange = new Exchange(this.id, null, null, this.transcript);
+    await this.run(exchange, [], this.view.turn.messages, () => exchange.resume());
+  }
+
+  /** Shows a turn while it runs, and what it has added or why it failed.
+   *
+   * before: the messages that are shown above it; said: those that it adds */
+  async run(exchange, before, said, does) {
+    const shown = h("div", {}, before.map((message) => bubble(message)), exchange.node);
+    this.exchange = exchange; // until all is shown: what others tell of this turn is no news
+    this.transcript.add(shown);
+    this.transcript.toEnd();
+    this.drawComposer();
+    await tried(this.composer.problem, async () => {
+      try {
+        const result = await does();
+        this.pending = null;
+        await this.answered(result, said);
+      } catch (error) {
+        if (error instanceof Problem && !mayBeAskedAgain(error)) this.dismiss();
+        throw error;
+      } finally {
+        shown.remove();
+        this.exchange = null;
+        // Whatever became of it, the session is shown as the service has it.
+        await this.look().catch(() => this.drawComposer());
+      }
+    });
+  }
+
+  /** Shows what a turn has added to the history. */
+  async answered(result, messages) {
+    const { snapshot } = result;
+    this.durable.set(snapshot, result.durable);
+    this.transcript.notes.set(snapshot, noteOf(result));
+    this.chosen = this.drawnHead;
+    this.wasCutOff = result.finish_reason === "length" ? snapshot : null;
+    const isNext = result.parent === this.said.at(-1)?.snapshot && !result.usage.rewritten_tokens;
+    if (!snapshot || !isNext || !messages.length) { // its system text, or a part of an answer
+      await this.refresh();
+    } else {
+      const answer = {
+        role: "assistant", content: result.text, reasoning: result.reasoning, tool_calls: result.tool_calls,
+      };
+      await this.grow(snapshot, () => [...messages, answer].map((part) => ({
+        role: part.role, at: Date.now() / 1000, snapshot, parts: [part],
+      })));
+    }
+  }
+
+  /** Adds a snapshot that was committed; said: its messages. */
+  async grow(snapshotId, said) {
+    if (this.tree.snapshots.some((one) => one.id === snapshotId)) {
+      this.draw();
+      return;
+    }
+    const snapshot = await get(v1("snapshots", snapshotId));
+    const isKnown = snapshot.parent === null || this.tree.snapshots.some((one) => one.id === snapshot.parent);
+    const more = isKnown ? await said() : null;
+    if (!isKnown || this.tree.snapshots.some((one) => one.id === snapshotId)) {
+      await this.refresh();
+      return;
+    }
+    this.view = await get(v1("sessions", this.id));
+    this.tree.snapshots.push(snapshot);
+    this.tree.sessions.find((one) => one.id === this.id).head = this.view.head;
+    this.said = [...this.said, ...more];
+    this.draw();
+  }
+
+  /** A turn that was refused for good, or is not wanted any more: its message goes back. */
+  dismiss() {
+    const message = this.pending?.request.messages?.[0];
+    this.pending = null;
+    if (message?.role === "user" && !this.composer.text.value) this.composer.write(message.content);
+    this.drawComposer();
+  }
+
+  cancel() {
+    return tried(this.composer.problem, async () => {
+      const done = await post(v1("sessions", this.id, "cancel"));
+      if (!this.exchange) {
+        this.dismiss();
+        await this.refresh();
+      }
+      notice(done.committed ? "The turn was too far to be cancelled, and is committed." : "Cancelled. The head is where it was.");
+    });
+  }
+
+  told({ name, data }) {
+    if (name === "turn_committed" && data.durable) this.durable.set(data.snapshot, data.durable);
+    if (name === "deleted") {
+      put(this.root, h("p", { class: "empty" }, "This session was deleted. ", h("a", { href: "#/" }, "All sessions")));
+      return;
+    }
+    this.elsewhere = name === "progress" && !this.exchange ? data : null;
+    if (this.exchange) return; // it looks at the session when it is over
+    this.following = (this.following || Promise.resolve())
+      .then(() => this.follow(name, data))
+      .catch((error) => error.name === "AbortError" || put(this.place, alertOf(failed(error))));
+  }
+
+  async follow(name, data) {
+    if (this.exchange) return;
+    if (name === "session") {
+      if (data.head !== this.view.head) await this.refresh();
+      this.view = data;
+      this.drawHead();
+      this.drawComposer();
+    } else if (name === "progress") {
+      this.drawHead();
+    } else if (name === "turn_committed") {
+      if (data.snapshot === this.view.head && !this.view.turn) return;
+      await this.refresh();
+    } else if (["rewound", "missed"].includes(name)) {
+      await this.refresh();
+    } else {
+      await this.look();
+    }
+  }
+}
+
+function mayBeAskedAgain(problem) {
+  return problem.status === 0 || problem.status >= 500 || AGAIN.includes(problem.code);
+}

@@ -1,0 +1,125 @@
+// What was said in a session: reasoning folded, calls of tools and their results shown.
+
+import { button, h, put } from "./dom.js";
+import { count, short, time } from "./format.js";
+
+const SHOWN = 60; // messages at first, and more at a time
+const LONG = 6000; // characters of one text that are shown at once
+
+const NAMES = { system: "System", user: "User", assistant: "Model", tool: "Tool result", "": "Unknown" };
+
+export class Transcript {
+  /** chosen: is told which snapshot a person wants to see */
+  constructor(chosen) {
+    this.chosen = chosen;
+    this.notes = new Map(); // nodes that say how a turn was, by its snapshot
+    this.earlier = h("div", { class: "row center" });
+    this.list = h("div", { class: "messages" });
+    this.node = h("div", { class: "transcript", role: "log", "aria-label": "Messages", tabindex: 0 },
+      this.earlier, this.list);
+  }
+
+  /** said: messages as the API gives them */
+  show(said) {
+    const wasAtEnd = this.isAtEnd();
+    const isFirst = this.first === undefined;
+    this.said = said;
+    this.first = Math.max(0, Math.min(this.first ?? Infinity, said.length - SHOWN));
+    this.draw();
+    if (wasAtEnd || isFirst) this.toEnd();
+  }
+
+  /** Shows what is not in the history yet, behind it. */
+  add(node) {
+    const wasAtEnd = this.isAtEnd();
+    this.list.querySelector(".empty")?.remove();
+    this.list.append(node);
+    if (wasAtEnd) this.toEnd();
+  }
+
+  /** Does what makes the end of it longer, and keeps the end in sight if it was. */
+  grow(does) {
+    const wasAtEnd = this.isAtEnd();
+    does();
+    if (wasAtEnd) this.toEnd();
+  }
+
+  toEnd() {
+    this.node.scrollTop = this.node.scrollHeight;
+  }
+
+  /** Has the messages of a snapshot's turn stand out. */
+  mark(snapshotId) {
+    for (const node of this.list.children) {
+      node.classList.toggle("marked", node.dataset.snapshot === snapshotId && snapshotId !== "");
+    }
+    this.list.querySelector(".marked")?.scrollIntoView({ block: "nearest" });
+  }
+
+  draw() {
+    const more = button(`Show earlier messages (${count(this.first)})`, () => {
+      const height = this.node.scrollHeight;
+      this.first = Math.max(0, this.first - SHOWN);
+      this.draw();
+      this.node.scrollTop += this.node.scrollHeight - height;
+    });
+    put(this.earlier, this.first > 0 && more);
+    const shown = this.said.slice(this.first);
+    put(this.list, shown.length ? shown.map((one, place) => this.message(one, shown[place + 1])) : h(
+      "p", { class: "empty" }, "Nothing was said yet."));
+  }
+
+  message(said, next) {
+    const node = h("div", { "data-snapshot": said.snapshot },
+      said.parts.map((part) => bubble(part, time(said.at))));
+    if (next?.snapshot !== said.snapshot) {
+      const name = button(short(said.snapshot), () => this.chosen(said.snapshot), {
+        class: "link", title: "Show this snapshot in the graph",
+      });
+      node.append(...[this.notes.get(said.snapshot)].filter(Boolean), h("p", { class: "commit-line" }, "snapshot ", name));
+    }
+    return node;
+  }
+
+  isAtEnd() {
+    return this.node.scrollHeight - this.node.scrollTop - this.node.clientHeight < 60;
+  }
+}
+
+/** One message. */
+export function bubble(part, beside = null) {
+  const name = NAMES[part.role] ?? part.role;
+  const isFolded = part.role === "system" || part.role === "tool";
+  return h("article", { class: `message ${part.role in NAMES ? part.role : "other"}`, "aria-label": name },
+    h("header", {}, h("b", {}, name), beside),
+    part.reasoning && reasoning(textOf(part.reasoning)),
+    part.content && (isFolded && part.content.length > 400 ? folded(part.content) : textOf(part.content)),
+    (part.tool_calls || []).map(callOf),
+  );
+}
+
+export function reasoning(content, isOpen = false) {
+  return h("details", { class: "reasoning", open: isOpen }, h("summary", {}, "Reasoning"), content);
+}
+
+export function callOf(call) {
+  return h("div", { class: "call" },
+    h("p", {}, "calls ", h("code", {}, call.name)),
+    h("pre", {}, JSON.stringify(call.arguments, null, 2)),
+  );
+}
+
+function folded(text) {
+  const first = text.trimStart().slice(0, 120).split("\n")[0];
+  return h("details", {}, h("summary", {}, `${first}… (${count(text.length)} characters)`), textOf(text));
+}
+
+function textOf(text) {
+  const node = h("div", { class: "text" }, text.length > LONG ? text.slice(0, LONG) : text);
+  if (text.length <= LONG) return node;
+  const all = button(`Show all ${count(text.length)} characters`, () => {
+    node.textContent = text;
+    all.remove();
+  });
+  return h("div", {}, node, all);
+}
