@@ -460,3 +460,32 @@ async def test_nothing_that_is_asked_breaks_the_service(scripted_app, said):
             answer = await http.post("http://scripted/v1/responses", json=asked)
             assert answer.status_code < 500, (body, answer.text)
     said.scripted.clear()
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_an_item_that_is_sent_twice_is_refused_as_openai_refuses_it(
+    scripted, said, background
+):
+    """Within an input, and behind a response or in a conversation that has it already."""
+    said.scripted += [says({"content": "One."}), says({"content": "Two."})]
+    talk = await scripted.conversations.create()
+    first = await scripted.responses.create(model="scripted", input="1?")
+    second = await scripted.responses.create(model="scripted", input="2?", conversation=talk.id)
+    question = {"role": "user", "content": "And?"}
+    (given,) = (await scripted.responses.input_items.list(first.id)).data
+    for before, repeated in (
+        ({}, [question | {"id": "msg_1"}, question | {"id": "msg_1"}]),
+        ({"previous_response_id": first.id}, [first.output[0].model_dump(), question]),
+        ({"previous_response_id": first.id}, [given.model_dump(exclude_none=True), question]),
+        ({"conversation": talk.id}, [second.output[0].model_dump(), question]),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await scripted.responses.create(
+                model="scripted", input=repeated, background=background, **before
+            )
+        assert refused.value.param == "input"
+        assert f"Duplicate item found with id {repeated[0]['id']}." in refused.value.message
+    said.scripted.append(says({"content": "Three."}))
+    whole = [given.model_dump(exclude_none=True), first.output[0].model_dump(), question]
+    made = await scripted.responses.create(model="scripted", input=whole)
+    assert made.output_text == "Three."

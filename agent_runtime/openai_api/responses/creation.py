@@ -24,7 +24,7 @@ from agent_runtime.openai_api.messages import Ids, asked_of, conversation
 from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Telling, Told
-from agent_runtime.openai_api.responses.items import Item, items_of, said_in
+from agent_runtime.openai_api.responses.items import Item, items_of, require_distinct, said_in
 from agent_runtime.openai_api.responses.logprobs import with_logprobs
 from agent_runtime.openai_api.responses.records import (
     ResponseRecord,
@@ -135,17 +135,28 @@ class Creation:
                 f"{error} {NOTHING_DONE}", param="previous_response_id"
             ) from None
 
-    def read(self, request: CreateResponse, follows: Follows, ids: Ids) -> Asked:
+    async def read(self, request: CreateResponse, follows: Follows, ids: Ids) -> Asked:
         """Raises ModelNotFound, Unsupported, BadRequest, TextOnly, WrongMessage."""
         require_possible(request)
         stateless = self._served.is_stateless(request.model)
         if request.effort is not None and self._chat is not None and not stateless:
             options_for(request.effort, self._chat.efforts, param="reasoning.effort")
-        items = [*follows.pending, *items_of(request.input, ids, "input")]
+        given = items_of(request.input, ids, "input")
+        require_distinct(given, await self._ids_before(request, follows))
+        items = [*follows.pending, *given]
         if not items:
             raise BadRequest(f"there is no input to be answered. {NOTHING_DONE}", param="input")
         options = options_of(request, answer_tokens=self._settings.answer_tokens)
         return Asked(request, ids, items, specs_of(request), options, stateless)
+
+    async def _ids_before(self, request: CreateResponse, follows: Follows) -> set[str]:
+        """Ids of all items before the request's own; not looked for if it names none itself."""
+        if isinstance(request.input, str) or not any(one.get("id") for one in request.input):
+            return set()
+        past = follows.left
+        if past is None and follows.record is not None:
+            past, _ = await self._records.history(follows.record)
+        return {item["id"] for item in (*(past or ()), *follows.pending)}
 
     def begun(self, asked: Asked, *, instructions: str | None, created_at: int) -> shown.Shown:
         """The response before there is anything of it. instructions: in force"""

@@ -59,6 +59,19 @@ def distinct(items: Sequence[Item], taken: Collection[str], ids: Ids) -> list[It
     return told
 
 
+def require_distinct(items: Sequence[Item], known: Collection[str]) -> None:
+    """Raises BadRequest for an item whose id is `known`, or another's before it."""
+    seen = set(known)
+    for item in items:
+        if item["id"] in seen:
+            raise BadRequest(
+                f"Duplicate item found with id {item['id'][:100]}. Remove duplicate items from "
+                f"your input and try again. {NOTHING_DONE}",
+                param="input",
+            )
+        seen.add(item["id"])
+
+
 def said_in(items: Sequence[Item]) -> list[Said]:
     """The messages that items are. What one answer of the model became is one message again."""
     said: list[Said] = []

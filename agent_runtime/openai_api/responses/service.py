@@ -80,7 +80,7 @@ class Responses:
         follows = await self._creation.behind(request.previous_response_id)
         if request.conversation_id is not None:
             follows = await self.conversations.follows(request.conversation_id)
-        asked = self._creation.read(request, follows, ids)
+        asked = await self._creation.read(request, follows, ids)
         begun = self._creation.begun(
             asked, instructions=request.instructions, created_at=int(time.time())
         )
@@ -160,7 +160,7 @@ class Responses:
     ) -> AsyncGenerator[Told]:
         last: Told | None = None
         async with self._before(request) as (follows, keep):
-            asked = self._creation.read(request, follows, ids)
+            asked = await self._creation.read(request, follows, ids)
             events = self._creation.events(
                 asked, follows, key=key, keep=keep, created_at=created_at
             )
