@@ -1,6 +1,9 @@
 """The list of sessions and one session's commands, as a person uses them in a browser."""
 
+import asyncio
+import dataclasses
 import re
+import threading
 
 import pytest
 from playwright.async_api import expect
@@ -127,9 +130,15 @@ async def test_one_that_has_gone_on_elsewhere_is_not_deleted(show, torpor, said)
 async def test_what_others_do_is_shown_as_it_happens(show, torpor, said):
     session = await torpor.create(labels={"name": "live"})
     page = await show(session.id)
-    said.scripted.append(says({"content": "Said to another client."}))
-    await torpor.turn(session.id, "Asked by another client.")
+    release = threading.Event()
+    answer = says({"content": "Said to another client."})
+    said.scripted.append(dataclasses.replace(answer, after=release))
+    turn = asyncio.create_task(torpor.turn(session.id, "Asked by another client."))
     log = page.get_by_role("log")
+    await expect(log).to_contain_text("Asked by another client.")
+    await expect(page.get_by_role("button", name="Cancel the turn")).to_be_visible()
+    release.set()
+    await turn
     await expect(log).to_contain_text("Said to another client.")
     await expect(page.locator(".commit")).to_have_count(2)
     await torpor.rewind(session.id, snapshot="")

@@ -48,6 +48,7 @@ async def test_an_answer_is_shown_as_it_comes_and_then_what_it_cost(show, torpor
     assert "And so on." not in await log.inner_text()
     release.set()
     await expect(log).to_contain_text("The first half. And so on.")
+    await expect(log.get_by_text("Hello")).to_have_count(1)
     usage = page.locator(".usage")
     await expect(usage).to_contain_text("9 prompt tokens, 0 reused")
     await expect(usage).to_contain_text("2 generated")
@@ -127,12 +128,14 @@ async def test_a_runtime_that_dies_in_an_answer_loses_nothing(
     problem = page.get_by_role("alert")
     await expect(problem).to_contain_text("broken_off")
     await expect(problem).to_contain_text("Your message is kept here")
+    await expect(page.get_by_role("log")).to_contain_text("Half of it.")
     await expect(page.get_by_text("reconnecting…")).to_be_visible()
     await page.get_by_role("button", name="Ask again").click()
     await expect(problem).to_contain_text("unreachable")
     with make_runtime(port=port):
         await page.locator(".live.on").wait_for()
         await page.reload()  # also a page that is opened anew knows what was not answered
+        await expect(page.get_by_role("log")).to_contain_text("Will you live?")
         said.scripted.append(says({"content": "All of it."}))
         again = page.get_by_role("button", name="Ask again")
         run = page.get_by_role("button", name="Run it again")
@@ -145,6 +148,7 @@ async def test_a_runtime_that_dies_in_an_answer_loses_nothing(
         await expect(page.get_by_role("log")).to_contain_text("All of it.")
         rows = await torpor.messages(session.id)
         assert [row.text for row in rows] == ["Will you live?", "All of it."]
+        await expect(page.get_by_role("log").get_by_text("Will you live?")).to_have_count(1)
 
 
 async def test_a_turn_that_was_committed_unseen_is_told_and_not_run_twice(show, torpor, said):

@@ -4,7 +4,7 @@ import { get, post, Problem, put as replace, send, v1 } from "./api.js";
 import { confirm, editLabels, menu } from "./dialogs.js";
 import { fork } from "./details.js";
 import { button, h, put } from "./dom.js";
-import { address, bytes, count, labelsOf, nameOf, otherLabels, seconds, short, time } from "./format.js";
+import { address, bytes, count, labelsOf, nameOf, otherLabels, residencyOf, seconds, short, time } from "./format.js";
 import { notice, tried } from "./problems.js";
 import { eventsOf } from "./streams.js";
 
@@ -15,7 +15,7 @@ export function headOf(page) {
   return [
     h("div", { class: "row" },
       h("h1", {}, nameOf(view)),
-      h("span", { class: `residency ${view.residency}` }, view.residency),
+      residencyOf(view),
       h("span", { class: `live ${page.isLive ? "on" : "off"}`, role: "status" }, page.isLive ? "live" : "reconnecting…"),
       labelsOf(otherLabels(view))),
     h("p", { class: "quiet facts" },

@@ -49,9 +49,14 @@ export class Exchange {
     } catch (error) {
       const problem = failed(error);
       throw begun && problem.code === "unreachable" ? brokenOff() : problem;
-    } finally {
-      this.node.firstElementChild.removeAttribute("aria-busy");
     }
+  }
+
+  /** Nothing more comes. */
+  end() {
+    this.node.classList.remove("running");
+    this.node.firstElementChild.removeAttribute("aria-busy");
+    put(this.status, "It has not come to its end.");
   }
 
   told(name, data) {

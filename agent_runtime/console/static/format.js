@@ -4,6 +4,17 @@ import { h } from "./dom.js";
 
 const SHORT = 8; // characters of an id
 
+/** What the API says of where the state is, and what that means. */
+export const RESIDENCIES = {
+  device: "Its state is on an engine's device",
+  stored: "Its state is in the store",
+  archived: "Its state is in the archive",
+  partly: "A part of its state is in the archive",
+  lost: "Its state is lost: the next turn computes it again from the tokens",
+  empty: "It has no turn yet",
+  none: "Its backend keeps no state",
+};
+
 export function count(number) {
   return number.toLocaleString("en");
 }
@@ -47,6 +58,12 @@ export function nameOf(session) {
 export function otherLabels(session) {
   const { [nameLabel(session)]: _, ...others } = session.labels;
   return others;
+}
+
+/** Where its state is, as a mark. */
+export function residencyOf(session) {
+  const where = session.residency;
+  return h("span", { class: `residency ${where}`, title: RESIDENCIES[where] }, where);
 }
 
 export function address(sessionId) {

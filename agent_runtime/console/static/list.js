@@ -3,11 +3,10 @@
 import { page, v1 } from "./api.js";
 import { create } from "./create.js";
 import { button, h, put } from "./dom.js";
-import { address, count, labelsOf, nameOf, otherLabels, short, time } from "./format.js";
+import { address, count, labelsOf, nameOf, otherLabels, RESIDENCIES, residencyOf, short, time } from "./format.js";
 import { tried } from "./problems.js";
 
 const LIMIT = 50; // sessions of a page
-const RESIDENCIES = ["device", "stored", "archived", "partly", "lost", "empty", "none"];
 
 /** asked: URLSearchParams with `label`s, `residency` and `after`, as the API takes them */
 export async function showSessions(root, asked, signal) {
@@ -41,7 +40,7 @@ function row(session, asked) {
     h("th", { scope: "row" },
       h("a", { class: "name", href: address(session.id) }, nameOf(session)),
       session.turn && h("span", { class: "head here" }, session.turn.state), labels),
-    h("td", {}, h("span", { class: `residency ${session.residency}` }, session.residency)),
+    h("td", {}, residencyOf(session)),
     h("td", { class: "number" }, count(session.tokens)),
     h("td", {}, session.head ? h("code", {}, short(session.head)) : "none"),
     h("td", {}, time(session.created_at)));
@@ -68,7 +67,7 @@ function filter(asked) {
   const label = h("input", { id: "label", placeholder: "NAME=VALUE", "aria-describedby": "label-problem" });
   const problem = h("span", { id: "label-problem", class: "warning", role: "status" });
   const residency = h("select", { id: "residency", onchange: () => go({ residency: residency.value }) },
-    h("option", { value: "" }, "any"), RESIDENCIES.map((one) => h("option", {}, one)));
+    h("option", { value: "" }, "any"), Object.keys(RESIDENCIES).map((one) => h("option", {}, one)));
   residency.value = asked.get("residency") || "";
   const go = (change) => (location.hash = `#/?${changed(asked, change)}`);
   const submit = (event) => {

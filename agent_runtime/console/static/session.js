@@ -110,7 +110,18 @@ export class SessionPage {
   }
 
   drawComposer() {
+    if (!this.exchange || this.exchange.isAnswered) this.drawUnanswered();
     this.composer.show(this.mode());
+  }
+
+  // What was said and is not in the history: of a turn elsewhere, or of one that broke off here,
+  // with as much of its answer as has come.
+  drawUnanswered() {
+    const said = this.view.turn?.messages || this.pending?.request.messages;
+    const held = said && heldOf(this.view, said);
+    if (held === this.held) return;
+    this.held = held;
+    this.transcript.hold(held && h("div", {}, said.map((message) => bubble(message))));
   }
 
   choose(id) {
@@ -140,33 +151,31 @@ export class SessionPage {
     this.pending = turn;
     const messages = turn.request.messages || [];
     const exchange = new Exchange(this.id, turn.request, turn.key, this.transcript);
-    await this.run(exchange, messages, messages, () => exchange.run());
+    await this.run(exchange, messages, () => exchange.run());
   }
 
   async resume() {
     const exchange = new Exchange(this.id, null, null, this.transcript);
-    await this.run(exchange, [], this.view.turn.messages, () => exchange.resume());
+    await this.run(exchange, this.view.turn.messages, () => exchange.resume());
   }
 
-  /** Shows a turn while it runs, and what it has added or why it failed.
-   *
-   * before: the messages that are shown above it; said: those that it adds */
-  async run(exchange, before, said, does) {
-    const shown = h("div", {}, before.map((message) => bubble(message)), exchange.node);
+  /** Shows a turn while it runs, and what it has added or why it failed. */
+  async run(exchange, messages, does) {
     this.exchange = exchange; // until all is shown: what others tell of this turn is no news
-    this.transcript.add(shown);
-    this.transcript.toEnd();
+    this.held = heldOf(this.view, messages);
+    this.transcript.hold(h("div", {}, messages.map((message) => bubble(message)), exchange.node));
     this.drawComposer();
     await tried(this.composer.problem, async () => {
       try {
         const result = await does();
+        exchange.isAnswered = true;
         this.pending = null;
-        await this.answered(result, said);
+        await this.answered(result, messages);
       } catch (error) {
         if (error instanceof Problem && !mayBeAskedAgain(error)) this.dismiss();
         throw error;
       } finally {
-        shown.remove();
+        exchange.end();
         this.exchange = null;
         // Whatever became of it, the session is shown as the service has it.
         await this.look().catch(() => this.drawComposer());
@@ -179,6 +188,7 @@ export class SessionPage {
     const { snapshot } = result;
     this.durable.set(snapshot, result.durable);
     this.transcript.notes.set(snapshot, noteOf(result));
+    document.getElementById("said").textContent = `The model says: ${result.text}`;
     this.chosen = this.drawnHead;
     this.wasCutOff = result.finish_reason === "length" ? snapshot : null;
     const isNext = result.parent === this.said.at(-1)?.snapshot && !result.usage.rewritten_tokens;
@@ -264,6 +274,11 @@ export class SessionPage {
       await this.look();
     }
   }
+}
+
+/** Tells whether other messages are to be shown as unanswered. */
+function heldOf(view, messages) {
+  return JSON.stringify([view.head, messages.map(({ role, content }) => [role, content])]);
 }
 
 function mayBeAskedAgain(problem) {

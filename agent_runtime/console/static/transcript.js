@@ -15,8 +15,11 @@ export class Transcript {
     this.notes = new Map(); // nodes that say how a turn was, by its snapshot
     this.earlier = h("div", { class: "row center" });
     this.list = h("div", { class: "messages" });
-    this.node = h("div", { class: "transcript", role: "log", "aria-label": "Messages", tabindex: 0 },
-      this.earlier, this.list);
+    this.last = h("div", {});
+    // Told elsewhere: all of it would be read out each time that it is drawn.
+    this.node = h("div", {
+      class: "transcript", role: "log", "aria-label": "Messages", "aria-live": "off", tabindex: 0,
+    }, this.earlier, this.list, this.last);
   }
 
   /** said: messages as the API gives them */
@@ -29,12 +32,11 @@ export class Transcript {
     if (wasAtEnd || isFirst) this.toEnd();
   }
 
-  /** Shows what is not in the history yet, behind it. */
-  add(node) {
-    const wasAtEnd = this.isAtEnd();
-    this.list.querySelector(".empty")?.remove();
-    this.list.append(node);
-    if (wasAtEnd) this.toEnd();
+  /** Shows what is not in the history, behind it; null for nothing. */
+  hold(node) {
+    put(this.last, node);
+    this.node.classList.toggle("holding", Boolean(node));
+    if (node) this.toEnd();
   }
 
   /** Does what makes the end of it longer, and keeps the end in sight if it was. */
