@@ -9,7 +9,7 @@ per precision and hardware, named `<precision>-<count>x<gpu>` and, where they ar
     profile_named("nemotron-3-super/nvfp4-4xB200")
 
 The GPU profiles follow SGLang's cookbook for Nemotron 3; they were not run by us (see README,
-"What was verified where"), only put before SGLang's argument parser.
+"What was verified where"), only put through SGLang's checks of its arguments.
 """
 
 from __future__ import annotations

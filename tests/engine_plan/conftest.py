@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def put_before_sglang():
-    """What SGLang's own parser makes of each of some command lines. One process for all who ask:
-    SGLang takes long to import."""
+    """What SGLang makes of command lines, see `argument_parser.py`. One process for all
+    who ask: SGLang takes long to import."""
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("argument_parser.py"))],
         stdin=subprocess.PIPE,

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from engine.errors import EngineStartFailed, UnsupportedLayout
+from engine.launch import EngineOptions, EngineProcess, free_port
 from engine.linker.layouts import require_restorable
 from engine.profiles import PROFILES, architecture_file, gpu_types, profile_named, variants_of
 from engine.profiles.files import ProfileFile, parsed
 
 REPOSITORY = Path(__file__).parents[2]
 EVERY = [profile for name in PROFILES for profile in variants_of(name).values()]
+ON_GPUS = [profile for profile in EVERY if profile.gpu != "CPU"]
+every_gpu_variant = pytest.mark.parametrize("profile", ON_GPUS, ids=lambda one: one.full_name)
 every_variant = pytest.mark.parametrize("profile", EVERY, ids=lambda profile: profile.full_name)
 
 
@@ -62,6 +65,65 @@ def test_sglang_accepts_the_command_line_and_reads_it_as_meant(sglang, profile, 
     assert speculates == (profile.mtp and kind != "no mtp")
 
 
+@pytest.fixture(scope="module")
+def started(put_before_sglang, tmp_path_factory):
+    """What SGLang would start with on each variant's accelerator, with the linker."""
+    keys, lines = [], []
+    for profile in ON_GPUS:
+        model = tmp_path_factory.mktemp("model")
+        (model / "config.json").write_text(json.dumps(published_config(profile)))
+        for kind, one in (
+            ("native", profile),
+            ("longest", profile.at_context(profile.longest_context)),
+            ("longest, not allowed", profile.at_context(profile.longest_context)),
+        ):
+            keys.append((profile.full_name, kind))
+            options = EngineOptions(
+                profile=one,
+                redis_url="redis://redis",
+                log_file=model,
+                model=REPOSITORY / PROFILES["demo"].model,
+                port=free_port(),
+                extra=("--model-path", str(model), "--device", "cuda"),
+            )
+            words = EngineProcess(options).command()
+            allowed = {} if kind == "longest, not allowed" else dict(one.environment)
+            lines.append(
+                {
+                    "words": words[words.index("--model-path") :],
+                    "machine": profile.gpu,
+                    "environment": allowed,
+                }
+            )
+    return dict(zip(keys, put_before_sglang(lines), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["native", "longest"])
+@every_gpu_variant
+def test_sglang_would_start_with_what_is_meant(started, profile, kind):
+    """Nothing is refused, and nothing is put in another one's place."""
+    verdict = started[profile.full_name, kind]
+    assert "refused" not in verdict, verdict
+    read = verdict["arguments"]
+    meant = {**profile.arguments, **profile.mtp_arguments}
+    if kind == "longest":
+        meant["context-length"] = profile.longest_context
+    if meant.get("speculative-algorithm") == "NEXTN":
+        meant["speculative-algorithm"] = "EAGLE"  # which it is another name for
+    assert {flag: read[flag.replace("-", "_")] for flag in meant} == meant
+    assert read["mamba_radix_cache_strategy"] == "extra_buffer"
+    assert read["enable_session_radix_cache"]
+    assert read["enable_unified_cache_external_linker"]
+    assert not read["disable_radix_cache"]
+    require_restorable(SimpleNamespace(**read))
+
+
+@every_gpu_variant
+def test_sglang_wants_the_permission_for_long_contexts_that_a_profile_gives(started, profile):
+    verdict = started[profile.full_name, "longest, not allowed"]
+    assert "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN" in verdict["refused"]
+
+
 @every_variant
 def test_sessions_can_be_stored_in_the_layout(sglang, profile):
     require_restorable(SimpleNamespace(**sglang[profile.full_name, "mtp"]["arguments"]))
@@ -82,6 +144,18 @@ def test_states_fall_on_page_ends(profile):
     assert interval >= profile.mtp_arguments.get("speculative-num-draft-tokens", 0)
     assert max(chunk, page) % min(chunk, page) == 0
     assert interval == math.lcm(chunk, page)
+
+
+@every_gpu_variant
+def test_blackwell_has_kernels_for_its_pages(profile):
+    """`layers/attention/trtllm_mha_backend.py` asks for this of pages of 128 tokens and more."""
+    page = profile.arguments["page-size"]
+    if profile.arguments["attention-backend"] != "trtllm_mha" or page < 128:
+        pytest.skip("another backend or smaller pages")
+    config = config_of(profile)
+    queries = config["num_attention_heads"] // profile.gpus
+    assert queries // max(1, config["num_key_value_heads"] // profile.gpus) > 1
+    assert page & (page - 1) == 0
 
 
 @every_variant
@@ -140,6 +214,19 @@ def test_a_mistake_in_a_data_file_is_named(old, new, words):
     assert old in text
     with pytest.raises(EngineStartFailed, match=words):
         parsed(ProfileFile, tomllib.loads(text.replace(old, new, 1)), "demo.toml")
+
+
+def published_config(profile):
+    """As the profile's checkpoint has it: what sizes do not depend on is of the same kind of model,
+    and ModelOpt says how the weights are rounded."""
+    demo = json.loads((REPOSITORY / PROFILES["demo"].model / "config.json").read_text())
+    config = demo | config_of(profile)
+    formats = set(profile.weights.model_dump(exclude_none=True).values())
+    if "quantization" not in profile.arguments and formats != {"bf16"}:
+        mixed = {"fp8", "nvfp4"} <= formats
+        algorithm = "MIXED_PRECISION" if mixed else (formats - {"bf16"}).pop().upper()
+        config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": algorithm}
+    return config
 
 
 def config_of(profile):
