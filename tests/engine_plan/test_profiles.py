@@ -146,16 +146,21 @@ def test_states_fall_on_page_ends(profile):
     assert interval == math.lcm(chunk, page)
 
 
-@every_gpu_variant
-def test_blackwell_has_kernels_for_its_pages(profile):
+def test_blackwell_has_kernels_for_large_pages():
     """`layers/attention/trtllm_mha_backend.py` asks for this of pages of 128 tokens and more."""
-    page = profile.arguments["page-size"]
-    if profile.arguments["attention-backend"] != "trtllm_mha" or page < 128:
-        pytest.skip("another backend or smaller pages")
-    config = config_of(profile)
-    queries = config["num_attention_heads"] // profile.gpus
-    assert queries // max(1, config["num_key_value_heads"] // profile.gpus) > 1
-    assert page & (page - 1) == 0
+    large = [
+        profile
+        for profile in ON_GPUS
+        if profile.arguments["attention-backend"] == "trtllm_mha"
+        and profile.arguments["page-size"] >= 128
+    ]
+    assert large
+    for profile in large:
+        config, page = config_of(profile), profile.arguments["page-size"]
+        queries = config["num_attention_heads"] // profile.gpus
+        keys = max(1, config["num_key_value_heads"] // profile.gpus)
+        assert queries // keys > 1, profile.full_name
+        assert page & (page - 1) == 0, profile.full_name
 
 
 @every_variant
