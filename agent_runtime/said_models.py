@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.messages.chat import Message
+from tools.calls import ToolCall
 
 
 class SaidMessage(BaseModel):
-    """role:  "" if it cannot be told
-    text:     as the model's template has written it
-    at:       when its turn was committed, in seconds since 1970
-    snapshot: of that turn
-    parts:    the same as messages, with its reasoning and its calls apart from what it says. Most
-              are one; results of several tools may stand in one message
+    """role:      "system", "user", "assistant" or "tool", for the result of one; "" if it cannot
+                  be told
+    text:      without its reasoning and its calls, and without what the template writes around it
+    reasoning: "" too where it is not a part of the history
+    at:        when its turn was committed, in seconds since 1970
+    snapshot:  of that turn
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str
     text: str
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
     at: float
     snapshot: str
-    parts: list[Message]

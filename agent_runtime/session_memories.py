@@ -16,4 +16,6 @@ class SessionMemories:
 
     async def memories(self) -> list[Memory]:
         said = await self._torpor.messages(self._session_id)
-        return [Memory(one.text, one.role, one.at) for one in said if one.role != "system"]
+        return [
+            Memory(one.text, one.role, one.at) for one in said if one.text and one.role != "system"
+        ]

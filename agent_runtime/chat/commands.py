@@ -180,9 +180,7 @@ class Commands:
         """Where the session was before so many of a person's messages; "" if it was empty."""
         session = await self._sitting.look()
         said = [
-            one.snapshot
-            for one in await self._torpor.messages(session.id)
-            if one.parts[0].role == "user"
+            one.snapshot for one in await self._torpor.messages(session.id) if one.role == "user"
         ]
         asked = list(dict.fromkeys(said))
         if not 1 <= count <= len(asked):

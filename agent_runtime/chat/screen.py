@@ -162,12 +162,10 @@ class Screen:
 
 def parts_of(said: SaidMessage) -> list[tuple[str, str]]:
     """Who said what in a message, without thinking. Calls are said by CALL."""
-    found = []
-    for part in said.parts:
-        if part.content or part.role != "assistant":
-            found.append((part.role or "?", part.content))
-        found += [(CALL, f"{call.name} {_json(call.arguments)}") for call in part.tool_calls]
-    return found
+    calls = [(CALL, f"{call.name} {_json(call.arguments)}") for call in said.tool_calls]
+    if said.text or said.role != "assistant":
+        return [(said.role or "?", said.text), *calls]
+    return calls
 
 
 def snapshot_named(snapshots: Sequence[SnapshotView], beginning: str) -> str | None:

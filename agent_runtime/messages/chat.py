@@ -43,7 +43,6 @@ _OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100
 _MARKED = re.compile(f"{_OPEN}(.){_CLOSE}", re.DOTALL)
 
 _NONE: Options = {}
-_ROLES = ("system", "user", "assistant", "tool")
 _CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": "v"}}}
 _HERMES_CALL = re.compile(r"<tool_call>\s*\{\s*\"name\"")
 _STAND_IN = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
@@ -97,7 +96,8 @@ class ChatFormat:
         stand_in = [{"role": "user", "content": "u"}]
         asked = self._render(stand_in, (), _NONE, prompt=False)
         opened = self._render(stand_in, (), _NONE, prompt=True).removeprefix(asked)
-        self._header = opened.partition("<think>")[0]
+        self.header: str = opened.partition("<think>")[0]
+        """How an answer is opened, before any thinking."""
         self.opens_thinking: bool = opened.rstrip().endswith("<think>")
         """Whether an answer begins inside the model's thinking, unless options say otherwise."""
         self.calls: str = self._calls()
@@ -127,13 +127,6 @@ class ChatFormat:
         """Text of `ids`, special tokens included."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
-    def said(self, ids: Sequence[int]) -> tuple[str, str]:
-        """Role and text of the message that `ids` are, as its template has put it; "" for a role
-        that cannot be told."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-        role, _, rest = text.partition("\n")
-        return (role, rest.strip()) if role in _ROLES else ("", text)
-
     def thinks_after(self, prompt: Sequence[int]) -> bool:
         """Whether what is generated after `prompt` begins inside the thinking."""
         start = len(prompt)
@@ -147,7 +140,7 @@ class ChatFormat:
         start = len(ids)
         while start and ids[start - 1] != self.eos_id:
             start -= 1
-        _, header, said = self.decode(ids[start:]).rpartition(self._header)
+        _, header, said = self.decode(ids[start:]).rpartition(self.header)
         return bool(header) and not re.sub("</?think>", "", said).strip()
 
     def opening(

@@ -138,7 +138,7 @@ async def snapshots(
 
 @router.get("/{session_id}/messages")
 async def messages(http: Request, session_id: str) -> list[SaidMessage]:
-    """What was said in the session's history, the oldest first, as text."""
+    """What was said in the session's history, the oldest first."""
     state = http.app.state
     tenant = current_tenant(state.settings.tenant)
     session = await state.store.session(session_id, tenant=tenant)

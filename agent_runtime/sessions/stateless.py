@@ -245,6 +245,19 @@ def tokens_of(snapshot: Snapshot) -> int:
     return int(snapshot.meta.get("tokens", snapshot.total_tokens))
 
 
+def said_on_the_wire(message: WireMessage) -> Message:
+    """A message of the log as sessions with state have it."""
+    calls = [
+        Call(call["id"], call["function"]["name"], call["function"]["arguments"])
+        for call in message.get("tool_calls", ())
+    ]
+    return Message(
+        role=message["role"],
+        content=message["content"] or "",
+        tool_calls=tuple(_made(call)[0] for call in calls),
+    )
+
+
 def _fingerprint(model: str) -> Fingerprint:
     return Fingerprint(
         weights=model,

@@ -70,18 +70,13 @@ async def test_what_was_said_has_calls_and_results_apart(torpor, said):
     said.scripted.append(says({"content": "Calm."}))
     await torpor.turn(session.id, [Message(role="tool", content="calm")])
     rows = await torpor.messages(session.id)
-    assert [row.parts for row in rows] == [
-        [Message(role="user", content="The weather in Brest?")],
-        [
-            Message(
-                role="assistant",
-                content="I look.",
-                tool_calls=(ToolCall(name="weather", arguments={"place": "Brest"}),),
-            )
-        ],
-        [Message(role="tool", content="calm")],
-        [Message(role="assistant", content="Calm.")],
+    assert [(row.role, row.text) for row in rows] == [
+        ("user", "The weather in Brest?"),
+        ("assistant", "I look."),
+        ("tool", "calm"),
+        ("assistant", "Calm."),
     ]
+    assert rows[1].tool_calls == [ToolCall(name="weather", arguments={"place": "Brest"})]
 
 
 async def test_the_agent_loop_gives_each_branch_its_own_memory(torpor, said):

@@ -136,7 +136,7 @@ export class SessionPage {
     if (turn?.state === "interrupted") return { kind: "interrupted", since: turn.since };
     if (turn) return { kind: "running", since: turn.since };
     if (this.pending) return { kind: "broken" };
-    const last = this.said.at(-1)?.parts.at(-1);
+    const last = this.said.at(-1);
     if (last?.role === "assistant" && last.tool_calls.length) return { kind: "tools", calls: last.tool_calls };
     return { kind: "ready", canProceed: this.wasCutOff === this.view.head && this.view.residency !== "none" };
   }
@@ -198,8 +198,8 @@ export class SessionPage {
       const answer = {
         role: "assistant", content: result.text, reasoning: result.reasoning, tool_calls: result.tool_calls,
       };
-      await this.grow(snapshot, () => [...messages, answer].map((part) => ({
-        role: part.role, at: Date.now() / 1000, snapshot, parts: [part],
+      await this.grow(snapshot, () => [...messages, answer].map(({ content, ...one }) => ({
+        ...one, text: content, at: Date.now() / 1000, snapshot,
       })));
     }
   }

@@ -73,7 +73,7 @@ export class Transcript {
 
   message(said, next) {
     const node = h("div", { "data-snapshot": said.snapshot },
-      said.parts.map((part) => bubble(part, time(said.at))));
+      bubble({ ...said, content: said.text }, time(said.at)));
     if (next?.snapshot !== said.snapshot) {
       const name = button(short(said.snapshot), () => this.chosen(said.snapshot), {
         class: "link", title: "Show this snapshot in the graph",
