@@ -56,6 +56,7 @@ from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
 from agent_runtime.sdk_errors import read, rows_of
 from agent_runtime.sdk_requests import Requests, Told, path_of
 from agent_runtime.session_files import SessionFiles
+from agent_runtime.tenants_client import TenantsClient
 from agent_runtime.turns.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.version_models import (
     DiffView,
@@ -115,6 +116,11 @@ class Torpor:
     def files(self) -> SessionFiles:
         """Files that go with its sessions' snapshots, see `workspaces.SessionWorkspaces`."""
         return SessionFiles(self._requests.call)
+
+    @property
+    def tenants(self) -> TenantsClient:
+        """For who runs the service: see `docs/access.md`."""
+        return TenantsClient(self._requests)
 
     async def __aenter__(self) -> Self:
         return self

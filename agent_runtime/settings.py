@@ -97,6 +97,9 @@ class RuntimeSettings(BaseModel):
     """Tokens of turns that were answered while the store was gone: kept until it is back."""
     catch_up_interval: float = Field(default=1.0, gt=0)
     """Seconds between attempts to commit turns that were kept."""
+    metrics_tenants: int = Field(default=0, ge=0)
+    """Tenants that the metrics name: as many as this runtime serves first; those behind are
+    `other`. 0: the metrics tell no tenants apart."""
     body_limits: BodyLimits = BodyLimits()
     """What one request may bring."""
     import_bytes: int = Field(default=64 << 30, gt=0)

@@ -1,6 +1,7 @@
 """API keys: who may use the service as which tenant. Only their digests are stored.
 
     torpor-TENANT.ID.SECRET
+    torpor-@operators.ID.SECRET
 
 The secret has 256 random bits, so one SHA-256 of it is enough: there is no guessing to slow down.
 """
@@ -20,9 +21,12 @@ import msgpack
 
 from state_store.connection import Control
 from state_store.errors import InvalidKeyLimits, InvalidTenant, NotFound
-from state_store.layout import TenantKeys
+from state_store.layout import OperatorKeys, TenantKeys
 
-Role = Literal["use", "read", "admin"]
+TenantRole = Literal["use", "read", "admin"]
+Role = Literal[TenantRole, "operator"]
+OPERATORS = "@operators"
+"""In a tenant's place, for the keys of who runs the service. No tenant can be called so."""
 _SHAPE = re.compile(r"torpor-(?P<tenant>.+)\.(?P<id>[0-9a-f]{12})\.(?P<secret>[0-9a-f]{64})")
 
 
@@ -30,8 +34,10 @@ _SHAPE = re.compile(r"torpor-(?P<tenant>.+)\.(?P<id>[0-9a-f]{12})\.(?P<secret>[0
 class ApiKey:
     """What is known of a key; its secret is not.
 
+    tenant:     or OPERATORS
     role:       `read` sees the tenant's sessions, `use` changes them too, `admin` also makes and
-                revokes keys and sees the service's counts
+                revokes keys; `operator` sees the service's counts, and changes tenants' quotas, and
+                sees no session
     name:       what its maker calls it
     created_at, expires_at: seconds since 1970; None: it does not expire
     per_minute: requests that it may make in a minute, None: any number
@@ -66,7 +72,13 @@ class ApiKeys:
         per_minute: int | None = None,
     ) -> tuple[ApiKey, str]:
         """A new key, and the text that its owner sends: that is not stored, and cannot be had
-        again. expires_in: seconds. Raises InvalidTenant, InvalidKeyLimits."""
+        again. tenant: OPERATORS for role `operator`, and only for it; expires_in: seconds. Raises
+        InvalidTenant, InvalidKeyLimits."""
+        if (tenant == OPERATORS) != (role == "operator"):
+            raise InvalidKeyLimits(
+                f"a key of role {role} cannot be one of {tenant}; none was made. Keys of operators "
+                "are no tenant's, and tenants' keys are of the other roles."
+            )
         if expires_in is not None and not 0 < expires_in < math.inf:
             raise InvalidKeyLimits(
                 f"a key cannot expire in {expires_in:g} seconds; none was made. Give it a time "
@@ -88,21 +100,21 @@ class ApiKeys:
             per_minute,
         )
         async with self._control.guard() as client:
-            await client.hset(self._all(tenant), key.id, _packed(key, _digest(secret)))
+            await client.hset(self._of(tenant).api_keys, key.id, _packed(key, _digest(secret)))
         return key, f"torpor-{tenant}.{key.id}.{secret}"
 
     async def of(self, tenant: str) -> list[ApiKey]:
         """A tenant's keys, oldest first, expired ones too. Raises InvalidTenant."""
         async with self._control.guard() as client:
-            rows = await client.hgetall(self._all(tenant))
+            rows = await client.hgetall(self._of(tenant).api_keys)
         keys = [_unpacked(tenant, key_id.decode(), row)[0] for key_id, row in rows.items()]
         return sorted(keys, key=lambda key: key.created_at)
 
     async def revoke(self, tenant: str, key_id: str) -> None:
         """Raises NotFound."""
         async with self._control.guard() as client:
-            if not await client.hdel(self._all(tenant), key_id):
-                raise NotFound(f"tenant {tenant} has no key {key_id}.")
+            if not await client.hdel(self._of(tenant).api_keys, key_id):
+                raise NotFound(f"{tenant} has no key {key_id}.")
 
     async def verified(self, text: str) -> ApiKey | None:
         """The key that `text` is; None for one that is not (or no longer) valid."""
@@ -111,7 +123,7 @@ class ApiKeys:
             return None
         tenant, key_id = shape["tenant"], shape["id"]
         try:
-            name = self._all(tenant)
+            name = self._of(tenant).api_keys
         except InvalidTenant:
             return None
         async with self._control.guard() as client:
@@ -129,7 +141,7 @@ class ApiKeys:
         if key.per_minute is None:
             return None
         minute, second = divmod(time.time(), 60.0)
-        counter = TenantKeys(self._prefix, key.tenant).spent(key.id, int(minute))
+        counter = self._of(key.tenant).spent(key.id, int(minute))
         async with self._control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.incr(counter)
@@ -137,8 +149,10 @@ class ApiKeys:
             made, _ = await pipeline.execute()
         return None if made <= key.per_minute else 60.0 - second
 
-    def _all(self, tenant: str) -> str:
-        return TenantKeys(self._prefix, tenant).api_keys
+    def _of(self, tenant: str) -> TenantKeys | OperatorKeys:
+        if tenant == OPERATORS:
+            return OperatorKeys(self._prefix)
+        return TenantKeys(self._prefix, tenant)
 
 
 def tenant_of(text: str) -> str | None:

@@ -196,6 +196,25 @@ class LineageKeys:
 
 
 @dataclass(frozen=True)
+class OperatorKeys:
+    """Keys of what belongs to who runs the service, and to no tenant."""
+
+    prefix: str
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}:{{operators}}:{name}"
+
+    @property
+    def api_keys(self) -> str:
+        """As `TenantKeys.api_keys`."""
+        return self._key("api-keys")
+
+    def spent(self, key_id: str, minute: int) -> str:
+        """As `TenantKeys.spent`."""
+        return self._key(f"spent:{key_id}:{minute}")
+
+
+@dataclass(frozen=True)
 class TenantKeys:
     """Keys of one tenant's records. Raises InvalidTenant."""
 

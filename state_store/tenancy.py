@@ -65,6 +65,14 @@ class Tenancy:
         lossless. Raises InvalidTenant, TenantDeleted."""
         return await self._tenants.get(name)
 
+    async def find_tenant(self, name: str) -> Tenant:
+        """As `tenant`, and none is made. Raises NotFound, InvalidTenant, TenantDeleted."""
+        return await self._tenants.find(name)
+
+    async def every_tenant(self) -> list[Tenant]:
+        """All tenants that were made and not deleted, by name: read from every key of the store."""
+        return await self._tenants.every()
+
     async def rewrap_tenant(self, name: str) -> None:
         """Wrap the tenant's key with the newest master key, so that older ones can go.
 

@@ -6,7 +6,7 @@ import secrets
 
 from state_store.connection import Command, Control
 from state_store.encodings import LOSSLESS, economy_named
-from state_store.errors import StoreUnavailable, TenantDeleted, TenantExists
+from state_store.errors import NotFound, StoreUnavailable, TenantDeleted, TenantExists
 from state_store.forms import salt_of_class
 from state_store.layout import TenantKeys
 from state_store.records import Tenant
@@ -52,6 +52,25 @@ class Tenants:
             raise _exists(name)
         self._known[name] = tenant
         return tenant
+
+    async def find(self, name: str) -> Tenant:
+        """The tenant's record, and none is made. Raises NotFound, InvalidTenant, TenantDeleted."""
+        stored = await self._stored(name)
+        if stored is None:
+            raise NotFound(f"there is no tenant {name}.")
+        tenant = Tenant.unpack(stored)
+        if tenant.deleted:
+            raise _deleted(name)
+        return tenant
+
+    async def every(self) -> list[Tenant]:
+        """By name, and none that was deleted. Looks at every key of the store."""
+        found: list[Tenant] = []
+        async for names in self._control.scan(f"{self._prefix}:{{tenant:*}}:record"):
+            replies = await self._control.exchange([("GET", name) for name in names])
+            found += [Tenant.unpack(stored) for stored in replies if stored is not None]
+        there = {tenant.name: tenant for tenant in found if not tenant.deleted}
+        return [there[name] for name in sorted(there)]
 
     async def is_deleted(self, name: str) -> bool:
         stored = await self._stored(name)

@@ -30,7 +30,9 @@ audit = logging.getLogger("torpor.audit")
 """One line of JSON per request that changes something or is refused."""
 
 OPEN = {"/health", "/ready"} | CONSOLE
-_ADMIN = re.compile(r"/v1/keys(/.*)?|/metrics|/v1/scheduling")
+_ADMINS = re.compile(r"/v1/keys(/.*)?|/v1/scheduling")
+_OPERATORS = re.compile(r"/metrics|/v1/scheduling|/v1/tenants(/.*)?")
+_OPERATORS_ONLY = re.compile(r"/metrics|/v1/tenants(/.*)?")
 _OF_SESSION = re.compile(r"/v1/sessions/([^/]+)(/.*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _READING = {"GET", "HEAD", "OPTIONS"}
@@ -129,7 +131,16 @@ class Guard:
         wait = await self._store().keys.spend(key)
         if wait is not None:
             raise rate_limited(key, wait)
-        if _ADMIN.fullmatch(path) and key.role != "admin":
+        if key.role == "operator":
+            if _OPERATORS.fullmatch(path) is None:
+                raise Forbidden(
+                    f"{path} is a tenant's, and key {key.id} of role operator is of none; nothing "
+                    "was done. Use a key of the tenant."
+                )
+            return
+        if _OPERATORS_ONLY.fullmatch(path):
+            raise Forbidden(f"{path} is for keys of role operator; key {key.id} is of {key.role}.")
+        if _ADMINS.fullmatch(path) and key.role != "admin":
             raise Forbidden(f"{path} is for keys of role admin; key {key.id} is of {key.role}.")
         if key.role == "read" and not _reads(method, path) and path not in _DOORS:
             raise Forbidden(f"key {key.id} may only read; nothing was done.")

@@ -20,6 +20,12 @@ def may_change() -> bool:
     return key is None or key.role != "read"
 
 
+def is_operator() -> bool:
+    """Whether the request's key is of who runs the service, and so of no tenant."""
+    key = _current.get()
+    return key is not None and key.role == "operator"
+
+
 def current_tenant(default: str) -> str:
     """The tenant of the request's key; `default` where no keys are asked for."""
     key = _current.get()

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.service.document import problems
 from agent_runtime.settings import RuntimeSettings
-from state_store.api_keys import ApiKey, ApiKeys, Role
+from state_store.api_keys import ApiKey, ApiKeys, Role, TenantRole
 from state_store.errors import StoreError
 
 router = APIRouter(prefix="/v1/keys", responses=problems(StoreError))
@@ -21,7 +21,7 @@ class CreateKey(BaseModel, strict=True):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: Role = "use"
+    role: TenantRole = "use"
     name: str = Field(default="", max_length=128)
     expires_in: float | None = Field(default=None, gt=0)
     per_minute: int | None = Field(default=None, gt=0)

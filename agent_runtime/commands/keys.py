@@ -9,6 +9,8 @@ import json
 from collections.abc import Awaitable, Callable
 
 from agent_runtime.commands.store_options import add_store_options, store_url
+from agent_runtime.errors import BadRequest
+from state_store.api_keys import OPERATORS
 from state_store.store import StateStore
 
 _DAY = 86400.0
@@ -18,7 +20,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="keys_command", required=True)
 
     create = actions.add_parser("create", help="print a new key; it is shown this once")
-    create.add_argument("--role", choices=("use", "read", "admin"), default="use")
+    create.add_argument("--role", choices=("use", "read", "admin", "operator"), default="use")
     create.add_argument("--name", default="", help="what you call it")
     create.add_argument("--days", type=float, default=None, help="until it expires")
     create.add_argument("--per-minute", type=int, default=None, metavar="REQUESTS")
@@ -32,8 +34,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     revoke.set_defaults(run=lambda arguments: _run(arguments, _revoke))
 
     for action in (create, listed, revoke):
-        action.add_argument("--tenant", default="default")
+        action.add_argument("--tenant", default=None, help="default: `default`")
         add_store_options(action)
+    for action in (listed, revoke):
+        action.add_argument(
+            "--operators", action="store_true", help="keys of role operator, which are no tenant's"
+        )
 
 
 def _run(
@@ -50,9 +56,11 @@ def _run(
 
 
 async def _create(store: StateStore, arguments: argparse.Namespace) -> None:
-    await store.tenant(arguments.tenant)  # not one that was deleted
+    whose = _whose(arguments, operators=arguments.role == "operator")
+    if whose != OPERATORS:
+        await store.tenant(whose)  # not one that was deleted
     _, text = await store.keys.create(
-        arguments.tenant,
+        whose,
         role=arguments.role,
         name=arguments.name,
         expires_in=None if arguments.days is None else arguments.days * _DAY,
@@ -62,9 +70,21 @@ async def _create(store: StateStore, arguments: argparse.Namespace) -> None:
 
 
 async def _list(store: StateStore, arguments: argparse.Namespace) -> None:
-    for key in await store.keys.of(arguments.tenant):
+    for key in await store.keys.of(_whose(arguments, operators=arguments.operators)):
         print(json.dumps(dataclasses.asdict(key)))
 
 
 async def _revoke(store: StateStore, arguments: argparse.Namespace) -> None:
-    await store.keys.revoke(arguments.tenant, arguments.id)
+    await store.keys.revoke(_whose(arguments, operators=arguments.operators), arguments.id)
+
+
+def _whose(arguments: argparse.Namespace, *, operators: bool) -> str:
+    """A tenant, or OPERATORS. Raises BadRequest."""
+    tenant: str | None = arguments.tenant
+    if not operators:
+        return "default" if tenant is None else tenant
+    if tenant is not None:
+        raise BadRequest(
+            f"keys of operators are no tenant's; nothing was done. Leave out --tenant {tenant}."
+        )
+    return OPERATORS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.access.identity import current_tenant, is_operator
 from agent_runtime.errors import TorporError
 from agent_runtime.models import (
     Cancellation,
@@ -58,11 +58,11 @@ def _turns(http: Request) -> Turns:
 
 @router.get("/scheduling")
 async def scheduling(http: Request) -> list[EngineSlots]:
-    """Of the tenants that wait, a key sees its own only."""
+    """Of the tenants that wait, a tenant's key sees its own only."""
     turns: Turns = http.app.state.turns
     engines = turns.admission.status()
     tenant = current_tenant("")
-    if not tenant:
+    if not tenant or is_operator():
         return engines
     return [
         slots.model_copy(update={"waiting": {tenant: slots.waiting.get(tenant, 0)}})

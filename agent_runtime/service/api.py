@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from agent_runtime.access import key_routes
+from agent_runtime.access import key_routes, tenant_routes
 from agent_runtime.access.guard import Guard
 from agent_runtime.anthropic_api import routes as anthropic_routes
 from agent_runtime.console import routes as console_routes
@@ -74,7 +74,9 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     backend = None if settings.backend is None else Backend(settings.backend)
 
     model = settings.served_model or (None if backend is None else backend.settings.model)
-    metrics = Metrics(telemetry, model=model)
+    metrics = Metrics(
+        telemetry, model=model, tenant=settings.tenant, named_tenants=settings.metrics_tenants
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -140,6 +142,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
             outage_seconds=settings.outage_key_seconds,
         )
         app.include_router(key_routes.router)
+        app.include_router(tenant_routes.router)
         document_keys(app)
     app.add_middleware(Traced, tracer=telemetry.tracer)
     app.add_middleware(Measured, metrics=metrics)

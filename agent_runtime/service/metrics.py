@@ -15,9 +15,11 @@ from opentelemetry.util.types import AttributeValue
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agent_runtime.access.identity import current_tenant
 from agent_runtime.models import EngineSlots, Resumed, Suspended, TurnResult
 from agent_runtime.service.engine_metrics import EngineMetrics
 from agent_runtime.service.instruments import Instruments
+from agent_runtime.service.tenant_metrics import TenantMetrics
 from agent_runtime.telemetry import Telemetry
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -29,8 +31,12 @@ _COUNTS = tuple(4.0**power for power in range(11))  # tokens, to a million
 class Metrics:
     """Counts of one process, in a registry of its own."""
 
-    def __init__(self, telemetry: Telemetry, *, model: str | None) -> None:
-        """model: the name under which turns are told of"""
+    def __init__(
+        self, telemetry: Telemetry, *, model: str | None, tenant: str, named_tenants: int
+    ) -> None:
+        """model: the name under which turns are told of; tenant: whose turns they are where no
+        keys are asked for; named_tenants: see `TenantMetrics`"""
+        self._tenant = tenant
         self._registry = CollectorRegistry()
         self._tracer = telemetry.tracer
         self._turn_span = f"chat {model or 'unknown'}"
@@ -152,9 +158,13 @@ class Metrics:
         )
         self._streams = made.gauge("torpor.event_streams", "Open streams of session events")
         self.engines = EngineMetrics(made)
+        self._tenants = TenantMetrics(made, most=named_tenants)
 
     def turn(self, result: TurnResult) -> None:
+        """Of the running request."""
         usage, timing = result.usage, result.timing
+        tenant = current_tenant(self._tenant)
+        self._tenants.turn(tenant, usage)
         self._turns.add(finish_reason=result.finish_reason, durable=result.durable or "no")
         for kind, tokens in (
             ("reused", usage.reused_tokens),
@@ -199,6 +209,7 @@ class Metrics:
                 "gen_ai.usage.cache_read.input_tokens": usage.reused_tokens,
                 "gen_ai.response.time_to_first_chunk": timing.ttft_s,
                 "torpor.recomputed_tokens": usage.recomputed_tokens,
+                "torpor.tenant": tenant,
                 "torpor.engine": result.engine or "",
                 "torpor.queued_s": timing.queued_s,
                 "torpor.load_s": timing.ready_s,
@@ -239,6 +250,7 @@ class Metrics:
         self._streams.set(streams)
         self._sessions.clear()
         self._slots.clear()
+        self._tenants.waiting(slots)
         for one in slots:
             for place, count in (
                 ("resident", one.resident),

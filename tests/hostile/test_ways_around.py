@@ -53,7 +53,9 @@ async def test_a_control_character_behind_a_path_opens_nothing(app, client, endi
         for path, methods in app.openapi()["paths"].items():
             for method in methods:
                 url = re.sub("{session_id}", made, path)
-                if url == path and not re.match("/v1/keys|/metrics|/v1/scheduling", path):
+                if url == path and not re.match(
+                    "/v1/keys|/metrics|/v1/scheduling|/v1/tenants", path
+                ):
                     continue
                 answer = await ben.request(method, url + ending, json={"role": "admin"})
                 assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), url
