@@ -72,6 +72,9 @@ class RuntimeSettings(BaseModel):
     """Whose sessions they are where no keys are asked for."""
     require_keys: bool = False
     """Whether every request needs an API key, which says whose sessions it may see."""
+    allowed_hosts: str = ""
+    """Names, separated by commas, by which a service without `require_keys` may be asked besides
+    `localhost`, `127.0.0.1` and `[::1]`: those of a proxy on this machine."""
     outage_key_seconds: float = Field(default=600.0, ge=0)
     """Seconds since its last look-up that an API key is good for turns while the store is gone, and
     so a revoked one at most."""
@@ -130,6 +133,12 @@ class RuntimeSettings(BaseModel):
             return None
         return self.model_name or self.model_dir.resolve().name
 
+    @property
+    def answers_to(self) -> frozenset[str]:
+        """The hosts that the service is asked by where it asks for no keys."""
+        named = {name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip()}
+        return LOCAL | named
+
 
 class ServiceSettings(RuntimeSettings):
     """What `torpor serve` needs to know: the runtime, and how its service is reached."""
@@ -138,9 +147,6 @@ class ServiceSettings(RuntimeSettings):
     """Address that the service listens on; with `require_keys`, others than this machine's too."""
     port: int = Field(default=8700, ge=1, le=65535)
     """Port that the service listens on."""
-    allowed_hosts: str = ""
-    """Names, separated by commas, by which a service without `require_keys` may be asked besides
-    `localhost`, `127.0.0.1` and `[::1]`: those of a proxy on this machine."""
     tls_certificate: Path | None = None
     """Certificates in PEM, the service's own first; then it speaks HTTPS only."""
     tls_key: Path | None = None
@@ -168,9 +174,8 @@ class ServiceSettings(RuntimeSettings):
 
     @property
     def answers_to(self) -> frozenset[str]:
-        """The hosts that it is asked by where it asks for no keys."""
-        named = {name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip()}
-        return LOCAL | {self.host} | named
+        """Also the address that it listens on."""
+        return super().answers_to | {self.host}
 
     def require_keys_beyond_loopback(self) -> None:
         """Raises SetupError for an address that others can reach without keys."""

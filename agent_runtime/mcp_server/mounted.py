@@ -73,7 +73,8 @@ class Mounted:
         """A client of the service, as whoever sent the call that is being answered."""
         request = self._server.request_context.request
         assert request is not None, "a call over HTTP came with a request"
-        return Torpor("http://inside", transport=Inside(self._app, _carried(request)))
+        # A name that every service answers to: the call itself came in by one.
+        return Torpor("http://localhost", transport=Inside(self._app, _carried(request)))
 
 
 def _carried(request: Request) -> dict[str, str]:

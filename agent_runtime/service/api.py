@@ -38,6 +38,7 @@ from agent_runtime.routes import workspaces as workspace_routes
 from agent_runtime.service import answers, operation_routes, operations
 from agent_runtime.service.bodies import Bodies
 from agent_runtime.service.document import problems
+from agent_runtime.service.hosts import Hosts
 from agent_runtime.service.metrics import Measured, Metrics
 from agent_runtime.service.openapi import document_keys
 from agent_runtime.service.request_ids import RequestIds
@@ -147,6 +148,8 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     app.add_middleware(Traced, tracer=telemetry.tracer)
     app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(RequestIds)
+    if not settings.require_keys:
+        app.add_middleware(Hosts, allowed=settings.answers_to)
     for routes in (
         session_routes, snapshot_routes, holding_routes, turn_routes, version_routes, item_routes,
         effect_routes, workspace_routes,

@@ -15,7 +15,6 @@ import uvicorn
 from agent_runtime.errors import SetupError
 from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import connections
-from agent_runtime.service.hosts import Hosts
 from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
@@ -59,7 +58,7 @@ async def serve(
     gc.freeze()
     server = _Server(
         uvicorn.Config(
-            app if settings.require_keys else Hosts(app, settings.answers_to),
+            app,
             host=settings.host,
             port=settings.port,
             ssl_certfile=settings.tls_certificate,

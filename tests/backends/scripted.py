@@ -24,7 +24,9 @@ async def scripted_runtime(
 ) -> AsyncIterator[FastAPI]:
     """settings: fields of `RuntimeSettings`"""
     backend = BackendSettings(url=endpoint.url, model="scripted")
-    app = create_app(RuntimeSettings(redis_url=redis_url, backend=backend, **settings))
+    app = create_app(
+        RuntimeSettings(redis_url=redis_url, backend=backend, allowed_hosts="scripted", **settings)
+    )
     async with app.router.lifespan_context(app):
         yield app
 

@@ -3,8 +3,9 @@
 import httpx
 import pytest
 
-from agent_runtime.service.hosts import Hosts
-from agent_runtime.settings import ServiceSettings
+from agent_runtime.service.api import create_app
+from agent_runtime.settings import RuntimeSettings, ServiceSettings
+from engine.backends.settings import BackendSettings
 
 FOREIGN = "evil.example"
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
@@ -39,17 +40,43 @@ def test_it_answers_to_no_foreign_name_and_no_foreign_page(chat_service, method,
         assert local.post("/mcp", json=CALL, headers=accepted).status_code == 200
 
 
-async def test_more_hosts_can_be_allowed():
-    given = {"redis_url": "redis://x", "model_dir": "models/demo", "host": "127.0.0.2"}
-    settings = ServiceSettings.model_validate({**given, "allowed_hosts": "torpor.lan, Other"})
+@pytest.fixture
+def client():
+    """Makes clients of services inside this process. None of them has a store."""
 
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
+    def made(kind=RuntimeSettings, **given):
+        backend = BackendSettings(url="http://nowhere/v1", model="m")
+        app = create_app(kind(redis_url="redis://nowhere", backend=backend, **given))
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app))
 
-    transport = httpx.ASGITransport(Hosts(app, settings.answers_to))
-    async with httpx.AsyncClient(transport=transport) as client:
-        for host in ("torpor.lan:8700", "other", "127.0.0.2", "[::1]:8700"):
-            headers = {"Origin": f"https://{host}"}
-            assert (await client.get(f"http://{host}/", headers=headers)).status_code == 204
-        assert (await client.get("http://another/")).status_code == 421
+    return made
+
+
+async def asked(client, host):
+    async with client:
+        origin = {"Origin": f"https://{host}"}
+        return (await client.get(f"http://{host}/openapi.json", headers=origin)).status_code
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("torpor.lan:8700", 200),
+        ("other", 200),
+        ("127.0.0.2", 200),
+        ("[::1]:8700", 200),
+        (FOREIGN, 421),
+    ],
+)
+async def test_more_hosts_can_be_allowed(client, host, status):
+    hosts = {"host": "127.0.0.2", "allowed_hosts": "torpor.lan, Other"}
+    assert await asked(client(ServiceSettings, **hosts), host) == status
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), (FOREIGN, 421)])
+async def test_a_service_that_is_a_part_of_another_program_does_the_same(client, host, status):
+    assert await asked(client(), host) == status
+
+
+async def test_a_service_with_keys_answers_to_any_name(client):
+    assert await asked(client(require_keys=True), FOREIGN) == 401

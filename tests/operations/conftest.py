@@ -42,7 +42,7 @@ def script(endpoint):
 @pytest.fixture
 def settings(bare_store, endpoint):
     backend = BackendSettings(url=endpoint.url, model="scripted")
-    return RuntimeSettings(redis_url=bare_store.url, backend=backend)
+    return RuntimeSettings(redis_url=bare_store.url, backend=backend, allowed_hosts="runtime")
 
 
 @pytest.fixture

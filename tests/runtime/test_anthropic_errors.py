@@ -22,7 +22,12 @@ async def service(bare_store):
     """The service in this process, over a store without engines. Yields a maker of clients."""
     apps = {
         keyed: create_app(
-            RuntimeSettings(redis_url=bare_store.url, model_dir=MODEL, require_keys=keyed)
+            RuntimeSettings(
+                redis_url=bare_store.url,
+                model_dir=MODEL,
+                require_keys=keyed,
+                allowed_hosts="alone",
+            )
         )
         for keyed in (False, True)
     }

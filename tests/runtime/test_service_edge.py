@@ -29,7 +29,9 @@ async def http(stage):
 async def alone(stage, tmp_path):
     """The service in this process, over a store of its own that has no engine."""
     with EmbeddedServer(tmp_path) as server:
-        settings = RuntimeSettings(redis_url=server.url, model_dir=stage.model)
+        settings = RuntimeSettings(
+            redis_url=server.url, model_dir=stage.model, allowed_hosts="alone"
+        )
         app = create_app(settings)
 
         @app.get("/broken")
