@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import re
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import regex
+
 from tools.canonical import plain
 from tools.errors import BadDefinition
+from tools.patterns import Undecided, is_whole
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 0.1  # that one pattern of a rule may take
 
 
 class Verdict(StrEnum):
@@ -26,7 +33,8 @@ class Rule:
     where: regular expressions by argument; each must match the whole value as the tool gets it,
            however it was written: as text, or as JSON if it is none, where true is `true` and whole
            numbers have no point. One that is left out has its default; without one, or if there is
-           no such argument, it matches nothing
+           no such argument, it matches nothing. A pattern that takes too long is taken to match,
+           unless the rule allows
     why:   told to the person who is asked, and to the model that is refused
     Raises BadDefinition for a wrong regular expression.
     """
@@ -39,15 +47,22 @@ class Rule:
     def __post_init__(self) -> None:
         for name, pattern in self.where.items():
             try:
-                re.compile(pattern)
-            except re.error as error:
+                regex.compile(pattern)
+            except regex.error as error:
                 raise BadDefinition(f"rule of {self.tool}: {name}: {error}") from error
 
     def matches(self, tool: str, arguments: Mapping[str, Any]) -> bool:
         return fnmatch.fnmatchcase(tool, self.tool) and all(
-            name in arguments and re.fullmatch(pattern, _text(arguments[name]), re.DOTALL)
+            name in arguments and self._matches(name, pattern, _text(arguments[name]))
             for name, pattern in self.where.items()
         )
+
+    def _matches(self, name: str, pattern: str, text: str) -> bool:
+        try:
+            return is_whole(pattern, text, seconds=_SECONDS)
+        except Undecided as error:
+            logger.warning("rule of %s: %s: %s", self.tool, name, error)
+            return self.verdict is not Verdict.ALLOW
 
 
 class Approval:

@@ -1,23 +1,19 @@
 """JSON schemas that others wrote: never followed to the network, and checked in bounded time.
 
 A client, an MCP server or a model says what is checked against what, in a process that serves
-everybody. So a check takes a limited number of steps, and patterns are run by RE2, whose time is
-linear in the text.
+everybody. So a check takes a limited number of steps, and patterns limited time: see `patterns.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
-import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import unquote
 
-import re2
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError as Violation
 from jsonschema.protocols import Validator
@@ -27,17 +23,14 @@ from referencing import Registry
 
 from tools.canonical import canonical
 from tools.errors import ToolsError
-
-logger = logging.getLogger(__name__)
+from tools.patterns import is_found, is_found_linearly
 
 _STEPS = 10_000  # that any check may take: about a quarter of a second
 _CHARACTERS = 2  # of what is checked that allow one step more
 _ELEMENTS = 64  # of a list or an object that count as one more step
 _TEXT = 256  # characters that do
 _MOST_SHOWN = 200
-_MOST_PATTERN = 1000  # characters that Python is asked about
-_LONGEST_PATTERN = 4000  # characters of one that is run at all, since some are kept
-_PATTERN_BYTES = 1 << 20  # that a pattern may take
+_SECONDS = 0.25  # that all patterns together may take which are not run in linear time
 _ONE = ("not", "if", "then", "else")
 _SEVERAL = ("allOf", "anyOf", "oneOf")
 
@@ -65,8 +58,7 @@ def flaw_of(parameters: Any) -> str | None:
 def offline_validator(schema: Mapping[str, Any]) -> Validator:
     """For a schema that may come from anywhere; it is used inside `bounded`.
 
-    Not checked are `unevaluatedProperties`, and patterns that RE2 does not take: those that look
-    ahead, look behind or refer back, and very large ones.
+    Not checked is `unevaluatedProperties`.
     """
     validator: Validator = _Offline(schema, registry=Registry())
     return validator
@@ -75,7 +67,8 @@ def offline_validator(schema: Mapping[str, Any]) -> Validator:
 @contextlib.contextmanager
 def bounded(values: Any) -> Iterator[None]:
     """All checks inside raise TooCostly once they have taken too many steps together: many more
-    than it takes to look at everything in `values` once. Inside another `bounded`, that one counts.
+    than it takes to look at everything in `values` once; and Undecided for a pattern that takes too
+    long. Inside another `bounded`, that one counts.
     """
     if _budget.get() is not None:
         yield
@@ -92,7 +85,10 @@ def bounded(values: Any) -> Iterator[None]:
 
 @dataclass
 class _Budget:
-    steps: int  # that are left
+    """What is left."""
+
+    steps: int
+    seconds: float = _SECONDS
 
 
 _budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
@@ -140,7 +136,7 @@ def _size(value: Any) -> int:
 
 
 def _pattern(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Violation]:
-    if validator.is_type(instance, "string") and _matches(value, instance) is False:
+    if validator.is_type(instance, "string") and not _matches(value, instance):
         yield Violation(f"{instance!r} does not match {value!r}")
 
 
@@ -165,7 +161,7 @@ def _additional_properties(
     extras = [
         name
         for name in instance
-        if name not in known and all(_matches(pattern, name) is False for pattern in patterns)
+        if name not in known and not any(_matches(pattern, name) for pattern in patterns)
     ]
     if validator.is_type(value, "object"):
         for name in extras:
@@ -175,38 +171,18 @@ def _additional_properties(
         yield Violation(f"Additional properties are not allowed ({names})")
 
 
-def _matches(pattern: str, text: str) -> bool | None:
-    """None if that cannot be said of this pattern in linear time."""
-    if len(pattern) > _LONGEST_PATTERN:
-        _tell_too_long(pattern[:_MOST_SHOWN], len(pattern))
-        return None
-    compiled = _compiled(pattern)
-    if compiled is None:
-        return None
-    return compiled.search(text.encode(errors="replace")) is not None
-
-
-@functools.lru_cache(maxsize=128)  # so that each is told of once
-def _tell_too_long(beginning: str, characters: int) -> None:
-    logger.warning(
-        "the pattern %r… of a schema is not checked: it has %d characters", beginning, characters
-    )
-
-
-@functools.lru_cache(maxsize=128)
-def _compiled(pattern: str) -> Any:
-    """Raises re.error for what is no pattern in any notation."""
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = _PATTERN_BYTES
+def _matches(pattern: str, text: str) -> bool:
+    """Raises what `is_found` raises."""
+    linearly = is_found_linearly(pattern, text)
+    if linearly is not None:
+        return linearly
+    budget = _budget.get()
+    assert budget is not None, "a schema of others is checked inside `bounded`"
+    started = time.thread_time()
     try:
-        return re2.compile(pattern.encode(errors="replace"), options)
-    except re2.error as error:
-        if len(pattern) <= _MOST_PATTERN:
-            re.compile(pattern)
-        shown = pattern[:_MOST_SHOWN]
-        logger.warning("the pattern %r of a schema is not checked: %s", shown, error)
-        return None
+        return is_found(pattern, text, seconds=budget.seconds)
+    finally:
+        budget.seconds -= time.thread_time() - started
 
 
 _KEYWORDS: dict[str, Keyword] = dict(Draft202012Validator.VALIDATORS) | {

@@ -160,6 +160,23 @@ def test_rules_see_values_that_are_no_text_as_json_and_miss_absent_ones():
     assert approval.rule("pay", {"euros": 99}).verdict is Verdict.ALLOW
     assert approval.rule("pay", {"euros": 100}).verdict is Verdict.ASK
     assert approval.rule("pay", {}).verdict is Verdict.ALLOW
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("verdict", [Verdict.ASK, Verdict.REFUSE])
+def test_a_pattern_that_takes_too_long_allows_nothing(verdict, caplog):
+    endless, text = r"((a|ab|b)*)*\1", "ab" * 2000 + "c"
+    approval = Approval([Rule("pay", Verdict.ALLOW, {"to": endless}), Rule("*", verdict)])
+    assert approval.rule("pay", {"to": text}).verdict is verdict
+    held = Approval([Rule("pay", verdict, {"to": endless})])
+    assert held.rule("pay", {"to": text}).verdict is verdict
+    assert "rule of pay: to: the pattern" in caplog.text
+
+
+@pytest.mark.parametrize(("to", "asked"), [("\uff11\uff10\uff10", True), ("1\n00", False)])
+def test_patterns_of_rules_mean_what_they_mean_to_python(to, asked):
+    approval = Approval([Rule("pay", Verdict.ASK, {"to": r"(?!0)\d{3}"})])
+    assert (approval.rule("pay", {"to": to}).verdict is Verdict.ASK) is asked
     with pytest.raises(BadDefinition, match="rule of pay: euros"):
         Rule("pay", Verdict.ASK, {"euros": "("})
 
