@@ -78,7 +78,6 @@ class RuntimeProcess:
         port: int,
         log_file: Path,
         backend: BackendSettings | None = None,
-        router: str | None = None,
         options: Sequence[str] = (),
     ) -> None:
         """options: further ones of the command. Raises EngineStartFailed when the port is taken."""
@@ -90,7 +89,6 @@ class RuntimeProcess:
             *(() if model is None else ("--model", str(model))),
             *(() if archive is None else ("--archive", archive)),
             *(() if backend is None else _options_of(backend)),
-            *(() if router is None else ("--router", router)),
             *options,
         ]  # fmt: skip
         self._log_file = log_file

@@ -56,6 +56,7 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.telemetry import Telemetry, no_telemetry
 from agent_runtime.turns.turns import Turns
 from engine.backends.chat import Backend
+from engine.errors import EngineError
 from engine.pool import EnginePool
 from state_store.errors import StoreError
 from state_store.store import StateStore
@@ -112,7 +113,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
                 app.state.metrics,
             )
             # Not waited for: the whole archive is listed.
-            recovering = asyncio.create_task(_recover_now_and_then(store, metrics, settings))
+            recovering = asyncio.create_task(_recover_now_and_then(app))
             looking = asyncio.create_task(_look_now_and_then(app))
             async with mcp.running():
                 yield
@@ -181,25 +182,32 @@ async def _look_now_and_then(app: FastAPI) -> None:
         await asyncio.sleep(_LOOK)
 
 
-async def _recover_now_and_then(
-    store: StateStore, metrics: Metrics, settings: RuntimeSettings
-) -> None:
+async def _recover_now_and_then(app: FastAPI) -> None:
     """What others leave when they die is found while this one lives; and what one left that was
     started again at once, by itself, is not old enough at its start."""
+    settings: RuntimeSettings = app.state.settings
     older_than = settings.lease_ttl * 2
-    await _recover(store, metrics, older_than)
+    await _recover(app, older_than)
     await asyncio.sleep(min(older_than, settings.recovery_interval))
     while True:
-        await _recover(store, metrics, older_than)
+        await _recover(app, older_than)
         await asyncio.sleep(settings.recovery_interval)
 
 
-async def _recover(store: StateStore, metrics: Metrics, older_than: float) -> None:
+async def _recover(app: FastAPI, older_than: float) -> None:
+    store: StateStore = app.state.store
+    metrics: Metrics = app.state.metrics
+    turns: Turns = app.state.turns
+    sessions: Sessions = app.state.sessions
     try:
         recovered = await store.recover(older_than=older_than)
         metrics.collected("snapshots", recovered.snapshots)
         metrics.collected("archived", recovered.collected.condemned)
         metrics.collected("orphans", recovered.collected.orphans)
         logger.info("recovered: %s", recovered)
-    except StoreError as error:
+        unfinished = await turns.unfinished.collect(
+            lambda session_id, head: sessions.delete(session_id, expected_head=head)
+        )
+        metrics.collected("unfinished", unfinished)
+    except (StoreError, EngineError) as error:
         logger.error("recovery is left to the next time, or to another runtime: %s", error)

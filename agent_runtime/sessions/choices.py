@@ -88,6 +88,7 @@ class Choices:
         fork = await self._sessions.fork(
             first.session_id, place, key=None if key is None else part_of(key, "fork")
         )
+        await self._turns.unfinished.begin(fork.id, fork.head)
         turn = turn_of(request, (), head=fork.head or "")
         ended = False
         try:
@@ -101,7 +102,9 @@ class Choices:
                         await self._conversations.remember(request, event)
                     yield event
         finally:
-            if not ended:
+            if ended:
+                await self._turns.unfinished.end(fork.id)
+            else:
                 await self._discard(fork, key)
 
     async def _discard(self, fork: Forked, key: str | None) -> None:

@@ -190,6 +190,9 @@ class Conversations:
                 "origin": origin,
             }
             await self._turns.claims.note(key, claim.model_copy(update=chosen))
+        is_made = place.snapshot is None or place.origin is not None
+        if is_made:
+            await self._turns.unfinished.begin(place.session_id, place.snapshot)
         if place.snapshot is None:
             new = CreateSession(
                 system=asked.system,
@@ -217,8 +220,9 @@ class Conversations:
                     ended = isinstance(event, TurnResult)
                     yield event
         finally:
-            is_made = place.snapshot is None or place.origin is not None
-            if is_made and not ended:  # a retry with the key makes it again
+            if is_made and ended:
+                await self._turns.unfinished.end(place.session_id)
+            elif is_made:  # a retry with the key makes it again
                 head = None if key is None else place.snapshot or ""
                 await self.discard(place.session_id, head=head)
 

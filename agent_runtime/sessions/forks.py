@@ -42,13 +42,25 @@ async def fork_at(
     known = before.total_tokens if before else 0
     if whole is None and tokens > known:
         raise BadRequest(f"{session.id} has {known} tokens; a fork cannot keep {tokens} of them.")
-    if whole is not None and tokens > known:
-        _require_files(whole, before)
-        await storable_session(store, session.id)
-    fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
+    if whole is None or tokens == known:
+        return await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
+    _require_files(whole, before)
+    await storable_session(store, session.id)
+    async with turns.unfinished.making(fork_id, before.id if before else None):
+        fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
+        return await _made_whole(store, turns, fork, whole, before, tokens)
+
+
+async def _made_whole(
+    store: StateStore,
+    turns: Turns,
+    fork: Session,
+    whole: Snapshot,
+    before: Snapshot | None,
+    tokens: int,
+) -> Session:
     if _is_whole(fork) or await _tokens_of(store, fork) == tokens:
         return fork
-    assert whole is not None, "a place between two turns has one after it"
     try:
         async with turns.writing(fork.id) as (fork, lease):
             if _is_whole(fork):  # another request with the same key was faster

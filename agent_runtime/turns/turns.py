@@ -46,6 +46,7 @@ from agent_runtime.turns.reading import read
 from agent_runtime.turns.records import TurnRecord, TurnRecords
 from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.results import leave, result_of
+from agent_runtime.turns.unfinished import Unfinished
 from agent_runtime.turns.writing import Writers
 from engine.pool import Engine, EnginePool
 from state_store.errors import LeaseHeld, StoreUnavailable
@@ -86,6 +87,7 @@ class Turns:
         self._writers = Writers(store, residency, settings)
         self.writing, self.given_back = self._writers.writing, self._writers.given_back
         self.claims = Claims(store, settings)
+        self.unfinished = Unfinished(store, settings)
         self.records = TurnRecords(store, settings)
         self._answers = Answers(store, self.records, settings)
         self.cancelling = Cancelling(store, settings)

@@ -1,16 +1,15 @@
 import pytest
 
 from agent_runtime.bench.peers.gguf_file import write_gguf
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.sdk import Torpor
 from engine.backends.settings import BackendSettings
-from engine.launch import free_port
 from state_store.embedded import EmbeddedServer
 from state_store.store import StateStore
 from tests.backends.endpoint import Endpoint
 from tests.backends.llama_server import LlamaServer
 from tests.backends.scripted import client_of, scripted_runtime
 from tests.engine_cpu.server import MODEL
+from tests.serving import runtime_process
 
 KEY_VARIABLE, KEY = "TORPOR_TEST_KEY", "sk-never-shown"
 
@@ -52,12 +51,9 @@ def log_file(backends_folder):
 def runtime(bare_store, endpoint, log_file):
     """A runtime without an engine and without a model: everything is the endpoint's."""
     backend = BackendSettings(url=endpoint.url, model="demo", key_variable=KEY_VARIABLE)
-    process = RuntimeProcess(
-        redis_url=bare_store.url,
-        archive=None,
-        model=None,
-        port=free_port(),
-        log_file=log_file,
+    process = runtime_process(
+        bare_store.url,
+        log_file,
         backend=backend,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -89,13 +85,10 @@ def scripted_endpoint():
 @pytest.fixture(scope="session")
 def chat_service(bare_store, scripted_endpoint, backends_folder):
     """A runtime over that endpoint, in a process of its own, for clients in other processes."""
-    process = RuntimeProcess(
-        redis_url=bare_store.url,
-        archive=None,
-        model=None,
-        port=free_port(),
-        log_file=backends_folder / "chat-runtime.log",
-        backend=BackendSettings(url=scripted_endpoint.url, model="scripted"),
+    process = runtime_process(
+        bare_store.url,
+        backends_folder / "chat-runtime.log",
+        backend=scripted_endpoint.url,
         options=["--set", "lease_ttl=2"],
     )
     with process:

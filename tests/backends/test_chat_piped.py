@@ -15,14 +15,13 @@ from agent_runtime.chat.plain import PlainView
 from agent_runtime.chat.problems import told
 from agent_runtime.chat.view import harmless
 from agent_runtime.cli import main
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.errors import BadRequest
 from agent_runtime.graph import Step
 from agent_runtime.sdk_sync import TorporSync
 from agent_runtime.turns.events import ToolCalled
-from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 from tests.backends.scripted import call, says, sent
+from tests.serving import runtime_process
 
 
 @pytest.fixture
@@ -161,13 +160,10 @@ async def test_a_key_comes_from_the_environment(
     bare_store, store, said, backends_folder, piped, monkeypatch
 ):
     _, key = await store.keys.create("ann")
-    guarded = RuntimeProcess(
-        redis_url=bare_store.url,
-        archive=None,
-        model=None,
-        port=free_port(),
-        log_file=backends_folder / "guarded-runtime.log",
-        backend=BackendSettings(url=said.url, model="scripted"),
+    guarded = runtime_process(
+        bare_store.url,
+        backends_folder / "guarded-runtime.log",
+        backend=said.url,
         options=["--require-keys"],
     )
     said.scripted.append(says({"content": "Come in."}))

@@ -55,10 +55,11 @@ def fork(http, session_id, request):
     """Asks for the same fork, or forks, each time."""
 
     async def fork(path="fork", **more):
-        url, key = f"/v1/sessions/{session_id}/{path}", f"{request.node.name}"
-        headers = {"Idempotency-Key": key}
+        url = f"/v1/sessions/{session_id}/{path}"
+        headers = {"Idempotency-Key": fork.key}
         return await http.post(url, json={"tokens": 50} | more, headers=headers)
 
+    fork.key = request.node.name
     return fork
 
 
@@ -107,6 +108,46 @@ async def test_a_fork_that_could_not_be_told_of_is_told_of_with_what_was_done_in
     assert (again.json()["id"], again.json()["head"]) == (found["id"], head)
     assert (await store.session(found["id"])).head == head
     await store.delete_session(found["id"])
+
+
+async def test_a_fork_whose_maker_died_half_way_is_deleted_unless_it_is_asked_for_again(
+    scripted_app, fork, session_id, monkeypatch
+):
+    state = scripted_app.state
+    store, unfinished = state.store, state.turns.unfinished
+
+    async def delete(session, head):
+        await state.sessions.delete(session, expected_head=head)
+
+    async def collected(**settings):
+        given = unfinished._settings.model_copy(update=settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(unfinished, "_settings", given)
+            return await unfinished.collect(delete)
+
+    async def dead(*_, **__):
+        raise StoreUnavailable("this process writes nothing any more")
+
+    async def dies():
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "commit", dead)
+            patch.setattr(store, "delete_session", dead)
+            assert (await fork()).status_code == 503
+        return {one.id for one in await store.sessions("default")} - before
+
+    before = {one.id for one in await store.sessions("default")}
+    (half,) = await dies()
+    assert await collected() == 0  # a request with its key may take it up still
+    made = await fork()
+    assert (made.json()["id"], made.status_code) == (half, 201)
+    assert await collected(request_ttl=1e-6) == 0  # it is whole
+    await store.delete_session(half)
+    await state.turns.claims.drop(fork.key)
+    (other,) = await dies()
+    assert other != half
+    assert await collected(request_ttl=1e-6) == 1
+    assert {one.id for one in await store.sessions("default")} == before
+    assert await collected(request_ttl=1e-6) == 0
 
 
 async def test_a_fork_that_cannot_be_committed_leaves_nothing(scripted_app, fork, monkeypatch):

@@ -2,13 +2,11 @@ import asyncio
 
 import pytest
 
-from agent_runtime.commands.processes import RuntimeProcess
-from engine.backends.settings import BackendSettings
-from engine.launch import free_port
 from state_store.embedded import EmbeddedServer
 from state_store.store import StateStore
 from tests.backends.endpoint import DONE, USAGE, Endpoint, Scripted, event
 from tests.engine_cpu.server import MODEL
+from tests.serving import runtime_process
 
 ANSWER = Scripted(event({"content": "816."}) + event(finish_reason="stop") + USAGE + DONE)
 
@@ -50,13 +48,11 @@ def start(folder, bare_store, endpoint):
     started = []
 
     def runtime(*options):
-        process = RuntimeProcess(
-            redis_url=bare_store.url,
-            archive=None,
+        process = runtime_process(
+            bare_store.url,
+            folder / "runtime.log",
             model=MODEL,
-            port=free_port(),
-            log_file=folder / "runtime.log",
-            backend=BackendSettings(url=endpoint.url, model="scripted"),
+            backend=endpoint.url,
             options=options,
         )
         process.start()

@@ -7,10 +7,8 @@ import signal
 import httpx
 import pytest
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
-from engine.backends.settings import BackendSettings
-from engine.launch import free_port
+from tests.serving import runtime_process
 
 from .listening import listening
 from .slow import SlowEndpoint
@@ -28,13 +26,10 @@ def slow():
 @pytest.fixture
 def runtime(bare_store, slow, tmp_path, request):
     """A process; indirectly parametrized with its drain_timeout."""
-    process = RuntimeProcess(
-        redis_url=bare_store.url,
-        archive=None,
-        model=None,
-        port=free_port(),
-        log_file=tmp_path / "runtime.log",
-        backend=BackendSettings(url=slow.url, model="scripted"),
+    process = runtime_process(
+        bare_store.url,
+        tmp_path / "runtime.log",
+        backend=slow.url,
         options=["--set", f"drain_timeout={getattr(request, 'param', LIMIT)}"],
     )
     process.log = tmp_path / "runtime.log"

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.errors import Overloaded
 from agent_runtime.scheduling.admission import Admission
 from agent_runtime.scheduling.scheduler import Where
@@ -12,8 +11,8 @@ from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.settings import RuntimeSettings, SchedulingSettings
 from engine.demo_model import dialogues
-from engine.launch import free_port
 from engine.pool import EnginePool
+from tests.serving import runtime_process
 
 SLOTS = 4  # of the demo profile
 LONG_PROMPT = "Read this:\n" + "word " * 2500
@@ -22,12 +21,10 @@ LONG_PROMPT = "Read this:\n" + "word " * 2500
 @pytest.fixture(scope="module")
 def narrow(stage, tmp_path_factory):
     """A runtime over the stage's engine in which two turns may wait."""
-    runtime = RuntimeProcess(
-        redis_url=stage.store.url,
-        archive=None,
+    runtime = runtime_process(
+        stage.store.url,
+        tmp_path_factory.mktemp("narrow") / "runtime.log",
         model=stage.model,
-        port=free_port(),
-        log_file=tmp_path_factory.mktemp("narrow") / "runtime.log",
         options=("--queue-limit", "2"),
     )
     with runtime:

@@ -2,12 +2,10 @@
 
 import pytest
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
-from engine.backends.settings import BackendSettings
-from engine.launch import free_port
 from tests.backends.endpoint import DONE, USAGE, Endpoint, Scripted, event
+from tests.serving import runtime_process
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +18,11 @@ def scripted():
 @pytest.fixture(scope="module")
 def both(stage, scripted, tmp_path_factory):
     """Beside the stage's own runtime, which has no backend."""
-    process = RuntimeProcess(
-        redis_url=stage.store.url,
-        archive=None,
+    process = runtime_process(
+        stage.store.url,
+        tmp_path_factory.mktemp("both") / "runtime.log",
         model=stage.model,
-        port=free_port(),
-        log_file=tmp_path_factory.mktemp("both") / "runtime.log",
-        backend=BackendSettings(url=scripted.url, model="m"),
+        backend=scripted.url,
     )
     with process:
         yield process

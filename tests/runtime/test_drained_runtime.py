@@ -1,21 +1,19 @@
 """A runtime that is told to stop leaves its sessions suspended, for any other to go on with."""
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.sdk import Torpor
-from engine.launch import free_port
+from tests.serving import runtime_process
 
 
 async def test_what_it_held_is_suspended_and_goes_on_elsewhere(
     stage, torpor, store, registry, tmp_path
 ):
     log = tmp_path / "runtime.log"
-    leaving = RuntimeProcess(
-        redis_url=stage.store.url,
+    leaving = runtime_process(
+        stage.store.url,
+        log,
         archive=stage.archive,
         model=stage.model,
-        port=free_port(),
-        log_file=log,
     )
     with leaving:
         async with Torpor(leaving.url) as client:

@@ -19,7 +19,6 @@ import httpx
 import psutil
 import pytest
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.messages.histories import EMPTY, Histories
 from agent_runtime.sdk import ApiError, Torpor
@@ -30,6 +29,7 @@ from engine.drain import drain
 from engine.errors import EngineBusy, EngineUnreachable
 from engine.launch import EngineOptions, EngineProcess, free_port
 from engine.pool import EnginePool
+from tests.serving import runtime_process
 
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
 
@@ -111,13 +111,11 @@ def router(engines, tmp_path):
 @pytest.fixture
 async def routed(stage, router, tmp_path):
     """A runtime whose turns go through the router."""
-    runtime = RuntimeProcess(
-        redis_url=stage.store.url,
-        archive=None,
+    runtime = runtime_process(
+        stage.store.url,
+        tmp_path / "runtime.log",
         model=stage.model,
-        port=free_port(),
-        log_file=tmp_path / "runtime.log",
-        router=router,
+        options=["--router", router],
     )
     with runtime:
         await until_both_serve(router)
