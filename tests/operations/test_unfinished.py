@@ -86,7 +86,7 @@ async def test_a_session_that_a_killed_runtime_has_begun_is_taken_up_or_deleted(
     assert await sessions() - before == left  # in its time, the other may be taken up, too
     async with serving(request_ttl=0.1) as torpor:
         async with asyncio.timeout(30):
-            while await sessions() - before != {kept}:
+            while await sessions() - before != {kept}:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert (
             'torpor_gc_objects_total{kind="unfinished"} 1.0'
