@@ -175,7 +175,8 @@ def test_every_setting_is_in_the_pages_table():
     assert table.count("\n| `") == len(settings_fields())
 
 
-def test_the_deployed_file_is_one(folder):
+def test_the_deployed_file_is_one(folder, monkeypatch):
+    monkeypatch.setenv("TORPOR_REDIS_URL", "redis://torpor:secret@redis:6379")
     deployed = REPOSITORY / "deploy" / "torpor.toml"
     assert configured(
         values_of(cli._parser().parse_args(["serve", "--config", str(deployed)]))

@@ -222,13 +222,16 @@ def test_up_ends_when_its_engine_dies(up):
     assert "the engine died; sessions are safe in the store" in errors
 
 
-def test_compose_runs_commands_that_exist():
+def test_compose_runs_commands_that_exist(monkeypatch):
     services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
     assert "--maxmemory" in services["redis"]["command"]
     assert {service["restart"] for service in services.values()} == {"unless-stopped"}
     for name in ("engine", "runtime"):
         program, *arguments = services[name]["command"]
         assert program == "torpor"
+        environment = services[name]["environment"]
+        assert environment.keys() == {"TORPOR_REDIS_URL"}
+        monkeypatch.setenv(*environment.popitem())
         parsed = _parser().parse_args(
             [
                 argument.replace("${PROFILE:-nemotron-3-nano}", "nemotron-3-nano").replace(
@@ -238,9 +241,10 @@ def test_compose_runs_commands_that_exist():
             ]
         )
         if name == "engine":
-            assert parsed.redis == "redis://redis:6379"
+            assert parsed.redis is None  # it comes from the environment
             assert parsed.profile in PROFILES
         else:
             settings = configured(values_of(parsed))
-            assert settings.redis_url == "redis://redis:6379"
+            assert settings.redis_url.startswith("redis://torpor:")
+            assert settings.redis_url.endswith("@redis:6379")
             assert services[name]["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]

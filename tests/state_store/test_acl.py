@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import yaml
 from servers import BUILDS, HOST, Cluster, Sentinels, Server
 from writer import TENANT, Writer
 
@@ -98,6 +99,27 @@ async def test_the_documented_user_can_do_everything_on_a_cluster(tmp_path, monk
             with member.client() as admin:
                 admin.execute_command(*rule())
         await use_everything(with_user(cluster.url), monkeypatch)
+
+
+async def test_compose_lets_in_the_documented_user_and_nobody_else(tmp_path, monkeypatch):
+    text = (DOCS.parents[1] / "compose.yaml").read_text()
+    users = yaml.safe_load(text)["configs"]["redis_users"]["content"].splitlines()
+    with Server(tmp_path) as server, server.client() as admin, admin.client() as admin:
+        for user in reversed(users):  # the default one, who sets them, last
+            words = re.sub(r"\$\{REDIS_PASSWORD:\?.*?\}", "PASSWORD", user).split(" ")
+            if words[1] == "torpor":
+                beyond = [right for right in rule() if right.startswith(("+role", "+cluster"))]
+                documented = [word for word in rule() if word not in beyond]
+                assert [word.replace("PASSWORD", PASSWORD) for word in words[1:]] == documented[2:]
+            words = [word.replace("PASSWORD", PASSWORD) for word in words]
+            admin.execute_command("ACL", "SETUSER", *words[1:])
+        try:
+            url = f"redis://{HOST}:{server.port}"
+            await use_everything(with_user(url), monkeypatch)
+            with redis.Redis.from_url(url) as anybody, pytest.raises(redis.AuthenticationError):
+                anybody.get("torpor:{x}")
+        finally:
+            admin.execute_command("ACL", "SETUSER", "default", "on")
 
 
 @pytest.fixture
