@@ -272,6 +272,11 @@ class TenantKeys:
         return self._key(f"items-call:{call_id}")
 
     @property
+    def unfinished(self) -> str:
+        """Hash of sessions that are made for something, see `state_store/unfinished.py`."""
+        return self._key("unfinished")
+
+    @property
     def api_keys(self) -> str:
         """Hash of the tenant's API keys by id, see `state_store/api_keys.py`."""
         return self._key("api-keys")

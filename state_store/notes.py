@@ -6,7 +6,7 @@ what a request was answered. They are no part of any session, and nothing relies
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from state_store.connection import Control
 from state_store.durations import milliseconds
@@ -53,17 +53,6 @@ class Notes:
             None if one is None else seals.open(one, key)
             for key, one in zip(keys, found, strict=True)
         ]
-
-    async def beginning_with(self, beginning: str) -> AsyncIterator[tuple[str, str, bytes]]:
-        """Tenant, name and value of notes of all tenants whose names begin so; some may come twice.
-        Looks at every key of the store."""
-        before, between = f"{self._prefix}:{{tenant:", "}:note:"
-        async for keys in self._control.scan(f"{before}*{between}{beginning}*"):
-            found = await self._control.exchange([("GET", key) for key in keys])
-            for key, value in zip(keys, found, strict=True):
-                tenant, _, name = key.decode().removeprefix(before).partition(between)
-                if value is not None:  # else it has just expired
-                    yield tenant, name, value
 
     async def delete(self, tenant: str, name: str) -> None:
         try:

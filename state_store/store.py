@@ -59,6 +59,7 @@ from state_store.snapshots import Snapshots
 from state_store.tenancy import Tenancy
 from state_store.tenants import Tenants
 from state_store.transfers import Transfers
+from state_store.unfinished import Unfinished
 from state_store.usage import Usages
 from state_store.uses import Uses
 from state_store.vault import Vault
@@ -86,6 +87,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._control = control
         self._prefix = prefix
         self.keys = ApiKeys(control, prefix)
+        self.unfinished = Unfinished(control, prefix)
         self.feeds = Feeds(control, prefix)
         self._tenants = Tenants(control, prefix, vault)
         self.notes = Notes(control, prefix, self._tenants)

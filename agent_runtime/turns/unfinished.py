@@ -14,27 +14,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from pydantic import BaseModel, ConfigDict
-
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import HeadMoved
 from agent_runtime.settings import RuntimeSettings
-from state_store.errors import LeaseHeld, NotFound, StoreError
+from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
 from state_store.store import StateStore
+from state_store.unfinished import Begun
 
 logger = logging.getLogger(__name__)
-
-_NAME = "unfinished:"
-_KEPT = 30 * 86400.0  # seconds, for stores that no runtime looks after for a while
-
-
-class _Begun(BaseModel):
-    """head: that the session is made with; at: seconds since 1970"""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    head: str | None
-    at: float
 
 
 class Unfinished:
@@ -46,19 +33,13 @@ class Unfinished:
 
     async def begin(self, session_id: str, head: str | None) -> None:
         """The session is about to be made, with this head."""
-        await self._store.notes.put(
-            current_tenant(self._settings.tenant),
-            _NAME + session_id,
-            _Begun(head=head, at=time.time()).model_dump_json().encode(),
-            ttl=self._settings.request_ttl + _KEPT,
-        )
+        tenant = current_tenant(self._settings.tenant)
+        await self._store.unfinished.put(Begun(tenant, session_id, head, time.time()))
 
     async def end(self, session_id: str) -> None:
         """It has what it was made for."""
         try:
-            await self._store.notes.delete(
-                current_tenant(self._settings.tenant), _NAME + session_id
-            )
+            await self._store.unfinished.drop(current_tenant(self._settings.tenant), session_id)
         except StoreError as error:  # `collect` sees that it has gone on
             logger.warning("%s is still taken for unfinished: %s", session_id, error)
 
@@ -75,16 +56,20 @@ class Unfinished:
         delete: a session, if this is its head ("" for an empty one) and nobody writes
         """
         deleted = 0
-        async for tenant, name, value in self._store.notes.beginning_with(_NAME):
-            begun, session_id = _Begun.model_validate_json(value), name.removeprefix(_NAME)
+        async for begun in self._store.unfinished.every():
             if time.time() - begun.at < self._settings.request_ttl:
                 continue
             try:
-                await delete(session_id, begun.head or "")
+                await delete(begun.session_id, begun.head or "")
                 deleted += 1
             except LeaseHeld:  # looked at again the next time
                 continue
             except (HeadMoved, NotFound):
                 pass
-            await self._store.notes.delete(tenant, name)
+            except StoreUnavailable:
+                raise
+            except StoreError as error:  # of this one, and the others wait for nothing
+                logger.warning("%s is left over: %s", begun.session_id, error)
+                continue
+            await self._store.unfinished.drop(begun.tenant, begun.session_id)
         return deleted
