@@ -81,7 +81,7 @@ def post(path, body, headers=b""):
     """The bytes of a request."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     return (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(sent)}\r\n"
     ).encode() + headers + b"\r\n" + sent  # fmt: skip
 
@@ -287,17 +287,18 @@ async def test_many_posts_without_a_key_are_answered_or_refused_whole(service, e
 @pytest.mark.parametrize(
     ("sent", "answers"),
     [
-        (b"GET /health HTTP/1.0\r\n\r\n", [b"200"]),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n\x00\x01 garbage\r\n\r\n", [b"200", b"400"]),
+        (b"GET /health HTTP/1.0\r\n\r\n", [b"421"]),  # no Host, and no keys
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n\x00\x01 garbage\r\n\r\n",
+         [b"200", b"400"]),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64, [b"400"]),
         (b"GET /health HTTP/1.1\r\n\r\n", [b"400"]),  # no Host
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000, [b"400"]),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 20_000, [b"400"]),
         (b"GET /" + b"a" * 200_000, [b"400"]),
-        (b"BREW /v1/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [b"405"]),
-        (b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", [b"400"]),
-        (b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nContent-Length: 8\r\n\r\n",
-         [b"400"]),
-        (b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        (b"BREW /v1/sessions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", [b"405"]),
+        (b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", [b"400"]),
+        (b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\n"
+         b"Content-Length: 9\r\nContent-Length: 8\r\n\r\n", [b"400"]),
+        (b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
          b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", [b"400"]),
     ],
     ids=[
@@ -327,8 +328,8 @@ async def test_a_connection_that_says_nothing_or_never_ends_its_head_is_hung_up_
 ):
     monkeypatch.setattr(Connection, "head_seconds", 0.2)
     silent, halting, second = [await connected(service) for _ in range(3)]
-    halting[1].write(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-    second[1].write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    halting[1].write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+    second[1].write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await second[0].readuntil(b"}")
     second[1].write(b"GET /health")
     for reader, writer in (silent, halting, second):

@@ -229,9 +229,9 @@ def test_compose_runs_commands_that_exist(monkeypatch):
     for name in ("engine", "runtime"):
         program, *arguments = services[name]["command"]
         assert program == "torpor"
-        environment = services[name]["environment"]
-        assert environment.keys() == {"TORPOR_REDIS_URL"}
-        monkeypatch.setenv(*environment.popitem())
+        ((variable, url),) = services[name]["environment"].items()
+        assert variable == "TORPOR_REDIS_URL"
+        monkeypatch.setenv(variable, url)
         parsed = _parser().parse_args(
             [
                 argument.replace("${PROFILE:-nemotron-3-nano}", "nemotron-3-nano").replace(
