@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,7 +17,7 @@ from state_store.archive.base import Archive
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE
 from state_store.archive.collect import collect_condemned, collect_orphans, count_condemned
 from state_store.archive.policy import ArchivePolicy
-from state_store.archive.residency import Residency, residency, sample_of
+from state_store.archive.residency import Residency, residencies, residency, sample_of
 from state_store.archive.sweep import SweepReport, move_session_out, sweep
 from state_store.archive.targets import Target, targets_of_resume
 from state_store.connection import Control
@@ -148,6 +149,15 @@ class Archiving:
             return "empty"
         return await residency(self._control, await self._sample(head))
 
+    async def residencies(self, heads: Sequence[str]) -> dict[str, Residency]:
+        """Of those heads whose histories can be read."""
+        unknown = [head for head in heads if head not in self._samples]
+        samples = {head: self._samples[head] for head in heads if head in self._samples}
+        for head, history in (await self._snapshots.histories(unknown)).items():
+            samples[head] = self._remembered(head, sample_of(self._prefix, history))
+        found = await residencies(self._control, list(samples.values()))
+        return dict(zip(samples, found, strict=True))
+
     async def collect(self) -> Collected:
         """Delete what nothing names any more, as long as an archive is open."""
         if self._opened is None:
@@ -163,7 +173,11 @@ class Archiving:
         """What is looked at of a resume there. A history never changes, and is read once."""
         sample = self._samples.get(head)
         if sample is None:
-            sample = self._samples[head] = sample_of(self._prefix, await self._history(head))
+            sample = sample_of(self._prefix, await self._history(head))
+        return self._remembered(head, sample)
+
+    def _remembered(self, head: str, sample: list[Target]) -> list[Target]:
+        self._samples[head] = sample
         self._samples.move_to_end(head)
         while len(self._samples) > _SAMPLES:
             self._samples.popitem(last=False)

@@ -171,14 +171,20 @@ class Control:
                     raise reply
         return replies
 
-    async def all_exist(self, keys: Sequence[bytes]) -> bool:
-        """Whether all of `keys`, no two of them alike, are there; in one round trip."""
+    async def all_exist(self, *groups: Sequence[bytes]) -> list[bool]:
+        """Of each group of keys, none of which is empty or names one twice, whether all are there;
+        in one round trip."""
+        asked = [[[key] for key in keys] if self.is_cluster else [keys] for keys in groups]
         async with self.guard() as client:
             pipeline = client.pipeline(transaction=False)
-            # A command speaks of one slot on a cluster.
-            for together in [[key] for key in keys] if self.is_cluster else [keys]:
-                pipeline.exists(*together)
-            return bool(sum(await pipeline.execute()) == len(keys))
+            for parts in asked:  # a command speaks of one slot on a cluster
+                for together in parts:
+                    pipeline.exists(*together)
+            counts = iter(await pipeline.execute())
+        return [
+            sum(next(counts) for _ in parts) == len(keys)
+            for keys, parts in zip(groups, asked, strict=True)
+        ]
 
     async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys that match, in batches; some may come twice. All that are there throughout are

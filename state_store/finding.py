@@ -38,6 +38,11 @@ class Finding:
         """
         return await self._sessions.page(tenant, limit=limit, after=after, labels=labels)
 
+    async def heads(self, sessions: Sequence[Session]) -> dict[str, Snapshot]:
+        """The heads of sessions by their ids, in one round trip to each server; without those that
+        are gone or unreadable. Raises VaultLocked."""
+        return await self._snapshots.readable([one.head for one in sessions if one.head])
+
     async def set_labels(
         self, any_id: str, labels: Mapping[str, str], *, tenant: str | None = None
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 from state_store.connection import Control
 from state_store.durations import milliseconds
@@ -44,12 +45,11 @@ class Leases:
         await self._uses.note_lease(SessionBody.unpack(record[0]).tenant, session_id)
         return Lease(session_id, owner, int(detail), nonce), record
 
-    async def owner(self, session_id: str) -> str | None:
-        """Of the lease that is held on a session, None if none is."""
-        keys = LineageKeys(self._prefix, lineage_of(session_id))
-        async with self._control.guard() as client:
-            held = await client.get(keys.lease(session_id))
-        return None if held is None else held.decode().split(":", 2)[2]
+    async def owners(self, session_ids: Sequence[str]) -> list[str | None]:
+        """Of the leases that are held on sessions, None where none is."""
+        keys = [LineageKeys(self._prefix, lineage_of(one)).lease(one) for one in session_ids]
+        held = await self._control.exchange([("GET", key) for key in keys])
+        return [None if one is None else one.decode().split(":", 2)[2] for one in held]
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Raises LeaseLost, InvalidArgument."""

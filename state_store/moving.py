@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from state_store.archive.archivist import Moved
@@ -66,6 +67,11 @@ class Moving:
         A look at the state and a sample of the pages; a load checks every page and every byte.
         """
         return await self._archiving.residency(session_id, tenant=tenant)
+
+    async def residencies(self, heads: Sequence[str]) -> dict[str, Residency]:
+        """As `residency`, by the head, of many sessions in a few round trips. What is gone or
+        unreadable is left out."""
+        return await self._archiving.residencies(heads)
 
     async def export_session(
         self,

@@ -103,11 +103,21 @@ class SessionNotes:
 
     async def get(self, session: Session, name: str) -> bytes | None:
         """Raises CorruptObject."""
-        place = _place(session, name)
+        (found,) = await self.get_all([session], name)
+        return found
+
+    async def get_all(self, sessions: Sequence[Session], name: str) -> list[bytes | None]:
+        """The note of that name on each of a tenant's sessions. Raises CorruptObject."""
+        if not sessions:
+            return []
+        places = [_place(session, name) for session in sessions]
         async with self._control.guard() as client:
-            found: bytes | None = await client.get(self._keys(session).note(place))
-        seals = await self._lineages.seals(Lineage.of(session.body))
-        return found if found is None or seals is None else seals.open(found, place)
+            found = await client.mget([self._keys(sessions[0]).note(place) for place in places])
+        opened: list[bytes | None] = []
+        for session, place, note in zip(sessions, places, found, strict=True):
+            seals = None if note is None else await self._lineages.seals(Lineage.of(session.body))
+            opened.append(note if seals is None else seals.open(note, place))
+        return opened
 
     async def delete(self, session: Session, name: str, *, beginning: bytes = b"") -> None:
         """beginning: a note that begins otherwise stays. Raises CorruptObject then."""

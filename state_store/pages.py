@@ -30,21 +30,23 @@ class Page(NamedTuple):
 
 
 async def part_of(client: Any, key: str, *, limit: int, after: Listed | None) -> Part:
-    """At most `limit` of the list in `key`, from after a place in it on. It costs as much as it
-    has, and those that were created in the same moment as `after`. Raises InvalidArgument."""
+    """At most `limit` of the list in `key`, from after a place in it on, as of one moment. It costs
+    as much as it has, and those that were created in the same moment as `after`. Raises
+    InvalidArgument."""
     if limit < 1:
         raise InvalidArgument(
             f"a page of {limit} sessions has no end to go on from; give at least 1."
         )
     newest = "+inf" if after is None else repr(after.created_at)
-    places: list[Listed] = []
-    at, more = 0, True
-    while more and len(places) <= limit:
+    count = limit + 2  # `after` itself is among them, and one more tells that there are more
+    while True:
         found = await client.zrevrangebyscore(
-            key, newest, "-inf", start=at, num=limit + 1, withscores=True
+            key, newest, "-inf", start=0, num=count, withscores=True
         )
         listed = [Listed(created_at, raw.decode()) for raw, created_at in found]
-        places += [place for place in listed if after is None or place < after]
-        at, more = at + len(found), len(found) > limit
+        places = [place for place in listed if after is None or place < after]
+        if len(places) > limit or len(found) < count:
+            break
+        count *= 2
     shown = places[:limit]
     return Part(shown, shown[-1] if len(places) > limit else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 from collections.abc import AsyncGenerator, Sequence
@@ -9,7 +10,7 @@ from contextlib import aclosing
 
 import msgpack
 
-from state_store.connection import Control
+from state_store.connection import Call, Control
 from state_store.errors import CorruptObject, NotFound
 from state_store.fingerprint import Fingerprint
 from state_store.layout import KINDS, LineageKeys, ObjectNames, ObjectRef, lineage_of, parts_of
@@ -45,14 +46,17 @@ class Snapshots:
     async def get_many(self, snapshot_ids: Sequence[str]) -> list[Snapshot]:
         """Those of `snapshot_ids` that are there, in one round trip to each server. Raises
         VaultLocked."""
-        if not snapshot_ids:
-            return []
-        async with self._control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            for one in snapshot_ids:
-                pipeline.hget(LineageKeys(self._prefix, lineage_of(one)).snapshot(one), "body")
-            rows = await pipeline.execute()
+        rows = await self._bodies(snapshot_ids)
         return [await self.opened(Snapshot.unpack(stored)) for stored in rows if stored is not None]
+
+    async def readable(self, snapshot_ids: Sequence[str]) -> dict[str, Snapshot]:
+        """As `get_many`, by id, without those that cannot be read."""
+        found: dict[str, Snapshot] = {}
+        for one, stored in zip(snapshot_ids, await self._bodies(snapshot_ids), strict=True):
+            with contextlib.suppress(CorruptObject):
+                if stored is not None:
+                    found[one] = await self.opened(Snapshot.unpack(stored))
+        return found
 
     async def newest_first(self, snapshot_ids: Sequence[str]) -> list[Snapshot]:
         """Those of `snapshot_ids` that are there."""
@@ -138,6 +142,32 @@ class Snapshots:
                 )
         return logs
 
+    async def histories(self, ends: Sequence[str]) -> dict[str, list[Snapshot]]:
+        """`records` of each of `ends` that can be read, by its id: all of them go on together, in
+        one round trip to each server for each step of the longest walk."""
+        found: dict[str, list[Snapshot]] = {}
+        walks: dict[str, list[Snapshot]] = {end: [] for end in ends}
+        step = _FIRST_STEP
+        while walks:
+            calls: list[Call] = []
+            for end, walked in walks.items():
+                at = (walked[-1].parent if walked else None) or end
+                keys = LineageKeys(self._prefix, lineage_of(at))
+                arguments = [keys.snapshot_prefix, at, min(step, _WALK)]
+                calls.append(([keys.snapshot(at)], arguments))
+            replies = await self._control.run_many("ancestors", calls)
+            for (end, walked), rows in zip(list(walks.items()), replies, strict=True):
+                try:
+                    walked += map(Snapshot.unpack, rows[1::2])
+                except CorruptObject:
+                    rows = []
+                if not rows:
+                    del walks[end]
+                elif walked[-1].parent is None:
+                    found[end] = walks.pop(end)[::-1]
+            step *= 2
+        return found
+
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
         """Whether the state at the snapshot's boundary is there, on every rank.
 
@@ -174,6 +204,13 @@ class Snapshots:
                 found[kind] = [sum(next(answers) for _ in range(each)) == each for _ in page_hashes]
         whole = found["kv"].index(False) if False in found["kv"] else len(page_hashes)
         return tuple(count + 1 for count in range(whole) if found["state"][count])
+
+    async def _bodies(self, snapshot_ids: Sequence[str]) -> list[bytes | None]:
+        commands = [
+            ("HGET", LineageKeys(self._prefix, lineage_of(one)).snapshot(one), "body")
+            for one in snapshot_ids
+        ]
+        return await self._control.exchange(commands)
 
 
 def identity_of(snapshot: Snapshot, token_log: bytes, seals: Seals | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from state_store import commit as committing
 from state_store.connection import Control
@@ -50,7 +51,12 @@ class Writing:
 
     async def writer(self, session_id: str) -> str | None:
         """The owner of the session's lease; None if nobody has it."""
-        return await self._leases.owner(session_id)
+        (owner,) = await self.writers([session_id])
+        return owner
+
+    async def writers(self, session_ids: Sequence[str]) -> list[str | None]:
+        """As `writer`, of many in one round trip to each server."""
+        return await self._leases.owners(session_ids)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Raises LeaseLost, InvalidArgument."""

@@ -18,7 +18,7 @@ from engine.pool import EnginePool
 from state_store.pages import Listed
 from state_store.store import StateStore
 
-_AT_ONCE = 100  # sessions that are read in one go where some of them are not shown
+_AT_ONCE = 100  # sessions that are read in one go
 _LOOKED_AT = 1000  # sessions that one page with few matches looks at
 
 Residency = Literal["device", "stored", "archived", "partly", "lost", "empty", "none"]
@@ -70,13 +70,17 @@ class Listing:
             page = await self._store.page_of_sessions(
                 tenant, limit=at_once, after=place, labels=labels
             )
-            for session in page.sessions:
+            for start in range(0, len(page.sessions), _AT_ONCE):
                 if len(views) == limit:
                     return views, _written(place)
-                place = Listed(session.body.created_at, session.id)
-                view = await self._sessions.listed(session, kept, alive)
-                if view is not None and residency in (None, view.residency):
-                    views.append(view)
+                batch = page.sessions[start : start + _AT_ONCE]
+                listed = await self._sessions.listed(batch, kept, alive)
+                for session, view in zip(batch, listed, strict=True):
+                    if len(views) == limit:
+                        return views, _written(place)
+                    place = Listed(session.body.created_at, session.id)
+                    if view is not None and residency in (None, view.residency):
+                        views.append(view)
             place = page.end
             if place is None:
                 return views, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
@@ -17,6 +18,7 @@ from agent_runtime.models import (
     ForkRequest,
     Resumed,
     ResumeRequest,
+    RunningTurn,
     SessionView,
     SnapshotView,
     Suspended,
@@ -37,9 +39,13 @@ from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.turns import Turns
 from engine.pool import EnginePool
 from engine.replies import Prefetch
-from state_store.errors import InvalidId, NotFound
+from state_store.errors import CorruptObject, InvalidId, NotFound
 from state_store.layout import is_snapshot_id, lineage_of
 from state_store.store import Session, Snapshot, StateStore
+
+_READINGS = 3  # of a session that is rewound while it is read
+
+logger = logging.getLogger(__name__)
 
 
 class Sessions:
@@ -106,20 +112,47 @@ class Sessions:
         return await self._view(await self._store.session(session_id), kept)
 
     async def listed(
-        self, session: Session, kept: Mapping[str, int], alive: Collection[str]
-    ) -> SessionView | None:
-        """The session as a list shows it; None if it has been deleted since it was listed.
+        self, sessions: Sequence[Session], kept: Mapping[str, int], alive: Collection[str]
+    ) -> list[SessionView | None]:
+        """Sessions of one tenant as a list shows them, in a few round trips; None for one that has
+        been deleted since it was listed.
 
         kept, alive: as of before the list was read, see `_view`
         """
-        for _ in range(2):  # it may have been rewound, too
-            with contextlib.suppress(NotFound):
-                return await self._view(session, kept, alive)
+        asked = [one.head for one in sessions if one.head and not self._is_held(one.id, alive)]
+        heads, residencies, turns = await asyncio.gather(
+            self._store.heads(sessions),
+            self._store.residencies(asked),
+            self._turns.records.shown(sessions),
+        )
+        views: list[SessionView | None] = []
+        for session, turn in zip(sessions, turns, strict=True):
+            head = heads.get(session.head or "")
+            where = "device" if self._is_held(session.id, alive) else "empty"
+            if where == "empty" and session.head is not None:
+                where = residencies.get(session.head, "")
+            if where and (head is not None or session.head is None):
+                views.append(await self._shown(session, kept, head, where, turn))
+            else:
+                views.append(await self._listed_alone(session, kept, alive))
+        return views
+
+    async def _listed_alone(
+        self, session: Session, kept: Mapping[str, int], alive: Collection[str]
+    ) -> SessionView | None:
+        """One whose head was gone or unreadable: it may have been deleted or rewound. What cannot
+        be shown is logged, and keeps nobody from the others."""
+        for _ in range(_READINGS):
             try:
                 session = await self._store.session(session.id)
             except NotFound:
                 return None
-        return await self._view(session, kept, alive)
+            try:
+                return await self._view(session, kept, alive)
+            except (NotFound, CorruptObject) as error:
+                why = error
+        logger.error("%s is left out of a list: %s", session.id, why)
+        return None
 
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the head's state is now."""
@@ -356,22 +389,30 @@ class Sessions:
         """kept: turns that wait for the store, from before `session` was read: who sees none left
         sees the head that has them all; alive: boot ids of the engines that are; looked up if None
         """
-        tokens = boundary = 0
-        residency = "empty"
-        shown = self._turns.records.shown(session)
+        head, residency = None, "empty"
+        shown = self._turns.records.shown([session])
         if session.head is None:
-            turn = await shown
+            (turn,) = await shown
         else:
             reading, looking = self._store.snapshot(session.head), self._where(session.id, alive)
-            head, residency, turn = await asyncio.gather(reading, looking, shown)
-            tokens, boundary = tokens_of(head), head.boundary
+            head, residency, (turn,) = await asyncio.gather(reading, looking, shown)
+        return await self._shown(session, kept, head, residency, turn)
+
+    async def _shown(
+        self,
+        session: Session,
+        kept: Mapping[str, int],
+        head: Snapshot | None,
+        residency: str,
+        turn: RunningTurn | None,
+    ) -> SessionView:
         if await self._turns.stateless.holds(session):
             residency = "none"
         return SessionView(
             id=session.id,
             head=session.head,
-            tokens=tokens,
-            boundary=boundary,
+            tokens=0 if head is None else tokens_of(head),
+            boundary=0 if head is None else head.boundary,
             residency=residency,
             labels=session.labels,
             forked_from=session.body.forked_from,
@@ -383,13 +424,17 @@ class Sessions:
         )
 
     async def _where(self, session_id: str, alive: Collection[str] | None) -> str:
-        place = self._residency.place(session_id)
-        if place is not None:
-            if alive is None:
-                alive = {record.boot_id for record in await self._pool.records()}
-            if place.boot_id in alive:
-                return "device"
+        if alive is None:
+            known = self._residency.place(session_id) is not None
+            alive = {record.boot_id for record in await self._pool.records()} if known else ()
+        if self._is_held(session_id, alive):
+            return "device"
         return await self._store.residency(session_id)
+
+    def _is_held(self, session_id: str, alive: Collection[str]) -> bool:
+        """By one of those engine starts, as far as this process knows."""
+        place = self._residency.place(session_id)
+        return place is not None and place.boot_id in alive
 
 
 def _snapshot_id(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -88,21 +89,29 @@ class TurnRecords:
         found = await self._store.session_notes.get(session, _NAME)
         return None if found is None else TurnRecord.model_validate_json(found)
 
-    async def shown(self, session: Session) -> RunningTurn | None:
-        """The turn that runs, or that was interrupted; None if there is none."""
-        record = await self.read(session)
-        if record is None:
-            return None
-        runs = await self._store.writer(session.id) == record.owner
-        if record.head != session.head:
-            return None
-        return RunningTurn(
-            id=record.id,
-            state="running" if runs else "interrupted",
-            since=record.since,
-            owner=record.owner,
-            messages=record.request.messages,
-        )
+    async def shown(self, sessions: Sequence[Session]) -> list[RunningTurn | None]:
+        """Of each of a tenant's sessions the turn that runs, or that was interrupted; None if
+        there is none."""
+        notes = await self._store.session_notes.get_all(sessions, _NAME)
+        records = {
+            session.id: TurnRecord.model_validate_json(note)
+            for session, note in zip(sessions, notes, strict=True)
+            if note is not None
+        }
+        writers = dict(zip(records, await self._store.writers(list(records)), strict=True))
+        return [_shown(one, records.get(one.id), writers.get(one.id)) for one in sessions]
+
+
+def _shown(session: Session, record: TurnRecord | None, writer: str | None) -> RunningTurn | None:
+    if record is None or record.head != session.head:
+        return None
+    return RunningTurn(
+        id=record.id,
+        state="running" if writer == record.owner else "interrupted",
+        since=record.since,
+        owner=record.owner,
+        messages=record.request.messages,
+    )
 
 
 def _begins(turn_id: str) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from state_store.archive.targets import Target, look, targets_of_resume
+from state_store.archive.targets import Target, Whereabouts, look, targets_of_resume
 from state_store.connection import Control
 from state_store.records import Snapshot
 
@@ -27,26 +28,45 @@ def sample_of(prefix: str, history: Sequence[Snapshot]) -> list[Target]:
 
 
 async def residency(control: Control, sample: Sequence[Target]) -> Residency:
-    """Where what a resume needs is, going by a sample of it (see `sample_of`).
+    """`residencies` of one."""
+    (found,) = await residencies(control, [sample])
+    return found
+
+
+async def residencies(control: Control, samples: Sequence[Sequence[Target]]) -> list[Residency]:
+    """Where what resumes need is, going by a sample of it each (see `sample_of`).
 
     `stored`:   in Redis
     `archived`: only in the archive
     `partly`:   some of it only in the archive, the rest in Redis
     `lost`:     some of it nowhere, or nothing was stored: it is computed again from its tokens
 
-    One round trip if it is stored, two if not, without reading a byte. A load checks every page
+    One round trip if all is stored, three if not, without reading a byte. A load checks every page
     and every byte.
     """
-    if not sample:
+    keys = [[name for target in sample for name in target.objects] for sample in samples if sample]
+    every = list(dict.fromkeys(itertools.chain(*keys)))
+    if not every or (await control.all_exist(every))[0]:
+        return ["stored" if sample else "lost" for sample in samples]
+    whole = iter(await control.all_exist(*keys) if len(keys) > 1 else [False])
+    is_stored = [next(whole) if sample else False for sample in samples]
+    asked = dict.fromkeys(
+        target
+        for sample, done in zip(samples, is_stored, strict=True)
+        if not done
+        for target in sample
+    )
+    found = dict(zip(asked, await look(control, asked), strict=True))
+    return [
+        "stored" if done else _residency([(target, found[target]) for target in sample])
+        for sample, done in zip(samples, is_stored, strict=True)
+    ]
+
+
+def _residency(found: Sequence[tuple[Target, Whereabouts]]) -> Residency:
+    absent = [place for target, place in found if place.present < len(target.names)]
+    if not found or any(place.cold is None for place in absent):
         return "lost"
-    if await control.all_exist([name for target in sample for name in target.objects]):
-        return "stored"
-    archived = 0
-    for target, found in zip(sample, await look(control, sample), strict=True):
-        if found.present < len(target.names):
-            if found.cold is None:
-                return "lost"
-            archived += 1
-    if archived == len(sample):
+    if len(absent) == len(found):
         return "archived"
-    return "partly" if archived else "stored"
+    return "partly" if absent else "stored"

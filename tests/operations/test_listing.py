@@ -1,8 +1,11 @@
 """Sessions are listed by where they are and by their labels, a page at a time."""
 
 import pytest
+import redis
 
+from agent_runtime.models import TurnRequest
 from agent_runtime.sessions import listing
+from state_store.layout import LineageKeys, lineage_of
 
 
 async def listed(http, query):
@@ -26,6 +29,58 @@ async def made(http, session):
     yield ids
     for session_id in ids:
         await http.delete(f"/v1/sessions/{session_id}")
+
+
+async def test_a_list_shows_each_session_as_it_is_shown_alone(app, http, made, turn):
+    for one in made[:4]:
+        await turn(one)
+    await http.post(f"/v1/sessions/{made[1]}/rewind", json={"turns": 1})
+    store = app.state.store
+    asked = TurnRequest.model_validate({"messages": [{"role": "user", "content": "Hello."}]})
+    begun = [(await store.session(made[n]), {"owner": "me", "key": None}) for n in (0, 2, 5)]
+    for session, fields in begun:
+        await app.state.turns.records.begin(session, asked, **fields)
+    lease = await store.acquire(made[0], ttl=30, owner="me")
+    rows = (await http.get("/v1/sessions")).json()
+    assert [row["id"] for row in rows] == made
+    assert rows == [(await http.get(f"/v1/sessions/{one}")).json() for one in made]
+    states = [row["turn"] and row["turn"]["state"] for row in rows]
+    assert states == ["running", None, "interrupted", *[None] * 2, "interrupted", *[None] * 4]
+    await store.release(lease)
+
+
+@pytest.mark.parametrize("damage", ["lost", "unreadable"])
+async def test_a_head_that_cannot_be_read_keeps_nobody_from_the_others(
+    http, made, turn, bare_store, damage, caplog
+):
+    heads = {one: (await turn(one))["snapshot"] for one in made[:3]}
+    record = LineageKeys("torpor", lineage_of(made[1])).snapshot(heads[made[1]])
+    with redis.Redis.from_url(bare_store.url) as raw:
+        if damage == "lost":
+            raw.delete(record)
+        else:
+            raw.hset(record, "body", "?")
+    rows = (await http.get("/v1/sessions")).json()
+    assert [row["id"] for row in rows] == [made[0], *made[2:]]
+    assert f"{made[1]} is left out of a list: " in caplog.text
+
+
+async def test_a_page_takes_few_commands(app, http, made, turn, bare_store):
+    for one in made:
+        await turn(one)
+    with redis.Redis.from_url(bare_store.url) as raw:
+
+        def commands():
+            stats = raw.info("commandstats").items()
+            return sum(one["calls"] for name, one in stats if name != "cmdstat_info")
+
+        before = commands()
+        assert len((await http.get("/v1/sessions")).json()) == len(made)
+        # Of each its record, its head, and once its history, by a script; the rest together.
+        assert commands() - before <= 4 * len(made) + 8
+        before = commands()
+        assert len((await http.get("/v1/sessions")).json()) == len(made)
+        assert commands() - before <= 2 * len(made) + 8
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 100])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import redis
-from writer import FINGERPRINT, TENANT
+from writer import FINGERPRINT, TENANT, Trips
 
+from state_store.errors import NotFound
 from state_store.layout import TenantKeys
 from state_store.pages import Listed
 from state_store.store import StateStore
@@ -46,6 +49,36 @@ async def test_the_next_page_is_found_when_the_sessions_of_this_one_are_deleted(
     page = await store.page_of_sessions(TENANT, limit=3, after=page.end)
     assert [session.id for session in page.sessions] == made[3:]
     assert page.end is None
+
+
+async def test_a_page_ends_no_list_although_its_sessions_are_deleted_while_it_is_read(
+    server, store, writer, prefix
+):
+    made = [(await writer.session()).id for _ in range(3)][::-1]
+    at, met = 0, True
+    while met:
+        at += 1
+        doomed = [(await writer.session()).id for _ in range(5)][::-1]
+
+        async def delete(doomed=doomed):
+            for one in doomed[1:]:
+                await store.delete_session(one)
+
+        async with await StateStore.connect(server.url, prefix=prefix) as reader:
+            first = await reader.page_of_sessions(TENANT, limit=1)
+            trips = Trips(reader)
+            trips.between = (at, delete)
+            page, found = await reader.page_of_sessions(TENANT, limit=3, after=first.end), []
+            met = trips.between is None
+            while page.end is not None:
+                found += [session.id for session in page.sessions]
+                page = await reader.page_of_sessions(TENANT, limit=3, after=page.end)
+            found += [session.id for session in page.sessions]
+        assert [one for one in found if one in made] == made
+        for one in doomed:
+            with contextlib.suppress(NotFound):
+                await store.delete_session(one)
+    assert at > 2
 
 
 async def test_what_is_listed_and_not_made_is_left_out_and_hides_nothing(

@@ -6,6 +6,7 @@ import pytest
 from writer import FINGERPRINT, TENANT, Trips, commit
 
 from state_store.registry import Heartbeat
+from state_store.store import StateStore
 
 
 @pytest.fixture
@@ -99,3 +100,29 @@ async def test_recovery_waits_no_longer_for_more_lineages_that_are_at_rest(store
     for number in range(9):
         await writer.session([number] * 9)
     assert await count(recover) == few
+
+
+async def test_of_what_a_page_shows_with_any_number_of_sessions(server, store, writer, prefix):
+    async def page(number):
+        """By a process that knows nothing yet."""
+        async with await StateStore.connect(server.url, prefix=prefix) as reader:
+            trips = Trips(reader)
+            sessions = (await reader.page_of_sessions(TENANT, limit=100)).sessions
+            heads = await reader.heads(sessions)
+            where = await reader.residencies(list(heads))
+            notes = await reader.session_notes.get_all(sessions, "turn")
+            writers = await reader.writers([one.id for one in sessions])
+        assert set(where.items()) == {(one.head, "stored") for one in sessions}
+        assert [heads[one.head].total_tokens for one in sessions] == [9] * number
+        assert (notes, writers) == ([b"x", *[None] * (number - 1)], ["me", *[None] * (number - 1)])
+        return trips.count
+
+    for number in range(12):
+        session = await writer.session([number] * 9)
+        if number in (2, 11):
+            await store.session_notes.put(session, "turn", b"x", ttl=60)
+            lease = await store.acquire(session.id, ttl=30, owner="me")
+            # The list, records, heads, histories, objects, notes, leases.
+            assert await page(number + 1) == 7
+            await store.session_notes.delete(session, "turn")
+            await store.release(lease)

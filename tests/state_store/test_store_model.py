@@ -228,6 +228,14 @@ class Store(RuleBasedStateMachine):
             tokens = tokens_of(self.heads[session_id])
             expected = "stored" if len(tokens) >= PAGE else "lost" if tokens else "empty"
             assert self.run(self.writer.store.residency(session_id)) == expected
+            # All of them together are where each of them is.
+            sessions = self.run(self.writer.store.sessions(TENANT))
+            heads = [one.head for one in sessions if one.head is not None]
+            assert self.run(self.writer.store.residencies(heads)) == {
+                one.head: self.run(self.writer.store.residency(one.id))
+                for one in sessions
+                if one.head is not None
+            }
 
     # ---- what happens to the store ----------------------------------------------
 
