@@ -129,11 +129,15 @@ class Engine:
         replies = await self._step("persist", payload, timeout, at=settling)
         return settled_of(replies, hashes)
 
-    async def where(self, hashes: Sequence[str], *, name: str, timeout: float) -> Whereabouts:
-        """Where the chain `hashes` is now; `name`: of a hold, see `hold`."""
-        replies = await self._step("where", {"hashes": list(hashes), "name": name}, timeout)
+    async def where(
+        self, hashes: Sequence[str], *, name: str, timeout: float, since: int = 0
+    ) -> Whereabouts:
+        """Where the chain `hashes` is now; `name`: of a hold, see `hold`; since: leading pages that
+        are not looked for, and count as there, with no state."""
+        payload = {"hashes": list(hashes), "name": name, "since": since}
+        replies = await self._step("where", payload, timeout)
         left = [reply["held_for"] for reply in replies if reply["held_for"] is not None]
-        places = {place: in_place(place, replies) for place in ("device", "staged", "stored")}
+        places = {p: in_place(p, replies, since=since) for p in ("device", "staged", "stored")}
         return Whereabouts(**places, held_for=min(left, default=None))
 
     async def hold(

@@ -165,9 +165,9 @@ def settled_of(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> S
     return Settled(states, reason)
 
 
-def in_place(place: str, replies: Sequence[Mapping[str, Any]]) -> InPlace:
-    """On all ranks. place: `device`, `staged` or `stored`"""
+def in_place(place: str, replies: Sequence[Mapping[str, Any]], *, since: int) -> InPlace:
+    """On all ranks. place: `device`, `staged` or `stored`; since: pages before what is told"""
     kv = [all(found) for found in zip(*(r[place]["kv"] for r in replies), strict=True)]
     state = [all(found) for found in zip(*(r[place]["state"] for r in replies), strict=True)]
     pages = kv.index(False) if False in kv else len(kv)
-    return InPlace(pages, tuple(at + 1 for at in range(pages) if state[at]))
+    return InPlace(since + pages, tuple(since + at + 1 for at in range(pages) if state[at]))

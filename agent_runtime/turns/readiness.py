@@ -92,7 +92,7 @@ class Readiness:
         chain = prompt[:pages]
         try:
             there = await engine.where(
-                chain, name=session.id, timeout=self._settings.prefetch_timeout
+                chain, name=session.id, timeout=self._settings.prefetch_timeout, since=known
             )
             stored = max(there.stored.states, default=0)
             held = max(*there.device.states, *there.staged.states, known, 0)

@@ -211,16 +211,20 @@ class Control:
         return self.settle(payload)
 
     def where(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Where the chain is: what a load would find in each place, slowest last."""
-        hashes: list[str] = payload["hashes"]
-        found: device.OnDevice = self._at_next_step(payload, partial(device.where, hashes=hashes))
-        staged = self._staged
+        """Where the chain is, from page `since` on: what a load would find in each place, slowest
+        last."""
+        chain: list[str] = payload["hashes"]  # it is found on the device from its root
+        found: device.OnDevice = self._at_next_step(payload, partial(device.where, hashes=chain))
+        pages, staged = range(payload["since"], len(chain)), self._staged
+        asked = chain[payload["since"] :]
+        on_device = {
+            "kv": [page < found.pages for page in pages],
+            "state": [page + 1 in found.states for page in pages],
+        }
         return {
-            "device": {"kv": _leading(found.pages, hashes), "state": _at(found.states, hashes)},
-            "staged": {kind: staged[kind].has(hashes) for kind in KINDS},
-            "stored": {
-                kind: self._all_parts(kind, hashes, self._payloads.exists) for kind in KINDS
-            },
+            "device": on_device,
+            "staged": {kind: staged[kind].has(asked) for kind in KINDS},
+            "stored": {kind: self._all_parts(kind, asked, self._payloads.exists) for kind in KINDS},
             "held_for": self._holds.left(payload["name"]),
         }
 
@@ -302,14 +306,6 @@ class Control:
         self._index.forget(kind, staged.missing)
         self._index.condemn(kind, staged.corrupt)
         return staged
-
-
-def _leading(count: int, hashes: Sequence[str]) -> list[bool]:
-    return [at < count for at in range(len(hashes))]
-
-
-def _at(counts: Sequence[int], hashes: Sequence[str]) -> list[bool]:
-    return [at + 1 in counts for at in range(len(hashes))]
 
 
 def _why_not(staged: Staged, what: str, short: int) -> str | None:

@@ -90,6 +90,10 @@ async def test_a_state_that_was_left_out_is_stored_once_a_prompt_ends_there(
         : CHUNK // PAGE
     ]
     there = await engine.where(chain, name="nobody", timeout=20)
+    beyond = await engine.where(chain, name="nobody", timeout=20, since=2)
+    for whole, part in ((there.device, beyond.device), (there.stored, beyond.stored)):
+        assert part.pages == whole.pages > 2
+        assert part.states == tuple(states for states in whole.states if states > 2)
     assert CHUNK // PAGE in there.device.states
     assert CHUNK // PAGE not in there.stored.states
 
