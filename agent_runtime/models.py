@@ -21,6 +21,8 @@ from tools.effects import Entry
 from tools.schemas import flaw_of
 
 Durability = Annotated[str, Field(pattern=LEVEL)]
+ANSWER_TOKENS = 4096
+"""Unless the runtime is set up otherwise."""
 HistoryPolicy = Literal["append", "template"]
 
 
@@ -80,7 +82,9 @@ class TurnRequest(_Wire, Constraints, strict=True):
     proceed: bool = False
     """Generate right where the history ends, with no new message: after a fork at the end of a
     prompt, or to go on with an answer that was cut off. The latter cannot be held to anything."""
-    max_tokens: int = Field(default=128, ge=1, le=65536)
+    max_tokens: int = Field(default=ANSWER_TOKENS, ge=1, le=65536)
+    """If neither the turn nor its session says: as many as the runtime's `answer_tokens`, or as the
+    context has room for."""
     fit: bool = False
     """Generate at most what the context has room for, if that is less than `max_tokens`, instead of
     refusing the turn."""

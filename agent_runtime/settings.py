@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_runtime.errors import SetupError
+from agent_runtime.models import ANSWER_TOKENS
 from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from agent_runtime.service.bodies import BodyLimits
 from agent_runtime.service.hosts import LOCAL
@@ -108,8 +109,8 @@ class RuntimeSettings(BaseModel):
     import_bytes: int = Field(default=64 << 30, gt=0)
     """Largest export file that is taken in."""
     scheduling: SchedulingSettings = SchedulingSettings()
-    answer_tokens: int = Field(default=4096, ge=1, le=65536)
-    """Most tokens of an answer in protocols whose clients need not say how many."""
+    answer_tokens: int = Field(default=ANSWER_TOKENS, ge=1, le=65536)
+    """Most tokens of an answer where neither the request nor its session says how many."""
     request_ttl: float = Field(default=86400.0, gt=0)
     """Seconds that an idempotency key is known, and that an interrupted turn can be resumed."""
     cancel_interval: float = Field(default=0.5, gt=0)

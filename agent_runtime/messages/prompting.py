@@ -23,11 +23,17 @@ from state_store.store import StateStore
 from tools.define import ToolSpec
 
 
-def with_defaults(request: TurnRequest, session: Session) -> TurnRequest:
-    """What the request does not say, as the session was created to have it."""
+def with_defaults(request: TurnRequest, session: Session, *, answer_tokens: int) -> TurnRequest:
+    """What the request does not say, as the session was created to have it.
+
+    answer_tokens: at most, and as many as there is room for, if the session does not say either
+    """
     defaults = SamplingDefaults.model_validate(session.body.meta.get("sampling", {}))
     said = request.model_fields_set
     given = defaults.model_dump(exclude_none=True, exclude=set(said))
+    if "max_tokens" not in said | given.keys():
+        given["max_tokens"] = answer_tokens
+        given["fit"] = request.fit if "fit" in said else True
     return request.model_copy(update=given)
 
 

@@ -242,7 +242,7 @@ class Turns:
         self, session: Session, lease: Lease, record: TurnRecord, started: float
     ) -> AsyncGenerator[TurnEvent]:
         # The record keeps the request as it came, for who sends it again.
-        request = with_defaults(record.request, session)
+        request = self._with_defaults(record.request, session)
         with self.cancelling.running(session, record.id) as cancellable:
             if await self.stateless.holds(session):
                 events = self.stateless.turn(
@@ -354,6 +354,9 @@ class Turns:
         await self._keeping.close()
         await self.readiness.close()
 
+    def _with_defaults(self, request: TurnRequest, session: Session) -> TurnRequest:
+        return with_defaults(request, session, answer_tokens=self._settings.answer_tokens)
+
     def _slot(
         self, before: Standing, delta: list[int], request: TurnRequest
     ) -> contextlib.AbstractAsyncContextManager[Slot]:
@@ -417,7 +420,7 @@ class Turns:
             require_head(session, request.expected_head)
             if follows_template(session):  # its messages are in the store
                 raise why
-            asked_for, request = request, with_defaults(request, session)
+            asked_for, request = request, self._with_defaults(request, session)
             prompted = await self.prompting.ask(self.chat, before, request)
             delta, request = prompted.delta, prompted.request
             if not self.outage.has_room(len(delta) + request.max_tokens):

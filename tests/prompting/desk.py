@@ -169,7 +169,11 @@ class Desk:
         history = await Histories(self.store).of(
             session.head, self.engine.record.fingerprint, salt=tenant.salt
         )
-        request = with_defaults(TurnRequest(messages=list(said), **options), session)
+        request = with_defaults(
+            TurnRequest(messages=list(said), **options),
+            session,
+            answer_tokens=self.settings.answer_tokens,
+        )
         return Standing(session, tenant.salt, self.engine, history), request
 
     def text(self, asked: Asked) -> str:

@@ -2,6 +2,7 @@ import pytest
 
 from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.demo.stage import Stage
+from agent_runtime.environment import variable
 from agent_runtime.sdk import Torpor
 from agent_runtime.sdk_sync import TorporSync
 from engine.client import EngineClient
@@ -17,7 +18,9 @@ def stage(tmp_path_factory):
     (stage.files / "notes.txt").write_text(
         "The harbour is closed.\nA warranty is not given.\nNothing else.\n"
     )
-    stage.start(lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(variable("answer_tokens"), "128")  # the demo model may ramble
+        stage.start(lambda _: None)
     yield stage
     stage.stop()
 
