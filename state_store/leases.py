@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 
 from state_store.connection import Control
 from state_store.durations import milliseconds
-from state_store.errors import LeaseHeld, LeaseLost, NotFound
+from state_store.errors import LeaseHeld, LeaseLost, NotFound, StoreError
 from state_store.layout import LineageKeys, lineage_of
 from state_store.records import Lease, SessionBody
 from state_store.uses import Uses
@@ -42,8 +43,14 @@ class Leases:
                 f"{session_id} is being written by {detail.decode()}; wait for it to "
                 f"finish. If it died, its lease expires within {ttl:g} s."
             )
-        await self._uses.note_lease(SessionBody.unpack(record[0]).tenant, session_id)
-        return Lease(session_id, owner, int(detail), nonce), record
+        lease = Lease(session_id, owner, int(detail), nonce)
+        try:
+            await self._uses.note_lease(SessionBody.unpack(record[0]).tenant, session_id)
+        except BaseException:  # nobody has it, then
+            with contextlib.suppress(StoreError):
+                await self.release(lease)
+            raise
+        return lease, record
 
     async def owners(self, session_ids: Sequence[str]) -> list[str | None]:
         """Of the leases that are held on sessions, None where none is."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from jsonschema.exceptions import ValidationError as SchemaViolation
 from pydantic import BaseModel, ValidationError
 
-from tools.coercion import expected, properties_of, typed
+from tools.coercion import defaults_of, expected, properties_of, typed
 from tools.schemas import bounded, offline_validator
 
 
@@ -101,7 +101,9 @@ class SchemaArguments:
             lines = [line for error in errors for line in self._lines(error, read)]
         except Exception as error:  # references, patterns: wrong in many ways, or endless
             lines = [f"- arguments: the schema cannot be used: {error}"]
-        return Checked(None if lines else read, read, tuple(lines), tuple(notes))
+        defaults = defaults_of(self._schema).items()
+        left_out = {name: default for name, default in defaults if name not in read}
+        return Checked(None if lines else read, read, tuple(lines), tuple(notes), left_out)
 
     def _lines(self, error: SchemaViolation, read: dict[str, Any]) -> Iterable[str]:
         if error.validator == "required" and not error.path:

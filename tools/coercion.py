@@ -10,7 +10,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
 
 from tools.canonical import loads
-from tools.schemas import bounded, offline_validator
+from tools.schemas import bounded, offline_validator, referred
 
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
@@ -47,6 +47,20 @@ def properties_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """By name; none if the schema says nothing of them, or nothing that can be understood."""
     properties = schema.get("properties")
     return properties if isinstance(properties, Mapping) else {}
+
+
+def defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the properties that have one, beside or behind a reference."""
+    found = {}
+    for name, part in properties_of(schema).items():
+        followed: set[int] = set()
+        while isinstance(part, Mapping) and id(part) not in followed:
+            if "default" in part:
+                found[name] = part["default"]
+                break
+            followed.add(id(part))
+            part = referred(part.get("$ref"), schema)
+    return found
 
 
 def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:

@@ -64,6 +64,22 @@ def offline_validator(schema: Mapping[str, Any]) -> Validator:
     return validator
 
 
+def referred(ref: Any, root: Any) -> Any:
+    """What a pointer into the same schema leads to; None for any other reference."""
+    if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+        return None
+    found = root
+    for step in unquote(ref).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping):
+            found = found.get(name)
+        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        else:
+            return None
+    return found
+
+
 @contextlib.contextmanager
 def bounded(values: Any) -> Iterator[None]:
     """All checks inside raise TooCostly once they have taken too many steps together: many more
@@ -248,7 +264,7 @@ def _endless_in(root: Any) -> str | None:
 
 def _applied_with(schema: Mapping[str, Any], root: Any) -> list[Mapping[str, Any]]:
     """The schemas that this one applies to the same value."""
-    parts: list[Any] = [_referred(schema["$ref"], root)] if "$ref" in schema else []
+    parts: list[Any] = [referred(schema["$ref"], root)] if "$ref" in schema else []
     parts += [schema.get(keyword) for keyword in _ONE]
     for keyword in _SEVERAL:
         several = schema.get(keyword)
@@ -256,22 +272,6 @@ def _applied_with(schema: Mapping[str, Any], root: Any) -> list[Mapping[str, Any
     named = schema.get("dependentSchemas")
     parts += named.values() if isinstance(named, Mapping) else []
     return [part for part in parts if isinstance(part, Mapping)]
-
-
-def _referred(ref: Any, root: Any) -> Any:
-    """What a pointer into the same schema leads to; None for any other reference."""
-    if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
-        return None
-    found = root
-    for step in unquote(ref).split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, Mapping):
-            found = found.get(name)
-        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
-        else:
-            return None
-    return found
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

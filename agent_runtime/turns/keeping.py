@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from agent_runtime.turns.idempotency import Claims, reused, turn_of
 from agent_runtime.turns.outage import KeptTurn, Outage, Standing
 from agent_runtime.turns.writing import Writers
 from engine.errors import EngineError
-from state_store.errors import NotFound, StoreError, StoreUnavailable
+from state_store.errors import NotFound, StoreError, StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +94,27 @@ class Keeping:
             del self._catching_up[session_id]
 
     async def _catch_up(self, session_id: str) -> None:
-        while self._outage.kept(session_id):  # more may be kept while keys are claimed
+        # More may be kept while keys are claimed.
+        while self._outage.kept(session_id) or session_id in self._answers:
             await self._until_caught_up(session_id)
-            answered = self._answers.get(session_id, {})
-            for key, (request, _) in list(answered.items()):
-                with contextlib.suppress(StoreError, TorporError):  # from now on in the session
-                    await self._claims.claim(key, turn_of(session_id), request)
-                del answered[key]
+            await self._claim(session_id)
+
+    async def _claim(self, session_id: str) -> None:
+        """The keys of turns that were kept, as the first request with each would have. Until a key
+        is claimed, a retry is told here that it is none."""
+        answered = self._answers.get(session_id, {})
+        for key, (request, _) in list(answered.items()):
+            try:
+                await self._claims.claim(key, turn_of(session_id), request)
+            except (StoreUnavailable, StoreRefused) as error:
+                logger.warning("the key of a turn of %s is not claimed: %s", session_id, error)
+                await asyncio.sleep(self._settings.catch_up_interval)
+                return
+            except (StoreError, TorporError) as error:  # another's, or the tenant is gone
+                logger.error("the key of a turn of %s is dropped: %s", session_id, error)
+            del answered[key]
+        if not answered:  # none was kept meanwhile
+            self._answers.pop(session_id, None)
 
     async def _until_caught_up(self, session_id: str) -> None:
         while self._outage.kept(session_id):

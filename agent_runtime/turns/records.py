@@ -54,10 +54,11 @@ class TurnRecords:
         self._store = store
         self._ttl = settings.request_ttl
 
-    async def begin(
+    def new(
         self, session: Session, request: TurnRequest, *, owner: str, key: str | None
     ) -> TurnRecord:
-        record = TurnRecord(
+        """Of a turn that begins now; it is to be written."""
+        return TurnRecord(
             id=f"turn-{secrets.token_hex(8)}",
             request=request,
             since=time.time(),
@@ -65,8 +66,6 @@ class TurnRecords:
             head=session.head,
             key=key,
         )
-        await self.write(session, record)
-        return record
 
     async def write(self, session: Session, record: TurnRecord) -> None:
         packed = record.model_dump_json(exclude_unset=True).encode()

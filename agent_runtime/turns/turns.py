@@ -208,10 +208,9 @@ class Turns:
                 if result is None:
                     require_head(session, on)
                     await require_expected(self._store, session, request)
-                    record = await self.records.begin(
-                        session, request, owner=self._writers.owner, key=key
-                    )
-                    begun.append((session, record))
+                    record = self.records.new(session, request, owner=self._writers.owner, key=key)
+                    begun.append((session, record))  # also if it is cancelled while it is written
+                    await self.records.write(session, record)
                     events = self._record_turn(session, lease, record, started)
                     async with contextlib.aclosing(events):
                         async for event in events:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.storable import require_storable
 from agent_runtime.settings import RuntimeSettings
-from state_store.errors import StoreUnavailable
+from state_store.errors import StoreError, StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.sessions import session_of
 from state_store.store import StateStore
@@ -43,21 +44,16 @@ class Writers:
         """
         known = self._residency.written_since(session_id)
         servers = known or await self._store.watch("fsync")
-        lease, record = await self._store.acquire_record(
-            session_id, ttl=self._settings.lease_ttl, owner=self.owner
-        )
+        lease, record = await self._acquired(session_id)
         self._residency.writing_to(session_id, servers)
         renewing = asyncio.create_task(self._renew(lease))
         try:
             yield require_storable(session_of(session_id, record)), lease
         finally:
             renewing.cancel()
-            # Not awaited in here alone: when the client has gone, every wait of this request is
-            # cancelled at once, and the lease would be held until it expires.
-            releasing = asyncio.create_task(self._release(lease, renewing, at_last))
-            self._releases[releasing] = session_id
-            releasing.add_done_callback(self._releases.pop)
-            await asyncio.shield(releasing)
+            await asyncio.shield(
+                self._releasing(session_id, self._release(lease, renewing, at_last))
+            )
 
     async def given_back(self, session_id: str) -> None:
         """Until no lease of the session is still being given back here."""
@@ -67,6 +63,31 @@ class Writers:
     async def close(self) -> None:
         """Once nothing is written any more: until every lease is given back."""
         await asyncio.gather(*self._releases, return_exceptions=True)
+
+    async def _acquired(self, session_id: str) -> tuple[Lease, list[bytes | None]]:
+        """The lease and the session's record; who is cancelled while the reply is on its way has
+        not got it, and it is given back."""
+        acquiring = asyncio.create_task(
+            self._store.acquire_record(session_id, ttl=self._settings.lease_ttl, owner=self.owner)
+        )
+        try:
+            return await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            self._releasing(session_id, self._undo(acquiring))
+            raise
+
+    async def _undo(self, acquiring: asyncio.Task[tuple[Lease, list[bytes | None]]]) -> None:
+        with contextlib.suppress(StoreError):  # it was not acquired, or expires by itself
+            lease, _ = await acquiring
+            await self._store.release(lease)
+
+    def _releasing(self, session_id: str, release: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Not awaited by the request alone: when its client has gone, every wait of it is cancelled
+        at once, and the lease would be held until it expires."""
+        releasing = asyncio.create_task(release)
+        self._releases[releasing] = session_id
+        releasing.add_done_callback(self._releases.pop)
+        return releasing
 
     async def _release(
         self,

@@ -15,7 +15,7 @@ from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.committing import commit_turn
-from agent_runtime.turns.idempotency import Claims
+from agent_runtime.turns.idempotency import Claims, turn_of
 from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.outage import KeptTurn, Standing
 from agent_runtime.turns.turns import Turns
@@ -150,14 +150,7 @@ async def test_a_turn_that_is_kept_while_the_keys_of_others_are_claimed_is_commi
     writers = Writers(store, kept.residency, settings)
     away = StoreUnavailable("gone")
     request = TurnRequest(messages=[Message(role="user", content="Hi.")])
-    said = TurnResult(
-        session_id=session.id, parent=None, text="", tool_calls=[], problems=[],
-        finish_reason="stop", token_ids=[], mtp_accept_length=None,
-        usage=Usage(
-            prompt_tokens=2, completion_tokens=1, reused_tokens=0, recomputed_tokens=0,
-            boundary_tokens=0, recompute_reason=None,
-        ),
-    )  # fmt: skip
+    said = said_in(session)
     all_claimed = asyncio.Event()
 
     class Watched(Claims):
@@ -175,6 +168,47 @@ async def test_a_turn_that_is_kept_while_the_keys_of_others_are_claimed_is_commi
     head = (await store.session(session.id)).head
     assert list(await store.tokens(head)) == [5, 6, 7, 7, 8, 9]
     await keeping.close()
+
+
+async def test_a_kept_turn_keeps_its_key_until_the_store_has_it(kept, store, server):
+    await store.release(kept.lease)
+    session, outage = kept.session, kept.outage
+    settings = RuntimeSettings(redis_url=server.url, model_dir="unused", catch_up_interval=0.01)
+    request = TurnRequest(messages=[Message(role="user", content="Hi.")])
+    is_claimed = asyncio.Event()
+    answered_meanwhile = []
+
+    class Hiccup(Claims):
+        async def claim(self, *args):
+            if not answered_meanwhile:
+                answered_meanwhile.append(keeping.answer(session.id, request, "kept key"))
+                raise StoreUnavailable("gone once more")
+            claim = await super().claim(*args)
+            is_claimed.set()
+            return claim
+
+    claims = Hiccup(store, settings)
+    keeping = Keeping(outage, Writers(store, kept.residency, settings), claims, settings)
+    away = StoreUnavailable("gone")
+    keeping.keep(outage.standing(session.id), [7], said_in(session), request, away, "kept key")
+    await asyncio.wait_for(is_claimed.wait(), 10)
+    assert answered_meanwhile[0].replayed
+    _, is_first = await claims.claim("kept key", turn_of(session.id), request)
+    assert not is_first
+    await asyncio.gather(*keeping._catching_up.values())
+    assert keeping.answer(session.id, request, "kept key") is None
+    await keeping.close()
+
+
+def said_in(session):
+    usage = Usage(
+        prompt_tokens=2, completion_tokens=1, reused_tokens=0, recomputed_tokens=0,
+        boundary_tokens=0, recompute_reason=None,
+    )  # fmt: skip
+    return TurnResult(
+        session_id=session.id, parent=None, text="", tool_calls=[], problems=[],
+        finish_reason="stop", token_ids=[], mtp_accept_length=None, usage=usage,
+    )  # fmt: skip
 
 
 async def test_no_more_is_kept_than_there_is_room_for(kept):

@@ -54,6 +54,24 @@ async def test_a_rule_sees_the_parts_of_a_value_as_they_were_understood():
     assert not await refused(rule, path="/", target={"path": "/", "deep": "off"})
 
 
+@pytest.mark.parametrize(
+    "described", [{"type": "boolean", "default": True}, {"$ref": "#/$defs/deep"}]
+)
+async def test_a_rule_sees_the_default_that_a_schema_gives_what_is_left_out(described):
+    properties = {"path": {"type": "string"}, "deep": described}
+    deep = {"type": "boolean", "default": True}
+    schema = {"type": "object", "properties": properties, "$defs": {"deep": deep}}
+
+    async def run(given, context):
+        assert "deep" not in given  # the default is for who has the tool to fill in
+        return "deleted"
+
+    tool = define_by_schema(ToolSpec(name="delete", description="", parameters=schema), run)
+    rule = Rule("delete", Verdict.REFUSE, {"deep": "true"})
+    assert await refused(rule, tool, path="/")
+    assert not await refused(Rule("delete", Verdict.REFUSE, {"deep": "false"}), tool, path="/")
+
+
 async def test_a_rule_sees_the_default_of_what_is_left_out():
     rule = Rule("delete", Verdict.REFUSE, {"force": "false"})
     assert await refused(rule, path="/")
