@@ -8,6 +8,7 @@ for files that a session was told will be there for a turn.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
@@ -18,6 +19,7 @@ import msgpack
 from state_store.connection import Command, Control
 from state_store.errors import CorruptObject
 from state_store.files import TTL
+from state_store.labels import forget_labels, labels_of
 from state_store.layout import LineageKeys, ObjectNames, ObjectRef
 from state_store.records import Snapshot
 
@@ -168,14 +170,14 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
         if not doomed:
             continue
         stored, pin_id, files = doomed
-        shred = False
+        shred, tenant = False, None
         try:
             snapshot = Snapshot.unpack(stored)
-            shred = snapshot.encrypted
+            shred, tenant = snapshot.encrypted, snapshot.tenant
             await unpin(control, prefix, snapshot, pin_id.decode(), shred=shred)
         except CorruptObject as error:
             logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, _REPAIR)
-        outcome = await control.run(
+        outcome, *labels = await control.run(
             "bury",
             [
                 keys.snapshot(snapshot_id),
@@ -190,7 +192,12 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
             pin_id,
             0 if shred else TTL,
         )
-        buried += outcome == b"ok"  # not if a commit has just revived it
+        if outcome != b"ok":  # a commit has just revived it
+            continue
+        buried += 1
+        if tenant is not None and labels[0]:
+            with contextlib.suppress(CorruptObject):
+                await forget_labels(control, prefix, tenant, snapshot_id, labels_of(labels[0]))
 
 
 async def _files(control: Control, keys: LineageKeys, name: str) -> list[str]:

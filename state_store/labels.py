@@ -6,6 +6,9 @@ they are found a page at a time.) So a label is listed, written, and listed agai
 and a search believes only what is written. What a crash leaves is listed and not written; it is
 taken off the list by `recover`, or by a search that meets it a while later. The second listing is
 for a `recover` that came between the first and the writing.
+
+Labels are written only over those that were read. Who replaces them takes the old ones off their
+lists, but what was listed again since then: whoever did that and has not written has to begin anew.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _UNWRITTEN = 60  # seconds after which a listed label that is not written is not about to be
 _BATCH = 512
+_GONE, _CHANGED = 0, -1  # what `lua/label.lua` returns, or 1
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +66,8 @@ class Labels:
         self._control = control
         self._prefix = prefix
 
-    async def enlist(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
-        """To be done before the labels are written, and again after."""
-        if labels:
-            await self._control.exchange(self.enlisting(tenant, any_id, labels))
-
     def enlisting(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> list[Script]:
-        """What `enlist` runs; nothing without labels."""
+        """To be done before the labels are written, and again after; nothing without labels."""
         keys = TenantKeys(self._prefix, tenant)
         pairs = [key for label in labels.items() for key in _pair(keys, label)]
         return [Script("enlist", [keys.sessions, *pairs], [any_id])] if pairs else []
@@ -76,19 +75,54 @@ class Labels:
     async def set(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """Replaces all labels. Raises NotFound, InvalidLabels."""
         checked = check_labels(labels)
-        before = (await self.of([any_id]))[any_id]
-        await self.enlist(tenant, any_id, checked)
+        written = await self._write(tenant, any_id, checked)
         record = self._record(any_id)
-        if not await self._control.run("label", [record], LabelSet(labels=checked).pack()):
+        enlisting = self.enlisting(tenant, any_id, checked)
+        *_, now = await self._control.exchange(enlisting, [("HGET", record, "labelled")])
+        if written is None or now is None:  # perhaps it was deleted before it was listed
+            await self.forget(tenant, any_id, checked)
+        elif int(now) != written:  # perhaps others had taken it off its new lists before that, too
+            await self._write(tenant, any_id, None, listed=checked.items())
+        if written is None:
             raise NotFound(f"no {any_id}.")
-        await self.enlist(tenant, any_id, checked)
-        dropped = before.items() - checked.items()
-        await self._drop(tenant, [(label, any_id) for label in dropped])
+
+    async def _write(
+        self,
+        tenant: str,
+        any_id: str,
+        wanted: dict[str, str] | None,
+        *,
+        listed: Iterable[Label] = (),
+    ) -> int | None:
+        """Write labels, or those that are written once more, and take what it carried, or is
+        listed under, and does not carry now off its lists. How often labels had been written then;
+        None if it is gone."""
+        record, keys = self._record(any_id), TenantKeys(self._prefix, tenant)
+        dropped: dict[Label, float] = {}  # and when they were listed, as seen before the writing
+        reading = [("HMGET", record, "labels", "labelled")]
+        while True:
+            ((stored, times),) = await self._control.exchange(reading)
+            before = labels_of(stored)
+            after = before if wanted is None else wanted
+            gone = [one for one in (*before.items(), *listed) if one not in after.items()]
+            looking = [("ZSCORE", keys.label(*label), any_id) for label in gone]
+            enlisting = self.enlisting(tenant, any_id, wanted or {})
+            scores = await self._control.exchange([*looking, *enlisting])
+            dropped |= {one: at or 0.0 for one, at in zip(gone, scores, strict=False)}
+            packed = LabelSet(labels=after).pack()
+            outcome = await self._control.run("label", [record], packed, times or 0)
+            if outcome == _GONE:
+                return None
+            if outcome != _CHANGED:
+                break
+        rows = [(_pair(keys, one), any_id, at) for one, at in dropped.items()]
+        await self._unlist(rows, older_than=0)
+        return int(times or 0) + 1
 
     async def of(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
         """The labels of sessions and snapshots; none for what has none or is not there. Raises
         CorruptObject, InvalidId."""
-        return {one: _unpacked(stored) for one, stored in await self._stored(ids)}
+        return {one: labels_of(stored) for one, stored in await self._stored(ids)}
 
     async def _readable(self, ids: Sequence[str]) -> dict[str, dict[str, str]]:
         """As `of`, of what lists name. What cannot be read is logged and left out, and keeps nobody
@@ -103,7 +137,7 @@ class Labels:
                 logger.error("a label's list names what is no id: %s", error)
         for one, stored in await self._stored(named):
             try:
-                found[one] = _unpacked(stored)
+                found[one] = labels_of(stored)
             except CorruptObject as error:
                 logger.error("the labels of %s cannot be read: %s", one, error)
         return found
@@ -168,14 +202,7 @@ class Labels:
 
     async def forget(self, tenant: str, any_id: str, labels: Mapping[str, str]) -> None:
         """It is gone, and will not be again."""
-        async with self._control.guard() as client:
-            pipeline = client.pipeline(transaction=False)
-            keys = TenantKeys(self._prefix, tenant)
-            for label in labels.items():
-                for key in reversed(_pair(keys, label)):  # who is on its list can be taken off
-                    pipeline.zrem(key, any_id)
-            if labels:
-                await pipeline.execute()
+        await forget_labels(self._control, self._prefix, tenant, any_id, labels)
 
     async def recover(self, *, older_than: float) -> None:
         """Take what is not written off the lists that it has been on for so many seconds, and list
@@ -244,16 +271,27 @@ class Labels:
         return keys.snapshot(any_id) if is_snapshot_id(any_id) else keys.session(any_id)
 
 
+async def forget_labels(
+    control: Control, prefix: str, tenant: str, any_id: str, labels: Mapping[str, str]
+) -> None:
+    """Take what is gone, and will not be again, off the lists of its labels."""
+    keys = TenantKeys(prefix, tenant)
+    # Who is on a label's list can still be taken off the other.
+    lists = [key for label in labels.items() for key in reversed(_pair(keys, label))]
+    await control.exchange([("ZREM", key, any_id) for key in lists])
+
+
+def labels_of(stored: bytes | None) -> dict[str, str]:
+    """Of a record, as it is stored. Raises CorruptObject."""
+    return {} if not stored else LabelSet.unpack(stored).labels
+
+
 def wanted_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """To search for. Raises InvalidLabels."""
     wanted = check_labels(labels)
     if not wanted:
         raise InvalidLabels("give at least one label to search for.")
     return wanted
-
-
-def _unpacked(stored: bytes | None) -> dict[str, str]:
-    return {} if stored is None else LabelSet.unpack(stored).labels
 
 
 def _pair(keys: TenantKeys, label: Label) -> tuple[str, str]:

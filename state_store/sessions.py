@@ -13,7 +13,7 @@ from state_store.connection import Command, Control, Script
 from state_store.encodings import economy_named
 from state_store.errors import CorruptObject, ForeignTenant, InvalidId, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
-from state_store.labels import Labels, check_labels, wanted_labels
+from state_store.labels import Labels, check_labels, labels_of, wanted_labels
 from state_store.layout import (
     LineageKeys,
     TenantKeys,
@@ -295,7 +295,7 @@ class Sessions:
         session = await self.record(session_id, tenant=tenant)
         lineage = lineage_of(session_id)
         keys = LineageKeys(self._prefix, lineage)
-        await self._control.run(
+        stored = await self._control.run(
             "delete",
             [
                 keys.session(session_id),
@@ -313,7 +313,8 @@ class Sessions:
             await client.zrem(TenantKeys(self._prefix, session.body.tenant).sessions, session_id)
         await delete_notes(self._control, self._prefix, session.body.tenant, session_id)
         await self._uses.forget(session.body.tenant, session_id)
-        await self._labels.forget(session.body.tenant, session_id, session.labels)
+        for labels in (session.labels, labels_of(stored)):  # they may have been replaced meanwhile
+            await self._labels.forget(session.body.tenant, session_id, labels)
         await garbage.unwind(self._control, self._prefix, lineage)
         await self._quotas.mirror(session.body.tenant, [lineage])
 

@@ -4,14 +4,16 @@
 --       nothing at all
 -- ARGV: snapshot id, pin id that was removed, seconds that files live on which nothing holds any
 --       more, 0 if they go at once but for those that a session still wants
-if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return 'alive' end
-if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return 'alive' end
+-- Returns {'ok', its labels as they are stored}, or {'alive'}.
+if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then return {'alive'} end
+if (redis.call('HGET', KEYS[1], 'pin') or '') ~= ARGV[2] then return {'alive'} end
 local refs = redis.call('HGET', KEYS[3], ARGV[1])
 if refs and (tonumber(refs) or 1) > 0 then -- see doomed.lua; repair pins its objects again
   redis.call('SREM', KEYS[4], ARGV[1])
-  return 'alive'
+  return {'alive'}
 end
-local parent, size, count = unpack(redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count'))
+local fields = redis.call('HMGET', KEYS[1], 'parent', 'bytes', 'count', 'labels')
+local parent, size, count, labels = unpack(fields)
 redis.call('DEL', KEYS[1], KEYS[2])
 local now = redis.call('TIME')[1]
 local function let_go(kind, key)
@@ -40,4 +42,4 @@ end
 -- Last: a set that loses its last member is gone, and while its slot moves to another master of a
 -- cluster a script that makes a key anew is broken off half way.
 redis.call('SREM', KEYS[4], ARGV[1])
-return 'ok'
+return {'ok', labels or ''}

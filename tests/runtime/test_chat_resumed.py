@@ -1,15 +1,6 @@
 """`torpor chat` on a real engine: suspended, and gone on with where nothing is in memory."""
 
-import pytest
-
 from tests.backends.chat_process import Chat
-
-
-@pytest.fixture(autouse=True)
-async def nothing_listed(store):
-    """A label that is replaced within a minute stays on its list until somebody looks."""
-    yield
-    await store.recover(older_than=0)
 
 
 async def test_a_suspended_chat_goes_on_from_all_that_is_stored(stage, torpor, flush, tmp_path):

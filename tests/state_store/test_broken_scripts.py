@@ -131,7 +131,7 @@ async def test_one_that_comes_alive_while_it_is_unwound_keeps_its_record(
         session.head,
         pin,
     )
-    assert buried == b"alive"
+    assert buried == [b"alive"]
     assert raw.exists(keys.dead) == 0
     assert await writer.problems() == []
     assert await writer.history(session.id) == list(range(1, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 
 import pytest
@@ -208,15 +209,91 @@ async def test_what_is_listed_and_not_written_is_not_found_and_taken_off_later(w
     assert listed(raw, prefix) == {"a=1": {session.id}}
 
 
-async def test_a_label_that_is_dropped_is_taken_off_its_list_once_it_is_old(writer, raw, prefix):
+async def test_labels_that_are_replaced_or_deleted_are_on_no_list_any_more(writer, raw, prefix):
+    """At once, and whoever checks an hour later finds nothing."""
+    session = await writer.session([1], [2])
+    first = (await writer.store.ancestors(session.head))[0].id
+    for one in (session.id, session.head, first):
+        await writer.store.set_labels(one, {"a": "1", "b": "1"})
+        await writer.store.set_labels(one, {"a": "2", "b": "1"})
+    labelled = {session.id, session.head, first}
+    assert listed(raw, prefix) == {"a=2": labelled, "b=1": labelled}
+    await writer.rewind(session.id, first)
+    assert listed(raw, prefix) == {"a=2": {session.id, first}, "b=1": {session.id, first}}
+    age(raw, prefix, 3600)
+    assert await writer.problems() == []
+    await writer.store.delete_session(session.id)
+    assert listed(raw, prefix) == {}
+
+
+@pytest.mark.parametrize("other", ["1", "2", "3"])
+async def test_of_two_who_replace_labels_each_takes_those_off_that_nobody_carries(
+    writer, server, prefix, raw, other
+):
+    """The other one comes between any two trips of the first, and dies anywhere or not at all."""
+
+    async def replace_and_die(trip):
+        async with await StateStore.connect(server.url, prefix=prefix) as store:
+            Trips(store).crash_at = ("after", trip)
+            with contextlib.suppress(StoreError):
+                await store.set_labels(session.id, {"a": other})
+
     session = await create(writer, a="1")
-    await writer.store.set_labels(session.id, {"a": "2"})
-    assert listed(raw, prefix) == {"a=1": {session.id}, "a=2": {session.id}}
-    age(raw, prefix)
-    await writer.store.set_labels(session.id, {"a": "3"})
-    assert listed(raw, prefix) == {"a=1": {session.id}, "a=3": {session.id}}
-    await writer.store.recover(older_than=0)
-    assert listed(raw, prefix) == {"a=3": {session.id}}
+    seen = set()
+    for dies_at in (2, 3, 4, 5, 99):
+        at, met = 0, True
+        while met:
+            at += 1
+            await writer.store.set_labels(session.id, {"a": "1"})
+            async with await StateStore.connect(server.url, prefix=prefix) as store:
+                trips = Trips(store)
+                trips.between = (at, lambda: replace_and_die(dies_at))  # noqa: B023
+                await store.set_labels(session.id, {"a": "2"})
+                met = trips.between is None
+            value = (await writer.store.session(session.id)).labels["a"]
+            seen.add(value)
+            assert await found(writer, a=value) == [session.id]
+            labels = {label for label, ids in listed(raw, prefix).items() if ids}
+            assert f"a={value}" in labels
+            if dies_at == 99:
+                assert labels == {f"a={value}"}
+            await writer.store.recover(older_than=0)
+            assert listed(raw, prefix) == {f"a={value}": {session.id}}
+        assert at > 4
+    assert seen == {"2", other}
+
+
+@pytest.mark.parametrize("first", ["delete", "label"])
+async def test_a_session_that_is_deleted_while_it_is_labelled_is_on_no_list(
+    writer, server, prefix, raw, first
+):
+    def calls(store, session_id):
+        return {
+            "delete": lambda: store.delete_session(session_id),
+            "label": lambda: store.set_labels(session_id, {"a": "2"}),
+        }
+
+    at, met = 0, True
+    while met:
+        at += 1
+        session = await create(writer, a="1")
+        meanwhile = calls(writer.store, session.id)
+        async with await StateStore.connect(server.url, prefix=prefix) as store:
+            trips = Trips(store)
+            other = {"delete": "label", "label": "delete"}[first]
+
+            async def between(act=meanwhile[other]):
+                with contextlib.suppress(NotFound):
+                    await act()
+
+            trips.between = (at, between)
+            with contextlib.suppress(NotFound):
+                await calls(store, session.id)[first]()
+            met = trips.between is None
+        with contextlib.suppress(NotFound):
+            await writer.store.delete_session(session.id)
+        assert listed(raw, prefix) == {}
+    assert at > 4
 
 
 @pytest.mark.parametrize("of", ["session", "snapshot"])
@@ -306,12 +383,14 @@ async def test_recovery_while_a_session_is_labelled_does_not_hide_it(writer, ser
     assert at > 4
 
 
-async def test_labelling_while_recovery_looks_does_not_hide_it(writer, server, prefix):
+async def test_labelling_while_recovery_looks_does_not_hide_it(writer, server, raw, prefix):
     at, met = 0, True
     session = await create(writer, a="1")
     while met:
         at += 1
-        await writer.store.set_labels(session.id, {})  # still listed under a=1
+        await writer.store.set_labels(session.id, {})
+        keys = TenantKeys(prefix, TENANT)  # as if somebody had been about to write it
+        raw.zadd(keys.label("a", "1"), {session.id: raw.time()[0]})
         async with await StateStore.connect(server.url, prefix=prefix) as store:
             trips = Trips(store)
             trips.between = (at, lambda: writer.store.set_labels(session.id, {"a": "1"}))
