@@ -1,7 +1,9 @@
 """What snapshots cost while tokens are generated, and whether speculation changes any of them.
 
 Two engines run side by side, one with the linker and one without, and take turns: whatever else
-the machine does meanwhile slows both alike. A third, without MTP, then repeats what they said.
+the machine does meanwhile slows both alike. Of two processes of the very same engine one is faster
+than the other by some percent, as long as they live; so there are several pairs, one after the
+other. An engine without MTP then repeats what they said.
 """
 
 from __future__ import annotations
@@ -57,11 +59,11 @@ class _Spoken:
 
 
 async def measure(
-    *, rounds: int, tokens: int, profile: Profile, model: Path | None, data: Path
+    *, pairs: int, rounds: int, tokens: int, profile: Profile, model: Path | None, data: Path
 ) -> dict[str, Any]:
-    """One record. tokens: generated per turn. A round is a conversation on each engine.
+    """One record. tokens: generated per turn. A round is a conversation on each engine of a pair.
 
-    Starts a store and three engines under `data`, two at a time.
+    Starts a store, and engines under `data`, two at a time.
     """
     folder = checked_model(model or profile.model)
     chat = ChatFormat(folder)
@@ -87,18 +89,27 @@ async def measure(
             chat.opening([Message(role="user", content=text)], system=None, tools=())
             for text in _OPENINGS
         ]
-        on_off = await _speak([engine("on"), engine("off", linker=False)], prompts, rounds, tokens)
-        (plain,) = await _speak([engine("plain", mtp=False)], prompts, len(prompts), tokens)
-    on, off = on_off
+        spoken: list[list[_Spoken]] = [[], []]
+        for pair in range(pairs):
+            engines = [engine(f"on-{pair}"), engine(f"off-{pair}", linker=False)]
+            said = await _speak(engines, prompts, rounds, tokens)
+            for side, some in zip(spoken, said, strict=True):
+                side += some
+        once = min(rounds, len(prompts))
+        (plain,) = await _speak([engine("plain", mtp=False)], prompts, once, tokens)
+    on, off = spoken
     ratios = [a.rate / b.rate for a, b in zip(on, off, strict=True)]
     of_cpu = [a.rate_of_cpu / b.rate_of_cpu for a, b in zip(on, off, strict=True)]
+    of_pairs = [ratios[start : start + rounds] for start in range(0, len(ratios), rounds)]
     accepted = [length for one in on for length in one.accept_lengths]
     return {
         "bench": "decode",
+        "pairs": pairs,
         "rounds": rounds,
         "tokens": sum(one.counted for one in on),
         "snapshot_on_off": round(statistics.median(ratios), 3),
         "snapshot_on_off_quartiles": quartiles(ratios, 3),
+        "snapshot_on_off_pairs": [round(statistics.median(some), 3) for some in of_pairs],
         "snapshot_on_off_cpu": round(statistics.median(of_cpu), 3),
         "on_tokens_per_s": round(statistics.median(one.rate for one in on), 1),
         "off_tokens_per_s": round(statistics.median(one.rate for one in off), 1),

@@ -32,7 +32,7 @@ RUNS: Mapping[str, Sequence[str]] = {
     "suspend": [],
     "fork": ["--rounds", "50"],
     "turn": [],
-    "decode": ["--rounds", "12"],
+    "decode": [],
     "fleet": ["--sessions", "100", "--seconds", "60"],
     "million": ["--rounds", "2"],
     "lengths": ["--rounds", "5"],

@@ -48,7 +48,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     decode = subjects.add_parser(
         "decode", help="what snapshots cost while tokens are generated; MTP against none"
     )
-    decode.add_argument("--rounds", type=int, default=20, help="conversations per engine")
+    decode.add_argument("--pairs", type=int, default=5, help="of engines, one after the other")
+    decode.add_argument("--rounds", type=int, default=4, help="conversations per engine")
     decode.add_argument("--tokens", type=int, default=128, help="generated per turn")
     _stage_options(decode)
     decode.set_defaults(run=_decode)
@@ -228,7 +229,10 @@ def _decode(arguments: argparse.Namespace) -> int:
 
     staged = _staged(arguments)
     return _told(
-        arguments, decode.measure(rounds=arguments.rounds, tokens=arguments.tokens, **staged)
+        arguments,
+        decode.measure(
+            pairs=arguments.pairs, rounds=arguments.rounds, tokens=arguments.tokens, **staged
+        ),
     )
 
 

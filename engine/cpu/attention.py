@@ -260,10 +260,10 @@ def _cached(
     which spares the copy."""
     first, count = int(slots[0]), len(slots)
     if int(slots[-1]) - first == count - 1 and bool((slots[1:] - slots[:-1] == 1).all()):
-        where: Any = slice(first, first + count)
-    else:
-        where = slots.long()
-    return k_cache[where].to(dtype), v_cache[where].to(dtype)
+        end = first + count
+        return k_cache[first:end].to(dtype), v_cache[first:end].to(dtype)
+    # `index_select` copies whole rows, several times as fast as indexing does it.
+    return k_cache.index_select(0, slots).to(dtype), v_cache.index_select(0, slots).to(dtype)
 
 
 def _flash(
