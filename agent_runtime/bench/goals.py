@@ -113,10 +113,18 @@ def _ratio(one: str, other: str) -> Callable[[Records], float | None]:
 
 
 def _speedup(records: Records) -> float | None:
-    """Of the most connections over one, the worse way."""
-    some = [record for record in records if record.get("measure") == "connections"]
-    ways = [record[way] for record in some for way in ("get_speedup", "put_speedup")]
-    return min((list(way.values())[-1] for way in ways), default=None)
+    """Of the most connections over one, in what plain sockets gain by as many; the worse way."""
+
+    def gained(speedups: Mapping[str, float]) -> float:
+        return list(speedups.values())[-1]
+
+    ratios = [
+        gained(record[f"{way}_speedup"]) / gained(record[f"{way}_raw_speedup"])
+        for record in records
+        if record.get("measure") == "connections"
+        for way in ("get", "put")
+    ]
+    return round(min(ratios), 3) if ratios else None
 
 
 def _behind(records: Records) -> float | None:
@@ -234,7 +242,13 @@ GOALS = (
         1,
         at_least=True,
     ),
-    Goal("store", "throughput of 4 connections over one, worse way", _speedup, 1, at_least=True),
+    Goal(
+        "store",
+        "gain by 4 connections over one, in that of plain sockets, worse way",
+        _speedup,
+        0.95,
+        at_least=True,
+    ),
     Goal("turn", "a turn over the engine's own generate", _most("overhead_ratio"), 1.05),
     Goal("turn", "time outside of the model, long over short session", _most("growth_1m"), 2),
     Goal(

@@ -2,7 +2,7 @@
 
 raw          one connection beside a plain socket, and beside redis-py
 lmcache      one connection over TCP beside LMCache's client, a C++ extension
-connections  one server over 1, 2 and 4 connections
+connections  one server over 1, 2 and 4 connections, beside as many plain sockets
 masters      a cluster of one master, and of three
 memory       what the server keeps for one object, by how payloads are cut
 
@@ -19,8 +19,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +160,25 @@ def beside_lmcache(control: redis.Redis, size: int, effort: Effort) -> dict[str,
 
 
 def connections(url: str, flush: Action, effort: Effort) -> dict[str, Any]:
-    """The largest parts over more connections to one server; speedups are over one connection."""
+    """The largest parts over more connections to one server; speedups are over one connection.
+
+    Of plain sockets, in a thread each, as well: where a server and a client keep all cores busy
+    with one connection, nobody can be faster with more.
+    """
     with ExitStack() as stack:
         clients = {number: _client(stack, url, number) for number in _CONNECTIONS}
-        return {"measure": "connections", **_spread(clients, flush, effort)}
+        record = {"measure": "connections", **_spread(clients, flush, effort)}
+        value = memoryview(np.random.default_rng(0).bytes(PART_BYTES))
+        plain = {n: stack.enter_context(PlainSockets(url, value, n)) for n in _CONNECTIONS}
+        keys = [b"bench:{%032x}" % number for number in range(record["values"])]
+        puts = {str(number): partial(some.put, keys) for number, some in plain.items()}
+        gets = {str(number): partial(some.get, keys) for number, some in plain.items()}
+        put = _in_turn(puts, effort.rounds, before=flush)
+        for way, times in (("get", _in_turn(gets, effort.rounds)), ("put", put)):
+            first = next(iter(times))
+            record[f"{way}_raw_speedup"] = {name: _speedup(times, name, first) for name in times}
+        flush()
+        return record
 
 
 def masters(folder: Path, effort: Effort) -> dict[str, Any]:
@@ -269,6 +286,32 @@ class PlainSocket:
             if not count:
                 raise AssertionError("the server closed the connection")
             at += count
+
+
+class PlainSockets:
+    """As many, in a thread each; each has a run of the keys."""
+
+    def __init__(self, url: str, value: memoryview, count: int) -> None:
+        self._sockets = [PlainSocket(url, value) for _ in range(count)]
+        self._threads = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> PlainSockets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+        for one in self._sockets:
+            one.__exit__()
+
+    def get(self, keys: Sequence[bytes]) -> None:
+        list(self._threads.map(PlainSocket.get, self._sockets, self._runs(keys)))
+
+    def put(self, keys: Sequence[bytes]) -> None:
+        list(self._threads.map(PlainSocket.put, self._sockets, self._runs(keys)))
+
+    def _runs(self, keys: Sequence[bytes]) -> list[Sequence[bytes]]:
+        each = -(-len(keys) // len(self._sockets))
+        return [keys[at : at + each] for at in range(0, len(keys), each)]
 
 
 def _redis_py(client: redis.Redis, command: str, keys: Sequence[bytes], value: bytes) -> None:

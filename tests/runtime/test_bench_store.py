@@ -56,6 +56,25 @@ def test_more_connections_and_masters_are_compared_with_one(printed):
         for way in ("get", "put"):
             assert list(by_measure[measure][f"{way}_gb_s"]) == counts
             assert by_measure[measure][f"{way}_speedup"]["1"] == 1
+    for way in ("get", "put"):
+        assert list(by_measure["connections"][f"{way}_raw_speedup"]) == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_plain_sockets_share_the_keys(tmp_path, count):
+    value = memoryview(b"\r\n" * 50_000)
+    keys = [b"bench:{%032x}" % number for number in range(9)]
+    with (
+        EmbeddedServer(tmp_path) as server,
+        store.redis.from_url(server.url) as control,
+        store.PlainSockets(server.url, value, count) as plain,
+    ):
+        plain.put(keys)
+        assert [control.get(key) == value for key in keys] == [True] * 9
+        plain.get(keys)
+        control.set(keys[-1], bytes(100_001))  # which the last socket reads
+        with pytest.raises(AssertionError, match="does not hold"):
+            plain.get(keys)
 
 
 def test_the_plain_socket_moves_what_we_move(tmp_path):
