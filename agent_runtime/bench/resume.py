@@ -70,6 +70,7 @@ class _Spent:
     reprefill: list[float] = field(default_factory=list)
     alone_hot: list[float] = field(default_factory=list)
     llama: list[float] = field(default_factory=list)
+    llama_restore: list[float] = field(default_factory=list)  # without reading the question
 
 
 class _Bench:
@@ -145,6 +146,7 @@ class _Bench:
         assert count == known, f"llama.cpp restored {count} of {known} tokens"
         first, reading = llama.read(prompt[known:])
         self._spent.llama.append(restoring + reading)
+        self._spent.llama_restore.append(restoring)
         self._answers.append([first])
 
     def _record(self, known: int, rounds: int, control: TurnResult) -> dict[str, Any]:
@@ -162,6 +164,7 @@ class _Bench:
             **_median("reprefill_ttft_s", spent.reprefill[1:]),
             **_median("alone_hot_ttft_s", spent.alone_hot[1:]),
             **_median("llama_ttft_s", spent.llama[1:]),
+            **_median("llama_restore_s", spent.llama_restore[1:]),
             "ratio": _ratio(spent.reprefill[1:], resumes, 1),
             "restarted_ratio": _ratio(spent.reprefill[1:], [restarted] * rounds, 1),
             "llama_ratio": _ratio(resumes, spent.llama[1:], 2),

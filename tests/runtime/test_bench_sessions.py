@@ -51,6 +51,7 @@ def test_a_resume_is_compared_with_a_prefill_and_with_peers_in_the_same_rounds(c
         "reprefill_ttft_s",
         "alone_hot_ttft_s",
         "llama_ttft_s",
+        "llama_restore_s",
     ]
     for name in seconds:
         low, high = record[f"{name}_quartiles"]
