@@ -140,9 +140,9 @@ def _from_environment(environment: Mapping[str, str], *others: Values) -> dict[s
         for name, value in environment.items()
         if name in variables
     }
-    key = "backend.key_variable"
+    keys = {str(values[key].value) for values in (found, *others) for key in _KEYS if key in values}
     for name in environment:
-        set_as_key = any(name == values[key].value for values in (found, *others) if key in values)
+        set_as_key = name in keys or f"env:{name}" in keys
         if not name.startswith(PREFIX) or name in variables or set_as_key:
             continue
         own = {one.removeprefix(PREFIX): one for one in variables}
@@ -155,6 +155,8 @@ def _from_environment(environment: Mapping[str, str], *others: Values) -> dict[s
     return found
 
 
+_KEYS = ("backend.key_variable", "master_key_source")
+"""Settings that name a variable."""
 _ALMOST = 0.75  # TORPOR_REDIS_URI and TORPOR_ARCHIVE are, TORPOR_URL and TORPOR_BACKEND_KEY are not
 
 

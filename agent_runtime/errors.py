@@ -31,7 +31,6 @@ TorporError
 ├── TooManySteps          an agent's exchange is longer than it may be
 ├── FilesUncommitted      files of a session were kept and are in no snapshot: say what is wanted
 ├── CheckpointLost        a graph's checkpoint is not whole any more
-├── CannotStore           engines cannot store the session in the form that it asks for
 ├── NoBackend             no backend here answers this session, which has no state
 ├── NoModel               no tokenizer here for this session, whose history is token ids
 ├── NotHeld               nothing of the session could be kept on a device
@@ -221,11 +220,6 @@ class FilesUncommitted(TorporError):
 class KeptTurnsRefused(TorporError):
     code = "kept_turns_refused"
     status = 409
-
-
-class CannotStore(TorporError):
-    code = "cannot_store"
-    status = 501
 
 
 class NoBackend(TorporError):

@@ -15,6 +15,7 @@ from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from agent_runtime.service.bodies import BodyLimits
 from agent_runtime.service.hosts import LOCAL
 from engine.backends.settings import BackendSettings
+from state_store.vault import Vault
 
 _WORDS = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -59,6 +60,9 @@ class RuntimeSettings(BaseModel):
     """What the names of all keys in the store begin with."""
     archive_url: str | None = None
     """Where idle sessions go, and come back from when they are resumed; None: nothing does."""
+    master_key_source: str | None = Field(default=None, pattern="^(file|env):.")
+    """Where the master keys of encrypted tenants are: `file:PATH` or `env:VARIABLE`. None: their
+    sessions are not served."""
     model_dir: Path | None = None
     """Checkpoint directory: the runtime reads its tokenizer and chat template. None: only sessions
     of the backend are served."""
@@ -126,6 +130,11 @@ class RuntimeSettings(BaseModel):
         if self.model_dir is None and self.backend is None:
             raise ValueError("a runtime needs model_dir, a [backend], or both")
         return self
+
+    def vault(self) -> Vault:
+        """Raises VaultLocked, InvalidKey."""
+        source = self.master_key_source
+        return Vault() if source is None else Vault.load(source)
 
     @property
     def served_model(self) -> str | None:

@@ -24,6 +24,7 @@ from engine.checkpoint import INDEX, read_weights
 from engine.errors import EngineStartFailed
 from engine.linker.config import LinkerConfig
 from engine.profiles import Profile
+from state_store.vault import Vault
 
 START_TIMEOUT = 1800.0  # seconds; loading a terabyte of weights takes a while
 _POLL = 0.2
@@ -49,6 +50,8 @@ class EngineOptions:
     prefix: str = "torpor"
     archive: str | None = None
     """URL of the archive that objects are read from when they are not in Redis."""
+    master_key: str | None = None
+    """Where the master keys of encrypted tenants are, see `Vault.load`."""
     cache_dir: Path | None = None
     """Where SGLang keeps the native helpers that it compiles at first use."""
     load_deadline: float = LinkerConfig.model_fields["load_deadline"].default
@@ -62,11 +65,14 @@ class EngineProcess:
 
     def __init__(self, options: EngineOptions) -> None:
         """Raises EngineStartFailed when there is no model, the port is taken, or nobody can tell
-        where others reach it; InvalidUrl."""
+        where others reach it; InvalidUrl; VaultLocked or InvalidKey when there is no master key
+        where it should be."""
         self.options = options
         self.model = checked_model(options.model or options.profile.model)
         self.boot_id = secrets.token_hex(8)
         self.process: subprocess.Popen[bytes] | None = None
+        if options.master_key is not None:
+            Vault.load(options.master_key)  # an error now, not in the middle of the engine's start
         require_free_port(options.host, options.port)
         where = options.host, options.port
         self.url = local_url(*where)
@@ -109,6 +115,7 @@ class EngineProcess:
             boot_id=self.boot_id,
             advertised=self.advertised,
             archive=options.archive,
+            master_key=options.master_key,
             load_deadline=options.load_deadline,
         )
 

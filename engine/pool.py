@@ -15,7 +15,8 @@ import enum
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, TypeVar
 
 from engine.client import EngineClient, Load
@@ -35,7 +36,9 @@ from engine.replies import (
     settled_of,
     work_of,
 )
+from engine.waiting import WATCH, unless_gone
 from state_store.errors import EngineSilent, StoreUnavailable
+from state_store.forms import FormName
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,6 @@ HANGS = 30.0  # seconds that an engine may show less than all signs of life
 PUT_ASIDE = 10.0  # seconds that an engine which failed gets no turn while another can take it
 _LOOK = 2.0  # seconds that an engine gets to answer a look
 _FRESH = 1.0  # seconds that a look at an engine is good for
-_WATCH = 1.0  # seconds between looks at an engine that something is waiting for
 _FORGET = 60.0  # seconds without a heartbeat after which an engine is not waited for any more
 
 _T = TypeVar("_T")
@@ -78,14 +80,20 @@ class Engine:
         self._store = store
 
     async def prefetch(
-        self, hashes: Sequence[str], *, timeout: float, session_id: str | None = None
+        self,
+        hashes: Sequence[str],
+        *,
+        timeout: float,
+        form: FormName | None = None,
+        session_id: str | None = None,
     ) -> Prefetch:
         """Stage the page chain `hashes` and the state at its end in the engine's host memory.
 
-        session_id: whose `progress` it is
+        form: here and below, in which the chain's objects are stored; session_id: whose `progress`
+        it is
         Raises EngineUnreachable if the engine's linker does not answer within `timeout` s.
         """
-        payload = {"hashes": list(hashes), "session": session_id}
+        payload = {**_chain(hashes, form), "session": session_id}
         replies = await self._command("prefetch", payload, timeout)
         reasons = sorted({reply["reason"] for reply in replies if reply["reason"]})
         return Prefetch(
@@ -95,46 +103,60 @@ class Engine:
             reason="; ".join(reasons) or None,
         )
 
-    async def announce(self, hashes: Sequence[str], *, timeout: float) -> None:
+    async def announce(
+        self, hashes: Sequence[str], *, timeout: float, form: FormName | None = None
+    ) -> None:
         """Let it know of the page chain `hashes` and the state at its end, in case a router sends
         the session there. Nothing is read until then."""
-        await self._command("announce", {"hashes": list(hashes)}, timeout)
+        await self._command("announce", _chain(hashes, form), timeout)
 
-    async def renew(self, hashes: Sequence[str], *, timeout: float) -> int:
+    async def renew(
+        self, hashes: Sequence[str], *, timeout: float, form: FormName | None = None
+    ) -> int:
         """Keep the stored objects of `hashes` alive; how many had expired and must be stored anew.
 
         For pages that no snapshot of the session holds yet: ones that it shares with others.
         """
-        replies = await self._command("renew", {"hashes": list(hashes)}, timeout)
+        replies = await self._command("renew", _chain(hashes, form), timeout)
         return sum(int(reply["forgotten"]) for reply in replies)
 
-    async def settle(self, hashes: Sequence[str], *, timeout: float) -> Settled:
+    async def settle(
+        self, hashes: Sequence[str], *, timeout: float, form: FormName | None = None
+    ) -> Settled:
         """Wait for queued offloads; what of `hashes` is stored then.
 
         A boundary is restorable when all ranks stored every page up to it and the state at it.
         What could not be stored, or was not taken, is offered to the store once more.
         """
-        payload = {"hashes": list(hashes), "timeout": timeout}
+        payload = {**_chain(hashes, form), "timeout": timeout}
         replies = await self._command("settle", payload, timeout, at=settling)
         if any(reply["failed"] or reply["turned_away"] for reply in replies):
-            return await self.persist(hashes, timeout=timeout)
+            return await self.persist(hashes, timeout=timeout, form=form)
         return settled_of(replies, hashes)
 
-    async def persist(self, hashes: Sequence[str], *, timeout: float) -> Settled:
+    async def persist(
+        self, hashes: Sequence[str], *, timeout: float, form: FormName | None = None
+    ) -> Settled:
         """Have all that the device holds of `hashes` stored, and wait for it; what is stored then.
 
         Stored in memory: `StateStore.confirm` tells when it is durable.
         """
-        payload = {"hashes": list(hashes), "timeout": timeout}
+        payload = {**_chain(hashes, form), "timeout": timeout}
         replies = await self._step("persist", payload, timeout, at=settling)
         return settled_of(replies, hashes)
 
     async def where(
-        self, hashes: Sequence[str], *, name: str, timeout: float, since: int = 0
+        self,
+        hashes: Sequence[str],
+        *,
+        name: str,
+        timeout: float,
+        form: FormName | None = None,
+        since: int = 0,
     ) -> Whereabouts:
         """Where the chain `hashes` is now; `name`: of a hold, see `hold`; since: leading pages that
         are not looked for, and count as there, with no state."""
-        payload = {"hashes": list(hashes), "name": name, "since": since}
+        payload = {**_chain(hashes, form), "name": name, "since": since}
         replies = await self._step("where", payload, timeout)
         left = [reply["held_for"] for reply in replies if reply["held_for"] is not None]
         places = {p: in_place(p, replies, since=since) for p in ("device", "staged", "stored")}
@@ -214,7 +236,7 @@ class Engine:
         It is gone when nobody listens, or when it neither answers nor beats; when it does only
         one of the two, or beats cannot be seen because the store is gone too, after `HANGS` s.
         """
-        return await _while(wanted, self._ends)
+        return await unless_gone(wanted, self._ends)
 
     async def _ends(self) -> str:
         return f"engine {self.record.engine_id} ended or hangs: {await self.until_gone()}."
@@ -228,7 +250,7 @@ class Engine:
                 well_at = time.monotonic()
             elif signs is _Signs.NONE or time.monotonic() - well_at > HANGS:
                 return str(signs.value)
-            await asyncio.sleep(_WATCH)
+            await asyncio.sleep(WATCH)
 
     async def _signs(self) -> _Signs:
         try:
@@ -277,21 +299,25 @@ class EnginePool:
         self._aside: dict[str, float] = {}
         self._unreadable: frozenset[str] = frozenset()
 
-    async def pick(self, fingerprint_id: str | None = None) -> Engine:
+    async def pick(
+        self, fingerprint_id: str | None = None, *, master_key: str | None = None
+    ) -> Engine:
         """The first by id of the `usable` engines."""
-        return (await self.usable(fingerprint_id))[0]
+        return (await self.usable(fingerprint_id, master_key=master_key))[0]
 
     async def usable(
         self,
         fingerprint_id: str | None = None,
         *,
         without: Collection[str] = (),
+        master_key: str | None = None,
         records: Sequence[EngineRecord] | None = None,
     ) -> list[Engine]:
         """Engines that can take a turn, by id, each just looked at.
 
         fingerprint_id: of the state format that they must have; any, if None
         without: boot ids of engines that are not wanted
+        master_key: id of the one that they must have, to store the session
         records: as just read; None to read them
 
         One that failed lately is among them only if there is no other. Raises NoEngine, saying of
@@ -308,6 +334,11 @@ class EnginePool:
                 others.append(record)
             elif record.draining:
                 refusals.append(f"{record.engine_id} (draining)")
+            elif master_key is not None and master_key not in record.master_keys:
+                refusals.append(
+                    f"{record.engine_id} (lacks master key {master_key} of the session's tenant; "
+                    "start it with --master-key)"
+                )
             else:
                 fitting.append(self._engine(record))
         aside = [engine for engine in fitting if self._is_aside(engine)]
@@ -357,7 +388,9 @@ class EnginePool:
         EngineUnreachable once one of them is gone (see `Engine.while_alive`) and no other is seen
         at work on the session.
         """
-        return await _while(wanted, lambda: self._until_one_is_gone(fingerprint_id, session_id))
+        return await unless_gone(
+            wanted, lambda: self._until_one_is_gone(fingerprint_id, session_id)
+        )
 
     async def _until_one_is_gone(self, fingerprint_id: str, session_id: str) -> str:
         watched: dict[asyncio.Task[str], Engine] = {}
@@ -368,7 +401,7 @@ class EnginePool:
                         engine = self._engine(record)
                         watched[asyncio.create_task(engine.until_gone())] = engine
             if not watched:
-                await asyncio.sleep(_WATCH)
+                await asyncio.sleep(WATCH)
         try:
             while watched:
                 done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
@@ -433,35 +466,8 @@ class EnginePool:
         return True
 
 
-async def _while(wanted: Coroutine[Any, Any, _T], ends: Callable[[], Awaitable[str]]) -> _T:
-    """What `wanted` gives; EngineUnreachable with what `ends` says if that is first. `ends` is
-    asked only if it takes a while: this is done for every chunk of an answer, so what comes soon
-    costs no task."""
-    loop = asyncio.get_running_loop()
-    watching: list[asyncio.Task[str]] = []
-    done = False
-
-    async def watch() -> str:
-        try:
-            return await ends()
-        finally:
-            if not done:
-                limit.reschedule(loop.time())
-
-    asking = loop.call_later(_WATCH, lambda: watching.append(asyncio.create_task(watch())))
-    try:
-        async with asyncio.timeout(None) as limit:
-            return await wanted
-    except TimeoutError:
-        if not limit.expired():
-            raise  # one of its own
-        raise EngineUnreachable(watching[0].result()) from None
-    finally:
-        done = True
-        asking.cancel()
-        for task in watching:
-            task.cancel()
-            await asyncio.wait({task})
+def _chain(hashes: Sequence[str], form: FormName | None) -> dict[str, Any]:
+    return {"hashes": list(hashes), "form": None if form is None else astuple(form)}
 
 
 async def _one_works_on(session_id: str, engines: Collection[Engine]) -> bool:

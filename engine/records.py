@@ -40,6 +40,8 @@ class EngineRecord(BaseModel):
     """SGLang verifies drafts greedily on a CPU: of an answer only the first token is sampled."""
     seeded: bool = False
     """It draws by the seeds of requests: SGLang does with --enable-deterministic-inference only."""
+    master_keys: tuple[str, ...] = ()
+    """Ids of the master keys that it has: it stores sessions of tenants who need no other."""
     draining: bool = False
     """It takes no new turns: somebody is about to end it."""
 

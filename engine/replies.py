@@ -152,6 +152,8 @@ def settled_of(replies: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> S
             f"{turned_away} objects were not taken, because too much waits for the store; the "
             "next turn offers them again"
         )
+    elif refused := next((reply["refused"] for reply in replies if reply.get("refused")), None):
+        reason = refused
     elif failed:
         reason = f"{failed} objects could not be written to the store"
     elif not all(reply["settled"] for reply in replies):

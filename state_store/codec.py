@@ -96,8 +96,9 @@ def seal(
 def form_of_sealed(frame: Frame, *, names: ObjectNames, ref: ObjectRef) -> Form | None:
     """How the payload in a frame is stored, if `seal` was the last to change header or payload;
     None for a frame that holds a payload as on the device, or anything else."""
-    magic, *_, stored_bytes, _, _ = _NAMED.unpack_from(frame.header)
-    if magic != _MAGIC:
+    found = _NAMED.unpack_from(frame.header)
+    stored_bytes = found[4]
+    if found != _named(stored_bytes, names, ref):  # the payload is not even looked at
         return None
     try:
         return check(frame, HEADER_BYTES + stored_bytes, names=names, ref=ref)

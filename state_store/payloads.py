@@ -66,6 +66,11 @@ class Payloads:
         self._keys = None if form.tenant_key is None else ObjectKeys(client, names, form.tenant_key)
         self.refused = 0
 
+    def in_form(self, form: StoredForm) -> Payloads:
+        """The same objects' door for another form, over the same connections. `refused` counts
+        anew."""
+        return Payloads(self._client, self._names, form=form, archive=self._archive)
+
     def ping(self) -> None:
         self._client.ping()
 

@@ -33,6 +33,11 @@ class Tenancy:
         tenant = await self._tenants.same(session.body.tenant, session.body.tenant_id)
         return self._tenants.salt(tenant, session.body.economy)
 
+    async def master_key_id(self, tenant: str) -> str | None:
+        """Id of the master key that an engine must have for the tenant's sessions; None for a
+        tenant who stores in the clear. Raises InvalidTenant, TenantDeleted, InvalidKey."""
+        return await self._tenants.master_key_id(tenant)
+
     async def stored_form(self, session: Session) -> StoredForm:
         """How `Payloads` is to write and read the session's objects.
 

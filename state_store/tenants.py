@@ -7,11 +7,11 @@ import secrets
 from state_store.connection import Command, Control
 from state_store.encodings import LOSSLESS, economy_named
 from state_store.errors import NotFound, StoreUnavailable, TenantDeleted, TenantExists
-from state_store.forms import salt_of_class
+from state_store.forms import page_salt
 from state_store.layout import TenantKeys
 from state_store.records import Tenant
 from state_store.tenant_seals import TenantSeals
-from state_store.vault import TenantKey, Vault
+from state_store.vault import TenantKey, Vault, master_key_id
 
 _ATTEMPTS = 8
 
@@ -136,10 +136,17 @@ class Tenants:
             known = self._keys[tenant.id] = self._vault.open(tenant.wrapped_key, tenant.name)
         return known
 
+    async def master_key_id(self, name: str) -> str | None:
+        """Of the master key that the tenant's is wrapped by now; None for one who stores in the
+        clear. Raises InvalidTenant, TenantDeleted, InvalidKey."""
+        tenant = await self.get(name)
+        if tenant.wrapped_key is not None:  # it may be wrapped by another one since
+            tenant = await self._read(name)
+        return None if tenant.wrapped_key is None else master_key_id(tenant.wrapped_key)
+
     def salt(self, tenant: Tenant, economy: str) -> str:
         """Salt of the tenant's pages of one economy class. Raises VaultLocked, InvalidKey."""
-        key = self.key(tenant)
-        return salt_of_class(tenant.salt if key is None else key.page_salt(), economy)
+        return page_salt(tenant, self.key(tenant), economy)
 
     async def seals(self, name: str, *, anew: bool = False) -> TenantSeals:
         """Of its notes and items. anew: as its record is now, and not as it was last read. Raises

@@ -13,7 +13,6 @@ from state_store import commit as committing
 from state_store.archiving import Archiving
 from state_store.connection import Control
 from state_store.effects import Effects
-from state_store.encodings import LOSSLESS
 from state_store.errors import InvalidDraft, StoreError
 from state_store.files import Files
 from state_store.fingerprint import Fingerprint
@@ -95,7 +94,7 @@ class Transfers:
         try:
             fingerprints = [format.fingerprint for format in found.manifest.formats]
             owner = await self._tenants.get(tenant)
-            salt = self._tenants.salt(owner, LOSSLESS)  # the file's class has its own under it
+            salt = self._tenants.salt(owner, found.manifest.economy)
             forms = _forms(fingerprints, found.manifest.economy, self._tenants.key(owner))
             async with self._place() as place:
                 await in_thread(lambda stop: found.store(place, salt=salt, forms=forms, stop=stop))

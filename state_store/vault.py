@@ -180,6 +180,10 @@ class Vault:
         return f"<Vault {' '.join(self._keys) or 'locked'}>"
 
     @property
+    def master_key_ids(self) -> tuple[str, ...]:
+        return tuple(self._keys)
+
+    @property
     def locked(self) -> bool:
         return self._current is None
 
@@ -193,12 +197,7 @@ class Vault:
         Raises VaultLocked when its master key is not here, InvalidKey when it is damaged or was
         made for another tenant.
         """
-        if len(wrapped) != _WRAPPED_BYTES or wrapped[:1] != _VERSION:
-            raise InvalidKey(
-                f"the wrapped key of tenant {tenant} is malformed: {len(wrapped)} bytes. Restore "
-                "the tenant's record; without its key nothing of the tenant can be read."
-            )
-        master_id = _master_id(wrapped)
+        master_id = master_key_id(wrapped)
         master = self._keys.get(master_id)
         if master is None:
             raise VaultLocked(
@@ -220,7 +219,7 @@ class Vault:
         Raises like `open`. When all tenants' records are rewrapped, older master keys can go.
         """
         key = self.open(wrapped, tenant)
-        if self._current is not None and _master_id(wrapped) == self._current.id:
+        if self._current is not None and master_key_id(wrapped) == self._current.id:
             return wrapped
         return self._wrap(key.reveal(), tenant)
 
@@ -232,6 +231,16 @@ class Vault:
             )
         wrapped = wrap_key(_wrapping_key(self._current, tenant), secret)
         return _VERSION + bytes.fromhex(self._current.id) + wrapped
+
+
+def master_key_id(wrapped: bytes) -> str:
+    """Id of the master key that a tenant's key is wrapped by. Raises InvalidKey."""
+    if len(wrapped) != _WRAPPED_BYTES or wrapped[:1] != _VERSION:
+        raise InvalidKey(
+            f"a tenant's wrapped key is malformed: {len(wrapped)} bytes. Restore the tenant's "
+            "record; without its key nothing of the tenant can be read."
+        )
+    return wrapped[1 : 1 + _MASTER_ID_BYTES].hex()
 
 
 def new_object_seed() -> bytes:
@@ -265,10 +274,6 @@ def unwrap_key(wrapping_key: bytes, wrapped: bytes) -> bytes:
 def _wrapping_key(master: MasterKey, tenant: str) -> bytes:
     """Of one tenant: else who can write to the store could give a tenant another's key."""
     return derive(master.reveal(), salt=b"", info=_info("tenant key of", tenant))
-
-
-def _master_id(wrapped: bytes) -> str:
-    return wrapped[1 : 1 + _MASTER_ID_BYTES].hex()
 
 
 def _info(*parts: str) -> bytes:

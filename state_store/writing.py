@@ -15,9 +15,9 @@ from state_store.layout import lineage_of
 from state_store.leases import Leases
 from state_store.lineages import Lineages
 from state_store.quotas import Quotas
-from state_store.records import Commit, Lease, SnapshotDraft
+from state_store.records import Commit, Lease, Session, SnapshotDraft
 from state_store.reserving import reserve
-from state_store.sessions import Sessions
+from state_store.sessions import Sessions, session_of
 from state_store.uses import Uses
 
 
@@ -46,8 +46,12 @@ class Writing:
     async def acquire_record(
         self, session_id: str, *, ttl: float, owner: str
     ) -> tuple[Lease, list[bytes | None]]:
-        """As `acquire`; and the session's record as it is then, for `session_of`."""
+        """As `acquire`; and the session's record as it is then, for `opened`."""
         return await self._leases.acquire(session_id, ttl=ttl, owner=owner)
+
+    async def opened(self, session_id: str, record: Sequence[bytes | None]) -> Session:
+        """The session of a record. Raises NotFound, CorruptObject, VaultLocked."""
+        return await self._sessions.opened(session_of(session_id, record))
 
     async def writer(self, session_id: str) -> str | None:
         """The owner of the session's lease; None if nobody has it."""

@@ -5,6 +5,7 @@ lmcache      one connection over TCP beside LMCache's client, a C++ extension
 connections  one server over 1, 2 and 4 connections, beside as many plain sockets
 masters      a cluster of one master, and of three
 memory       what the server keeps for one object, by how payloads are cut
+sealed       pages of an encrypted tenant beside the same in the clear
 
 Servers are embedded ones without their log, whose writing would hide what a client costs. What is
 compared runs in turn, the first of one round last in the next, and ratios are medians of rounds'
@@ -14,6 +15,7 @@ ratios: whatever else the machine does meets both.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import statistics
 import tempfile
@@ -32,11 +34,16 @@ import redis
 from agent_runtime.bench.peers.lmcache import LMCacheClient
 from agent_runtime.bench.spread import quartiles
 from engine.launch import free_port
-from state_store.codec import HEADER_BYTES
+from state_store.cipher import KEY_BYTES
+from state_store.codec import HEADER_BYTES, Frame
 from state_store.embedded import EmbeddedServer
 from state_store.embedded_cluster import EmbeddedCluster
-from state_store.layout import PART_BYTES
+from state_store.encodings import ECONOMIES, LOSSLESS
+from state_store.forms import StoredForm
+from state_store.layout import PART_BYTES, ObjectNames, ObjectRef
 from state_store.objects import ObjectClient
+from state_store.payloads import Item, Outcome, Payloads
+from state_store.vault import MasterKey, Vault
 
 GOALS = {"raw": 0.8, "redis_py": 3.0, "lmcache": 1.0}
 """Of a plain socket's throughput, of redis-py's and of LMCache's client's, at every size and both
@@ -83,6 +90,7 @@ def measure(effort: Effort = FULL) -> Iterator[dict[str, Any]]:
                 yield record
             yield connections(server.url, lambda: _flush(control), effort)
             yield memory(server.url, control, effort)
+            yield sealed(server.url, lambda: _flush(control), effort)
         yield masters(Path(folder), effort)
     yield {
         "measure": "goal", **{f"ratio_{peer}": least for peer, least in GOALS.items()},
@@ -219,6 +227,58 @@ def memory(url: str, control: redis.Redis, effort: Effort) -> dict[str, Any]:
     return record
 
 
+def sealed(url: str, flush: Action, effort: Effort) -> dict[str, Any]:
+    """As engines write and read pages, each side over a connection of its own: sums are made and
+    checked on both, and on one side payloads are encrypted and decrypted where they are."""
+    names = ObjectNames("bench", "0" * 32, 0)
+    vault = Vault([MasterKey(secrets.token_bytes(KEY_BYTES))])
+    tenant_key = vault.open(vault.new_tenant_key("bench"), "bench")
+    count = max(2, effort.round_bytes // PART_BYTES)
+    value = np.random.default_rng(0).bytes(PART_BYTES)
+    frames = [
+        Frame(memoryview(bytearray(HEADER_BYTES)), memoryview(bytearray(value)))
+        for _ in range(count)
+    ]
+    items = [(ObjectRef("kv", f"{at:064x}"), frame) for at, frame in enumerate(frames)]
+
+    def refill() -> None:
+        """What was written is ciphertext now, and its header says so."""
+        flush()
+        for frame in frames:
+            frame.header[:] = bytes(HEADER_BYTES)
+            frame.payload[:] = value
+
+    with ExitStack() as stack:
+        plain = Payloads(_client(stack, url, 1), names)
+        hidden = Payloads(
+            _client(stack, url, 1), names, form=StoredForm(ECONOMIES[LOSSLESS], {}, tenant_key)
+        )
+        times = {}
+        times["put"] = _in_turn(
+            {name: partial(door.write, items, ttl=_TTL) for name, door in
+             (("torpor", hidden), ("plain", plain))},
+            effort.rounds, before=refill,
+        )  # fmt: skip
+        record: dict[str, Any] = {"measure": "sealed", "value_bytes": PART_BYTES, "values": count}
+        # Both have objects of their own names, which stay for all rounds of reads.
+        refill()
+        hidden.write(items, ttl=_TTL)
+        others = [(ObjectRef("state", ref.page_hash), frame) for ref, frame in items]
+        for frame in frames:
+            frame.payload[:] = value
+        plain.write(others, ttl=_TTL)
+        times["get"] = _in_turn(
+            {"torpor": lambda: _all_read(hidden, items), "plain": lambda: _all_read(plain, others)},
+            effort.rounds,
+        )
+        flush()
+    for way in ("get", "put"):
+        record[f"{way}_gb_s"] = _rate(count * PART_BYTES, times[way]["torpor"])
+        record[f"{way}_plain_gb_s"] = _rate(count * PART_BYTES, times[way]["plain"])
+        record |= _compared(way, times[way], "plain")
+    return record
+
+
 class PlainSocket:
     """The plainest client there can be: it knows every reply, and checks only where each begins.
 
@@ -312,6 +372,11 @@ class PlainSockets:
     def _runs(self, keys: Sequence[bytes]) -> list[Sequence[bytes]]:
         each = -(-len(keys) // len(self._sockets))
         return [keys[at : at + each] for at in range(0, len(keys), each)]
+
+
+def _all_read(payloads: Payloads, items: Sequence[Item]) -> None:
+    if set(payloads.read(items)) != {Outcome.OK}:
+        raise AssertionError("what was read is not what was written")
 
 
 def _redis_py(client: redis.Redis, command: str, keys: Sequence[bytes], value: bytes) -> None:

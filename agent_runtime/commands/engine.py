@@ -12,7 +12,12 @@ from collections.abc import Iterator
 
 from agent_runtime.commands import engine_options
 from agent_runtime.commands.engine_options import console
-from agent_runtime.commands.store_options import add_archive_option, add_store_options, store_url
+from agent_runtime.commands.store_options import (
+    add_archive_option,
+    add_master_key_option,
+    add_store_options,
+    store_url,
+)
 from engine.drain import Drained, drain
 from engine.errors import EngineError
 from engine.launch import EngineProcess
@@ -31,6 +36,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     up = actions.add_parser("up", help="start SGLang and wait until it serves")
     add_store_options(up)
     add_archive_option(up)
+    add_master_key_option(up, "of encrypted tenants")
     engine_options.add_to(up)
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")
     up.add_argument("--port", type=int, default=30000, help="of the engine's HTTP server")
@@ -68,6 +74,7 @@ def _up(arguments: argparse.Namespace) -> int:
             arguments.port,
             model=arguments.model,
             archive=arguments.archive,
+            master_key=arguments.master_key,
             advertise=arguments.advertise,
             engine_id=arguments.engine_id,
         )

@@ -41,6 +41,7 @@ def options_of(
     *,
     model: Path | None,
     archive: str | None,
+    master_key: str | None,
     advertise: str | None = None,
     engine_id: str = "engine",
 ) -> EngineOptions:
@@ -53,6 +54,7 @@ def options_of(
         profile=profile,
         redis_url=url,
         archive=archive,
+        master_key=master_key,
         log_file=layout.engine_log,
         model=model,
         host=host,

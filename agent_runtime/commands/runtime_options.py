@@ -38,6 +38,7 @@ class Flag:
 STORE = (
     Flag("--redis", "redis_url", "URL"),
     Flag("--archive", "archive_url", "URL"),
+    Flag("--master-key", "master_key_source", "SOURCE"),
 )
 SERVICE = (
     Flag("--host", "host"),

@@ -9,7 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-from agent_runtime.commands.store_options import add_archive_option, add_store_options, store_url
+from agent_runtime.commands.store_options import (
+    add_archive_option,
+    add_master_key_option,
+    add_store_options,
+    store_url,
+)
 from agent_runtime.errors import BadRequest
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from state_store.archive.policy import ArchivePolicy
@@ -31,7 +36,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
     usage = subjects.add_parser("usage", help="what tenants take, one JSON line each")
     usage.add_argument("--tenant", default=None, help="default: all that have sessions")
-    _add_master_key(usage, "of encrypted tenants")
+    add_master_key_option(usage, "of encrypted tenants")
     add_store_options(usage)
     usage.set_defaults(run=_usage)
 
@@ -44,7 +49,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
     create = subjects.add_parser("create-tenant", help="a new tenant, in the clear or encrypted")
     create.add_argument("tenant", metavar="NAME")
-    _add_master_key(create, "encrypt under this one")
+    add_master_key_option(create, "encrypt under this one", only_if_given=True)
     create.add_argument("--economy", choices=sorted(ECONOMIES), default=LOSSLESS)
     add_store_options(create)
     create.set_defaults(run=_create_tenant)
@@ -54,6 +59,14 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add_store_options(delete)
     delete.set_defaults(run=_delete_tenant)
 
+    rewrap = subjects.add_parser(
+        "rewrap", help="wrap the keys of encrypted tenants by the newest master key"
+    )
+    rewrap.add_argument("tenants", metavar="NAME", nargs="+")
+    add_master_key_option(rewrap, "the newest first, with those that are to go")
+    add_store_options(rewrap)
+    rewrap.set_defaults(run=_rewrap)
+
     export = subjects.add_parser("export", help="write a session to a file, unencrypted")
     export.add_argument("session", metavar="SESSION")
     export.add_argument("file", type=Path, metavar="FILE", help="a new one")
@@ -61,14 +74,14 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="SNAPSHOT", default=None, help="merge what came before into this one"
     )
     export.add_argument("--archive", metavar="URL", default=None, help="if it may be archived")
-    _add_master_key(export, "if it is encrypted")
+    add_master_key_option(export, "if it is encrypted")
     add_store_options(export)
     export.set_defaults(run=_export)
 
     take = subjects.add_parser("import", help="make a new session from such a file")
     take.add_argument("file", type=Path, metavar="FILE")
     take.add_argument("--tenant", default="default", help="whose session it will be")
-    _add_master_key(take, "if the tenant is encrypted")
+    add_master_key_option(take, "if the tenant is encrypted")
     add_store_options(take)
     take.set_defaults(run=_import)
 
@@ -100,15 +113,6 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add_archive_option(back, required=True)
     back.add_argument("session", help="or a snapshot, for the history up to it")
     back.set_defaults(run=_bring_back)
-
-
-def _add_master_key(parser: argparse.ArgumentParser, why: str) -> None:
-    parser.add_argument(
-        "--master-key",
-        metavar="SOURCE",
-        default=None,
-        help=f"master key, {why}: file:PATH or env:VARIABLE",
-    )
 
 
 def _vault(arguments: argparse.Namespace) -> Vault | None:
@@ -199,6 +203,19 @@ def _delete_tenant(arguments: argparse.Namespace) -> int:
 
     with store_url(arguments) as url:
         return asyncio.run(delete(url))
+
+
+def _rewrap(arguments: argparse.Namespace) -> int:
+    async def rewrap(url: str) -> int:
+        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
+            for tenant in arguments.tenants:
+                await store.rewrap_tenant(tenant)
+                key = await store.master_key_id(tenant)
+                print(f"{tenant}: {'in the clear' if key is None else f'master key {key}'}")
+        return 0
+
+    with store_url(arguments) as url:
+        return asyncio.run(rewrap(url))
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -36,6 +36,21 @@ def add_archive_option(parser: argparse.ArgumentParser, *, required: bool = Fals
     )
 
 
+def add_master_key_option(
+    parser: argparse.ArgumentParser, why: str, *, only_if_given: bool = False
+) -> None:
+    """Where the key is, and never the key itself: others see what stands in a command line.
+
+    only_if_given: and not what the environment says
+    """
+    parser.add_argument(
+        "--master-key",
+        metavar="SOURCE",
+        default=None if only_if_given else os.environ.get(variable("master_key_source")),
+        help=f"master key, {why}: file:PATH or env:VARIABLE",
+    )
+
+
 def store_url(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
     """The store that these options, or else the environment, ask for: `store_at`."""
     url = arguments.redis or os.environ.get(variable("redis_url")) or None

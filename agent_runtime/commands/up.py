@@ -44,6 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.engine_port or free_port(),
             model=settings.model_dir,
             archive=settings.archive_url,
+            master_key=settings.master_key_source,
         )
         engine = EngineProcess(options)
         with engine:

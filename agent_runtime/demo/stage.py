@@ -23,10 +23,13 @@ class Stage:
         *,
         profile: Profile = PROFILES["demo"],
         archive: str | None = None,
+        master_key: str | None = None,
     ) -> None:
-        """archive: URL; without, nothing is archived. Raises EngineStartFailed when there is no
+        """archive: URL; without, nothing is archived. master_key: where it is, if tenants are to
+        be encrypted. Raises EngineStartFailed when there is no
         model, SetupError for a directory that is not to be emptied."""
         self.archive = archive
+        self.master_key = master_key
         self.profile = profile
         self.model = checked_model(model or self.profile.model)
         self.layout = Layout(data)
@@ -51,6 +54,7 @@ class Stage:
                 model=self.model,
                 port=self._port,
                 log_file=self.layout.runtime_log,
+                options=() if self.master_key is None else ("--master-key", self.master_key),
             )
             undo.enter_context(self.runtime)
             undo.pop_all()  # they live on until `kill` or `stop`
@@ -88,6 +92,7 @@ class Stage:
             profile=self.profile,
             redis_url=self.store.url,
             archive=self.archive,
+            master_key=self.master_key,
             log_file=self.layout.engine_log,
             model=self.model,
             port=self._engine_port,

@@ -12,7 +12,6 @@ from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import TorporError
 from agent_runtime.lists import Several
 from agent_runtime.service.document import problems
-from agent_runtime.sessions.storable import require_storable_tenant
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import StoreError
 from state_store.store import StateStore
@@ -51,10 +50,9 @@ async def last(http: Request, name: Name, limit: Limit = None) -> Items:
 
 @router.post("/{name}", status_code=204)
 async def add(http: Request, name: Name, request: AddedItems) -> Response:
-    store, tenant = _store(http), _tenant(http)
-    await require_storable_tenant(store, tenant)  # items are stored as they are, and not sealed
     values = [json.dumps(item, ensure_ascii=False).encode() for item in request.items]
-    await store.items.add(tenant, name, values, ttl=_settings(http).conversation_ttl)
+    ttl = _settings(http).conversation_ttl
+    await _store(http).items.add(_tenant(http), name, values, ttl=ttl)
     return Response(status_code=204)
 
 

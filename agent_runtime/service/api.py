@@ -83,7 +83,10 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with await StateStore.connect(
-            settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
+            settings.redis_url,
+            prefix=settings.prefix,
+            archive=settings.archive_url,
+            vault=settings.vault(),
         ) as store:
             pool, residency = EnginePool(store, router=settings.router), Residency()
             app.state.store, app.state.pool = store, pool

@@ -45,7 +45,10 @@ async def serve(
         require_certificate(settings.tls_certificate, settings.tls_key)
     require_free_port(settings.host, settings.port)
     async with await StateStore.connect(
-        settings.redis_url, prefix=settings.prefix, archive=settings.archive_url
+        settings.redis_url,
+        prefix=settings.prefix,
+        archive=settings.archive_url,
+        vault=settings.vault(),
     ):
         pass  # a clear error now, before uvicorn reports a failed start in its own way
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per look at an engine

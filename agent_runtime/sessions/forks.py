@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from agent_runtime.errors import BadRequest, StillRunning
 from agent_runtime.messages.transcripts import part_of
 from agent_runtime.sessions import points
-from agent_runtime.sessions.storable import storable_session
 from agent_runtime.turns.turns import Turns
 from state_store.errors import HeadMoved, LeaseHeld, LeaseLost, ObjectsMissing
 from state_store.records import Lease, Session, Snapshot, SnapshotDraft
@@ -35,7 +34,7 @@ async def fork_at(
     `fork_id` already is made whole, if it is not.
 
     Raises BadRequest when it has fewer, or when it is not known which files it had there; NotFound,
-    CannotStore. Then nothing was made. StillRunning while another request makes it.
+    VaultLocked. Then nothing was made. StillRunning while another request makes it.
     """
     place = await store.place(session.id, tokens)
     before, whole = place.before, place.within
@@ -45,7 +44,6 @@ async def fork_at(
     if whole is None or tokens == known:
         return await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
     _require_files(whole, before)
-    await storable_session(store, session.id)
     async with turns.unfinished.making(fork_id, before.id if before else None):
         fork = await store.branch_at(session.id, tokens=tokens, labels=labels, fork_id=fork_id)
         return await _made_whole(store, turns, fork, whole, before, tokens)
@@ -136,6 +134,7 @@ async def _commit_part(
             checkpoints=tuple(kept[:-1]),
             # Which calls come before so many tokens is not known: none is made a second time.
             meta=part_of(whole, tokens) | points.meta_of(points.replaced_in(whole)),
+            economy=whole.economy,
             files=whole.files if tokens >= whole.meta.get("prompt_tokens", 0) else None,
         )
         try:

@@ -18,6 +18,7 @@ from agent_runtime.turns.turns import Turns
 from engine.errors import EngineUnreachable
 from engine.pool import Engine, EnginePool
 from state_store.errors import ServersChanged
+from state_store.forms import FormName
 from state_store.records import Session
 from state_store.store import StateStore
 
@@ -140,8 +141,9 @@ class Holding:
         if engine is None or not (hashes := await self._hashes(session, engine)):
             return None
         try:
-            await engine.renew(hashes, timeout=_TIMEOUT)  # it forgets what the store has lost
-            settled = await engine.persist(hashes, timeout=_TIMEOUT)
+            form = FormName.of(session.body)
+            await engine.renew(hashes, timeout=_TIMEOUT, form=form)  # it forgets what is lost
+            settled = await engine.persist(hashes, timeout=_TIMEOUT, form=form)
         except EngineUnreachable as error:
             return str(error)
         if len(hashes) in settled.states:

@@ -29,7 +29,6 @@ from agent_runtime.sessions.forks import fork_at
 from agent_runtime.sessions.holding import confirmed, give_up
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.stateless import require_no_options, tokens_of
-from agent_runtime.sessions.storable import require_storable_tenant, storable_session
 from agent_runtime.sessions.whereabouts import whereabouts
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.events import ResumeEvent
@@ -72,7 +71,7 @@ class Sessions:
         """A new, empty session in the state format of a live engine.
 
         key: of idempotency; the session that was made with it first is told of again
-        Raises NoEngine, CannotStore; NoBackend for one without state; KeyReused.
+        Raises NoEngine, VaultLocked; NoBackend for one without state; KeyReused.
         """
 
         async def make(ids: list[str]) -> SessionView:
@@ -84,12 +83,12 @@ class Sessions:
     async def make(self, request: CreateSession, session_id: str) -> SessionView:
         """As `create`, under this id; the session that has it already, if there is one."""
         tenant = current_tenant(self._settings.tenant)
-        await require_storable_tenant(self._store, tenant)
         if self._turns.stateless.is_asked_for(request):
             require_no_options(request.template, history=request.history)
             fingerprint = self._turns.stateless.fingerprint()
         else:
-            fingerprint = (await self._pool.pick()).record.fingerprint
+            master_key = await self._store.master_key_id(tenant)
+            fingerprint = (await self._pool.pick(master_key=master_key)).record.fingerprint
             if request.template:
                 self._turns.chat.template.require(request.template)
         session = await self._store.create_session(
@@ -232,10 +231,10 @@ class Sessions:
         that is, and at last the result.
 
         What cannot be restored is left to be recomputed from the token log, and `reason` says
-        why. Raises NothingReused in strict mode if that is everything; NoEngine, CannotStore.
+        why. Raises NothingReused in strict mode if that is everything; NoEngine, VaultLocked.
         """
         started = time.perf_counter()
-        session = await storable_session(self._store, session_id)
+        session = await self._store.session(session_id)
         if await self._turns.stateless.holds(session):
             resumed = await self._turns.stateless.resume(session, request)
             self._feed.resumed(resumed)
@@ -251,7 +250,7 @@ class Sessions:
         reason = await why_unusable(self._store, history, engine.record.fingerprint)
         if pages:
             founds: list[Prefetch] = []
-            staging = self._turns.readiness.stage(session_id, history.hashes[:pages], engine)
+            staging = self._turns.readiness.stage(session, history.hashes[:pages], engine)
             reports = Reports(session_id, lambda: engine, self._settings)
             telling = reports.during(staging, "load", then=founds.append)
             async with contextlib.aclosing(telling):

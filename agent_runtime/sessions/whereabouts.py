@@ -9,6 +9,7 @@ from agent_runtime.turns.turns import Turns
 from engine.errors import EngineUnreachable, NoEngine
 from engine.pool import Engine, EnginePool
 from engine.replies import InPlace
+from state_store.forms import FormName
 from state_store.records import Session
 from state_store.store import StateStore
 
@@ -34,7 +35,8 @@ async def whereabouts(
     known = {"tokens": len(history.tokens), "boundary": history.boundary}
     found = found.model_copy(update=known | {"engine": engine.record.engine_id})
     try:
-        there = await engine.where(hashes, name=session_id, timeout=_TIMEOUT)
+        form = FormName.of(session.body)
+        there = await engine.where(hashes, name=session_id, timeout=_TIMEOUT, form=form)
         work = await engine.progress(session_id, timeout=_TIMEOUT)
     except EngineUnreachable as error:
         return found.model_copy(update={"reason": str(error)})

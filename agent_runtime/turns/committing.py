@@ -16,6 +16,7 @@ from engine.errors import EngineUnreachable
 from engine.pool import Engine
 from engine.replies import Settled
 from state_store.errors import ObjectsMissing
+from state_store.forms import FormName
 from state_store.records import Commit, Lease, Session, SnapshotDraft
 from state_store.store import StateStore
 
@@ -57,7 +58,7 @@ async def commit_turn(
     Raises StoreUnavailable, LeaseLost, HeadMoved, NotFound, FilesMissing: then nothing was
     committed, or, after StoreUnavailable, perhaps.
     """
-    record = engine.record
+    record, form = engine.record, FormName.of(session.body)
     onto = None if rewriting is None else rewriting.draft
     shortfall = None
     for attempt in (_settled, _stored_again, None):
@@ -74,7 +75,7 @@ async def commit_turn(
         states: tuple[int, ...] = ()
         try:
             if attempt is not None:
-                settled = await attempt(engine, hashes, base, own, settle_timeout)
+                settled = await attempt(engine, hashes, base, own, settle_timeout, form)
                 states = keep(settled.states)
                 why = settled.reason
                 shortfall = None if why is None else f"state stored in part only: {why}"
@@ -96,6 +97,7 @@ async def commit_turn(
             ranks=record.ranks,
             checkpoints=states[:-1],
             meta={**(meta or {}), "prompt_tokens": prompt_tokens, "boot_id": record.boot_id},
+            economy=session.body.economy,
             files=files,
             onto=onto,
         )
@@ -110,7 +112,12 @@ async def commit_turn(
 
 
 async def _settled(
-    engine: Engine, hashes: Sequence[str], base: int, own_pages: int, timeout: float
+    engine: Engine,
+    hashes: Sequence[str],
+    base: int,
+    own_pages: int,
+    timeout: float,
+    form: FormName | None,
 ) -> Settled:
     """What the engine has stored of the turn, which has `own_pages` whole pages after `base`.
 
@@ -118,18 +125,24 @@ async def _settled(
     without that one it is asked again, a few times.
     """
     for pause in _PAUSES:
-        settled = await engine.settle(hashes[base:], timeout=timeout)
+        settled = await engine.settle(hashes[base:], timeout=timeout, form=form)
         if own_pages < 1 or own_pages in settled.states or settled.reason is not None:
             return settled
         await asyncio.sleep(pause)
-    return await _stored_again(engine, hashes, base, own_pages, timeout)
+    return await _stored_again(engine, hashes, base, own_pages, timeout, form)
 
 
 async def _stored_again(
-    engine: Engine, hashes: Sequence[str], base: int, own_pages: int, timeout: float
+    engine: Engine,
+    hashes: Sequence[str],
+    base: int,
+    own_pages: int,
+    timeout: float,
+    form: FormName | None,
 ) -> Settled:
     """What the engine has stored of it once it was told what has expired, and has stored that
     again: of pages that the device shares with a session that was deleted."""
-    await engine.renew(hashes[base:], timeout=timeout)
-    await engine.persist(hashes, timeout=timeout)  # a chain is found on the device from its root
-    return await engine.settle(hashes[base:], timeout=timeout)
+    await engine.renew(hashes[base:], timeout=timeout, form=form)
+    # A chain is found on the device from its root.
+    await engine.persist(hashes, timeout=timeout, form=form)
+    return await engine.settle(hashes[base:], timeout=timeout, form=form)

@@ -5,7 +5,8 @@
     3. the engine with the fewest requests; of equals, the one with the fewest sessions
 
 Only a preference: every engine with the same state format can take any turn, since state is in the
-store. The first two spare reading it from there.
+store, but that of an encrypted tenant only one that has the master key. The first two spare reading
+it from there.
 
 Which state format the engine has to have, `formats.py` decides.
 """
@@ -54,7 +55,12 @@ class Placing:
             format_id = like.record.fingerprint.id
         else:
             format_id = await self._formats.wanted(session, records)
-        usable = await self._pool.usable(format_id, without=without, records=records)
+        master_key = None
+        if session.body.encrypted:
+            master_key = await self._store.master_key_id(session.body.tenant)
+        usable = await self._pool.usable(
+            format_id, without=without, master_key=master_key, records=records
+        )
         if len(usable) > 1:
             for boot_id, why in await self._near(session):
                 for engine in usable:

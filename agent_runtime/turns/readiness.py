@@ -18,6 +18,7 @@ from agent_runtime.turns.staging import Staging
 from engine.errors import EngineUnreachable
 from engine.pool import Engine, EnginePool
 from engine.replies import Prefetch
+from state_store.forms import FormName
 from state_store.records import Session
 from state_store.store import StateStore
 
@@ -39,9 +40,9 @@ class Readiness:
     async def close(self) -> None:
         await self._staging.close()
 
-    async def stage(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
+    async def stage(self, session: Session, hashes: Sequence[str], engine: Engine) -> Prefetch:
         """See `Staging.stage`."""
-        return await self._staging.stage(session_id, hashes, engine)
+        return await self._staging.stage(session, hashes, engine)
 
     async def make_ready(
         self, before: Standing, prompt: History, engine: Engine, marks: Sequence[int]
@@ -67,7 +68,7 @@ class Readiness:
         if not pages or self._residency.on_device(session.id, boot_id):
             return []
         try:
-            found = await self.stage(session.id, history.hashes[:pages], engine)
+            found = await self.stage(session, history.hashes[:pages], engine)
         except EngineUnreachable as error:
             return [f"prefetch failed: {error}"]
         self._residency.placed(session.id, boot_id)
@@ -92,12 +93,16 @@ class Readiness:
         chain = prompt[:pages]
         try:
             there = await engine.where(
-                chain, name=session.id, timeout=self._settings.prefetch_timeout, since=known
+                chain,
+                name=session.id,
+                timeout=self._settings.prefetch_timeout,
+                form=FormName.of(session.body),
+                since=known,
             )
             stored = max(there.stored.states, default=0)
             held = max(*there.device.states, *there.staged.states, known, 0)
             if stored > held:
-                found = await self.stage(session.id, chain[:stored], engine)
+                found = await self.stage(session, chain[:stored], engine)
                 logger.info("staged %d marked pages for %s", found.pages, session.id)
         except EngineUnreachable as error:
             logger.warning("marked pages of %s not staged: %s", session.id, error)
@@ -111,7 +116,9 @@ class Readiness:
         if not new:
             return
         try:
-            expired = await engine.renew(new, timeout=self._settings.settle_timeout)
+            expired = await engine.renew(
+                new, timeout=self._settings.settle_timeout, form=FormName.of(session.body)
+            )
         except EngineUnreachable as error:
             logger.warning("shared pages of %s not renewed: %s", session.id, error)
             return
@@ -120,9 +127,12 @@ class Readiness:
 
     async def _announce(self, hashes: Sequence[str], session: Session, placed: Engine) -> None:
         """To the engines that a router may choose instead of the one where it is staged."""
+        form = FormName.of(session.body)
         for engine in await self._pool.usable(placed.record.fingerprint.id):
             if engine is not placed:
                 try:
-                    await engine.announce(hashes, timeout=self._settings.prefetch_timeout)
+                    await engine.announce(
+                        hashes, timeout=self._settings.prefetch_timeout, form=form
+                    )
                 except EngineUnreachable as error:
                     logger.warning("%s is not announced: %s", session.id, error)

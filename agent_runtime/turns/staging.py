@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from engine.pool import Engine
 from engine.replies import Prefetch
 from state_store.errors import StoreError
+from state_store.forms import FormName
+from state_store.records import Session
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -37,10 +39,11 @@ class Staging:
             task.cancel()
         await asyncio.gather(*self._returning.values(), return_exceptions=True)
 
-    async def stage(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
+    async def stage(self, session: Session, hashes: Sequence[str], engine: Engine) -> Prefetch:
         """Stage the page chain `hashes` of a session, not empty, and the state at its end.
         Raises EngineUnreachable; StoreUnavailable."""
-        found = await self._prefetch(session_id, hashes, engine)
+        session_id = session.id
+        found = await self._prefetch(session, hashes, engine)
         if found.state and found.pages == len(hashes):
             if self._store.has_archive:
                 self._return_behind(session_id)
@@ -54,12 +57,15 @@ class Staging:
             await self._store.bring_back(session_id, whole=False)
         except StoreError as error:
             logger.warning("%s is not brought back whole: %s", session_id, error)
-            again = await self._prefetch(session_id, hashes, engine)
+            again = await self._prefetch(session, hashes, engine)
             return dataclasses.replace(again, reason=str(error) if again.reason else None)
-        return await self._prefetch(session_id, hashes, engine)
+        return await self._prefetch(session, hashes, engine)
 
-    async def _prefetch(self, session_id: str, hashes: Sequence[str], engine: Engine) -> Prefetch:
-        return await engine.prefetch(hashes, timeout=self._timeout, session_id=session_id)
+    async def _prefetch(self, session: Session, hashes: Sequence[str], engine: Engine) -> Prefetch:
+        form = FormName.of(session.body)
+        return await engine.prefetch(
+            hashes, timeout=self._timeout, form=form, session_id=session.id
+        )
 
     async def _is_archived(self, session_id: str) -> bool:
         return await self._store.residency(session_id) in ("archived", "partly")

@@ -116,7 +116,7 @@ class Turns:
         While the store is gone, a session that this process has just served goes on: see
         `outage.py`.
 
-        Raises NotFound, CannotStore, LeaseHeld (another writer), HeadMoved (not `expected_head`),
+        Raises NotFound, VaultLocked, LeaseHeld (another writer), HeadMoved (not `expected_head`),
         BadRequest, ContextFull, Overloaded, NoEngine, EngineUnreachable, EngineRefused,
         KeptTurnsRefused, FilesMissing, Cancelled, Draining; KeyReused, StillRunning. After any of
         them the session's head is what it was.
@@ -275,7 +275,7 @@ class Turns:
         with generation.counted():
             engine = generation.engine
             history = await self.history(session.head, session, engine)
-            salt = (await self._store.tenant(session.body.tenant)).salt
+            salt = await self._store.salt(session)
             asked = await self.prompting.ask(
                 self.chat, Standing(session, salt, engine, history), request
             )
@@ -327,8 +327,8 @@ class Turns:
 
     async def history(self, snapshot_id: str | None, session: Session, engine: Engine) -> History:
         """The token history of one of the session's snapshots."""
-        tenant = await self._store.tenant(session.body.tenant)
-        return await self._histories.of(snapshot_id, engine.record.fingerprint, salt=tenant.salt)
+        salt = await self._store.salt(session)
+        return await self._histories.of(snapshot_id, engine.record.fingerprint, salt=salt)
 
     @property
     def chat(self) -> ChatFormat:
@@ -373,7 +373,7 @@ class Turns:
         history = await self.history(session.head, session, engine)
         pages = history.boundary // engine.record.page_size
         if pages:
-            await self.readiness.stage(session_id, history.hashes[:pages], engine)
+            await self.readiness.stage(session, history.hashes[:pages], engine)
 
     async def _generate(
         self, before: Standing, asked: History, request: TurnRequest, generation: Generation

@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from agent_runtime.sessions.residency import Residency
-from agent_runtime.sessions.storable import require_storable
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import StoreError, StoreUnavailable
 from state_store.records import Lease, Session
-from state_store.sessions import session_of
 from state_store.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ class Writers:
         """Hold the session's lease, renewed in the background, for the length of the block.
 
         at_last: done before it is given back, however the block ends
-        Raises CannotStore, LeaseHeld.
+        Raises VaultLocked, LeaseHeld.
         """
         known = self._residency.written_since(session_id)
         servers = known or await self._store.watch("fsync")
@@ -48,7 +46,7 @@ class Writers:
         self._residency.writing_to(session_id, servers)
         renewing = asyncio.create_task(self._renew(lease))
         try:
-            yield require_storable(session_of(session_id, record)), lease
+            yield await self._store.opened(session_id, record), lease
         finally:
             renewing.cancel()
             await asyncio.shield(

@@ -1,8 +1,8 @@
 """What the launcher tells the linker.
 
 SGLang shows its arguments to everybody who asks (its log, `/server_info`, the process table), and
-so `linker_extra_config` has only what is no secret. URLs, which may have passwords, stand in the
-environment of the engine's processes.
+so `linker_extra_config` has only what is no secret. URLs, which may have passwords, and where the
+master key is stand in the environment of the engine's processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RECOMPUTE = "recompute-"
 """How the id of a request begins that is to be computed, whatever could be restored."""
 VARIABLE = "TORPOR_LINKER"
 """Holds, as JSON, the fields that may have secrets in them."""
-_SECRET = {"url", "archive"}
+_SECRET = {"url", "archive", "master_key"}
 HEARTBEAT_TTL = 10.0  # seconds; a record that is not renewed for so long is a dead engine
 
 
@@ -42,6 +42,9 @@ class LinkerConfig(BaseModel):
     """Key prefix, as given to `StateStore.connect`."""
     archive: str | None = None
     """URL of the archive that objects are read from when they are not in Redis."""
+    master_key: str | None = None
+    """Where the master keys of encrypted tenants are, see `Vault.load`; None: their sessions are
+    not stored here."""
     engine_id: str
     """Name under which the engine is registered. No other one on the store may have it."""
     boot_id: str

@@ -16,16 +16,20 @@ from engine.linker import device
 from engine.linker.backlog import Backlog
 from engine.linker.config import HEARTBEAT_TTL, LinkerConfig, settling, watched
 from engine.linker.device import Holds
+from engine.linker.forms import Doors
 from engine.linker.index import StoredIndex
 from engine.linker.load import Loader
 from engine.linker.offload import Offloader
 from engine.linker.progress import Progress
 from engine.linker.staging import Staged, StagedObjects
 from engine.linker.steps import Steps, Work
+from state_store.errors import StoreUnavailable
 from state_store.fingerprint import Fingerprint
+from state_store.forms import FormName
 from state_store.layout import KINDS, Kind, ObjectRef, parts_of
 from state_store.payloads import Payloads
 from state_store.registry import CommandListener, Heartbeat
+from state_store.tenant_forms import REFUSALS
 
 if TYPE_CHECKING:
     from engine.linker.pools import DevicePools  # imports SGLang
@@ -56,8 +60,10 @@ class Control:
         holds: Holds,
         steps: Steps,
         progress: Progress,
-        payloads: Payloads,
+        doors: Doors,
+        master_keys: Sequence[str] = (),
     ) -> None:
+        """master_keys: ids of those that this engine has"""
         self._staged = staged
         self._index = index
         self._offloader = offloader
@@ -67,8 +73,8 @@ class Control:
         self._steps = steps
         self._progress = progress
         self._ttl = config.uncommitted_ttl
-        self._payloads = payloads
-        self._payloads.ping()  # a wrong URL must stop the engine now, not at the first offload
+        self._doors = doors
+        self._doors.ping()  # a wrong URL must stop the engine now, not at the first offload
         self._listener = CommandListener(
             config.url,
             config.boot_id,
@@ -117,6 +123,7 @@ class Control:
                 "state_slots": described.state_slots,
                 "kv_slots": described.kv_slots,
                 "staging_bytes": config.kv_staging_bytes,
+                "master_keys": list(master_keys),
                 "prefill_chunk": int(server_args.chunked_prefill_size),
                 # `speculative/eagle_utils.py:_verify_uses_greedy`
                 "greedy_only": bool(server_args.speculative_algorithm)
@@ -142,7 +149,7 @@ class Control:
         self._listener.stop()
         self._settling.stop()
         self._watched.stop()
-        self._payloads.close()
+        self._doors.close()
 
     def prefetch(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Stage a snapshot's page chain and the state at its end.
@@ -155,13 +162,14 @@ class Control:
         total = sizes["state"] + len(hashes) * sizes["kv"]
         came = self._progress.load_begins(payload["session"], total)
         try:
-            state = self._stage("state", hashes[-1:], came)
-            kv = self._stage("kv", hashes, came)
+            payloads = self._doors.of(_form(payload))
+            state = self._stage("state", hashes[-1:], payloads, came)
+            kv = self._stage("kv", hashes, payloads, came)
         except BaseException:
             self._progress.load_ends(payload["session"])
             raise
-        self._look_for("state", state.unstaged)
-        self._look_for("kv", kv.unstaged)
+        self._look_for("state", state.unstaged, payloads)
+        self._look_for("kv", kv.unstaged, payloads)
         restorable = all(self._index.has("state", hashes[-1:]))
         known = self._index.has("kv", hashes)
         pages = known.index(False) if False in known else len(known)
@@ -176,17 +184,19 @@ class Control:
     def announce(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Know of a snapshot without reading it: if its session comes here, the load reads it."""
         asked: dict[Kind, list[str]] = {"state": payload["hashes"][-1:], "kv": payload["hashes"]}
+        payloads = self._doors.of(_form(payload))
         for kind, hashes in asked.items():
-            self._look_for(kind, hashes)
+            self._look_for(kind, hashes, payloads)
         return {}
 
     def renew(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Keep alive what a turn is about to build on, and forget what has expired meanwhile."""
         forgotten = 0
+        payloads = self._doors.of(_form(payload))
         for kind in KINDS:
             hashes: list[str] = payload["hashes"]
             known = [h for h, has in zip(hashes, self._index.has(kind, hashes), strict=True) if has]
-            alive = self._all_parts(kind, known, partial(self._payloads.touch, ttl=self._ttl))
+            alive = self._all_parts(kind, known, partial(payloads.touch, ttl=self._ttl))
             gone = [h for h, is_alive in zip(known, alive, strict=True) if not is_alive]
             self._index.forget(kind, gone)
             forgotten += len(gone)
@@ -196,9 +206,11 @@ class Control:
         """Wait for offloads queued so far, then say which of `hashes` are in the store."""
         settled = self._offloader.settle(max(0.0, payload["timeout"] - SETTLE_MARGIN))
         hashes: list[str] = payload["hashes"]
+        failed = sum(self._offloader.failed(kind, hashes) for kind in KINDS)
         return {
             "settled": settled,
-            "failed": sum(self._offloader.failed(kind, hashes) for kind in KINDS),
+            "failed": failed,
+            "refused": self._why_refused(payload) if failed else None,
             "turned_away": sum(self._backlog.missed(kind, hashes) for kind in KINDS),
             "kv": self._index.has("kv", hashes),
             "state": self._index.has("state", hashes),
@@ -215,7 +227,8 @@ class Control:
         last."""
         chain: list[str] = payload["hashes"]  # it is found on the device from its root
         found: device.OnDevice = self._at_next_step(payload, partial(device.where, hashes=chain))
-        pages, staged = range(payload["since"], len(chain)), self._staged
+        pages = range(payload["since"], len(chain))
+        staged, payloads = self._staged, self._doors.of(_form(payload))
         asked = chain[payload["since"] :]
         on_device = {
             "kv": [page < found.pages for page in pages],
@@ -224,7 +237,7 @@ class Control:
         return {
             "device": on_device,
             "staged": {kind: staged[kind].has(asked) for kind in KINDS},
-            "stored": {kind: self._all_parts(kind, asked, self._payloads.exists) for kind in KINDS},
+            "stored": {kind: self._all_parts(kind, asked, payloads.exists) for kind in KINDS},
             "held_for": self._holds.left(payload["name"]),
         }
 
@@ -294,18 +307,36 @@ class Control:
         answers = iter(ask([ObjectRef(kind, h, part) for h in hashes for part in parts]))
         return [sum(next(answers) for _ in parts) == len(parts) for _ in hashes]
 
-    def _look_for(self, kind: Kind, hashes: list[str]) -> None:
-        exists = self._all_parts(kind, hashes, self._payloads.exists)
+    def _why_refused(self, payload: dict[str, Any]) -> str | None:
+        """Why nothing is stored in the form that is asked about; None if that is possible."""
+        try:
+            self._doors.of(_form(payload))
+        except REFUSALS as error:
+            return str(error)
+        except StoreUnavailable:  # then that is why
+            pass
+        return None
+
+    def _look_for(self, kind: Kind, hashes: list[str], payloads: Payloads) -> None:
+        exists = self._all_parts(kind, hashes, payloads.exists)
         self._index.add(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
         self._index.forget(kind, [h for h, found in zip(hashes, exists, strict=True) if not found])
 
-    def _stage(self, kind: Kind, hashes: list[str], came: Callable[[int], None]) -> Staged:
+    def _stage(
+        self, kind: Kind, hashes: list[str], payloads: Payloads, came: Callable[[int], None]
+    ) -> Staged:
         objects = self._staged[kind]
-        staged = objects.prefetch(hashes, self._payloads, came)
+        staged = objects.prefetch(hashes, payloads, came)
         self._index.add(kind, staged.frames)
         self._index.forget(kind, staged.missing)
         self._index.condemn(kind, staged.corrupt)
         return staged
+
+
+def _form(payload: dict[str, Any]) -> FormName | None:
+    """In which the objects of a chain are stored."""
+    named = payload.get("form")
+    return None if named is None else FormName(*named)
 
 
 def _why_not(staged: Staged, what: str, short: int) -> str | None:

@@ -33,6 +33,7 @@ from engine.linker.control import Control
 from engine.linker.device import Holds
 from engine.linker.failures import FailedLoads
 from engine.linker.fingerprint import fingerprint_of
+from engine.linker.forms import Doors
 from engine.linker.frames import Frames
 from engine.linker.index import StoredIndex
 from engine.linker.layouts import require_alike, require_restorable
@@ -41,7 +42,7 @@ from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.pools import describe_pools
 from engine.linker.progress import Progress
 from engine.linker.ranks import Ranks
-from engine.linker.restored import RestoredStates
+from engine.linker.restored import Asker, RestoredStates
 from engine.linker.staging import StagedObjects
 from engine.linker.steps import Steps
 from engine.linker.thinning import Thinning
@@ -51,6 +52,8 @@ from state_store.archive import ArchiveReader, open_archive
 from state_store.layout import Kind, ObjectNames
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
+from state_store.tenant_forms import TenantForms
+from state_store.vault import Vault
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +90,17 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         # SGLang compiles and loads what it names pages with at the first lookup: not in a prompt.
         get_hash_str(array("q", [0]), page_size=1)
         names = ObjectNames(config.prefix, fingerprint.id, self._ranks.index)
+        vault = Vault() if config.master_key is None else Vault.load(config.master_key)
+        self._forms = TenantForms(
+            ObjectClient(config.url, timeout=config.timeout), config.prefix, fingerprint, vault
+        )
 
         self._index = StoredIndex()
         self.progress = Progress()
-        self.tags: dict[str, str | None] = {}
+        self.askers: dict[str, Asker] = {}
         """Of requests whose load is being queued: see `restored.load_back`."""
+        self.offered_salt: str | None = None
+        """Of the node that is being offered: see `salts.py`."""
         self.restored = RestoredStates()
         self.failed_loads = FailedLoads(self._ranks)
         described = self._described
@@ -118,12 +127,12 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             layout = layouts[kind]
             return Frames(layout, max(least, budget // layout.payload_bytes), pin=pin)
 
-        def payloads() -> Payloads:  # each thread has a connection of its own
+        def doors() -> Doors:  # each thread has a connection of its own
             client = ObjectClient(config.url, timeout=config.timeout)
             reader = None
             if config.archive is not None:
                 reader = ArchiveReader(open_archive(config.archive), names)
-            return Payloads(client, names, archive=reader)
+            return Doors(Payloads(client, names, archive=reader), self._forms)
 
         self._staged: dict[Kind, StagedObjects] = {
             "kv": StagedObjects(frames("kv", config.kv_staging_bytes, 8), "kv"),
@@ -136,7 +145,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             self._staged,
             self._index,
             self.layer_done_counter,
-            payloads(),
+            doors(),
             self.progress,
             num_layers=self._group.num_layers,
             device=device,
@@ -145,11 +154,11 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self._offloader = Offloader(
             {"kv": frames("kv", 1 << 22, 8), "state": frames("state", 0, 1)},
             self._index,
-            payloads(),
+            doors(),
             self.progress,
             ttl=config.uncommitted_ttl,
         )
-        self._queued_loads: dict[str, tuple[list[list[PoolTransfer]], str | None]] = {}
+        self._queued_loads: dict[str, tuple[list[list[PoolTransfer]], Asker]] = {}
         self._failed_loads: dict[str, str] = {}
         self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes)
         self._control = Control(
@@ -167,7 +176,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             holds=self._holds,
             steps=self.steps,
             progress=self.progress,
-            payloads=payloads(),
+            doors=doors(),
+            master_keys=vault.master_key_ids,
         )
         self._control.start()
         logger.info(
@@ -212,7 +222,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             queued.append(
                 self._group.resolve_transfers(again, allow_partial=True, allow_missing_kv=True)
             )
-        self._queued_loads[rid] = queued, _session(self.tags[rid])
+        self._queued_loads[rid] = queued, self.askers[rid]
         return True
 
     def cancel_queued_load(self, rid: str) -> bool:
@@ -229,8 +239,9 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             rid: tuple(rows for transfers in each for rows in self._rows(transfers))
             for rid, (each, _) in queued.items()
         }
-        sessions = {rid: session for rid, (_, session) in queued.items()}
-        self._loader.submit(Load(int(counter_index), requests, sessions, ready))
+        sessions = {rid: _session(asker.tag) for rid, (_, asker) in queued.items()}
+        salts = {rid: asker.salt for rid, (_, asker) in queued.items()}
+        self._loader.submit(Load(int(counter_index), requests, sessions, salts, ready))
         return int(counter_index)
 
     def finish_layer_wise_loading(self, counter_index: int) -> bool:
@@ -257,7 +268,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         # A resume inserts its restored tail as new nodes: what is stored already is not copied.
         new = tuple(part for p in rows if (part := self._unknown(p)).hashes)
         ready = tuple(self.record_offload_ready())
-        self._offloader.submit(Offload(new, ready, _session(session_id)))
+        self._offloader.submit(Offload(new, ready, _session(session_id), self.offered_salt))
         return True
 
     def num_completed_offloads(self) -> int:
@@ -289,6 +300,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self.reset()
         self._loader.close()
         self._offloader.close()
+        self._forms.close()
 
     # ---- helpers ------------------------------------------------------------
 

@@ -24,13 +24,14 @@ from typing import Any
 import torch
 
 from engine.errors import LoadFailed
+from engine.linker.forms import Doors
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Rows
 from engine.linker.progress import Progress
 from engine.linker.staging import Staged, StagedObjects
 from state_store.errors import StoreError
 from state_store.layout import Kind
-from state_store.payloads import Payloads
+from state_store.tenant_forms import REFUSALS
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +47,13 @@ class Load:
     may have to go into two rows: then two parts name it.
 
     sessions: by request, None for one that is no session's
+    salts:    that its objects are named under, by request
     """
 
     counter_index: int
     requests: Mapping[str, tuple[Rows, ...]]
     sessions: Mapping[str, str | None]
+    salts: Mapping[str, str | None]
     ready: torch.cuda.Event
     queued_at: float = field(default_factory=time.monotonic)
 
@@ -68,7 +71,7 @@ class Loader:
         staged: dict[Kind, StagedObjects],
         index: StoredIndex,
         counter: Any,
-        payloads: Payloads,
+        doors: Doors,
         progress: Progress,
         *,
         num_layers: int,
@@ -79,7 +82,7 @@ class Loader:
         self._staged = staged
         self._index = index
         self._counter = counter
-        self._payloads = payloads
+        self._doors = doors
         self._progress = progress
         self._num_layers = num_layers
         self._deadline = deadline
@@ -125,7 +128,7 @@ class Loader:
             self._wake.notify_all()
         self._thread.join()
         self._reader.shutdown()
-        self._payloads.close()
+        self._doors.close()
 
     def _run(self) -> None:
         while True:
@@ -167,9 +170,9 @@ class Loader:
     def _fill_layer_wise(self, load: Load, failed: dict[str, str]) -> None:
         pinned: list[tuple[Rows, Staged]] = []
         try:
-            for rid, parts in load.requests.items():
+            for rid in load.requests:
                 try:
-                    pinned.extend(self._stage_all(parts, load, self._begins(rid, load)))
+                    pinned.extend(self._stage_all(rid, load, self._begins(rid, load)))
                 except (LoadFailed, StoreError) as error:
                     failed[rid] = str(error)
             plan = [
@@ -209,14 +212,12 @@ class Loader:
                 self.bytes_loaded += size
                 self._progress.loaded(load.sessions[rid], size)
 
-    def _stage_all(
-        self, parts: tuple[Rows, ...], load: Load, came: Came
-    ) -> list[tuple[Rows, Staged]]:
+    def _stage_all(self, rid: str, load: Load, came: Came) -> list[tuple[Rows, Staged]]:
         """Stage all parts of one request, or none. Raises LoadFailed; StoreError."""
         staged: list[tuple[Rows, Staged]] = []
         try:
-            for part in parts:
-                staged.append((part, self._stage(part, load, came)))
+            for part in load.requests[rid]:
+                staged.append((part, self._stage(part, rid, load, came)))
         except BaseException:
             for part, some in staged:
                 self._staged[part.kind].release(some)
@@ -229,20 +230,20 @@ class Loader:
             came = self._begins(rid, load)
             try:
                 for part in parts:
-                    self._fill_part(part, load, came)
+                    self._fill_part(part, rid, load, came)
             except (LoadFailed, StoreError) as error:
                 failed[rid] = str(error)
         self._count(load, failed)
         for layer in range(self._num_layers):
             self._counter.complete(load.counter_index, layer)
 
-    def _fill_part(self, part: Rows, load: Load, came: Came) -> None:
+    def _fill_part(self, part: Rows, rid: str, load: Load, came: Came) -> None:
         frames = self._staged[part.kind].frames
         window = max(1, len(frames) // 2)
         for start in range(0, len(part.hashes), window):
             end = start + window
             some = Rows(part.kind, part.hashes[start:end], part.rows[start:end])
-            staged = self._stage(some, load, came)
+            staged = self._stage(some, rid, load, came)
             try:
                 rows_in = torch.tensor([staged.frames[h] for h in some.hashes])
                 for layer in range(self._num_layers):
@@ -250,7 +251,7 @@ class Loader:
             finally:
                 self._staged[part.kind].release(staged)
 
-    def _stage(self, part: Rows, load: Load, came: Came) -> Staged:
+    def _stage(self, part: Rows, rid: str, load: Load, came: Came) -> Staged:
         """Stage all of `part`, forgetting what turned out not to be there.
 
         Waits while others take up the room. Raises LoadFailed, also when the load's deadline passes
@@ -260,7 +261,7 @@ class Loader:
         while True:
             staged = objects.pin(part.hashes)
             if staged is None:
-                staged = self._read(part, load, came)
+                staged = self._read(part, rid, load, came)
             else:
                 came(self._size(part))
             if len(staged.frames) == len(set(part.hashes)):
@@ -277,13 +278,19 @@ class Loader:
             f"{len(staged.unstaged)} without room, of {len(part.hashes)}"
         )
 
-    def _read(self, part: Rows, load: Load, came: Came) -> Staged:
+    def _read(self, part: Rows, rid: str, load: Load, came: Came) -> Staged:
         objects = self._staged[part.kind]
-        reading = self._reader.submit(objects.stage, part.hashes, self._payloads, came)
+
+        def read() -> Staged:
+            return objects.stage(part.hashes, self._doors.of_salt(load.salts[rid]), came)
+
+        reading = self._reader.submit(read)
         try:
             return reading.result(self._left(load))
         except TimeoutError:
             self.late += 1
+        except REFUSALS:  # the store is well, and gives what is others'
+            raise
         except StoreError:
             self._distrusted_until = time.monotonic() + _DISTRUST
             raise

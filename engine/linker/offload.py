@@ -4,6 +4,9 @@ SGLang locks a tree node while its offload is pending, so the device rows stay v
 result is popped. A result is True only when every object of the node is in the store
 (acknowledged in memory; durability is confirmed at commit). A False result leaves the node
 unmarked: it is offered again when its session settles, or at the next insert that passes.
+
+What belongs to an encrypted tenant is encrypted in the staging memory; without the tenant's key it
+is not stored at all.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.linker.forms import Doors
 from engine.linker.frames import Frames
 from engine.linker.index import ObjectSet, StoredIndex
 from engine.linker.progress import Progress
@@ -24,6 +28,7 @@ from state_store.codec import Frame
 from state_store.errors import StoreError
 from state_store.layout import Kind, ObjectRef
 from state_store.payloads import Payloads
+from state_store.tenant_forms import REFUSALS
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +50,13 @@ class Rows:
 class Offload:
     """One tree node's objects: stored together, reported as one result.
 
-    session: whose prompt or answer they are, None if nobody's
+    session: whose prompt or answer they are, None if nobody's; salt: that they are named under
     """
 
     parts: tuple[Rows, ...]
     ready: tuple[torch.cuda.Event, ...]
     session: str | None = None
+    salt: str | None = None
 
     @property
     def objects(self) -> int:
@@ -64,7 +70,7 @@ class Offloader:
         self,
         frames: dict[Kind, Frames],
         index: StoredIndex,
-        payloads: Payloads,
+        doors: Doors,
         progress: Progress,
         *,
         ttl: int,
@@ -74,7 +80,7 @@ class Offloader:
         `failed` knows of"""
         self._frames = frames
         self._index = index
-        self._payloads = payloads
+        self._doors = doors
         self._progress = progress
         self._ttl = ttl
         self._queue: deque[Offload | None] = deque()
@@ -131,7 +137,7 @@ class Offloader:
             self._queue.append(None)
             self._changed.notify_all()
         self._thread.join()
-        self._payloads.close()
+        self._doors.close()
 
     def _run(self) -> None:
         while True:
@@ -160,7 +166,11 @@ class Offloader:
             for event in offload.ready:
                 event.synchronize()
             for part in offload.parts:
-                self._store_rows(part, offload.session)
+                self._store_rows(part, offload.session, self._doors.of_salt(offload.salt))
+        except REFUSALS as error:  # the store is well, and takes what others have
+            self.failures += 1
+            logger.error("offload of %s refused, kept on the device: %s", _count(offload), error)
+            return False
         except StoreError as error:
             self._pause_until = time.monotonic() + _PAUSE
             self.failures += 1
@@ -175,7 +185,7 @@ class Offloader:
         logger.debug("offloaded %s in %.3f s", _count(offload), took)
         return True
 
-    def _store_rows(self, part: Rows, session: str | None) -> None:
+    def _store_rows(self, part: Rows, session: str | None, payloads: Payloads) -> None:
         frames = self._frames[part.kind]
         for start in range(0, len(part.hashes), len(frames)):
             hashes = part.hashes[start : start + len(frames)]
@@ -185,9 +195,9 @@ class Offloader:
             for row, page_hash in enumerate(hashes):
                 is_corrupt = self._index.is_corrupt(part.kind, page_hash)
                 (broken if is_corrupt else new).extend(frames.objects(part.kind, page_hash, row))
-            self._payloads.write(new, ttl=self._ttl)
+            payloads.write(new, ttl=self._ttl)
             if broken:
-                self._payloads.rewrite(broken, ttl=self._ttl)
+                payloads.rewrite(broken, ttl=self._ttl)
             self._index.add(part.kind, hashes)
             size = len(hashes) * frames.frame_bytes
             self.objects_written += len(hashes)

@@ -12,6 +12,7 @@ from engine.linker import (
     progress,
     restored,
     routed,
+    salts,
     steps,
     thinning,
 )
@@ -24,6 +25,7 @@ ALL: tuple[Patch, ...] = (
     *steps.PATCHES,
     *progress.PATCHES,
     *restored.PATCHES,
+    *salts.PATCHES,
     *thinning.PATCHES,
     *routed.PATCHES,
     *loads.PATCHES,

@@ -14,11 +14,18 @@ tracked state. So the request leaves what it loaded in the tree when it is inser
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from engine.patch import Kind, Patch
+
+
+class Asker(NamedTuple):
+    """tag: the engine's name of the session, None if it is none's; salt: its tenant's"""
+
+    tag: str | None
+    salt: str | None
 
 
 class RestoredStates:
@@ -79,9 +86,9 @@ def _hand_over(pool: Any, req: Any, slot: torch.Tensor) -> None:
 
 
 def load_back(original: Callable[..., Any], wrapper: Any, req: Any) -> Any:
-    """Tell the linker whose load it is, and where else its state is to go."""
+    """Tell the linker whose load it is, of which tenant, and where else its state is to go."""
     linker = wrapper.cache_linker
-    linker.tags[req.rid] = req.session_id
+    linker.askers[req.rid] = Asker(req.session_id, req.cache_salt)
     linker.restored.reserve(wrapper.cache, req.rid)
     loaded = 0
     try:
@@ -89,7 +96,7 @@ def load_back(original: Callable[..., Any], wrapper: Any, req: Any) -> Any:
         loaded = answer[0]
         return answer
     finally:
-        del linker.tags[req.rid]
+        del linker.askers[req.rid]
         if not loaded:
             linker.restored.give_back(wrapper.cache, req.rid)
 

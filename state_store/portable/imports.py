@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state_store.errors import InvalidExport
-from state_store.forms import StoredForm, salt_of_class
+from state_store.forms import StoredForm
 from state_store.layout import ObjectRef
 from state_store.portable.container import Reader
 from state_store.portable.export import FORMAT
@@ -76,11 +76,11 @@ class Export:
     ) -> None:
         """Store all objects under the names that they have with another salt. Blocking.
 
-        salt:  of the tenant
+        salt:  of the tenant's pages of the file's economy class
         forms: by fingerprint id
         """
         kept = _Kept(place, forms)
-        names = self._names(salt)
+        names = self._names_under(salt)
         for group in self.manifest.groups():
             format_id = self.manifest.formats[group.format].id
             rows = self.manifest.row_names(group.format, group.kind, names[group.format])
@@ -112,7 +112,7 @@ class Export:
 
     def drafts(self, session_id: str, salt: str) -> Iterator[SnapshotDraft]:
         """What to commit, root first; each draft's parent is left to be set."""
-        names = self._names(salt)
+        names = self._names_under(salt)
         start = 0
         for place, snapshot in enumerate(self.manifest.snapshots):
             format = self.manifest.formats[snapshot.format]
@@ -183,11 +183,8 @@ class Export:
             if b"".join(map(bytes.fromhex, names)) != self._small[names_of(index)]:
                 raise self.invalid("its pages are not named after its tokens")
 
-    def _names(self, salt: str) -> list[list[str]]:
-        """Names of all pages in the store, by format. salt: of the tenant"""
-        return self._names_under(salt_of_class(salt, self.manifest.economy))
-
     def _names_under(self, salt: str) -> list[list[str]]:
+        """Names of all pages, by format."""
         return [
             self.manifest.page_names(index, self.tokens, salt)
             for index in range(len(self.manifest.formats))

@@ -1,83 +1,21 @@
 """The linker's threads over a real store, with pages of a device that is plain memory."""
 
-import secrets
-import threading
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from engine.linker.backlog import Backlog
-from engine.linker.config import LinkerConfig
-from engine.linker.control import Control
-from engine.linker.device import Holds
-from engine.linker.frames import Frames
 from engine.linker.index import StoredIndex
-from engine.linker.load import Load, Loader
 from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.progress import Progress
-from engine.linker.ranks import Ranks
-from engine.linker.segments import ObjectLayout, Segment
-from engine.linker.staging import StagedObjects
-from engine.linker.steps import Steps
 from state_store.errors import StoreUnavailable
-from state_store.layout import ObjectNames
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
 
-ROOM = 4  # frames of each kind
-HASHES = [f"{number:064x}" for number in range(1, 9)]
-READY = SimpleNamespace(synchronize=lambda: None)
-
-
-def kv(hashes, rows):
-    return Rows("kv", hashes, torch.tensor(rows)[:, None])
-
-
-class _Rank:
-    """The parts of one rank's linker. pages: uint8[8, 64], the device; `HASHES` name the pages
-    and states of the store, in the order of its rows."""
-
-    def __init__(self, url):
-        self.url = url
-        self.pages = torch.arange(8 * 64, dtype=torch.uint8).reshape(8, 64)
-        self.layout = ObjectLayout((Segment(0, self.pages, 0, "uint8"),))
-        self.names = ObjectNames(f"t{secrets.token_hex(4)}", "f" * 32, 0)
-        self.index = StoredIndex()
-        self.staged = {kind: StagedObjects(self.frames(ROOM), kind) for kind in ("kv", "state")}
-        frames = {"kv": self.frames(8), "state": self.frames(8)}
-        self.offloader = Offloader(frames, self.index, self.payloads(), Progress(), ttl=60)
-        self.landed = threading.Event()
-        counter = SimpleNamespace(complete=lambda *_: self.landed.set())
-        self.loader = Loader(
-            self.staged, self.index, counter, self.payloads(), Progress(),
-            num_layers=1, device=self.pages.device, deadline=2.0,
-        )  # fmt: skip
-
-    def frames(self, count):
-        return Frames(self.layout, count, pin=False)
-
-    def payloads(self):
-        return Payloads(ObjectClient(self.url, timeout=5.0), self.names)
-
-    def store(self):
-        rows = torch.arange(len(HASHES))[:, None]
-        parts = tuple(Rows(kind, HASHES, rows) for kind in ("kv", "state"))
-        self.offloader.submit(Offload(parts, ()))
-        assert self.offloader.settle(timeout=10)
-
-    def load(self, hashes, rows):
-        self.landed.clear()
-        self.loader.submit(Load(0, {"request": (kv(hashes, rows),)}, {"request": None}, READY))
-
-    def close(self):
-        self.loader.close()
-        self.offloader.close()
+from .rank import HASHES, ROOM, Rank, kv
 
 
 @pytest.fixture
 def rank(store_server):
-    made = _Rank(store_server.url)
+    made = Rank(store_server.url)
     yield made
     made.close()
 
@@ -112,12 +50,7 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
     rank.store()
     payloads = rank.payloads()
     held = rank.staged["state"].stage(HASHES[:ROOM], payloads)
-    control = Control(
-        LinkerConfig(url=rank.url, engine_id="e", boot_id="b"), None, None,
-        rank=1, rank_count=2, described=None, staged=rank.staged, index=StoredIndex(),
-        progress=Progress(), offloader=rank.offloader, loader=rank.loader,
-        backlog=Backlog(1, 1), holds=Holds(8, 8), steps=Steps(Ranks(), dict), payloads=payloads,
-    )  # fmt: skip
+    control = rank.control(index=StoredIndex(), doors=rank.doors(payloads))
     found = control.prefetch({"hashes": HASHES[4:5], "session": None})
     assert (found["state"], found["pages"], found["reason"]) == (True, 1, None)
     rank.staged["state"].release(held)
@@ -147,7 +80,8 @@ class _Gone:
 
 def test_what_could_not_be_written_is_remembered_within_a_bound(rank):
     frames = {"kv": rank.frames(8)}
-    offloader = Offloader(frames, StoredIndex(), _Gone(), Progress(), ttl=60, remembered=3)
+    doors = rank.doors(_Gone())
+    offloader = Offloader(frames, StoredIndex(), doors, Progress(), ttl=60, remembered=3)
     for row, one in enumerate(HASHES[:5]):
         offloader.submit(Offload((kv([one], [row]),), ()))
     assert offloader.settle(timeout=10)
@@ -170,7 +104,7 @@ class _WithoutStates(Payloads):
 def test_what_an_offload_wrote_before_it_failed_counts_as_written(rank):
     payloads = _WithoutStates(ObjectClient(rank.url, timeout=5.0), rank.names)
     frames = {"kv": rank.frames(8), "state": rank.frames(8)}
-    offloader = Offloader(frames, StoredIndex(), payloads, Progress(), ttl=60)
+    offloader = Offloader(frames, StoredIndex(), rank.doors(payloads), Progress(), ttl=60)
     state = Rows("state", HASHES[1:2], torch.tensor([[1]]))
     offloader.submit(Offload((kv(HASHES[:2], [0, 1]), state), ()))
     assert offloader.settle(timeout=10)

@@ -62,11 +62,16 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults(folder, monk
     assert (settings.scheduling.queue_limit, settings.scheduling.policy) == (2, "lru")
 
 
+_VALUES = {
+    "scheduling.policy": "lru",
+    "backend.url": "http://a/v1",
+    "master_key_source": "env:A",
+}
+
+
 def test_every_setting_can_be_given_in_every_way(folder, monkeypatch):
     values = {
-        name: {"scheduling.policy": "lru", "backend.url": "http://a/v1"}.get(name, "7")
-        if field.annotation is not bool
-        else "true"
+        name: _VALUES.get(name, "7") if field.annotation is not bool else "true"
         for name, field in settings_fields().items()
     }
     by_flag = settings_from(*(f"--set={name}={value}" for name, value in values.items()))
@@ -129,6 +134,18 @@ def test_a_variable_that_is_nearly_a_setting_is_refused_and_anothers_is_not(
     assert "Did you mean TORPOR_LEASE_TTL?" in refused(capsys, *BASE)
     backend = ["--backend", "http://a/v1", "--backend-model", "m"]
     settings_from(*BASE, *backend, "--backend-key", "TORPOR_LEASE_TTTL")
+
+
+def test_a_master_key_in_place_of_where_it_is_is_refused_and_not_shown(folder, capsys):
+    key = "ab" * 32
+    told = refused(capsys, *BASE, "--master-key", key)
+    assert "master_key_source (--master-key)" in told
+    assert key not in told
+
+
+def test_the_variable_of_the_master_key_is_no_mistake(folder, monkeypatch):
+    monkeypatch.setenv("TORPOR_LEASE_TTTL", "ab")
+    settings_from(*BASE, "--master-key", "env:TORPOR_LEASE_TTTL")
 
 
 def test_no_secret_is_printed(folder, capsys, monkeypatch):

@@ -1,3 +1,5 @@
+import secrets
+
 import pytest
 
 from agent_runtime.demo.script import SYSTEM, make_registry
@@ -14,7 +16,11 @@ from state_store.store import StateStore
 def stage(tmp_path_factory):
     """A real store, SGLang engine and runtime, each a process of its own."""
     folder = tmp_path_factory.mktemp("stage")
-    stage = Stage(folder / "data", None, archive=f"file://{folder}/archive")
+    key = folder / "master-key"
+    key.write_text(secrets.token_hex(32))
+    stage = Stage(
+        folder / "data", None, archive=f"file://{folder}/archive", master_key=f"file:{key}"
+    )
     (stage.files / "notes.txt").write_text(
         "The harbour is closed.\nA warranty is not given.\nNothing else.\n"
     )

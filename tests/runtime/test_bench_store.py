@@ -25,7 +25,7 @@ def printed() -> list[dict]:
 def test_every_subject_is_measured(printed):
     assert [record["measure"] for record in printed] == [
         *["raw"] * len(store.QUICK.sizes), *["lmcache"] * len(store.QUICK.sizes),
-        "connections", "memory", "masters", "goal",
+        "connections", "memory", "sealed", "masters", "goal",
     ]  # fmt: skip
 
 
@@ -75,6 +75,14 @@ def test_plain_sockets_share_the_keys(tmp_path, count):
         control.set(keys[-1], bytes(100_001))  # which the last socket reads
         with pytest.raises(AssertionError, match="does not hold"):
             plain.get(keys)
+
+
+def test_sealed_objects_are_compared_with_plain_ones(printed):
+    (record,) = (one for one in printed if one["measure"] == "sealed")
+    for way in ("get", "put"):
+        assert record[f"{way}_gb_s"] > 0 < record[f"{way}_plain_gb_s"]
+        low, high = record[f"{way}_ratio_plain_quartiles"]
+        assert 0 < low <= record[f"{way}_ratio_plain"] <= high
 
 
 def test_the_plain_socket_moves_what_we_move(tmp_path):

@@ -47,14 +47,14 @@ class _Settling:
         self.record = record
         self._answer = answer
 
-    async def settle(self, hashes, *, timeout):
+    async def settle(self, hashes, *, timeout, form):
         if isinstance(self._answer, Exception):
             raise self._answer
         return self._answer
 
     persist = settle
 
-    async def renew(self, hashes, *, timeout):
+    async def renew(self, hashes, *, timeout, form):
         return 0
 
 

@@ -1,5 +1,7 @@
 """Whoever may look at an engine does not learn how its store is logged in to."""
 
+from dataclasses import replace
+
 import httpx
 import psutil
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from engine.launch import EngineOptions, EngineProcess, free_port
 from engine.linker.config import LinkerConfig
 from engine.profiles import profile_named
+from state_store.errors import VaultLocked
 
 STORE = "redis://runtime:s3cret-pass@redis:6379"
 ARCHIVE = "s3://bucket/path?secret_access_key=s3cret-key"
@@ -15,10 +18,13 @@ ARCHIVE = "s3://bucket/path?secret_access_key=s3cret-key"
 @pytest.fixture
 def process(tmp_path):
     """An engine that is not started."""
+    key = tmp_path / "s3cret-place"
+    key.write_text("ab" * 32)
     options = EngineOptions(
         profile=profile_named("demo"),
         redis_url=STORE,
         archive=ARCHIVE,
+        master_key=f"file:{key}",
         log_file=tmp_path / "log",
         port=free_port(),
     )
@@ -33,6 +39,13 @@ def test_the_linker_is_told_through_the_environment(process):
     given = {"engine_id": "engine", "boot_id": "b"}
     config = LinkerConfig.told(given, process.environment())
     assert (config.url, config.archive) == (STORE, ARCHIVE)
+    assert config.master_key is not None
+    assert config.master_key.endswith("s3cret-place")
+
+
+def test_an_engine_whose_master_key_is_missing_is_not_started(process):
+    with pytest.raises(VaultLocked, match="cannot be read from file:/nowhere"):
+        EngineProcess(replace(process.options, master_key="file:/nowhere", port=free_port()))
 
 
 def test_a_running_engine_shows_nobody_where_its_store_is(stage):

@@ -63,17 +63,17 @@ class _Settling:
     def __init__(self):
         self.answers = None
 
-    async def settle(self, hashes, *, timeout):
+    async def settle(self, hashes, *, timeout, form):
         if self.answers == 0:
             raise StoreUnavailable("gone again")
         if self.answers is not None:
             self.answers -= 1
         return Settled((), None)
 
-    async def renew(self, hashes, *, timeout):
+    async def renew(self, hashes, *, timeout, form):
         return 0
 
-    async def persist(self, hashes, *, timeout):
+    async def persist(self, hashes, *, timeout, form):
         return Settled((), None)
 
 

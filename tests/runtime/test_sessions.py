@@ -7,19 +7,14 @@ import secrets
 import pytest
 import redis.asyncio
 
-from agent_runtime.errors import CannotStore
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
-from agent_runtime.sessions.storable import require_storable_tenant
 from agent_runtime.turns.events import Text
 from engine.client import EngineClient
 from engine.demo_model import dialogues
 from engine.launch import free_port
 from engine.pool import EnginePool
-from state_store.fingerprint import Fingerprint
-from state_store.store import StateStore
-from state_store.vault import MasterKey, Vault
 
 from .talk import HISTORY, PAGE, QUESTIONS, TEXT, asked_in_fork, difference, say
 
@@ -222,35 +217,6 @@ async def test_an_unknown_session_is_a_clear_error(torpor, session_id):
         with pytest.raises(ApiError) as refused:
             await call(session_id)
         assert refused.value.code in ("not_found", "invalid_id")
-
-
-@pytest.mark.parametrize(
-    ("tenant", "form"),
-    [
-        ({"encrypted": True}, {}),
-        ({"economy": "compact"}, {}),
-        ({}, {"economy": "kv-int8"}),
-    ],
-)
-async def test_a_session_that_engines_cannot_store_is_refused_before_they_see_it(
-    torpor, stage, tenant, form
-):
-    vault = Vault([MasterKey(bytes(32))])
-    name = f"t{secrets.token_hex(4)}"
-    async with await StateStore.connect(stage.store.url, vault=vault) as store:
-        await store.create_tenant(name, **tenant)
-        if tenant:
-            with pytest.raises(CannotStore, match=name):
-                await require_storable_tenant(store, name)
-        (record,) = await store.engines()
-        fingerprint = Fingerprint.model_validate(record["fingerprint"])
-        session = await store.create_session(tenant=name, fingerprint=fingerprint, **form)
-        with pytest.raises(ApiError, match="engines store only in the clear and lossless") as turn:
-            await torpor.turn(session.id, HISTORY[0])
-        with pytest.raises(ApiError, match="engines store only in the clear") as resume:
-            await torpor.resume(session.id)
-        assert {turn.value.code, resume.value.code} == {"cannot_store"}
-        await store.delete_tenant(name)
 
 
 async def test_sampling_that_the_engine_does_not_do_is_told(torpor, session):

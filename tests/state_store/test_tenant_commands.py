@@ -16,7 +16,7 @@ from state_store.objects import ObjectClient
 from state_store.payloads import Outcome
 from state_store.quotas import Quota
 from state_store.store import StateStore
-from state_store.vault import Vault
+from state_store.vault import MasterKey, Vault
 
 
 def test_tenants_are_created_once_and_deleted_for_good(own_server, capsys, tmp_path):
@@ -34,6 +34,26 @@ def test_tenants_are_created_once_and_deleted_for_good(own_server, capsys, tmp_p
     assert run("create-tenant", "open")[:2] == (0, "open: in the clear, lossless")
     assert run("delete-tenant", "hidden")[:2] == (0, "0 sessions were deleted")
     assert run("delete-tenant", "nobody")[0] == 1
+
+
+def test_a_tenants_key_is_wrapped_by_another_master_key(own_server, capsys, tmp_path):
+    keys = tmp_path / "keys"
+
+    def run(*words):
+        code = main(["store", *words, "--redis", own_server.url, "--master-key", f"file:{keys}"])
+        captured = capsys.readouterr()
+        return code, captured.out.strip(), captured.err
+
+    old, new = (MasterKey(secrets.token_bytes(32)) for _ in range(2))
+    keys.write_text(old.reveal().hex())
+    assert run("create-tenant", "ann")[0] == 0
+    keys.write_text(f"{new.reveal().hex()}\n{old.reveal().hex()}\n")
+    assert run("rewrap", "ann", "bob")[:2] == (0, f"ann: master key {new.id}\nbob: in the clear")
+    keys.write_text(new.reveal().hex())  # the old one is not needed any more
+    assert run("usage", "--tenant", "ann")[0] == 0
+    keys.write_text(old.reveal().hex())
+    code, _, error = run("rewrap", "ann")
+    assert (code, f"under master key {new.id}" in error) == (1, True)
 
 
 def test_a_quota_is_set_shown_and_lifted(own_server, capsys):

@@ -27,7 +27,6 @@ from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import CreateResponse
 from agent_runtime.service.status import UNFORESEEN, problem_of
-from agent_runtime.sessions.storable import require_storable_tenant
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import Cancelling
 from engine.errors import EngineError
@@ -84,10 +83,8 @@ class Background:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def begin(self, record: BackgroundRecord) -> None:
-        """Raises CannotStore, Draining."""
+        """Raises VaultLocked, Draining."""
         with self._turns.turn():
-            # Notes are stored as they are, and not sealed.
-            await require_storable_tenant(self._store, self._tenant)
             await self._put(record)
             await self._take(record)
 

@@ -106,7 +106,7 @@ class ResponseConversations:
     async def create(
         self, items: Sequence[dict[str, Any]], metadata: dict[str, str]
     ) -> ConversationRecord:
-        """Raises NoEngine, CannotStore, NoBackend, QuotaExceeded; what `items_of` raises."""
+        """Raises NoEngine, VaultLocked, NoBackend, QuotaExceeded; what `items_of` raises."""
         pending = distinct(_read(items), (), Ids())
         session_id = self._store.new_session_id()
         record = ConversationRecord(

@@ -71,7 +71,7 @@ class Responses:
 
     async def begin(self, request: CreateResponse, *, key: str | None) -> dict[str, Any]:
         """A response that is made in the background, as it is now. Raises what `Creation.read`
-        raises, PreviousResponseNotFound, LastResponseGone, NotFound, CannotStore, KeyReused,
+        raises, PreviousResponseNotFound, LastResponseGone, NotFound, VaultLocked, KeyReused,
         Draining."""
         key = uuid.uuid4().hex if key is None else await self._claimed(key, request)
         ids = Ids(key)
