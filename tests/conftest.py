@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.browsing"]
+
 # What SGLang compiles at first use is kept in the repository's own ignored folder.
 os.environ.setdefault(
     "TORCH_EXTENSIONS_DIR", str(Path(__file__).parents[1] / ".torpor" / "torch_extensions")

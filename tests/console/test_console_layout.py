@@ -75,11 +75,11 @@ async def test_another_tenants_session_is_not_there_and_a_reader_is_told_so(
     await expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("may only read")
 
 
-async def test_nothing_is_cut_off_on_a_narrow_screen(open_page, torpor, said):
+async def test_nothing_is_cut_off_on_a_narrow_screen(open_page, runtime, torpor, said):
     session = await torpor.create(labels={"name": "a name that is rather long " * 4})
     said.scripted.append(says({"content": "word" * 200}))
     await torpor.turn(session.id, "x" * 500)
-    page = await open_page(viewport={"width": 360, "height": 700})
+    page = await open_page(runtime.url, viewport={"width": 360, "height": 700})
     await expect(page.locator("tbody tr").first).to_be_visible()
     for path in ("", f"#/sessions/{session.id}", "#/fleet"):
         await page.goto(f"/console{path}")
@@ -95,11 +95,11 @@ async def test_nothing_is_cut_off_on_a_narrow_screen(open_page, torpor, said):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_can_be_read_in_light_and_dark(open_page, torpor, said, scheme):
+async def test_text_can_be_read_in_light_and_dark(open_page, runtime, torpor, said, scheme):
     session = await torpor.create(labels={"name": "read me"})
     said.scripted.append(says({"content": "Answer."}))
     await torpor.turn(session.id, "Question")
-    page = await open_page(color_scheme=scheme)
+    page = await open_page(runtime.url, color_scheme=scheme)
     await page.goto(f"/console#/sessions/{session.id}")
     await page.locator(".live.on").wait_for()
     ratios = await page.evaluate(CONTRASTS)

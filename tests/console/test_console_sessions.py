@@ -61,7 +61,7 @@ async def test_a_session_is_made_with_its_name_system_text_and_tools(page, torpo
     await expect(dialog.get_by_text("The tools are no JSON")).to_be_visible()
     await tools.fill('[{"name": "f", "description": "d", "parameters": 5}]')
     await dialog.get_by_role("button", name="Create").click()
-    await expect(dialog.get_by_role("alert").filter(has_text="invalid_request")).to_be_visible()
+    await expect(dialog.get_by_role("alert").filter(has_text="parameters")).to_be_visible()
     await tools.fill('[{"name": "f", "description": "d", "parameters": {"type": "object"}}]')
     await dialog.get_by_role("button", name="Create").click()
     await expect(page.get_by_role("heading", name="made here")).to_be_visible()

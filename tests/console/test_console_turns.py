@@ -199,8 +199,8 @@ async def test_hostile_text_is_text_everywhere(show, torpor, said, page):
     assert await page.evaluate("window.taken") is None
 
 
-async def test_the_policy_blocks_scripts_and_styles_that_get_in(open_page):
-    page = await open_page()
+async def test_the_policy_blocks_scripts_and_styles_that_get_in(open_page, runtime):
+    page = await open_page(runtime.url)
     seen = await page.evaluate("""async () => {
         const blocked = [];
         document.addEventListener("securitypolicyviolation", (event) =>

@@ -4,8 +4,6 @@
 import { button, h, put } from "./dom.js";
 import { count, time } from "./format.js";
 
-const TOKENS = 1024; // that a turn may generate unless something else is asked for
-
 export class Composer {
   /** does: { send(messages, options), proceed(options), again, dismiss, cancel, resume } */
   constructor(draftName, does) {
@@ -110,7 +108,9 @@ export class Composer {
 }
 
 function optionsOf() {
-  const tokens = h("input", { type: "number", min: 1, max: 65536, value: TOKENS, id: "most-tokens" });
+  const tokens = h("input", {
+    type: "number", min: 1, max: 65536, placeholder: "the session's", id: "most-tokens",
+  });
   const temperature = h("input", {
     type: "number", min: 0, max: 2, step: 0.1, placeholder: "the session's", id: "temperature",
   });

@@ -18,6 +18,14 @@ export function put(node, ...children) {
   node.replaceChildren(...present(children));
 }
 
+/** The same, with the focus on what had it: the control that reads the same. */
+export function redraw(node, ...children) {
+  const had = node.contains(document.activeElement) ? document.activeElement.textContent : null;
+  put(node, ...children);
+  if (had === null) return;
+  [...node.querySelectorAll("a, button, summary")].find((one) => one.textContent === had)?.focus();
+}
+
 /** A button that is busy until what it does is done, so that it is done once. */
 export function button(text, does, properties = {}) {
   const node = h("button", { type: "button", ...properties }, text);

@@ -1,6 +1,6 @@
 // One turn: what is sent, and its answer as it comes.
 
-import { failed, Problem, send, v1 } from "./api.js";
+import { Problem, send, v1 } from "./api.js";
 import { h, put } from "./dom.js";
 import { bytes, count, seconds } from "./format.js";
 import { eventsOf } from "./streams.js";
@@ -47,8 +47,7 @@ export class Exchange {
       }
       throw brokenOff();
     } catch (error) {
-      const problem = failed(error);
-      throw begun && problem.code === "unreachable" ? brokenOff() : problem;
+      throw begun && error.code === "unreachable" ? brokenOff() : error;
     }
   }
 

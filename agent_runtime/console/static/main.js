@@ -17,7 +17,7 @@ async function show() {
   leaving = new AbortController();
   const { signal } = leaving;
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [page, id] = path.split("/").map(decodeURIComponent);
+  const [page, id] = path.split("/");
   for (const link of document.querySelectorAll("nav [data-page]")) {
     if (link.dataset.page === (page || "sessions")) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");

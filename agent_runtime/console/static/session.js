@@ -1,12 +1,12 @@
 // One session: its messages, what may be said next, and its tree; alive by its events.
 
-import { failed, get, post, Problem, randomKey, v1 } from "./api.js";
+import { get, post, Problem, randomKey, v1 } from "./api.js";
 import { headOf } from "./commands.js";
 import { Composer } from "./composer.js";
 import { detailsOf } from "./details.js";
-import { h, put } from "./dom.js";
-import { nameOf } from "./format.js";
+import { h, put, redraw } from "./dom.js";
 import { Exchange, noteOf } from "./exchange.js";
+import { nameOf } from "./format.js";
 import { Graph } from "./graph.js";
 import { ROOT } from "./layout.js";
 import { alertOf, notice, tried } from "./problems.js";
@@ -83,30 +83,33 @@ export class SessionPage {
 
   async load() {
     const signal = this.signal;
-    [this.view, this.said, this.tree] = await Promise.all([
+    this.loads = (this.loads || 0) + 1;
+    const load = this.loads;
+    const found = await Promise.all([
       get(v1("sessions", this.id), { signal }),
       get(v1("sessions", this.id, "messages"), { signal }),
       get(v1("sessions", this.id, "tree"), { signal }),
     ]);
+    if (load === this.loads) [this.view, this.said, this.tree] = found; // no later one was begun
   }
 
   draw() {
     document.title = `${nameOf(this.view)} · Torpor`;
     this.transcript.show(this.said);
     const head = this.view.head || ROOT;
-    const isThere = this.chosen === ROOT || this.tree.snapshots.some((one) => one.id === this.chosen);
+    const isThere = this.chosen === ROOT || this.isIn(this.chosen);
     // Who looks at the head goes on with it.
     if (!isThere || this.chosen === this.drawnHead) this.chosen = head;
     this.drawnHead = head;
     this.graph.show(this.tree, this.view, this.chosen);
-    put(this.details, detailsOf(this, this.chosen));
+    redraw(this.details, detailsOf(this, this.chosen));
     this.drawHead();
     this.drawComposer();
   }
 
   drawHead() {
     const isOpen = this.head.querySelector("details[open]"); // somebody is choosing there
-    if (!isOpen) put(this.head, headOf(this));
+    if (!isOpen) redraw(this.head, headOf(this));
   }
 
   drawComposer() {
@@ -198,30 +201,29 @@ export class SessionPage {
       const answer = {
         role: "assistant", content: result.text, reasoning: result.reasoning, tool_calls: result.tool_calls,
       };
-      await this.grow(snapshot, () => [...messages, answer].map(({ content, ...one }) => ({
+      await this.grow(snapshot, [...messages, answer].map(({ content, ...one }) => ({
         ...one, text: content, at: Date.now() / 1000, snapshot,
       })));
     }
   }
 
-  /** Adds a snapshot that was committed; said: its messages. */
+  /** Adds a snapshot that was committed, and what its turn said, without reading all anew. */
   async grow(snapshotId, said) {
-    if (this.tree.snapshots.some((one) => one.id === snapshotId)) {
-      this.draw();
-      return;
-    }
     const snapshot = await get(v1("snapshots", snapshotId));
-    const isKnown = snapshot.parent === null || this.tree.snapshots.some((one) => one.id === snapshot.parent);
-    const more = isKnown ? await said() : null;
-    if (!isKnown || this.tree.snapshots.some((one) => one.id === snapshotId)) {
+    const view = await get(v1("sessions", this.id));
+    if (view.head !== snapshotId || this.isIn(snapshotId) || !this.isIn(snapshot.parent)) {
       await this.refresh();
       return;
     }
-    this.view = await get(v1("sessions", this.id));
+    this.view = view;
     this.tree.snapshots.push(snapshot);
-    this.tree.sessions.find((one) => one.id === this.id).head = this.view.head;
-    this.said = [...this.said, ...more];
+    this.tree.sessions.find((one) => one.id === this.id).head = snapshotId;
+    this.said = [...this.said, ...said];
     this.draw();
+  }
+
+  isIn(snapshotId) {
+    return this.tree.snapshots.some((one) => one.id === snapshotId);
   }
 
   /** A turn that was refused for good, or is not wanted any more: its message goes back. */
@@ -253,7 +255,7 @@ export class SessionPage {
     if (this.exchange) return; // it looks at the session when it is over
     this.following = (this.following || Promise.resolve())
       .then(() => this.follow(name, data))
-      .catch((error) => error.name === "AbortError" || put(this.place, alertOf(failed(error))));
+      .catch((error) => error.name === "AbortError" || put(this.place, alertOf(error)));
   }
 
   async follow(name, data) {
@@ -266,8 +268,8 @@ export class SessionPage {
     } else if (name === "progress") {
       this.drawHead();
     } else if (name === "turn_committed") {
-      if (data.snapshot === this.view.head && !this.view.turn) return;
-      await this.refresh();
+      const isShown = this.isIn(data.snapshot) && this.said.at(-1)?.snapshot === data.snapshot;
+      await (isShown ? this.look() : this.refresh());
     } else if (["rewound", "missed"].includes(name)) {
       await this.refresh();
     } else {

@@ -3,7 +3,7 @@
 import { Problem, failed, send, v1 } from "./api.js";
 
 const FIRST_WAIT = 500; // milliseconds
-const LONGEST_WAIT = 15000;
+const LONGEST_WAIT = 5000;
 
 /** Yields { name, data, id } for each event of an answer. Throws Problem if it breaks off. */
 export async function* eventsOf(answer) {
@@ -53,7 +53,8 @@ export async function follow(sessionId, { signal, told, alive }) {
         if (event.name === "deleted") return;
       }
     } catch (error) {
-      if (error instanceof Problem && [401, 403, 404].includes(error.status)) return;
+      if (!(error instanceof Problem) && error.name !== "AbortError") throw error;
+      if ([401, 403, 404].includes(error.status)) return;
     } finally {
       document.removeEventListener("visibilitychange", hide);
     }
