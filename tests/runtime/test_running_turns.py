@@ -18,6 +18,7 @@ from agent_runtime.turns.records import TurnRecords
 from engine.client import Sampling
 from engine.launch import free_port
 from engine.pool import HANGS
+from state_store.registry import engine_key
 
 from .talk import HISTORY, LONG
 
@@ -96,7 +97,7 @@ async def test_a_cancelled_turn_ends_at_once_and_changes_nothing(
     assert after.parent == before.snapshot
 
 
-async def test_a_turn_is_cancelled_while_its_engine_is_made_ready(torpor, session, stage):
+async def test_a_turn_is_cancelled_while_its_engine_is_made_ready(torpor, session, stage, store):
     before = await torpor.turn(session.id, HISTORY[0], max_tokens=16)
     await torpor.suspend(session.id)
     server = psutil.Process(stage.engine.pid)
@@ -104,6 +105,8 @@ async def test_a_turn_is_cancelled_while_its_engine_is_made_ready(torpor, sessio
     try:
         for process in family:
             process.suspend()
+        async with store._control.guard() as client:  # it is silent, and not known to be dead
+            await client.expire(engine_key("torpor", stage.engine.options.engine_id), 60)
         turn = asyncio.create_task(torpor.turn(session.id, HISTORY[1]))
         async with asyncio.timeout(HANGS * 0.8):  # then the engine is given up
             while not any(one.running for one in await torpor.scheduling()):  # noqa: ASYNC110
