@@ -9,6 +9,7 @@ tenant stored in the form of another, nor in the clear. Blocking and thread-safe
 
 from __future__ import annotations
 
+import hmac
 import threading
 import time
 from typing import NamedTuple
@@ -53,7 +54,7 @@ class TenantForms:
         if name is None:
             return PLAIN
         known = self._get(name)
-        if known.salt != salt:
+        if salt is None or not hmac.compare_digest(known.salt.encode(), salt.encode()):
             raise InvalidKey(
                 f"a salt names tenant {name.tenant} and is not the tenant's; nothing is stored or "
                 "loaded under it."

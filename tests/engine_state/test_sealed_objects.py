@@ -7,6 +7,7 @@ import redis
 import torch
 
 from engine.linker.offload import Offload
+from engine.replies import Settled, settled_of
 from state_store.errors import VaultLocked
 from state_store.forms import FormName
 from state_store.layout import ObjectRef
@@ -108,6 +109,7 @@ def test_an_engine_without_the_key_stores_nothing_and_says_whose_it_is(
     assert settled["failed"] == 2 * len(HASHES)
     assert f"tenant ann is encrypted under master key {MASTER.id}" in settled["refused"]
     assert f"this process has {held}" in settled["refused"]
+    assert settled_of([settled], HASHES) == Settled((), settled["refused"])
     with pytest.raises(VaultLocked, match="tenant ann"):
         rank.control().prefetch({"hashes": HASHES, "session": None, "form": [*ann_of(ann)]})
     engine(MASTER).store(ann.salt)
