@@ -169,6 +169,8 @@ async def test_a_session_that_is_not_there_is_said_so(page):
 
 async def test_the_fleet_says_whether_a_turn_could_be_served(page):
     await page.get_by_role("link", name="Fleet").click()
-    await expect(page.get_by_text("Ready: 0 engines registered in the store.")).to_be_visible()
+    await expect(
+        page.get_by_text("Ready: 0 engines registered in the store, and the backend scripted")
+    ).to_be_visible()
     await expect(page.get_by_text("has scheduled no turn on an engine yet")).to_be_visible()
     assert await page.title() == "Fleet · Torpor"

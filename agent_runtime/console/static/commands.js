@@ -130,8 +130,10 @@ async function exported(page) {
 function remove(page) {
   const expected = page.view.head || ""; // as it is shown now, not when that is answered
   const forks = page.tree.sessions.length - 1;
-  const rest = forks ? `The ${count(forks)} other sessions of its tree keep what they reach.` : "Nothing of it is kept.";
-  const text = `${nameOf(page.view)} (${count(page.view.tokens)} tokens) is deleted for good. ${rest}`;
+  const many = forks === 1 ? "The other session of its tree keeps what it reaches."
+    : `The ${count(forks)} other sessions of its tree keep what they reach.`;
+  const what = `${nameOf(page.view)} (${count(page.view.tokens)} tokens) will be deleted for good.`;
+  const text = `${what} ${forks ? many : "Nothing of it is kept."}`;
   return confirm("Delete the session", text, "Delete", async () => {
     const query = new URLSearchParams({ expected_head: expected });
     await send("DELETE", `${v1("sessions", page.id)}?${query}`);

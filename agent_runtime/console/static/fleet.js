@@ -29,16 +29,21 @@ export async function showFleet(root, signal) {
 }
 
 async function readiness(signal) {
-  // 503 is an answer here, not a problem.
-  const answer = await fetch("ready", { signal, cache: "no-store", credentials: "omit" }).catch((error) => {
+  const state = (kind, text) => h("p", { class: `state ${kind}`, role: "status" }, text);
+  let told;
+  try {
+    // 503 is an answer here, not a problem.
+    const answer = await fetch("ready", { signal, cache: "no-store", credentials: "omit" });
+    told = await answer.json();
+  } catch (error) {
     if (error.name === "AbortError") throw error;
-    return null;
-  });
-  const told = answer && await answer.json();
-  if (!told) return h("p", { class: "state bad", role: "status" }, "The service does not answer.");
+    return state("bad", "The service does not answer.");
+  }
   const engines = told.engines === 1 ? "1 engine" : `${count(told.engines)} engines`;
-  if (told.ready) return h("p", { class: "state good", role: "status" }, `Ready: ${engines} registered in the store.`);
-  return h("p", { class: "state bad", role: "status" }, `Not ready: ${told.reason} (${engines})`);
+  if (!told.ready) return state("bad", `Not ready: ${told.reason} (${engines})`);
+  const { backend } = await get("health", { signal });
+  const besides = backend ? `, and the backend ${backend} for sessions without state` : "";
+  return state("good", `Ready: ${engines} registered in the store${besides}.`);
 }
 
 function engineOf(slots) {
