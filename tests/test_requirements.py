@@ -15,6 +15,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BROUGHT = {
     "anyio": "httpx",
     "h11": "uvicorn",
+    "jsonschema-specifications": "jsonschema",
     "langchain-core": "langgraph",
     "langgraph-checkpoint": "langgraph",
     "openai": "openai-agents",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jsonschema.exceptions import ValidationError as SchemaViolation
 from pydantic import BaseModel, ValidationError
 
+from tools.budget import bounded
 from tools.coercion import defaults_of, expected, properties_of, typed
-from tools.schemas import bounded, offline_validator
+from tools.validation import MOST_VIOLATIONS, OfflineValidator, Violation
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ModelArguments:
                 )
                 for item in error.errors(include_url=False, include_context=False)
             ]
-            return Checked(None, read, tuple(lines), tuple(notes))
+            return Checked(None, read, _limited(lines), tuple(notes))
         fields = type(checked).model_fields.items()
         given = {field.alias or key: getattr(checked, key) for key, field in fields}
         as_json = self._as_json(checked)
@@ -97,32 +98,33 @@ class SchemaArguments:
         read, notes = typed(arguments, self._schema, quoted=quoted)
         try:
             with bounded(read):
-                errors = sorted(offline_validator(self._schema).iter_errors(read), key=_place)
-            lines = [line for error in errors for line in self._lines(error, read)]
+                found = OfflineValidator(self._schema).iter_errors(read)
+                errors = sorted(itertools.islice(found, MOST_VIOLATIONS + 1), key=_place)
+            lines = _limited([self._line(error) for error in errors])
         except Exception as error:  # references, patterns: wrong in many ways, or endless
-            lines = [f"- arguments: the schema cannot be used: {error}"]
+            lines = (f"- arguments: the schema cannot be used: {_cut(str(error), 500)}",)
+        if lines:
+            return Checked(None, read, lines, tuple(notes))
         defaults = defaults_of(self._schema).items()
         left_out = {name: default for name, default in defaults if name not in read}
-        return Checked(None if lines else read, read, tuple(lines), tuple(notes), left_out)
+        return Checked(read, read, (), tuple(notes), left_out)
 
-    def _lines(self, error: SchemaViolation, read: dict[str, Any]) -> Iterable[str]:
-        if error.validator == "required" and not error.path:
-            name = next(name for name in self._schema["required"] if _is_about(error, name))
-            yield _line(self._schema, (name,), "missing", "")
-        elif error.validator == "additionalProperties" and not error.path:
-            for name in read.keys() - properties_of(self._schema).keys():
-                yield _line(self._schema, (name,), "unknown", "")
-        else:
-            yield _line(self._schema, tuple(error.path), "", error.message)
+    def _line(self, error: Violation) -> str:
+        what = {"required": "missing", "additionalProperties": "unknown"}.get(str(error.validator))
+        if what and not error.path:
+            return _line(self._schema, (error.validator_value,), what, "")
+        return _line(self._schema, tuple(error.path), "", error.message)
 
 
 def _line(schema: Mapping[str, Any], where: Sequence[Any], what: str, message: str) -> str:
     properties = properties_of(schema)
-    name = ".".join(str(part) for part in where)
+    name = _cut(".".join(str(part) for part in where))
     if what == "unknown":
-        near = difflib.get_close_matches(name, properties, n=1)
+        # What is much longer is not near, and to find that out takes very long.
+        alike = [one for one in itertools.islice(properties, 1000) if len(one) <= 2 * len(name)]
+        near = difflib.get_close_matches(name, alike, n=1)
         did_you = f"; did you mean {near[0]}?" if near else ""
-        known = ", ".join(properties) or "none"
+        known = _cut(", ".join(properties), 1000) or "none"
         return f"- {name}: no such parameter; the parameters are: {known}{did_you}"
     top = len(where) == 1 and where[0] in properties
     wanted = expected(properties[where[0]], schema) if top else ""
@@ -131,14 +133,18 @@ def _line(schema: Mapping[str, Any], where: Sequence[Any], what: str, message: s
     return f"- {name or 'arguments'}: {message}" + (f"; expected {wanted}" if wanted else "")
 
 
-def _is_about(error: SchemaViolation, missing: str) -> bool:
-    return error.message.startswith(f"{missing!r} is a required")
+def _limited(lines: list[str]) -> tuple[str, ...]:
+    more = ["- and more is wrong"] if len(lines) > MOST_VIOLATIONS else []
+    return (*lines[:MOST_VIOLATIONS], *more)
 
 
-def _place(error: SchemaViolation) -> str:
+def _place(error: Violation) -> str:
     return ".".join(map(str, error.path))
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}…"
+    return _cut(repr(value), 80)
+
+
+def _cut(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

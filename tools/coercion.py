@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jsonschema.exceptions import ValidationError
-from jsonschema.protocols import Validator
-
+from tools.budget import bounded
 from tools.canonical import loads
-from tools.schemas import bounded, offline_validator, referred
+from tools.schemas import referred
+from tools.validation import OfflineValidator, of_wrong_type
 
+_MOST_SAID = 1000  # characters
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -34,7 +34,7 @@ def typed(
         for name, value in arguments.items():
             if isinstance(value, str) and isinstance(properties.get(name), Mapping):
                 try:
-                    validator = offline_validator(schema).evolve(schema=properties[name])
+                    validator = OfflineValidator(schema).evolve(schema=properties[name])
                     value, note = _read(value, validator, quoted)
                 except Exception as error:  # references, patterns: wrong in many ways, or endless
                     note = f"its schema cannot be used: {error}"
@@ -59,11 +59,15 @@ def defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
                 found[name] = part["default"]
                 break
             followed.add(id(part))
-            part = referred(part.get("$ref"), schema)
+            several = part.get("allOf")
+            if isinstance(several, list) and len(several) == 1:
+                part = several[0]
+            else:
+                part = referred(part.get("$ref"), schema)
     return found
 
 
-def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:
+def _read(value: str, validator: OfflineValidator, quoted: bool) -> tuple[Any, str]:
     """`null` is null wherever that is allowed, as in SGLang's parsers; any other text that a schema
     takes as a string and as something else is a string. And what was ambiguous, if anything."""
     meant = _as_json(value)
@@ -86,7 +90,8 @@ def _read(value: str, validator: Validator, quoted: bool) -> tuple[Any, str]:
 
 def expected(schema: Any, root: Mapping[str, Any]) -> str:
     """What a schema asks for, in a few words."""
-    return _expected(schema, root, set())
+    said = _expected(schema, root, set())
+    return said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]}…"
 
 
 def _expected(schema: Any, root: Mapping[str, Any], named: set[str]) -> str:
@@ -137,22 +142,9 @@ def _as_json(value: str) -> Any:
         return _Nothing()
 
 
-def _takes_text(validator: Validator, value: str) -> bool:
+def _takes_text(validator: OfflineValidator, value: str) -> bool:
     """Whether some string would do, so that this one is only a wrong string."""
-    return not _wrong_type(list(validator.iter_errors(value)))
-
-
-def _wrong_type(errors: list[ValidationError]) -> bool:
-    for error in errors:
-        if error.validator == "type" and not error.path:
-            return True
-        if error.validator in ("anyOf", "oneOf") and error.context:
-            branches: dict[Any, list[ValidationError]] = {}
-            for one in error.context:
-                branches.setdefault(one.schema_path[0], []).append(one)
-            if all(_wrong_type(branch) for branch in branches.values()):
-                return True
-    return False
+    return not of_wrong_type(validator.iter_errors(value))
 
 
 def _kind(value: Any) -> str:

@@ -33,10 +33,10 @@ from agent_runtime.turns.turns import Turns
 from engine.errors import NoEngine
 from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
 from state_store.store import StateStore
+from tools.budget import bounded
 from tools.calls import ToolCall
 from tools.coercion import properties_of, typed
 from tools.define import ToolSpec
-from tools.schemas import bounded
 
 logger = logging.getLogger(__name__)
 
@@ -338,7 +338,7 @@ def _hashes(
     kind += [] if request.history == "append" else [request.history]
     digest = _digest("", [system, tools, *kind])
     chain = []
-    with bounded([message.tool_calls for message in said]):
+    with bounded([call.arguments for message in said for call in message.tool_calls]):
         for message in said:
             digest = _next_hash(digest, message, request.tools)
             chain.append(digest)

@@ -6,14 +6,17 @@ import tracemalloc
 import pytest
 
 from agent_runtime.models import ConversationRequest, CreateSession
+from tools.arguments import SchemaArguments
+from tools.budget import TooCostly, bounded
 from tools.coercion import expected, typed
 from tools.context import Context
 from tools.define import define_by_schema
 from tools.errors import BadDefinition
 from tools.formats import parse
 from tools.patterns import Undecided
-from tools.schemas import TooCostly, bounded, flaw_of, offline_validator
+from tools.schemas import flaw_of
 from tools.tool import ToolSpec
+from tools.validation import OfflineValidator
 
 pytestmark = pytest.mark.timeout(60)  # for checks that would not end
 
@@ -58,7 +61,7 @@ def test_a_pattern_takes_no_more_time_than_the_text_is_long(keyword):
 
 def _errors(schema, value):
     with bounded(value):
-        return list(offline_validator(schema).iter_errors(value))
+        return list(OfflineValidator(schema).iter_errors(value))
 
 
 @pytest.mark.parametrize(
@@ -135,10 +138,9 @@ def test_a_long_list_is_searched_for_equals_in_linear_time(last, problems):
 
 
 def test_checks_that_are_bounded_together_are_given_up_together():
-    validator = offline_validator({"items": {"type": "integer"}})
-
     def check(times: int) -> None:
         with bounded([]):
+            validator = OfflineValidator({"items": {"type": "integer"}})
             for _ in range(times):
                 assert list(validator.iter_errors([0] * 1000)) == []
 
@@ -147,11 +149,97 @@ def test_checks_that_are_bounded_together_are_given_up_together():
         check(1000)
 
 
+LONG = "x" * 1_000_000
+
+
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
-@pytest.mark.parametrize("part", [False, {"type": "integer"}])
-def test_a_long_text_is_not_repeated_for_each_part_of_a_schema(keyword, part):
+@pytest.mark.parametrize(
+    "part",
+    [
+        False,
+        {"type": "integer"},
+        {"enum": [LONG + "y"]},
+        {"const": [LONG]},
+        {"not": {"type": "string"}},
+        {"maxLength": 1},
+        {"pattern": "^y"},
+    ],
+)
+def test_a_long_text_is_not_repeated_for_what_is_wrong_with_it(keyword, part):
+    arguments = SchemaArguments(
+        taking({keyword: [{"$ref": "#/$defs/e"}] * 500}, **{"$defs": {"e": part}})
+    )
+    tracemalloc.start()
+    try:
+        wrong = arguments.check({"x": LONG}).wrong
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 1 <= len(wrong) <= 21
+    assert len("".join(wrong)) < 10_000
+    assert most < 2_000_000
+
+
+NESTED = [list(range(20_000))]
+NAMES = {f"n{number}": 0 for number in range(500)}
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ({"uniqueItems": True}, NESTED),
+        ({"enum": [[[*range(19_999), 0]]] * 2}, NESTED),
+        ({"items": {"items": True}}, NESTED),
+        ({"items": {"contains": {}}}, NESTED),
+        ({"patternProperties": {f"^{number}": {} for number in range(20)}}, NAMES),
+        ({"required": list(NAMES), "minProperties": 501}, NAMES),
+    ],
+)
+def test_what_lies_deep_in_a_value_counts_each_time_that_it_is_looked_at(part, value):
+    schema = {"allOf": [{"not": {"allOf": [{"$ref": "#/$defs/e"}, False]}}] * 4000}
+    assert _errors({"$ref": "#/$defs/e", "$defs": {"e": part}}, value) is not None
     with pytest.raises(TooCostly):
-        _errors({keyword: [part] * 10_000}, "x" * 1_000_000)
+        _errors({**schema, "$defs": {"e": part}}, value)
+
+
+def test_a_schema_inside_another_cannot_choose_a_dialect_that_has_no_bounds():
+    part = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^(a+)+$"}
+    assert len(_errors({"properties": {"x": part}}, {"x": "a" * 5000 + "!"})) == 1
+    assert read(taking(part), "a" * 5000 + "!")[1]
+
+
+def test_references_lead_to_names_too_and_one_that_leads_nowhere_is_told_shortly():
+    schema = {
+        "properties": {"a": {"$ref": "#whole"}, "b": {"$ref": "other#/$defs/text"}},
+        "$defs": {
+            "whole": {"$anchor": "whole", "type": "integer"},
+            "other": {"$id": "other", "$defs": {"text": {"type": "string"}}},
+            "long": {"description": LONG},
+        },
+    }
+    assert [list(error.path) for error in _errors(schema, {"a": 1.5, "b": 1})] == [["a"], ["b"]]
+    assert _errors(schema, {"a": 1, "b": "x"}) == []
+    arguments = SchemaArguments(
+        {"properties": {"a": {"$ref": "#/$defs/none"}}, "$defs": schema["$defs"]}
+    )
+    assert arguments.check({"a": 1}).wrong == (
+        "- arguments: the schema cannot be used: the reference '#/$defs/none' leads nowhere",
+    )
+
+
+def test_only_names_that_no_part_of_a_schema_allows_are_unknown_in_the_order_of_the_call():
+    schema = taking({}, patternProperties={"^x-": {"type": "string"}}, additionalProperties=False)
+    given = {"d": "1", "x-ok": "fine", "b": "2", "c": "3"}
+    wrong = SchemaArguments(schema).check(given).wrong
+    assert [line.partition(":")[0] for line in wrong] == ["- d", "- b", "- c"]
+
+
+def test_a_long_name_is_not_compared_with_others_to_guess_what_was_meant():
+    name = "ab" * 200_000
+    schema = {"type": "object", "properties": {name: {}}, "additionalProperties": False}
+    (wrong,) = SchemaArguments(schema).check({"ba" * 200_000: 1}).wrong
+    assert "did you mean" not in wrong
+    assert len(wrong) < 2000
 
 
 def test_a_long_text_is_checked_whole():

@@ -55,7 +55,12 @@ async def test_a_rule_sees_the_parts_of_a_value_as_they_were_understood():
 
 
 @pytest.mark.parametrize(
-    "described", [{"type": "boolean", "default": True}, {"$ref": "#/$defs/deep"}]
+    "described",
+    [
+        {"type": "boolean", "default": True},
+        {"$ref": "#/$defs/deep"},
+        {"allOf": [{"$ref": "#/$defs/deep"}]},
+    ],
 )
 async def test_a_rule_sees_the_default_that_a_schema_gives_what_is_left_out(described):
     properties = {"path": {"type": "string"}, "deep": described}

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from tools.arguments import SchemaArguments
+from tools.budget import bounded
 from tools.calls import ParsedMessage, ToolCall
-from tools.schemas import bounded
 from tools.tool import ToolSpec
 
 
@@ -19,7 +19,7 @@ def against(
     No call is dropped: whoever runs them tells the model what is wrong.
     strings_only: the format has no other values, so a string says nothing about the type
     """
-    with bounded(message.calls):
+    with bounded([call.arguments for call in message.calls]):
         return _checked(message, tools, strings_only)
 
 

@@ -18,7 +18,8 @@ from mcp.types import (
     InitializeRequest,
 )
 
-from tools.schemas import bounded, offline_validator
+from tools.budget import bounded
+from tools.validation import OfflineValidator
 
 _MOST = 1.0  # seconds for a notice to be taken by the transport
 
@@ -56,7 +57,7 @@ class Session(ClientSession):
             raise RuntimeError(f"{name} promises structured content, and has returned none")
         try:
             with bounded(result.structuredContent):
-                wrong = next(offline_validator(schema).iter_errors(result.structuredContent), None)
+                wrong = next(OfflineValidator(schema).iter_errors(result.structuredContent), None)
         except Exception as error:  # references, patterns: wrong in many ways, or endless
             raise RuntimeError(
                 f"the schema of what {name} returns cannot be used: {error}"
