@@ -81,7 +81,8 @@ def passes(error: ApiError | ApiUnreachable) -> bool:
     """Whether the same request may be answered a little later."""
     if isinstance(error, ApiUnreachable):
         return True
-    return error.status in _PASSING or error.code == "still_running"
+    passing = error.status in _PASSING and error.code != "quota_exceeded"
+    return passing or error.code == "still_running"
 
 
 def pause_before(error: ApiError | ApiUnreachable, attempt: int) -> float:

@@ -36,10 +36,12 @@ _BATCH = 512
 _TOTALS = ("version", "tokens", "bytes", "effects", "attached", "loose")
 SUM = b"sum"  # of all copies, among them; see `lua/quota.lua`
 _COPY = re.compile(rb"\d+:(\d+):(\d+)")  # version, bytes, tokens
+_SUM = re.compile(rb"(\d+):(\d+)")  # bytes, tokens
 _ITEMS = "items:"  # before the name of a list, where its bytes are counted
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
 _POLL = 0.02
+_ADVICE = "Delete or rewind sessions, or raise the quota."
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,20 @@ class Quotas:
             )
         return Quota(*(None if limit is None else int(limit) for limit in limits))
 
+    async def require_room(self, tenant: str, *, bytes: int, tokens: int) -> None:
+        """Raises QuotaExceeded if so much more would exceed what the tenant may have, whatever
+        others hold room for. Holds nothing: `reserve` decides."""
+        more = {"bytes": bytes, "tokens": tokens}
+        if not await self._exceeded(tenant, more):
+            return
+        await self.refresh(tenant)
+        if exceeded := await self._exceeded(tenant, more):
+            what, limit, has = exceeded
+            raise QuotaExceeded(
+                f"tenant {tenant} may have {limit} {what}, has {has}, and this would add at least "
+                f"{more[what]}; nothing was begun. {_ADVICE}"
+            )
+
     async def reserve(
         self, tenant: str, *, bytes: int = 0, tokens: int = 0, sessions: int = 0
     ) -> Room | None:
@@ -134,7 +150,7 @@ class Quotas:
         under_way = f", {held} of them under way" if held else ""
         raise QuotaExceeded(
             f"tenant {tenant} may have {limit} {what}, has {has + held}{under_way}, and this would "
-            f"add {more}; nothing was committed. Delete or rewind sessions, or raise the quota."
+            f"add {more}; nothing was committed. {_ADVICE}"
         )
 
     async def release(self, room: Room | None) -> None:
@@ -199,6 +215,26 @@ class Quotas:
             for key in found:
                 await self.refresh(key.decode().removeprefix(before).removesuffix("}:usage"))
 
+    async def _exceeded(self, tenant: str, more: Mapping[str, int]) -> tuple[str, int, int] | None:
+        """What so much more would exceed: its name, the limit, and what the tenant has of it."""
+        keys = TenantKeys(self._prefix, tenant)
+        async with self._control.guard() as client:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hmget(keys.quota, *more)
+            pipeline.hget(keys.usage, SUM)
+            limits, written = await pipeline.execute()
+            if limits == [None] * len(limits):
+                return None
+            found = _SUM.fullmatch(written or b"")
+            if found is None:  # not made yet
+                found = _SUM.fullmatch(_sum_of(await client.hgetall(keys.usage)))
+        assert found is not None, "a sum is what is written as one"
+        has = dict(zip(("bytes", "tokens"), map(int, found.groups()), strict=True))
+        for (what, added), limit in zip(more.items(), limits, strict=True):
+            if limit is not None and added and has[what] + added > int(limit):
+                return what, int(limit), has[what]
+        return None
+
     def _of(self, lineage: str) -> LineageKeys:
         return LineageKeys(self._prefix, lineage)
 
@@ -210,10 +246,14 @@ def wrong_sum(copies: Mapping[bytes, bytes]) -> tuple[bytes, bytes] | None:
     copies: all fields, read as one
     """
     written = copies.get(SUM)
+    right = _sum_of(copies)
+    return None if written in (None, right) else (written, right)
+
+
+def _sum_of(copies: Mapping[bytes, bytes]) -> bytes:
     found = [_COPY.fullmatch(copy) for name, copy in copies.items() if name != SUM]
     sums = (sum(int(one[at]) for one in found if one) for at in (1, 2))
-    right = b"%d:%d" % tuple(sums)
-    return None if written in (None, right) else (written, right)
+    return b"%d:%d" % tuple(sums)
 
 
 async def count_attached(control: Control, prefix: str, lineages: Iterable[str]) -> int:

@@ -108,6 +108,11 @@ class Tenancy:
         """Raises InvalidTenant."""
         return await self._quotas.get(tenant)
 
+    async def require_room(self, tenant: str, *, bytes: int = 0, tokens: int = 0) -> None:
+        """Raises QuotaExceeded if so much more would exceed the tenant's quota. A commit holds the
+        room that it needs itself: this spares work that could not be committed."""
+        await self._quotas.require_room(tenant, bytes=bytes, tokens=tokens)
+
     async def tenants(self) -> list[str]:
         """Names of the tenants that have sessions."""
         return await self._usages.tenants()

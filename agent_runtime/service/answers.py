@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 # What Starlette itself refuses, by status.
 _CODES = {400: "malformed_body", 404: "no_such_path", 405: "method_not_allowed"}
 
-# OpenAI's and Anthropic's clients repeat every 409 and 5xx unless they are told not to.
-_NOT_REPEATED = {"cancelled", "internal", "vault_locked"}
+# OpenAI's and Anthropic's clients repeat every 409, 429 and 5xx unless they are told not to.
+_NOT_REPEATED = {"cancelled", "internal", "no_messages", "quota_exceeded", "vault_locked"}
 _TOLD = 20  # flaws of one request
 # The names of types that pydantic has tried, and where FastAPI found what it read.
 _NOT_FIELDS = {"body", "query", "path", "header", "str", "int", "float", "bool", "dict", "list"}

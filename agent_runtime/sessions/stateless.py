@@ -135,8 +135,8 @@ class Stateless:
         prepare: told of the result before the commit; what the snapshot is to keep of it
         started: when the request came, by `time.perf_counter`
 
-        Raises NoBackend, NeedsState, BadRequest, and what `Backend.complete` raises. After any of
-        them the session's head is what it was.
+        Raises NoBackend, NeedsState, BadRequest, QuotaExceeded, and what `Backend.complete` raises.
+        After any of them the session's head is what it was.
         """
         backend = await self.require_backend(session)
         _require_possible(session, request)
@@ -144,6 +144,7 @@ class Stateless:
         history = [] if parent is None else messages_of(await self._store.tokens(parent.id))
         new = _opening(session) if parent is None else []
         new += _on_the_wire(request.messages, [*history, *new])
+        await self._store.require_room(session.body.tenant, tokens=len(words_of(new)) + 1)
         first_at: float | None = None
         answer: Answer | None = None
         events = backend.complete(

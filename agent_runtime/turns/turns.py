@@ -118,8 +118,8 @@ class Turns:
 
         Raises NotFound, VaultLocked, LeaseHeld (another writer), HeadMoved (not `expected_head`),
         BadRequest, ContextFull, Overloaded, NoEngine, EngineUnreachable, EngineRefused,
-        KeptTurnsRefused, FilesMissing, Cancelled, Draining; KeyReused, StillRunning. After any of
-        them the session's head is what it was.
+        KeptTurnsRefused, FilesMissing, QuotaExceeded, Cancelled, Draining; KeyReused, StillRunning.
+        After any of them the session's head is what it was.
         """
         began = False
         try:
@@ -280,6 +280,7 @@ class Turns:
                 self.chat, Standing(session, salt, engine, history), request
             )
             before, delta, request = asked.before, asked.delta, asked.request
+            await self._require_room(before, delta, request)
             if before.rewriting is not None:  # what the device has of the head is of no use
                 self._residency.left(session.id)
             async with contextlib.AsyncExitStack() as stack:
@@ -355,6 +356,16 @@ class Turns:
 
     def _with_defaults(self, request: TurnRequest, session: Session) -> TurnRequest:
         return with_defaults(request, session, answer_tokens=self._settings.answer_tokens)
+
+    async def _require_room(self, before: Standing, delta: list[int], request: TurnRequest) -> None:
+        """Raises QuotaExceeded where nothing that the turn generates could be committed."""
+        tokens = len(before.history.tokens) + len(delta)
+        fills_page = (tokens + request.max_tokens) // before.engine.record.page_size > (
+            before.history.boundary // before.engine.record.page_size
+        )
+        await self._store.require_room(
+            before.session.body.tenant, bytes=int(fills_page), tokens=len(delta) + 1
+        )
 
     def _slot(
         self, before: Standing, delta: list[int], request: TurnRequest
