@@ -10,55 +10,15 @@ works where a loop runs already, in notebooks too; inside a coroutine it would b
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from agent_runtime.loops import LoopThread
 from agent_runtime.sdk import Torpor
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-class LoopThread:
-    """An event loop in a thread, for callers that have none. Use as a context manager."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.run(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """The result of `work`; whoever interrupts the wait cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def each(self, items: AsyncGenerator[_T]) -> Generator[_T]:
-        """What `items` yields, as it comes. Closed when the caller stops early."""
-        try:
-            while True:
-                try:
-                    item = self.run(anext(items))
-                except StopAsyncIteration:
-                    return
-                yield item
-        finally:
-            self.run(items.aclose())
 
 
 def _ended(

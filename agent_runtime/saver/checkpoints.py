@@ -9,7 +9,6 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
@@ -21,7 +20,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from agent_runtime.saver.connected import Connected
+from agent_runtime.saver.blocking import BlockingSaver
 from agent_runtime.saver.keys import Place, ThreadKeys
 from agent_runtime.saver.memo import Memo
 from agent_runtime.saver.reading import Row
@@ -35,8 +34,8 @@ logger = logging.getLogger(__name__)
 _TRIM_EVERY = 16  # puts between two looks at what is over the number to keep
 
 
-class TorporSaver(Connected, BaseCheckpointSaver[str]):
-    """Checkpoints of any number of threads. Only the asynchronous methods are there.
+class TorporSaver(BlockingSaver):
+    """Checkpoints of any number of threads.
 
     Every method raises StoreUnavailable when the store does not answer.
     """

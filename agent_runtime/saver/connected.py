@@ -1,16 +1,28 @@
-"""What saver and memory share: a connection of their own to the store."""
+"""What saver and memory share: a connection of their own to the store, and its event loop."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Iterator
+from typing import Any, Self, TypeVar
 
+from agent_runtime.errors import AsyncOnly
+from agent_runtime.loops import LoopThread, run_in
 from state_store.connection import Control
+
+_T = TypeVar("_T")
 
 
 class Connected:
-    """Made around a `Control`, or opened by URL and closed as a context manager."""
+    """Made around a `Control`, or opened by URL and closed as a context manager.
+
+    Synchronous methods hand their work to the event loop that `connect` ran in, or to one that
+    `blocking` starts, and wait for it.
+    """
 
     _control: Control
+    _loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
     async def connect(cls, url: str, *, timeout: float = 10.0, **options: Any) -> Self:
@@ -25,7 +37,19 @@ class Connected:
         except BaseException:
             await control.close()
             raise
+        made._loop = asyncio.get_running_loop()
         return made
+
+    @classmethod
+    @contextlib.contextmanager
+    def blocking(cls, url: str, *, timeout: float = 10.0, **options: Any) -> Iterator[Self]:
+        """As `connect`, for code without an event loop: one runs in a thread until the end."""
+        with LoopThread() as thread:
+            made = thread.run(cls.connect(url, timeout=timeout, **options))
+            try:
+                yield made
+            finally:
+                thread.run(made.close())
 
     async def close(self) -> None:
         await self._control.close()
@@ -35,3 +59,29 @@ class Connected:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _awaited(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`. Raises AsyncOnly where the thread would wait for itself."""
+        try:
+            loop = self._other_loop()
+        except AsyncOnly:
+            work.close()
+            raise
+        return run_in(loop, work)
+
+    def _other_loop(self) -> asyncio.AbstractEventLoop:
+        """Of another thread. Raises AsyncOnly."""
+        name, running = type(self).__name__, None
+        if self._loop is None or self._loop.is_closed():
+            raise AsyncOnly(
+                f"this {name} has no event loop to work in: open it by `{name}.blocking(url)`, or "
+                "by `connect`, and use the asynchronous methods."
+            )
+        with contextlib.suppress(RuntimeError):
+            running = asyncio.get_running_loop()
+        if running is self._loop:
+            raise AsyncOnly(
+                f"this {name} would wait for itself: in a coroutine use the asynchronous methods "
+                "(ainvoke, aget_state, aput), or do this in another thread."
+            )
+        return self._loop

@@ -33,7 +33,7 @@ from langgraph.store.base import (
     validate_op_namespace,
 )
 
-from agent_runtime.errors import AsyncOnly, NoSemanticSearch
+from agent_runtime.errors import NoSemanticSearch
 from agent_runtime.saver.connected import Connected
 from state_store.connection import Control
 
@@ -92,7 +92,7 @@ class _Entry:
 
 
 class TorporStore(Connected, BaseStore):
-    """Items by namespace and key; no semantic search. Only the asynchronous methods are there.
+    """Items by namespace and key; no semantic search.
 
     Operations of one batch are done in their order. Every method raises StoreUnavailable when the
     store does not answer.
@@ -109,7 +109,8 @@ class TorporStore(Connected, BaseStore):
         self._serde = JsonPlusSerializer()
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        raise AsyncOnly("TorporStore is asynchronous: use abatch, aget, aput, asearch.")
+        """As `abatch`. Raises AsyncOnly in the thread of its event loop, and without one."""
+        return self._awaited(self.abatch(ops))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Raises NoSemanticSearch for a search with a query."""
