@@ -51,6 +51,12 @@ async def test_forks_are_branches_and_heads_are_refs(show, rows, torpor, said):
     await expect(page.get_by_role("heading", name="side")).to_be_visible()
     await expect(page.get_by_role("log")).to_contain_text("To c.")
     await expect(page.get_by_role("log").get_by_text("To b.")).to_have_count(0)
+    await show(session.id)
+    await rows.filter(has_text=short(c)).click()  # of another branch than the session's
+    await page.get_by_role("button", name="Fork from here").click()
+    await expect(page.get_by_role("log")).to_contain_text("To c.")
+    other = await torpor.get(page.url.rpartition("/")[2])
+    assert (other.head, other.forked_from) == (c, session.id)
 
 
 async def test_a_snapshot_tells_what_it_is_and_shares_and_is_forked_from(show, rows, torpor, said):

@@ -66,8 +66,9 @@ function actions(page, snapshot, place, result) {
   const isHead = id === (page.view.head || ROOT);
   const isBefore = historyOf(page.tree, page.view.head).has(id) && !isHead;
   const where = snapshot ? { snapshot: id } : { tokens: 0 };
+  const canFork = snapshot || isHead || page.view.residency !== "none"; // it has no tokens to count
   return [
-    button("Fork from here", () => tried(place, () => fork(page, where))),
+    canFork && button("Fork from here", () => tried(place, () => fork(page, isHead ? undefined : where))),
     isBefore && button("Rewind to here", () => rewind(page, snapshot)),
     snapshot && !isHead && button("Compare with the head", () => tried(place, () => compare(page, id, result))),
     snapshot && button("Label it", () => editLabels("Labels of the snapshot", snapshot.labels, async (labels) => {
