@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import anyio
 import httpx
 from mcp import ClientSession, McpError
+from mcp.client.auth import OAuthFlowError
 from mcp.types import Implementation
 
 from tools.errors import McpInterrupted, McpUnauthorized, McpUnavailable
@@ -307,4 +308,6 @@ def _reason(error: BaseException) -> tuple[str, bool]:
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         return f"HTTP {status} {error.response.reason_phrase}", status in (401, 403)
+    if isinstance(error, OAuthFlowError):  # a person may have been asked, and would be again
+        return str(error), True
     return (str(error) or type(error).__name__), False
