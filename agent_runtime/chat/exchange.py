@@ -19,7 +19,6 @@ from agent_runtime.errors import TooManySteps
 from agent_runtime.graph import STATE_TYPES, AgentState, Step, answer, build_agent, waiting
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import SessionView, TurnResult
-from agent_runtime.sdk import Torpor
 from tools.tool import Tool
 
 _MOST_STEPS = 50  # model turns and tool rounds of one exchange
@@ -33,11 +32,15 @@ Allow = Callable[[Sequence[dict[str, Any]]], Awaitable[list[bool]]]
 
 @dataclass(frozen=True)
 class Options:
-    """Of every turn; what is None is the session's."""
+    """Of every turn; what is None is the session's.
+
+    patience: seconds for which a service that is away or full is asked again
+    """
 
     max_tokens: int
-    temperature: float | None = None
-    effort: str | None = None
+    temperature: float | None
+    effort: str | None
+    patience: float
 
     def of_turns(self) -> dict[str, Any]:
         """Fields of TurnRequest; what a session decides is left out."""
@@ -58,19 +61,17 @@ class Exchanges:
 
     def __init__(
         self,
-        torpor: Torpor,
         session: SessionView,
         toolbox: Toolbox,
         view: View,
         allow: Allow | None,
         options: Options,
-        *,
-        patience: float,
     ) -> None:
-        self._torpor = torpor
+        """allow: needed where the toolbox asks"""
+        self._torpor = toolbox.torpor
         self._view = view
         self._allow = allow
-        self._asking = Asking(torpor, view, patience=patience)
+        self._asking = Asking(toolbox.torpor, view, patience=options.patience)
         self._asking.session_id = session.id
         self._before = session.head
         self._results: list[TurnResult] = []

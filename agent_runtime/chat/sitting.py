@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent_runtime.chat import chats
-from agent_runtime.chat.exchange import Allow, Exchanges, Options
+from agent_runtime.chat.exchange import Exchanges
 from agent_runtime.chat.toolbox import Toolbox
 from agent_runtime.chat.view import View
 from agent_runtime.errors import BadRequest
 from agent_runtime.models import SessionView, Suspended
-from agent_runtime.sdk import Torpor
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,13 @@ class Sitting:
     exchanges: Exchanges
 
     def __init__(
-        self,
-        torpor: Torpor,
-        toolbox: Toolbox,
-        view: View,
-        allow: Allow | None,
-        options: Options,
-        *,
-        patience: float,
+        self, toolbox: Toolbox, view: View, begin: Callable[[SessionView], Exchanges]
     ) -> None:
-        """allow: needed where the toolbox asks; patience: see `Asking`"""
-        self.torpor = torpor
+        """begin: exchanges with a session, on these two"""
+        self.torpor = toolbox.torpor
         self.toolbox = toolbox
         self._view = view
-        self._allow = allow
-        self._options = options
-        self._patience = patience
+        self._begin = begin
         self._begun: set[str] = set()
 
     async def find(self, wanted: Wanted) -> SessionView:
@@ -81,15 +71,7 @@ class Sitting:
     async def open(self, session: SessionView) -> None:
         """Talk to this one from now on."""
         self.session = await chats.opened(self.torpor, session)
-        self.exchanges = Exchanges(
-            self.torpor,
-            self.session,
-            self.toolbox,
-            self._view,
-            self._allow,
-            self._options,
-            patience=self._patience,
-        )
+        self.exchanges = self._begin(self.session)
         if missing := self.toolbox.missing(self.session.tools):
             self._view.note(
                 f"the model knows tools that cannot be run here, and is told so when it calls "

@@ -116,7 +116,7 @@ def _service(arguments: argparse.Namespace) -> contextlib.AbstractAsyncContextMa
 def _sitting(
     arguments: argparse.Namespace, torpor: Torpor, view: View, allow: Allow | None
 ) -> Sitting:
-    from agent_runtime.chat.exchange import Options
+    from agent_runtime.chat.exchange import Exchanges, Options
     from agent_runtime.chat.sitting import Sitting
     from agent_runtime.chat.toolbox import Toolbox
     from tools.approval import Verdict
@@ -129,8 +129,10 @@ def _sitting(
         tuple(arguments.fetch_from),
         Verdict.ALLOW if arguments.yes else code,
     )
-    options = Options(arguments.max_tokens, arguments.temperature, arguments.effort)
-    return Sitting(torpor, toolbox, view, allow, options, patience=arguments.wait)
+    options = Options(
+        arguments.max_tokens, arguments.temperature, arguments.effort, patience=arguments.wait
+    )
+    return Sitting(toolbox, view, lambda session: Exchanges(session, toolbox, view, allow, options))
 
 
 def _wanted(arguments: argparse.Namespace) -> Wanted:
