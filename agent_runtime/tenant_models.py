@@ -27,7 +27,7 @@ class TenantQuota(BaseModel):
     model_config = _WORDS
 
     bytes: _Limit | None = None
-    """Of state on all ranks, files, records of effects and what is kept with sessions."""
+    """Of state on all ranks, files, records of effects, what is kept with sessions, and notes."""
     tokens: _Limit | None = None
     """Of all histories."""
     sessions: _Limit | None = None
@@ -48,3 +48,4 @@ class TenantUsage(BaseModel):
     file_bytes: int
     effect_bytes: int
     attached_bytes: int
+    note_bytes: int

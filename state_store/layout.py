@@ -259,6 +259,16 @@ class TenantKeys:
         """A small value that expires, see `state_store/notes.py`."""
         return self._key(f"note:{name}")
 
+    @property
+    def notes(self) -> str:
+        """Sorted set of the sizes and names of all notes by the time when they expire."""
+        return self._key("notes")
+
+    @property
+    def places_of_notes(self) -> list[str]:
+        """What `lua/count_notes.lua` takes."""
+        return [self.usage, self.quota, self.notes]
+
     def notes_on(self, session_id: str) -> str:
         """Sorted set of the names of a session's notes by the time when they expire."""
         return self._key(f"notes-on:{session_id}")

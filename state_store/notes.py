@@ -1,18 +1,20 @@
 """Notes: small values of a tenant's that expire, by name.
 
 For what callers must find again without walking sessions: which snapshot a conversation led to,
-what a request was answered. They are no part of any session, and nothing relies on them.
+what a request was answered. They are no part of any session, and nothing relies on them. Their
+bytes, as they are stored and with their names, count toward the tenant's quota.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from state_store.connection import Control
+from state_store.connection import Call, Control, Script
 from state_store.durations import milliseconds
 from state_store.errors import TenantDeleted
 from state_store.layout import TenantKeys
 from state_store.lineages import Lineage, Lineages
+from state_store.quotas import Quotas
 from state_store.records import Session
 from state_store.tenants import Tenants
 
@@ -24,19 +26,25 @@ class Notes:
     are no notes.
     """
 
-    def __init__(self, control: Control, prefix: str, tenants: Tenants) -> None:
+    def __init__(self, control: Control, prefix: str, tenants: Tenants, quotas: Quotas) -> None:
         self._control = control
         self._prefix = prefix
         self._tenants = tenants
+        self._quotas = quotas
 
-    async def put(self, tenant: str, name: str, value: bytes, *, ttl: float) -> None:
-        """ttl: seconds that the note lives. Raises InvalidArgument, TenantDeleted."""
-        await self._put(tenant, name, value, ttl)
+    async def put(
+        self, tenant: str, name: str, value: bytes, *, ttl: float, happened: bool = False
+    ) -> None:
+        """ttl: seconds that the note lives; happened: what it says has, so it is put however full
+        the quota is. Raises InvalidArgument, TenantDeleted, QuotaExceeded."""
+        await self._put(tenant, name, value, ttl, "", happened)
 
-    async def put_new(self, tenant: str, name: str, value: bytes, *, ttl: float) -> bytes | None:
-        """Put a note unless there is one of that name, which is returned then. Raises
-        InvalidArgument, TenantDeleted, CorruptObject."""
-        return await self._put(tenant, name, value, ttl, "NX")
+    async def put_new(
+        self, tenant: str, name: str, value: bytes, *, ttl: float, happened: bool = False
+    ) -> bytes | None:
+        """Put a note unless there is one of that name, which is returned then. Raises as `put`, and
+        CorruptObject."""
+        return await self._put(tenant, name, value, ttl, "NX", happened)
 
     async def get(self, tenant: str, names: Sequence[str]) -> list[bytes | None]:
         """In the order of `names`; None for one that is not there. Raises CorruptObject."""
@@ -59,21 +67,21 @@ class Notes:
             seals = await self._tenants.seals(tenant)
         except TenantDeleted:
             return
-        async with self._control.guard() as client:
-            await client.delete(self._key(tenant, seals.name(name)))
+        named = seals.name(name)
+        taken = [self._key(tenant, named), *TenantKeys(self._prefix, tenant).places_of_notes]
+        await self._control.run("drop_note", taken, "", named)
 
     async def _put(
-        self, tenant: str, name: str, value: bytes, ttl: float, how: str = ""
+        self, tenant: str, name: str, value: bytes, ttl: float, how: str, happened: bool
     ) -> bytes | None:
         lives = milliseconds(ttl)
         seals = await self._tenants.seals(tenant)
         while True:
-            key = self._key(tenant, seals.name(name))
-            is_same, *there = await self._control.run(
-                "put_note",
-                [key, TenantKeys(self._prefix, tenant).record],
-                *(seals.record, seals.seal(value, key), lives, how),
-            )
+            named = seals.name(name)
+            key, keys = self._key(tenant, named), TenantKeys(self._prefix, tenant)
+            taken = [key, keys.record, keys.usage, keys.quota, keys.reserved, keys.notes]
+            given = [seals.record, seals.seal(value, key), lives, how, named, int(happened)]
+            is_same, *there = await self._quotas.within(tenant, Script("put_note", taken, given))
             if is_same:
                 return seals.open(there[0], key) if there else None
             seals = await self._tenants.seals(tenant, anew=True)
@@ -86,20 +94,24 @@ class SessionNotes:
     """Notes on one session: sealed as its token log is, if its tenant is encrypted, and deleted
     with it. Every method raises VaultLocked."""
 
-    def __init__(self, control: Control, prefix: str, lineages: Lineages) -> None:
+    def __init__(self, control: Control, prefix: str, lineages: Lineages, quotas: Quotas) -> None:
         self._control = control
         self._prefix = prefix
         self._lineages = lineages
+        self._quotas = quotas
 
-    async def put(self, session: Session, name: str, value: bytes, *, ttl: float) -> None:
-        """ttl: seconds that the note lives. Raises InvalidArgument."""
+    async def put(
+        self, session: Session, name: str, value: bytes, *, ttl: float, happened: bool = False
+    ) -> None:
+        """ttl, happened: see `Notes.put`. Raises InvalidArgument, QuotaExceeded."""
         seals = await self._lineages.seals(Lineage.of(session.body))
         place = _place(session, name)
         sealed = value if seals is None else seals.seal(value, place)
         keys = self._keys(session)
-        await self._control.run(
-            "note", [keys.note(place), keys.notes_on(session.id)], sealed, milliseconds(ttl), place
-        )
+        taken = [keys.note(place), keys.notes_on(session.id)]
+        taken += [keys.usage, keys.quota, keys.reserved, keys.notes]
+        given = [sealed, milliseconds(ttl), place, int(happened)]
+        await self._quotas.within(session.body.tenant, Script("note", taken, given))
 
     async def get(self, session: Session, name: str) -> bytes | None:
         """Raises CorruptObject."""
@@ -129,9 +141,8 @@ class SessionNotes:
             if sealed is None or not seals.open(sealed, place).startswith(beginning):
                 return
             beginning = sealed  # all of it: nobody has put another one meanwhile
-        await self._control.run(
-            "drop_note", [keys.note(place), keys.notes_on(session.id)], beginning, place
-        )
+        taken = [keys.note(place), *keys.places_of_notes, keys.notes_on(session.id)]
+        await self._control.run("drop_note", taken, beginning, place)
 
     def _keys(self, session: Session) -> TenantKeys:
         return TenantKeys(self._prefix, session.body.tenant)
@@ -140,14 +151,13 @@ class SessionNotes:
 async def delete_notes(control: Control, prefix: str, tenant: str, session_id: str) -> None:
     """All that were put on a session."""
     keys = TenantKeys(prefix, tenant)
+    listed = keys.notes_on(session_id)
     async with control.guard() as client:
-        names = await client.zrange(keys.notes_on(session_id), 0, -1)
-        if names:
-            pipeline = client.pipeline(transaction=False)
-            for name in names:
-                pipeline.delete(keys.note(name.decode()))
-            pipeline.delete(keys.notes_on(session_id))
-            await pipeline.execute()
+        names = [raw.decode() for raw in await client.zrange(listed, 0, -1)]
+    calls: list[Call] = [
+        ([keys.note(name), *keys.places_of_notes, listed], ["", name]) for name in names
+    ]
+    await control.run_many("drop_note", calls)
 
 
 def _place(session: Session, name: str) -> str:

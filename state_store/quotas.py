@@ -27,8 +27,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
-from state_store.connection import Call, Control
+from state_store.connection import Call, Control, Script
 from state_store.errors import InvalidArgument, QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
 
@@ -37,6 +38,7 @@ _TOTALS = ("version", "tokens", "bytes", "effects", "attached", "loose")
 SUM = b"sum"  # of all copies, among them; see `lua/quota.lua`
 _COPY = re.compile(rb"\d+:(\d+):(\d+)")  # version, bytes, tokens
 _SUM = re.compile(rb"(\d+):(\d+)")  # bytes, tokens
+_NOTES = "notes"  # where the bytes of all notes are counted
 _ITEMS = "items:"  # before the name of a list, where its bytes are counted
 _HELD = 120  # seconds; a commit takes a few
 _PATIENCE = 1.0  # seconds to wait for others that hold room
@@ -50,7 +52,7 @@ class Quota:
 
     bytes:    of what snapshots pin, on all ranks, as on the device; what several lineages share
               counts for each; of files that go with them or are about to, of records of
-              effects, of attachments, and of items
+              effects, of attachments, of items, and of notes
     tokens:   in the token logs
     sessions: of all lineages
     """
@@ -127,17 +129,24 @@ class Quotas:
         None if the tenant has no quota. Raises QuotaExceeded."""
         room = Room(tenant, secrets.token_hex(8))
         keys = TenantKeys(self._prefix, tenant)
-        give_up_at = None
-        while True:
-            reply = await self._control.run(
+        reply = await self.within(
+            tenant,
+            Script(
                 "reserve",
                 [keys.quota, keys.usage, keys.sessions, keys.reserved],
-                *(room.id, bytes, tokens, sessions, _HELD),
-            )
-            if not reply:
-                return None
-            if reply[0]:
-                return room
+                [room.id, bytes, tokens, sessions, _HELD],
+            ),
+        )
+        return room if reply else None
+
+    async def within(self, tenant: str, script: Script) -> list[Any]:
+        """Run a script that does nothing where the quota has too little room, and says of what, see
+        `lua/reserve.lua`; what it returns otherwise. Raises QuotaExceeded."""
+        give_up_at = None
+        while True:
+            reply: list[Any] = await self._control.run(script.name, script.keys, *script.arguments)
+            if not reply or reply[0] != b"full":
+                return reply
             raw, limit, has, more, held = reply[1:]
             if give_up_at is None:
                 await self.refresh(tenant)
@@ -200,7 +209,8 @@ class Quotas:
             "clear_items",
             [([keys.items(one.removeprefix(_ITEMS)), keys.usage], [one, 0]) for one in lists],
         )
-        known.difference_update(lists)
+        await self._control.run("count_notes", keys.places_of_notes)
+        known.difference_update([*lists, _NOTES])
         lineages = known | {lineage_of(session_id) for session_id in listed}
         await count_attached(self._control, self._prefix, lineages)
         await self._control.run_many(

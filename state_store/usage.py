@@ -29,6 +29,8 @@ class Usage:
     file_bytes:     of the files that each snapshot adds to its parent's
     effect_bytes:   records of what tools have done, as they are stored
     attached_bytes: of what is kept with sessions besides, as it is stored: responses, conversations
+    note_bytes:     of notes, as they are stored: turns that run, answers by their idempotency keys,
+                    responses that are being made
 
     Bytes of objects are those of all ranks, as on the device: an economy class stores fewer.
     """
@@ -43,6 +45,7 @@ class Usage:
     file_bytes: int
     effect_bytes: int
     attached_bytes: int
+    note_bytes: int
 
 
 @dataclass
@@ -97,9 +100,11 @@ class Usages:
                 counted = await client.hget(LineageKeys(self._prefix, lineage).usage, "effects")
             effect_bytes += int(counted or 0)
         attached = await count_attached(self._control, self._prefix, lineages)
+        places = TenantKeys(self._prefix, tenant).places_of_notes
+        notes = int(await self._control.run("count_notes", places))
         return Usage(
             tenant, sessions, snapshots, tokens, tally.own, tally.shared, tally.archived,
-            file_bytes, effect_bytes, attached,
+            file_bytes, effect_bytes, attached, notes,
         )  # fmt: skip
 
     async def _add(

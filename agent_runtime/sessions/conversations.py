@@ -285,7 +285,7 @@ class Conversations:
         ttl = self._settings.conversation_ttl
         try:
             tenant = current_tenant(self._settings.tenant)
-            await self._store.notes.put(tenant, _name(digest), note, ttl=ttl)
+            await self._store.notes.put(tenant, _name(digest), note, ttl=ttl, happened=True)
         except (
             StoreUnavailable
         ) as error:  # the answer is committed; it is read anew when it is said

@@ -48,14 +48,16 @@ class Answers:
         if rewriting is not None:
             drafts = (rewriting.draft, rewriting.without)
             noted["onto"] = tuple([await self._store.identify(draft) for draft in drafts])
-        await self._records.write(session, record.model_copy(update=noted))
+        await self._records.write(session, record.model_copy(update=noted), happened=True)
         return meta_of(record.key, result)
 
     async def give(self, session: Session, key: str | None, result: TurnResult) -> None:
         """After the commit."""
         if key is not None and result.snapshot is not None:
             packed = result.model_dump_json().encode()
-            await self._store.session_notes.put(session, _name(key), packed, ttl=self._ttl)
+            await self._store.session_notes.put(
+                session, _name(key), packed, ttl=self._ttl, happened=True
+            )
 
     async def given(self, session: Session, key: str) -> TurnResult | None:
         found = await self._store.session_notes.get(session, _name(key))

@@ -146,7 +146,7 @@ class Cancelling:
             turn.cancel()
             return
         await self._store.notes.put(
-            session.body.tenant, _name(turn_id), b"", ttl=self._settings.request_ttl
+            session.body.tenant, _name(turn_id), b"", ttl=self._settings.request_ttl, happened=True
         )
 
     async def close(self) -> None:

@@ -57,7 +57,7 @@ class Claims:
         """The claim of the first who came with the key, and whether that was now.
 
         what: is asked for, as in "a turn of ses-…"; ids: to be made if this is the first
-        Raises KeyReused.
+        Raises KeyReused, QuotaExceeded.
         """
         asked = Claim(request=_digest(what, request), ids=list(ids))
         found = await self._store.notes.put_new(
@@ -80,6 +80,7 @@ class Claims:
             _name(key),
             _packed(claim),
             ttl=self._settings.request_ttl,
+            happened=True,
         )
 
     async def drop(self, key: str) -> None:

@@ -67,10 +67,13 @@ class TurnRecords:
             key=key,
         )
 
-    async def write(self, session: Session, record: TurnRecord) -> None:
+    async def write(self, session: Session, record: TurnRecord, *, happened: bool = False) -> None:
+        """happened: what it says of the turn has. Raises QuotaExceeded otherwise."""
         packed = record.model_dump_json(exclude_unset=True).encode()
         assert packed.startswith(_begins(record.id)), "a record is found again by its id"
-        await self._store.session_notes.put(session, _NAME, packed, ttl=self._ttl)
+        await self._store.session_notes.put(
+            session, _NAME, packed, ttl=self._ttl, happened=happened
+        )
 
     async def end(self, session: Session, turn_id: str) -> None:
         """The session's record may be of another turn: of who took over when the lease was lost."""

@@ -35,3 +35,41 @@ local function sum_of(usage)
   redis.call('HSET', usage, 'sum', write_sum(bytes, tokens))
   return bytes, tokens
 end
+-- What there is too little room for, or nil: {'full', 'bytes', what the tenant may have of it, has, and
+-- would get, what others hold room for}.
+local function full_of_bytes(quota, usage, reserved, more)
+  local limit = tonumber(redis.call('HGET', quota, 'bytes') or '-1')
+  if limit < 0 or more <= 0 then return nil end
+  local now, has, held = tonumber(redis.call('TIME')[1]), sum_of(usage), 0
+  for _, room in ipairs(redis.call('HVALS', reserved)) do
+    local free_at, bytes = string.match(room, '^(%d+):(%d+):')
+    if tonumber(free_at) >= now then held = held + bytes end
+  end
+  if has + held + more > limit then return {'full', 'bytes', limit, has, more, held} end
+end
+-- The bytes of a note, its name included; 0 if it is not there.
+local function note_bytes(key, name)
+  if redis.call('EXISTS', key) == 0 then return 0 end
+  return redis.call('STRLEN', key) + #name
+end
+-- Count a note that is about to be put, with so many bytes, or with 0 to be deleted. A sorted set has
+-- <bytes>:<name> of each by the millisecond in which it expires: some of those that have are taken off.
+local function count_note(usage, quota, notes, key, name, bytes, ttl)
+  local time = redis.call('TIME')
+  local now, more = time[1] * 1000 + math.floor(time[2] / 1000), 0
+  local function take_off(member)
+    if redis.call('ZREM', notes, member) == 1 then more = more - string.match(member, '^%d+') end
+  end
+  for _, one in ipairs(redis.call('ZRANGEBYSCORE', notes, '-inf', now, 'LIMIT', 0, 100)) do
+    take_off(one)
+  end
+  take_off(string.format('%.0f:%s', note_bytes(key, name), name))
+  if bytes > 0 then
+    more = more + bytes * redis.call('ZADD', notes, now + ttl, string.format('%.0f:%s', bytes, name))
+  end
+  local counts = redis.call('HEXISTS', usage, 'notes') + redis.call('EXISTS', quota) > 0
+  if more ~= 0 and counts then
+    local total = counted(redis.call('HGET', usage, 'notes')) + more
+    count(usage, 'notes', string.format('0:%.0f:0', math.max(0, total)))
+  end
+end

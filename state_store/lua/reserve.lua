@@ -2,8 +2,8 @@
 -- Hold room in a tenant's quota for what is about to be added, if there is that much.
 -- KEYS: quota, usage, sessions, reserved
 -- ARGV: id of the room, bytes, tokens and sessions to be added, seconds until it is free again
--- Returns {} if the tenant has no quota, {1} if the room is held, or else {0, what there is too little
--- of, what the tenant may have of it, has, and would get, what others hold room for}.
+-- Returns {} if the tenant has no quota, {1} if the room is held, or else {'full', what there is too
+-- little of, what the tenant may have of it, has, and would get, what others hold room for}.
 local names = {'bytes', 'tokens', 'sessions'}
 local limits = redis.call('HMGET', KEYS[1], unpack(names))
 if not (limits[1] or limits[2] or limits[3]) then return {} end
@@ -22,7 +22,7 @@ end
 for i, name in ipairs(names) do
   local limit, more = tonumber(limits[i] or '-1'), tonumber(ARGV[i + 1])
   if limit >= 0 and more > 0 and has[i] + held[i] + more > limit then
-    return {0, name, limit, has[i], more, held[i]}
+    return {'full', name, limit, has[i], more, held[i]}
   end
 end
 local room = {now + ARGV[5], ARGV[2], ARGV[3], ARGV[4]}

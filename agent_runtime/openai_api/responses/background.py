@@ -83,9 +83,9 @@ class Background:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def begin(self, record: BackgroundRecord) -> None:
-        """Raises VaultLocked, Draining."""
+        """Raises VaultLocked, Draining, QuotaExceeded."""
         with self._turns.turn():
-            await self._put(record)
+            await self._put(record, happened=False)
             await self._take(record)
 
     async def get(self, response_id: str) -> BackgroundRecord | None:
@@ -100,7 +100,8 @@ class Background:
     async def cancel(self, record: BackgroundRecord) -> None:
         """Returns when it is over, one way or the other."""
         note = _cancelled(record.id)
-        await self._store.notes.put(self._tenant, note, b"", ttl=self._settings.request_ttl)
+        ttl = self._settings.request_ttl
+        await self._store.notes.put(self._tenant, note, b"", ttl=ttl, happened=True)
         while True:
             now = await self._read(record.id)
             if now is None or not now.is_running:
@@ -123,8 +124,9 @@ class Background:
 
     async def _take(self, record: BackgroundRecord) -> None:
         """Make it here unless somebody does already."""
+        name, ttl = _alive(record.id), self._settings.lease_ttl
         taken = await self._store.notes.put_new(
-            self._tenant, _alive(record.id), self._owner, ttl=self._settings.lease_ttl
+            self._tenant, name, self._owner, ttl=ttl, happened=True
         )
         if taken is None:
             task = asyncio.create_task(self._run(record))
@@ -154,9 +156,8 @@ class Background:
         try:
             (asked,) = await self._store.notes.get(self._tenant, [_cancelled(record.id)])
             if asked is None:
-                await self._store.notes.put(
-                    self._tenant, _alive(record.id), self._owner, ttl=self._settings.lease_ttl
-                )
+                name, ttl = _alive(record.id), self._settings.lease_ttl
+                await self._store.notes.put(self._tenant, name, self._owner, ttl=ttl, happened=True)
         except StoreError as error:
             logger.warning("%s cannot be cancelled from elsewhere: %s", record.id, error)
             return False
@@ -197,10 +198,11 @@ class Background:
         (found,) = await self._store.notes.get(self._tenant, [_name(response_id)])
         return None if found is None else BackgroundRecord.model_validate_json(found)
 
-    async def _put(self, record: BackgroundRecord) -> None:
+    async def _put(self, record: BackgroundRecord, *, happened: bool = True) -> None:
         packed = record.model_dump_json(exclude_unset=True).encode()
         ttl = self._settings.response_ttl
-        await self._store.notes.put(self._tenant, _name(record.id), packed, ttl=ttl)
+        name = _name(record.id)
+        await self._store.notes.put(self._tenant, name, packed, ttl=ttl, happened=happened)
 
     @property
     def _tenant(self) -> str:

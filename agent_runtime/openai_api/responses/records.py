@@ -87,7 +87,8 @@ class ResponseRecords:
         while not await self._kept(session, record, parent):
             pass  # somebody has changed what it begins with
         ttl = self._settings.response_ttl
-        await self._store.notes.put(self._tenant, _name(record.id), session.id.encode(), ttl=ttl)
+        place = session.id.encode()  # of what is kept already
+        await self._store.notes.put(self._tenant, _name(record.id), place, ttl=ttl, happened=True)
 
     async def get(self, response_id: str) -> tuple[ResponseRecord, Session]:
         """With its session as it is now. Raises NotFound."""
