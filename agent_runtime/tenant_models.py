@@ -34,9 +34,10 @@ class TenantQuota(BaseModel):
 
 
 class TenantUsage(BaseModel):
-    """See `state_store.usage.Usage`, which has the meaning of each number."""
+    """See `state_store.usage.Usage`, which has the meaning of each number. What a newer service
+    counts besides is kept."""
 
-    model_config = _WORDS
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     tenant: str
     sessions: int

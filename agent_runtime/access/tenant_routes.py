@@ -10,10 +10,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from agent_runtime.errors import TorporError
 from agent_runtime.service.document import problems
-from agent_runtime.tenant_models import TenantQuota, TenantUsage, TenantView
+from agent_runtime.tenant_models import TenantQuota, TenantView
 from state_store.errors import StoreError
 from state_store.quotas import Quota
 from state_store.store import StateStore
+from state_store.usage import Usage
 
 router = APIRouter(prefix="/v1/tenants", responses=problems(TorporError, StoreError))
 
@@ -41,10 +42,10 @@ async def tenants(
 
 
 @router.get("/{name}/usage")
-async def usage(http: Request, name: _Name) -> TenantUsage:
+async def usage(http: Request, name: _Name) -> Usage:
     """Counted by looking at all of the tenant's snapshots."""
     await _store(http).find_tenant(name)
-    return TenantUsage.model_validate(vars(await _store(http).usage_report(name)))
+    return await _store(http).usage_report(name)
 
 
 @router.get("/{name}/quota")
