@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Sequence
 
 import msgpack
@@ -22,10 +21,10 @@ from state_store.files import TTL
 from state_store.labels import forget_labels, labels_of
 from state_store.layout import LineageKeys, ObjectNames, ObjectRef
 from state_store.records import Snapshot
+from state_store.recovering import REPAIR
 
 GRACE = 60  # seconds
 _BATCH = 512
-_REPAIR = "`torpor store check --repair` mends it"
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +55,8 @@ def _names(prefix: str, snapshot: Snapshot) -> list[ObjectNames]:
 async def write_journal(
     control: Control, keys: LineageKeys, pin_id: str, snapshot: Snapshot
 ) -> None:
-    record = msgpack.packb({"at": time.time(), "snapshot": snapshot.pack()})
-    async with control.guard() as client:
-        await client.hset(keys.journals, pin_id, record)
+    """Runtimes' clocks may differ: journals are as old as the server's clock says."""
+    await control.run("journal", [keys.journals], pin_id, msgpack.packb(snapshot.pack()))
 
 
 def read_journal(record: bytes) -> tuple[float, Snapshot]:
@@ -128,21 +126,19 @@ async def unfinished(control: Control, prefix: str, lineages: Sequence[str]) -> 
 async def recover(control: Control, prefix: str, lineage: str, *, older_than: float) -> int:
     """Abort commits begun more than `older_than` s ago and unwind the dead; objects let go."""
     keys = LineageKeys(prefix, lineage)
-    async with control.guard() as client:
-        journals = await client.hgetall(keys.journals)
-        aborted = await client.hkeys(keys.aborted)
+    now, found, aborted = await control.run("journals", [keys.journals, keys.aborted])
+    # A hash is a map already in RESP3.
+    journals = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
     stale = [
         pin_id
         for pin_id, record in journals.items()
-        if (at := _begun(record)) is not None and at < time.time() - older_than
+        if (at := _begun(record)) is not None and at < float(now) - older_than
     ]
     for pin_id in {*stale, *aborted}:
         try:
             await abort(control, prefix, keys, pin_id.decode())
         except CorruptObject as error:
-            logger.error(
-                "commit %s of %s cannot be undone: %s; %s", pin_id, lineage, error, _REPAIR
-            )
+            logger.error("commit %s of %s cannot be undone: %s; %s", pin_id, lineage, error, REPAIR)
     return await unwind(control, prefix, lineage)
 
 
@@ -150,7 +146,7 @@ def _begun(record: bytes) -> float | None:
     try:
         return read_journal(record)[0]
     except CorruptObject as error:
-        logger.error("the journal of a commit is left alone: %s; %s", error, _REPAIR)
+        logger.error("the journal of a commit is left alone: %s; %s", error, REPAIR)
         return None
 
 
@@ -176,7 +172,7 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
             shred, tenant = snapshot.encrypted, snapshot.tenant
             await unpin(control, prefix, snapshot, pin_id.decode(), shred=shred)
         except CorruptObject as error:
-            logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, _REPAIR)
+            logger.error("%s is let go, and its objects stay pinned: %s; %s", raw, error, REPAIR)
         outcome, *labels = await control.run(
             "bury",
             [

@@ -30,6 +30,7 @@ from state_store.layout import (
 )
 from state_store.pages import Listed, Part, part_of
 from state_store.records import LabelSet
+from state_store.recovering import going_on_without
 
 MOST = 32  # labels of one session or snapshot
 LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters
@@ -209,7 +210,8 @@ class Labels:
         by creation the sessions that were labelled before there was such a list."""
         async for keys in self._control.scan(f"{self._prefix}:{{tenant:*}}:label:*"):
             for raw in keys:
-                await self._recover(raw.decode(), older_than)
+                with going_on_without(f"label {raw!r}"):
+                    await self._recover(raw.decode(), older_than)
 
     async def _recover(self, key: str, older_than: float) -> None:
         label = label_of(key)

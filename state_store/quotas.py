@@ -32,6 +32,7 @@ from typing import Any
 from state_store.connection import Call, Control, Script
 from state_store.errors import InvalidArgument, QuotaExceeded
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
+from state_store.recovering import going_on_without
 
 _BATCH = 512
 _TOTALS = ("version", "tokens", "bytes", "effects", "attached", "loose")
@@ -223,7 +224,8 @@ class Quotas:
         before = f"{self._prefix}:{{tenant:"
         async for found in self._control.scan(f"{before}*}}:usage"):
             for key in found:
-                await self.refresh(key.decode().removeprefix(before).removesuffix("}:usage"))
+                with going_on_without(f"the quota at {key!r}"):
+                    await self.refresh(key.decode().removeprefix(before).removesuffix("}:usage"))
 
     async def _exceeded(self, tenant: str, more: Mapping[str, int]) -> tuple[str, int, int] | None:
         """What so much more would exceed: its name, the limit, and what the tenant has of it."""

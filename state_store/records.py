@@ -15,8 +15,15 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, Field
 
 from state_store.encodings.economy import LOSSLESS
-from state_store.errors import CorruptObject, InvalidDraft
-from state_store.layout import PART_BYTES, Kind, ObjectRef, parts_of
+from state_store.errors import CorruptObject, InvalidDraft, InvalidId
+from state_store.layout import (
+    PART_BYTES,
+    Kind,
+    ObjectRef,
+    is_snapshot_id,
+    lineage_of,
+    parts_of,
+)
 
 _VERSION = b"\x01"
 
@@ -107,7 +114,17 @@ class Session:
     def unpack(cls, body: bytes, head: bytes, labels: bytes | None) -> Self:
         """From the fields of its record. Raises CorruptObject."""
         found = {} if labels is None else LabelSet.unpack(labels).labels
-        return cls(SessionBody.unpack(body), head.decode() or None, found)
+        unpacked = SessionBody.unpack(body)
+        if not head:
+            return cls(unpacked, None, found)
+        try:
+            named = head.decode()
+            is_own = is_snapshot_id(named) and lineage_of(named) == lineage_of(unpacked.id)
+        except (UnicodeDecodeError, InvalidId):
+            is_own = False
+        if not is_own:
+            raise CorruptObject(f"its head is no snapshot of its own: {head[:80]!r}")
+        return cls(unpacked, named, found)
 
     @property
     def id(self) -> str:

@@ -54,6 +54,7 @@ from state_store.records import (
     Snapshot,
     SnapshotDraft,
 )
+from state_store.recovering import going_on_without
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenancy import Tenancy
@@ -377,12 +378,17 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         async with self._control.guard() as client:
             lineages = await client.smembers(f"{self._prefix}:lineages")
         removed = 0
-        listed = sorted(raw.decode() for raw in lineages)
+        listed = []
+        for raw in sorted(lineages):
+            with going_on_without(f"lineage {raw!r}"):
+                listed.append(raw.decode())
         for lineage in await garbage.unfinished(self._control, self._prefix, listed):
-            removed += await garbage.recover(
-                self._control, self._prefix, lineage, older_than=older_than
-            )
-        await erasure.recover(self._control, self._prefix, self._tenants, self._sessions)
+            with going_on_without(f"lineage {lineage}"):
+                removed += await garbage.recover(
+                    self._control, self._prefix, lineage, older_than=older_than
+                )
+        with going_on_without("tenants that were deleted"):
+            await erasure.recover(self._control, self._prefix, self._tenants, self._sessions)
         await self._labels.recover(older_than=older_than)
         await self._quotas.recover()
         collected = await self._archiving.collect()

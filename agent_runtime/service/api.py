@@ -214,3 +214,5 @@ async def _recover(app: FastAPI, older_than: float) -> None:
         metrics.collected("unfinished", unfinished)
     except (StoreError, EngineError) as error:
         logger.error("recovery is left to the next time, or to another runtime: %s", error)
+    except Exception:  # whatever it is, the next time may find it gone
+        logger.exception("recovery is left to the next time, or to another runtime")

@@ -38,7 +38,7 @@ from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.turns import Turns
 from engine.pool import EnginePool
 from engine.replies import Prefetch
-from state_store.errors import CorruptObject, InvalidId, NotFound
+from state_store.errors import CorruptObject, InvalidId, NotFound, StoreError
 from state_store.layout import is_snapshot_id, lineage_of
 from state_store.store import Session, Snapshot, StateStore
 
@@ -142,10 +142,14 @@ class Sessions:
         """One whose head was gone or unreadable: it may have been deleted or rewound. What cannot
         be shown is logged, and keeps nobody from the others."""
         for _ in range(_READINGS):
+            why: StoreError
             try:
                 session = await self._store.session(session.id)
             except NotFound:
                 return None
+            except CorruptObject as error:
+                why = error
+                break
             try:
                 return await self._view(session, kept, alive)
             except (NotFound, CorruptObject) as error:

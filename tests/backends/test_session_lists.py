@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from agent_runtime.sdk import ApiError
+from state_store.layout import LineageKeys, lineage_of
 
 
 @pytest.fixture
@@ -44,3 +45,24 @@ async def test_a_place_that_is_none_is_refused(torpor, query):
     with pytest.raises(ApiError, match="no place in the list") as refused:
         await torpor._requests.call("GET", f"/v1/sessions?{query}")
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("damage", ["the head names none", "its snapshot is lost"])
+async def test_a_session_that_has_lost_something_hides_no_others(torpor, sessions, store, damage):
+    await torpor.turn(sessions[1], "Hello.", max_tokens=1)
+    head = (await torpor.get(sessions[1])).head
+    keys = LineageKeys("torpor", lineage_of(sessions[1]))
+    redis = store._control.redis
+    if damage == "the head names none":
+        await redis.hset(keys.session(sessions[1]), "head", b"\xc1")
+    else:
+        was = await redis.hgetall(keys.snapshot(head))
+        await redis.delete(keys.snapshot(head))
+    listed = [view.id async for view in torpor.sessions(limit=100)]
+    labelled = [view.id async for view in torpor.sessions(labels={"n": "3"})]
+    assert listed[:4] == [one for one in sessions if one != sessions[1]]
+    assert labelled == []
+    if damage == "the head names none":
+        await redis.hset(keys.session(sessions[1]), "head", head)
+    else:
+        await redis.hset(keys.snapshot(head), mapping=was)
