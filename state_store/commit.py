@@ -83,7 +83,7 @@ async def look(
     replies, held_by = await with_servers(control, [*beside, *reads])
     head, (body, files) = replies[-2:]
     snapshot = None if body is None else Snapshot.unpack(body)
-    return Before(head, snapshot, (files or b"").decode() or None, held_by)
+    return Before(head, snapshot, (files or b"").decode(errors="replace") or None, held_by)
 
 
 async def commit(

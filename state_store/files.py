@@ -154,7 +154,7 @@ class Files:
             raise FilesMissing(f"the store has no set of files {name[:12]}…")
         if seals is not None:
             body, named = seals.open(body, place), seals.open(named, f"{place}#named")
-        files = FileSet(body, tuple(named.decode().split()))
+        files = FileSet(body, tuple(named.decode(errors="replace").split()))
         if set_name(files, seals) != name:
             raise CorruptObject(f"the set of files {name[:12]}… is not what its name says.")
         return files
@@ -174,7 +174,7 @@ class Files:
             blobs = await client.hget(keys.files(name), "blobs")
         places = [0]
         if blobs is not None:
-            stored = map(keys.blob, blobs.decode().split())
+            stored = map(keys.blob, blobs.decode(errors="replace").split())
             places = await self._control.run(
                 "keep_files",
                 [*_beside(keys, session), keys.files(name), *stored],
@@ -214,7 +214,8 @@ class Files:
         for one in dict.fromkeys(draft.files for draft in draft.chain if draft.files is not None):
             async with self._control.guard() as client:
                 blobs = await client.hget(keys.files(one), "blobs")
-            names += [f"files:{one}", *(f"blob:{name}" for name in (blobs or b"").decode().split())]
+            held = (blobs or b"").decode(errors="replace").split()
+            names += [f"files:{one}", *(f"blob:{name}" for name in held)]
         return int(await self._control.run("loose_files", keys.places_of_loose, *names))
 
     @contextlib.asynccontextmanager
@@ -248,7 +249,10 @@ class Files:
                 f"the store has no set of files {name[:12]}…, or it has expired; nothing was "
                 "committed. Keep it again, and then repeat the turn."
             )
-        return dict(zip(blobs.decode().split(), map(int, sizes.split()), strict=True))
+        try:
+            return dict(zip(blobs.decode().split(), map(int, sizes.split()), strict=True))
+        except ValueError as error:
+            raise CorruptObject(f"the set of files {name[:12]}… cannot be read: {error}") from error
 
     async def _own_size(self, keys: LineageKeys, name: str) -> int:
         async with self._control.guard() as client:

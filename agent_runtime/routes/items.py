@@ -13,7 +13,7 @@ from agent_runtime.errors import TorporError
 from agent_runtime.lists import Several
 from agent_runtime.service.document import problems
 from agent_runtime.settings import RuntimeSettings
-from state_store.errors import StoreError
+from state_store.errors import CorruptObject, StoreError
 from state_store.store import StateStore
 
 router = APIRouter(prefix="/v1/items", responses=problems(TorporError, StoreError))
@@ -45,7 +45,7 @@ class Popped(BaseModel):
 @router.get("/{name}")
 async def last(http: Request, name: Name, limit: Limit = None) -> Items:
     found = await _store(http).items.last(_tenant(http), name, limit)
-    return Items(items=[json.loads(value) for value in found])
+    return Items(items=[_read(value, name) for value in found])
 
 
 @router.post("/{name}", status_code=204)
@@ -59,7 +59,7 @@ async def add(http: Request, name: Name, request: AddedItems) -> Response:
 @router.post("/{name}/pop")
 async def pop(http: Request, name: Name) -> Popped:
     found = await _store(http).items.pop(_tenant(http), name)
-    return Popped(item=None if found is None else json.loads(found))
+    return Popped(item=None if found is None else _read(found, name))
 
 
 @router.delete("/{name}", status_code=204)
@@ -80,3 +80,10 @@ def _settings(http: Request) -> RuntimeSettings:
 
 def _tenant(http: Request) -> str:
     return current_tenant(_settings(http).tenant)
+
+
+def _read(stored: bytes, name: str) -> Any:
+    try:
+        return json.loads(stored)
+    except ValueError as error:
+        raise CorruptObject(f"an item of {name} is damaged in the store: {error}") from error

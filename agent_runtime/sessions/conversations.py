@@ -31,7 +31,14 @@ from agent_runtime.turns.events import TurnEvent
 from agent_runtime.turns.idempotency import Claim, part_of
 from agent_runtime.turns.turns import Turns
 from engine.errors import NoEngine
-from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable
+from state_store.errors import (
+    CorruptObject,
+    InvalidId,
+    LeaseHeld,
+    NotFound,
+    StoreError,
+    StoreUnavailable,
+)
 from state_store.store import StateStore
 from tools.budget import bounded
 from tools.calls import ToolCall
@@ -243,19 +250,18 @@ class Conversations:
         for end, note in zip(ends, notes, strict=True):
             if note is None:
                 continue
-            session_id, snapshot = msgpack.unpackb(note)
             try:
+                session_id, snapshot = _noted(note)
                 session = await self._store.session(session_id)
                 await self._store.snapshot(snapshot)
                 if await self._turns.stateless.holds(session):
                     await self._turns.stateless.require_backend(session)
                 else:
                     await self._turns.placing.place(session)
-            except (
-                NotFound,
-                NoEngine,
-                NoBackend,
-            ):  # deleted since, or of a model that is not served now
+            except (NotFound, NoEngine, NoBackend):
+                continue  # deleted since, or of a model that is not served now
+            except (CorruptObject, InvalidId) as error:  # it is read anew, then
+                logger.error("a conversation is not found by what was said: %s", error)
                 continue
             return Place(end + 1, session_id, snapshot)
         return None
@@ -290,6 +296,17 @@ class Conversations:
             StoreUnavailable
         ) as error:  # the answer is committed; it is read anew when it is said
             logger.warning("%s is not found by what was said: %s", result.session_id, error)
+
+
+def _noted(note: bytes) -> tuple[str, str]:
+    """Session and snapshot. Raises CorruptObject."""
+    try:
+        session_id, snapshot = msgpack.unpackb(note)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptObject(f"a note cannot be read: {error!r}") from error
+    if not (isinstance(session_id, str) and isinstance(snapshot, str)):
+        raise CorruptObject("a note names no session")
+    return session_id, snapshot
 
 
 def _claimed(claim: Claim | None) -> Place | None:

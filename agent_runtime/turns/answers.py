@@ -14,6 +14,7 @@ from typing import Any
 
 from agent_runtime.messages.rewriting import Rewriting
 from agent_runtime.models import TurnResult
+from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.records import TurnRecord, TurnRecords
 from state_store.records import Session, Snapshot
@@ -63,7 +64,8 @@ class Answers:
         found = await self._store.session_notes.get(session, _name(key))
         if found is None:
             return None
-        return TurnResult.model_validate_json(found).model_copy(update={"replayed": True})
+        result = noted(TurnResult, found, f"the answer that a turn of {session.id} was given")
+        return result.model_copy(update={"replayed": True})
 
     async def found(self, session: Session, key: str) -> TurnResult | None:
         """As `given`, also of a turn that was committed and never answered; by who holds the

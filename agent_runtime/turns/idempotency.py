@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import KeyReused
+from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from state_store.store import StateStore
 
@@ -68,7 +69,7 @@ class Claims:
         )
         if found is None:
             return asked, True
-        claim = Claim.model_validate_json(found)
+        claim = noted(Claim, found, f"what is known of idempotency key {key[:80]!r}")
         if claim.request != asked.request:
             raise reused(key)
         return claim, False
@@ -105,7 +106,7 @@ class Claims:
             return await make(list(new_ids))
         claim, _ = await self.claim(key, what, request, new_ids)
         if claim.answer is not None:
-            return kind.model_validate_json(claim.answer)
+            return noted(kind, claim.answer, f"what idempotency key {key[:80]!r} was answered")
         answer = await make(claim.ids)
         await self.note(key, claim.model_copy(update={"answer": answer.model_dump_json()}))
         return answer

@@ -9,6 +9,7 @@ committed, or somebody else went on, and the record means nothing. It is removed
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -17,11 +18,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.models import RunningTurn, TurnRequest
+from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
+from state_store.errors import CorruptObject
 from state_store.records import Session
 from state_store.store import StateStore
 
 _NAME = "turn"
+
+logger = logging.getLogger(__name__)
 
 
 class TurnRecord(BaseModel):
@@ -89,17 +94,19 @@ class TurnRecords:
     async def read(self, session: Session) -> TurnRecord | None:
         """The last one that was not removed, of whatever head."""
         found = await self._store.session_notes.get(session, _NAME)
-        return None if found is None else TurnRecord.model_validate_json(found)
+        return None if found is None else _record(session, found)
 
     async def shown(self, sessions: Sequence[Session]) -> list[RunningTurn | None]:
         """Of each of a tenant's sessions the turn that runs, or that was interrupted; None if
         there is none."""
         notes = await self._store.session_notes.get_all(sessions, _NAME)
-        records = {
-            session.id: TurnRecord.model_validate_json(note)
-            for session, note in zip(sessions, notes, strict=True)
-            if note is not None
-        }
+        records: dict[str, TurnRecord] = {}
+        for session, note in zip(sessions, notes, strict=True):
+            try:
+                if note is not None:
+                    records[session.id] = _record(session, note)
+            except CorruptObject as error:  # it must not hide the session, nor the others
+                logger.error("%s", error)
         writers = dict(zip(records, await self._store.writers(list(records)), strict=True))
         return [_shown(one, records.get(one.id), writers.get(one.id)) for one in sessions]
 
@@ -114,6 +121,10 @@ def _shown(session: Session, record: TurnRecord | None, writer: str | None) -> R
         owner=record.owner,
         messages=record.request.messages,
     )
+
+
+def _record(session: Session, stored: bytes) -> TurnRecord:
+    return noted(TurnRecord, stored, f"the record of the turn that {session.id} runs")
 
 
 def _begins(turn_id: str) -> bytes:

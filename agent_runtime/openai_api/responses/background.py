@@ -27,6 +27,7 @@ from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import CreateResponse
 from agent_runtime.service.status import UNFORESEEN, problem_of
+from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import Cancelling
 from engine.errors import EngineError
@@ -196,7 +197,7 @@ class Background:
 
     async def _read(self, response_id: str) -> BackgroundRecord | None:
         (found,) = await self._store.notes.get(self._tenant, [_name(response_id)])
-        return None if found is None else BackgroundRecord.model_validate_json(found)
+        return None if found is None else noted(BackgroundRecord, found, response_id)
 
     async def _put(self, record: BackgroundRecord, *, happened: bool = True) -> None:
         packed = record.model_dump_json(exclude_unset=True).encode()

@@ -29,6 +29,7 @@ from agent_runtime.openai_api.responses.creation import Follows
 from agent_runtime.openai_api.responses.items import Item, distinct, items_of, said_in
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import NOTHING_DONE
+from agent_runtime.sessions.noted import noted
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.turns import Turns
@@ -260,7 +261,7 @@ class ResponseConversations:
                 session = await self._store.session(session_id, tenant=tenant)
                 found = await self._store.attachments.get(session, _NAME)
                 if found is not None:
-                    return session, ConversationRecord.model_validate_json(found)
+                    return session, noted(ConversationRecord, found, conversation_id)
         except store_errors.NotFound:
             pass
         raise NotFound(f"no conversation {conversation_id[:100]}: it is deleted, or expired.")

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import NotFound
 from agent_runtime.openai_api.responses.items import Item
+from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from state_store import errors as store_errors
 from state_store.attachments import Attached
@@ -208,7 +209,7 @@ class ResponseRecords:
         found = await self._store.attachments.read(session, _name(response_id))
         if found is None:
             return None
-        return _Seen(ResponseRecord.model_validate_json(found.value), found)
+        return _Seen(noted(ResponseRecord, found.value, f"response {response_id[:100]}"), found)
 
     async def _write(
         self,
@@ -229,13 +230,13 @@ class ResponseRecords:
         (place,) = await self._store.notes.get(self._tenant, [_name(response_id)])
         if place is None:
             raise _not_found(response_id)
-        return await self._at(place.decode(), response_id)
+        return await self._at(place.decode(errors="replace"), response_id)
 
     async def _at(self, session_id: str, response_id: str) -> Session:
         """Raises NotFound for the response."""
         try:
             return await self._store.session(session_id, tenant=self._tenant)
-        except store_errors.NotFound:
+        except (store_errors.NotFound, store_errors.InvalidId):  # a damaged note names no session
             raise _not_found(response_id) from None
 
     @property
