@@ -11,6 +11,7 @@ from agent_runtime.sessions.points import points_of
 from state_store.errors import CorruptObject
 from state_store.portable.besides import EffectsAbroad, Ids
 from state_store.records import Session, Snapshot
+from tools.effects import Entry
 
 
 class LedgerAbroad(EffectsAbroad):
@@ -27,20 +28,16 @@ class LedgerAbroad(EffectsAbroad):
             for one, after in zip(points, following, strict=True)
         }
         places = {one.id: ids[one.within] for one in points}
-        found = []
-        for value in values:
-            entries = [
-                one.model_copy(update={"branch": IMPORTED, "point": places[one.point]})
-                for one in entries_of(value)
-                if one.branch in branches.get(one.point, ())
-            ]
-            if entries:
-                found.append(packed_of(entries))
-        return found
+        found: dict[str, list[Entry]] = {}
+        for one in entries_of(values):
+            if one.branch in branches.get(one.point, ()):
+                there = one.model_copy(update={"branch": IMPORTED, "point": places[one.point]})
+                found.setdefault(name_of(one), []).append(there)
+        return [packed_of(entries) for entries in found.values()]
 
     def arriving(self, value: bytes, ids: Ids) -> tuple[str, bytes]:
         try:
-            entries = entries_of(value)
+            entries = entries_of([value])
         except (CorruptObject, TypeError, msgpack.UnpackException) as error:
             raise ValueError(str(error)) from error
         if len({name_of(one) for one in entries}) != 1:

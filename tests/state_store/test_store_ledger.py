@@ -6,7 +6,7 @@ import time
 import pytest
 from writer import TENANT
 
-from agent_runtime.sessions.ledger import StoreLedger
+from agent_runtime.sessions.ledger import StoreLedger, name_of, packed_of
 from state_store.errors import DurabilityNotReached, ForeignTenant, NotFound, QuotaExceeded
 from state_store.quotas import Quota
 from tools.calls import ToolCall
@@ -170,6 +170,40 @@ async def test_a_call_whose_beginning_is_not_durable_is_not_made(store, writer, 
     fsynced = StoreLedger(store, durability="fsync")
     (result,) = await Executor(registry, ledger=fsynced).run(calls, Place(session.id, "other"))
     assert (result.text, called) == ("done", ["sheep"])
+
+
+async def test_a_call_that_is_made_again_and_again_does_not_write_the_results_before_it_again(
+    ledger, writer, store
+):
+    session = await writer.session([1, 2, 3, 4])
+    redis = store._control.redis
+    result = ToolResult.of("still running. " * 2000)
+
+    async def sent_by(number):
+        before = (await redis.info("stats"))["total_net_input_bytes"]
+        called = entry(session.id, f"point {number}")
+        assert await ledger.begin(called) is None
+        done = called.model_copy(update={"state": State.DONE, "result": result})
+        await ledger.end(done)
+        after = (await redis.info("stats"))["total_net_input_bytes"]
+        assert await ledger.find(called) == done
+        return after - before
+
+    sizes = [await sent_by(number) for number in range(20)]
+    assert sizes[0] > len(result.text)
+    assert sizes[-1] < sizes[0] + len(result.text)
+    assert [one.result for one in await ledger.of(session.id)] == [result] * 20
+
+
+async def test_a_ledger_of_before_results_were_apart_goes_on(ledger, writer, store):
+    session = await writer.session([1, 2, 3, 4])
+    old = entry(session.id, session.head, state=State.DONE, result=ToolResult.of("7"))
+    nothing = await store.effects.get(session.id, name_of(old))
+    assert await store.effects.replace(session.id, name_of(old), nothing, packed_of([old]))
+    new = entry(session.id, "another", state=State.DONE, result=ToolResult.of("8"))
+    await ledger.end(new)
+    assert [await ledger.find(one) for one in (old, new)] == [old, new]
+    assert await ledger.of(session.id) == [old, new]
 
 
 async def test_a_ledger_goes_with_its_session(ledger, writer):
