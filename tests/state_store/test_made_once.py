@@ -6,6 +6,7 @@ import pytest
 from author import FINGERPRINT, Author
 
 from state_store.errors import CorruptObject, ForeignTenant, InvalidId
+from state_store.layout import TenantKeys
 from state_store.store import StateStore
 from state_store.vault import MasterKey, Vault
 
@@ -90,7 +91,7 @@ async def test_a_note_on_a_session_is_sealed_as_its_tokens_are(author, elsewhere
         stored = [raw.dump(key) for key in raw.scan_iter(f"{prefix}:*{session.id}*", count=1000)]
         assert any(secret in one for one in stored) is (tenant == "ben")
     sealed = await author.session("ann", range(9))
-    await store.notes.put("ann", f"turn:{sealed.id}", secret, ttl=60)
+    raw.set(TenantKeys(prefix, "ann").note(f"turn:{sealed.id}"), secret, px=60_000)
     with pytest.raises(CorruptObject):
         await store.session_notes.get(sealed, "turn")
     await store.session_notes.delete(sealed, "turn")
