@@ -64,11 +64,12 @@ class Leases:
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back; one that is lost already is no error."""
-        self._uses.end_lease(lease.session_id)
+        tenant = self._uses.end_lease(lease.session_id)
         try:
             await self._set_lease(lease, 0)
         except LeaseLost:
-            return
+            if tenant is not None:
+                await self._uses.forget_deleted(tenant, lease.session_id)
 
     async def _set_lease(self, lease: Lease, milliseconds: int) -> None:
         keys = LineageKeys(self._prefix, lineage_of(lease.session_id))

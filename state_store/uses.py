@@ -28,9 +28,10 @@ class Uses:
         self._leased[session_id] = tenant
         await self.note(tenant, session_id)
 
-    def noting(self, tenant: str, session_id: str) -> Script:
-        """What `note` runs."""
-        return Script("use", [TenantKeys(self._prefix, tenant).used], [session_id])
+    def noting(self, tenant: str, session_id: str, *, if_listed: bool = False) -> Script:
+        """What `note` runs. if_listed: only if it is on the list, which a deleted one is not"""
+        flag = "XX" if if_listed else ""
+        return Script("use", [TenantKeys(self._prefix, tenant).used], [session_id, flag])
 
     async def tenant_of(self, session_id: str) -> str:
         """The session's tenant, which is known while this process writes it. Raises NotFound."""
@@ -44,8 +45,16 @@ class Uses:
             tenant = SessionBody.unpack(stored).tenant
         return tenant
 
-    def end_lease(self, session_id: str) -> None:
-        self._leased.pop(session_id, None)
+    def end_lease(self, session_id: str) -> str | None:
+        """The session's tenant; None if that is not known."""
+        return self._leased.pop(session_id, None)
+
+    async def forget_deleted(self, tenant: str, session_id: str) -> None:
+        """The session may have been deleted as it was noted."""
+        async with self._control.guard() as client:
+            keys = LineageKeys(self._prefix, lineage_of(session_id))
+            if not await client.exists(keys.session(session_id)):
+                await client.zrem(TenantKeys(self._prefix, tenant).used, session_id)
 
     async def forget(self, tenant: str, session_id: str) -> None:
         """The session is gone."""

@@ -80,7 +80,7 @@ class Writing:
         """
         fingerprints = [await self.fingerprint(one.fingerprint_id) for one in draft.chain]
         tenant = await self._uses.tenant_of(draft.session_id)
-        used = self._uses.noting(tenant, draft.session_id)
+        used = self._uses.noting(tenant, draft.session_id, if_listed=True)
         before = await committing.look(self._control, self._prefix, draft, beside=[used])
         file_bytes, draft = await self.files.of_draft(draft, before.files)
         added = sum(file_bytes)

@@ -31,6 +31,7 @@ from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.stateless import require_no_options, tokens_of
 from agent_runtime.sessions.whereabouts import whereabouts
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.cancelling import ENDING
 from agent_runtime.turns.events import ResumeEvent
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.formats import why_unusable
@@ -38,7 +39,14 @@ from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.turns import Turns
 from engine.pool import EnginePool
 from engine.replies import Prefetch
-from state_store.errors import CorruptObject, InvalidId, NotFound, StoreError
+from state_store.errors import (
+    CorruptObject,
+    InvalidId,
+    LeaseHeld,
+    NotFound,
+    StoreError,
+    VaultLocked,
+)
 from state_store.layout import is_snapshot_id, lineage_of
 from state_store.store import Session, Snapshot, StateStore
 
@@ -343,13 +351,16 @@ class Sessions:
         return await self.get(session_id)
 
     async def delete(self, session_id: str, *, expected_head: str | None = None) -> None:
-        """Drop the session; what no other session reaches is freed in the background.
+        """Drop the session; what no other session reaches is freed in the background. A turn that
+        runs in it is ended first.
 
         expected_head: if given, nothing is done unless it is the head, and nobody writes
         Raises NotFound; HeadMoved, LeaseHeld.
         """
         if expected_head is None:
+            await self._end_turn(session_id)
             await self._store.delete_session(session_id)
+            self._turns.cancelling.end_deleted(session_id)  # one that has begun since
         else:
             async with self._turns.writing(session_id) as (session, _):
                 require_head(session, expected_head)
@@ -359,6 +370,15 @@ class Sessions:
         self._residency.take_written(session_id)
         self._feed.tell(session_id, Deleted())
         await give_up(self._pool, self._residency, session_id)
+
+    async def _end_turn(self, session_id: str) -> None:
+        """Cancel the turn that runs, wherever that is. One that does not end in a while, as its
+        runtime may be dead, cannot be committed any more once the session is deleted."""
+        self._turns.cancelling.end_deleted(session_id)
+        # A session that cannot be read can be deleted, too.
+        with contextlib.suppress(TimeoutError, NotFound, CorruptObject, VaultLocked, LeaseHeld):
+            async with asyncio.timeout(ENDING):
+                await self._turns.cancel(session_id)
 
     async def snapshot_view(self, snapshot: Snapshot) -> SnapshotView:
         """The snapshot as the API shows it."""

@@ -139,6 +139,14 @@ class Cancelling:
                 )
             )
 
+    def end_deleted(self, session_id: str) -> None:
+        """Those of this process end whose session is being deleted."""
+        for turn in self._running.values():
+            if turn.session.id == session_id:
+                turn.cancel(
+                    Cancelled(f"the turn {turn.id} was ended, because {session_id} was deleted.")
+                )
+
     async def ask(self, session: Session, turn_id: str) -> None:
         """Ask whoever runs the turn to end it."""
         turn = self._running.get(turn_id)
