@@ -6,11 +6,39 @@ Anthropic gave back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agent_runtime.lists import Several
+
+_NOT_READ = {
+    "image": "the models read text",
+    "document": "the models read text; give what it says as text",
+    "search_result": "give what was found as text",
+    "redacted_thinking": "thinking is not encrypted here, and nothing else can be read",
+    "container_upload": "there are no containers",
+}
+_RAN_ELSEWHERE = "it belongs to a tool that runs at Anthropic, and none does here"
+
+
+def _readable(content: object) -> object:
+    """Refuse blocks that have no form here by name, before their fields are looked at."""
+    for place, block in enumerate(content if isinstance(content, list) else ()):
+        kind = block.get("type") if isinstance(block, Mapping) else None
+        if kind == "tool_result":
+            _readable(block.get("content"))
+        if not isinstance(kind, str) or kind in _FORMS:
+            continue
+        elsewhere = kind == "server_tool_use" or kind.endswith("_tool_result")
+        why = _NOT_READ.get(kind, _RAN_ELSEWHERE if elsewhere else "there is no such block")
+        raise ValueError(f"block {place} is of type {kind[:80]!r}: {why}")
+    return content
+
+
+_FORMS = {"text", "thinking", "tool_use", "tool_result"}
+_Readable = BeforeValidator(_readable)
 
 
 class Wire(BaseModel):
@@ -68,12 +96,12 @@ AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discr
 
 class UserMessage(Wire):
     role: Literal["user"]
-    content: str | Several[UserBlock]
+    content: Annotated[str | Several[UserBlock], _Readable]
 
 
 class AssistantMessage(Wire):
     role: Literal["assistant"]
-    content: str | Several[AssistantBlock]
+    content: Annotated[str | Several[AssistantBlock], _Readable]
 
 
 SaidMessage = Annotated[UserMessage | AssistantMessage, Field(discriminator="role")]

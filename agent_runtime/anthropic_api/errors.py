@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from agent_runtime.errors import ContextFull
 from agent_runtime.models import Problem
 from agent_runtime.service.document import Responses, problems
 from agent_runtime.service.request_ids import current_request_id
@@ -16,10 +17,12 @@ _TYPES = {
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
+    413: "request_too_large",
     429: "rate_limit_error",
     504: "timeout_error",
 }
 _STATUS = {422: 400}  # what is no request is a 400 there
+_TOO_LONG = ContextFull.code  # a prompt, which is a 400 there too; 413 is a body that is too large
 
 
 class _Wire(BaseModel):
@@ -60,7 +63,7 @@ def documented(*trees: type[Exception]) -> Responses:
 
 def told(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Status and body."""
-    status = _STATUS.get(problem.status, problem.status)
+    status = 400 if problem.code == _TOO_LONG else _STATUS.get(problem.status, problem.status)
     other = "invalid_request_error" if status < 500 else "api_error"
     error = ErrorObject(
         type=_TYPES.get(status, other),

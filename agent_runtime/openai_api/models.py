@@ -1,10 +1,14 @@
-"""`/v1/models`: what this runtime serves, and which of it a request asks for."""
+"""`/v1/models`: what this runtime serves, and which of it a request asks for.
+
+OpenAI's and Anthropic's clients ask the same path; Anthropic's say so by `anthropic-version`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.errors import ModelNotFound, SetupError
@@ -33,6 +37,33 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelView]
+
+
+class AnthropicModel(BaseModel):
+    """As Anthropic's clients read it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["model"] = "model"
+    id: str
+    display_name: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, view: ModelView) -> AnthropicModel:
+        since = datetime.fromtimestamp(view.created, UTC)
+        return cls(id=view.id, display_name=view.id, created_at=since)
+
+
+class AnthropicModels(BaseModel):
+    """All there are: there is one page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: list[AnthropicModel]
+    has_more: Literal[False] = False
+    first_id: str | None
+    last_id: str | None
 
 
 class Served:
@@ -75,14 +106,27 @@ def served(http: Request) -> Served:
     return found
 
 
+_Version = Annotated[str | None, Header(alias="anthropic-version")]
+
+
 @router.get("")
-async def list_models(http: Request) -> ModelList:
-    return ModelList(data=[_shown(http, name) for name in served(http).names()])
+async def list_models(
+    http: Request, anthropic_version: _Version = None
+) -> ModelList | AnthropicModels:
+    found = [_shown(http, name) for name in served(http).names()]
+    if anthropic_version is None:
+        return ModelList(data=found)
+    data = [AnthropicModel.of(view) for view in found]
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return AnthropicModels(data=data, first_id=first, last_id=last)
 
 
 @router.get("/{name:path}")
-async def get_model(http: Request, name: str) -> ModelView:
-    return _shown(http, name)
+async def get_model(
+    http: Request, name: str, anthropic_version: _Version = None
+) -> ModelView | AnthropicModel:
+    view = _shown(http, name)
+    return view if anthropic_version is None else AnthropicModel.of(view)
 
 
 def _shown(http: Request, name: str) -> ModelView:

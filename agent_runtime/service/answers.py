@@ -41,12 +41,16 @@ def add_to(app: FastAPI) -> None:
 
 
 def problem_response(
-    problem: Problem, headers: dict[str, str] | None = None, *, path: str
+    problem: Problem,
+    headers: dict[str, str] | None = None,
+    *,
+    path: str,
+    anthropic_client: bool = False,
 ) -> Response:
     """As the clients of the request's path read it: see `shapes.py`."""
     if problem.code in _NOT_REPEATED:
         headers = {**(headers or {}), "x-should-retry": "false"}
-    shape = shape_of(path)
+    shape = shape_of(path, anthropic_client=anthropic_client)
     if shape is not None:
         status, body = shape(problem)
         return JSONResponse(body, status_code=status, headers=headers)
@@ -67,12 +71,18 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
         logger.error("%s %s: %s", request.method, request.url.path, error)
     wait = getattr(error, "retry_after", None)
     headers = {} if wait is None else {"Retry-After": f"{wait:.0f}"}
-    return problem_response(problem, headers, path=request.url.path)
+    version = "anthropic-version" in request.headers
+    return problem_response(problem, headers, path=request.url.path, anthropic_client=version)
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
+    if found[0]["type"] == "json_invalid":
+        place, flaw = found[0]["loc"][-1], found[0]["ctx"]["error"]
+        detail = f"the body is no JSON at its character {place}: {flaw}; nothing was done."
+        problem = Problem(title="Malformed body", status=400, code="malformed_body", detail=detail)
+        return problem_response(problem, path=request.url.path)
     told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_TOLD]]
     if len(found) > _TOLD:
         told.append(f"and {len(found) - _TOLD} more")

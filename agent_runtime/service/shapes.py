@@ -21,8 +21,16 @@ _SHAPES: dict[str, Shape] = {
 }
 
 
-def shape_of(path: str) -> Shape | None:
-    """Of a request's path and all below it; None for problem documents."""
+_SHARED = "/v1/models"  # which both kinds of clients ask
+
+
+def shape_of(path: str, *, anthropic_client: bool = False) -> Shape | None:
+    """Of a request's path and all below it; None for problem documents.
+
+    anthropic_client: whether it has `anthropic-version`
+    """
+    if anthropic_client and (path == _SHARED or path.startswith(_SHARED + "/")):
+        return anthropic.told
     return next(
         (shape for root, shape in _SHAPES.items() if path == root or path.startswith(root + "/")),
         None,

@@ -75,7 +75,7 @@ def problem(answer):
         (JSON, b'{"system": "\xff"}', 400, "malformed_body"),
         (JSON, b"[" * 5000 + b"]" * 5000, 400, "too_deep"),
         (JSON, b'{"system": ' * 65 + b"1" + b"}" * 65, 400, "too_deep"),
-        (JSON, b'{"system": ', 422, "invalid_request"),
+        (JSON, b'{"system": ', 400, "malformed_body"),
         (JSON, b'{"unknown": 1}', 422, "invalid_request"),
     ],
 )
