@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from state_store.encodings import ECONOMIES, LOSSLESS
 from state_store.fingerprint import Fingerprint
 
 Verdict = Literal["reuse", "reprefill", "refuse"]
@@ -44,42 +43,16 @@ class Decision:
     def verdict(self) -> Verdict:
         return max((reason.verdict for reason in self.reasons), key=_STRICT.index, default="reuse")
 
-    def explain(self) -> str:
-        """Text for people: what is done, then a line for each reason."""
-        lines = [f"{self.verdict}: {_MEANING[self.verdict]}"]
-        lines += [
-            f"  {reason.difference}: {reason.why} ({reason.verdict})" for reason in self.reasons
-        ]
-        return "\n".join(lines)
 
-
-def compatibility(
-    stored: Fingerprint,
-    engine: Fingerprint,
-    *,
-    stored_economy: str = LOSSLESS,
-    wanted_economy: str = LOSSLESS,
-) -> Decision:
-    """Whether `engine` may go on from state with the fingerprint `stored`.
-
-    stored_economy: class under which the state was stored
-    wanted_economy: class of the session that is to go on
-    """
-    reasons = [
-        Reason(field, theirs, ours, *_RULES[field])
-        for field in Fingerprint.model_fields
-        if (theirs := getattr(stored, field)) != (ours := getattr(engine, field))
-    ]
-    if stored_economy not in ECONOMIES:
-        why = "this version does not know the class and cannot decode what it stored"
-        reasons.append(Reason("economy", stored_economy, wanted_economy, why, "reprefill"))
-    elif stored_economy != wanted_economy:
-        why = (
-            "pages of another class have other names, so that exact and rounded state never "
-            "mix in one history"
+def compatibility(stored: Fingerprint, engine: Fingerprint) -> Decision:
+    """Whether `engine` may go on from state with the fingerprint `stored`."""
+    return Decision(
+        tuple(
+            Reason(field, theirs, ours, *_RULES[field])
+            for field in Fingerprint.model_fields
+            if (theirs := getattr(stored, field)) != (ours := getattr(engine, field))
         )
-        reasons.append(Reason("economy", stored_economy, wanted_economy, why, "reprefill"))
-    return Decision(tuple(reasons))
+    )
 
 
 class _Rule(NamedTuple):
@@ -88,11 +61,6 @@ class _Rule(NamedTuple):
 
 
 _STRICT: tuple[Verdict, ...] = ("reuse", "reprefill", "refuse")
-_MEANING: dict[Verdict, str] = {
-    "reuse": "the engine loads the stored state.",
-    "reprefill": "the engine reads the session's tokens again; its stored state stays as it is.",
-    "refuse": "the session belongs to another model; use an engine that runs it.",
-}
 _LAYOUT = "the bytes of a page or state lie otherwise, and would be read as other numbers"
 _RULES = {
     "weights": _Rule(

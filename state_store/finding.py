@@ -57,10 +57,6 @@ class Finding:
         """The labels of sessions and snapshots by id; none for what is not there."""
         return await self._labels.of(ids)
 
-    async def find_sessions(self, tenant: str, labels: Mapping[str, str]) -> list[Session]:
-        """The tenant's sessions that carry all of `labels`, newest first. Raises InvalidLabels."""
-        return await self._sessions.labelled(tenant, labels)
-
     async def find_snapshots(self, tenant: str, labels: Mapping[str, str]) -> list[Snapshot]:
         """The tenant's snapshots that carry all of `labels`, newest first. Raises InvalidLabels."""
         found = await self._labels.find_snapshots(tenant, labels)

@@ -13,7 +13,7 @@ from state_store.connection import Command, Control, Script
 from state_store.encodings import economy_named
 from state_store.errors import CorruptObject, ForeignTenant, InvalidId, NotFound, TenantDeleted
 from state_store.fingerprint import Fingerprint
-from state_store.labels import Labels, check_labels, labels_of, wanted_labels
+from state_store.labels import Labels, check_labels, labels_of
 from state_store.layout import (
     LineageKeys,
     TenantKeys,
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 _FIELDS = ("body", "head", "labels")  # of a session's record
 _ALL = 2**31  # more sessions than a lineage has
-_MANY = 512  # sessions that are read in one round trip
 UNMADE = 60  # seconds after which a listed session without a record is not about to be made
 
 
@@ -276,19 +275,6 @@ class Sessions:
             part = await part_of(client, key, limit=limit, after=after)
         listed = [(place.session_id.encode(), place.created_at) for place in part.places]
         return Page(await self._listed(tenant, listed), part.end)
-
-    async def labelled(self, tenant: str, labels: Mapping[str, str]) -> list[Session]:
-        """All sessions that carry all of `labels`, newest first. Raises VaultLocked,
-        InvalidLabels."""
-        wanted = wanted_labels(labels)
-        found: list[Session] = []
-        after = None
-        while True:
-            page = await self.page(tenant, limit=_MANY, after=after, labels=wanted)
-            found += page.sessions
-            after = page.end
-            if after is None:
-                return found
 
     async def delete(self, session_id: str, *, tenant: str | None = None) -> None:
         """Drop a session and everything that no other session reaches. Raises NotFound."""

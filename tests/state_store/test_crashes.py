@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 from disturbed import BASE, TURN, new_world
-from writer import FINGERPRINT, TENANT, commit, objects_of
+from writer import FINGERPRINT, TENANT, commit, find_sessions, objects_of
 
 from state_store.errors import StoreError
 from state_store.layout import TenantKeys
@@ -218,7 +218,7 @@ async def test_a_fork_that_dies_anywhere_holds_all_of_its_history_or_does_not_ex
         await world.check(raw, objects=7 * len(branches))
         for branch in branches:
             assert await writer.history(branch.id) == [*BASE, *TURN]
-        assert await writer.store.find_sessions(TENANT, {"a": "1"}) == branches
+        assert await find_sessions(writer.store, TENANT, {"a": "1"}) == branches
         return finished
 
     await each_crash(server, objects, raw, scenario)

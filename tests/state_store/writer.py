@@ -175,6 +175,17 @@ def objects_of(draft: SnapshotDraft) -> list[ObjectRef]:
     return pages + [ObjectRef(state, page) for page in [*ends, *draft.page_hashes[-1:]]]
 
 
+async def find_sessions(store: StateStore, tenant: str, labels: dict[str, str]) -> list[Session]:
+    """Those that carry all of `labels`, newest first."""
+    found, after = [], None
+    while True:
+        page = await store.page_of_sessions(tenant, limit=100, after=after, labels=labels)
+        found += page.sessions
+        after = page.end
+        if after is None:
+            return found
+
+
 class Trips:
     """Every round trip of a store's control connection, numbered from 1, and what happens there.
 
