@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgpack
-
 from agent_runtime.sessions.ledger import IMPORTED, entries_of, name_of, packed_of
 from agent_runtime.sessions.points import points_of
 from state_store.errors import CorruptObject
@@ -38,7 +36,7 @@ class LedgerAbroad(EffectsAbroad):
     def arriving(self, value: bytes, ids: Ids) -> tuple[str, bytes]:
         try:
             entries = entries_of([value])
-        except (CorruptObject, TypeError, msgpack.UnpackException) as error:
+        except CorruptObject as error:
             raise ValueError(str(error)) from error
         if len({name_of(one) for one in entries}) != 1:
             raise ValueError("it is not of one effect")

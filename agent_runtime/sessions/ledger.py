@@ -10,9 +10,10 @@ however long the history is; the chain is walked only where another branch did t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,15 +236,16 @@ def _packed(entries: Iterable[_Stored]) -> bytes:
 
 
 def _stored(value: bytes) -> list[_Stored]:
-    """None in the record of a result."""
+    """None in the record of a result. Raises CorruptObject."""
     version, rows, *result = _parts(value)
     if result:
         return []
     found = []
-    for row in rows:
-        apart = version == _APART and isinstance(row.get(_RESULT), str)
-        name = row.pop(_RESULT) if apart else ""
-        found.append(_Stored(Entry.model_validate(row), name))
+    with _reading():
+        for row in rows:
+            apart = version == _APART and isinstance(row.get(_RESULT), str)
+            name = row.pop(_RESULT) if apart else ""
+            found.append(_Stored(Entry.model_validate(row), name))
     return found
 
 
@@ -252,8 +254,9 @@ def _results(values: Iterable[bytes]) -> dict[str, ToolResult]:
     found = {}
     for value in values:
         _, name, *result = _parts(value)
-        if result:
-            found[name] = ToolResult.model_validate(result[0])
+        with _reading():
+            if result:
+                found[name] = ToolResult.model_validate(result[0])
     return found
 
 
@@ -267,7 +270,16 @@ def _joined(stored: _Stored, results: dict[str, ToolResult]) -> Entry:
 
 def _parts(value: bytes) -> list[Any]:
     """Version, and what that has."""
-    parts: list[Any] = msgpack.unpackb(value)
-    if parts[0] not in (_INLINE, _APART):
-        raise CorruptObject(f"a ledger entry has version {parts[0]}, which is not known here.")
-    return parts
+    with _reading():
+        version, content, *more = msgpack.unpackb(value)
+    if version not in (_INLINE, _APART):
+        raise CorruptObject(f"a ledger entry has version {version}, which is not known here.")
+    return [version, content, *more]
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise CorruptObject(f"a ledger entry is damaged in the store: {error!r:.200}") from error

@@ -7,7 +7,13 @@ import pytest
 from writer import TENANT
 
 from agent_runtime.sessions.ledger import StoreLedger, name_of, packed_of
-from state_store.errors import DurabilityNotReached, ForeignTenant, NotFound, QuotaExceeded
+from state_store.errors import (
+    CorruptObject,
+    DurabilityNotReached,
+    ForeignTenant,
+    NotFound,
+    QuotaExceeded,
+)
 from state_store.quotas import Quota
 from tools.calls import ToolCall
 from tools.define import define
@@ -216,3 +222,15 @@ async def test_a_ledger_goes_with_its_session(ledger, writer):
 
 async def _inherited(ledger, branch, point, what="sheep"):
     return [(one.branch, one.point) for one in await ledger.inherited(entry(branch, point, what))]
+
+
+@pytest.mark.parametrize("damaged", [b"\xc1", b"\x90", b"\x92\x01\x07", b"\x92\x02\x91\x80", b"{}"])
+async def test_a_damaged_entry_says_so(ledger, writer, store, damaged):
+    session = await writer.session([1, 2, 3, 4])
+    called = entry(session.id, session.head)
+    nothing = await store.effects.get(session.id, name_of(called))
+    await store.effects.replace(session.id, name_of(called), nothing, damaged)
+    with pytest.raises(CorruptObject):
+        await ledger.find(called)
+    with pytest.raises(CorruptObject):
+        await ledger.of(session.id)
