@@ -4,7 +4,8 @@ Each lineage counts its snapshots' bytes and tokens beside them, in the scripts 
 bury, those of its effects where they are recorded, and those of attachments, and of files that no
 snapshot holds yet, where they are kept. A tenant's slot has a copy of each lineage's totals, with
 their version, so that a late copy never takes the place of a newer one. Attachments and such files
-expire by themselves: what is left of them is counted when all is copied anew.
+expire by themselves: what is left of them is counted when all is copied anew. Lists of items and
+notes lie in the tenant's slot, and are counted there by the scripts that change them.
 
     reserve ──────────> add ──────────> mirror
     room in the         a commit,       the lineage's new totals

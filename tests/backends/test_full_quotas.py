@@ -1,5 +1,7 @@
 """A tenant that has as much as it may have is refused before anything is generated."""
 
+import asyncio
+
 import httpx
 import openai
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from agent_runtime.langchain.retrying import asked_again
 from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
+from state_store.layout import TenantKeys
 from state_store.quotas import Quota
 from tests.backends.scripted import says
 
@@ -105,3 +108,27 @@ async def test_langchain_does_not_repeat_it(asked, said, full):
         with pytest.raises(ApiError, match="may have"):
             _ = [piece async for piece in asked_again(ask, retries=2)]
     assert (len(attempts), said.seen) == (1, [])
+
+
+async def test_a_request_that_is_kept_while_it_is_answered_counts_as_long(asked, said, store):
+    http, _, _ = asked
+    await store.set_quota("default", Quota(bytes=1 << 40))
+    await store.notes.put("default", "any", b"", ttl=1)
+    async with store._control.guard() as client:
+        sums = await client.hget(TenantKeys("torpor", "default").usage, "sum")
+    await store.set_quota("default", Quota(bytes=int(sums.split(b":")[0]) + 50_000))
+    try:
+        path, body = "/v1/responses", {"model": "scripted", "background": True}
+        refused = await http.post(path, json={**body, "input": "x" * 60_000})
+        assert (refused.status_code, "may have" in refused.text) == (429, True), refused.text
+        said.scripted.append(says({"content": "Yes."}))
+        made = await http.post(path, json={**body, "input": "Hello."})
+        assert made.status_code == 200, made.text
+        for _ in range(1000):
+            found = (await http.get(f"{path}/{made.json()['id']}")).json()
+            if found["status"] == "completed":
+                break
+            await asyncio.sleep(0.02)
+        assert found["status"] == "completed", found
+    finally:
+        await store.set_quota("default", Quota())
