@@ -12,6 +12,7 @@ gets the files of its head. What was done after the last version is put aside, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from agent_runtime.errors import FilesUncommitted
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.workspace_models import CHUNK, WorkspaceFiles, sha256
 from tools.code import code_tools
-from tools.errors import ToolFailed
+from tools.errors import ToolFailed, WorkspacesUnusable
 from tools.files import file_tools
 from tools.tool import Tool, ToolSpec
 from tools.workspaces import File, Manifest, Workspaces, merged
@@ -88,8 +89,12 @@ class SessionWorkspaces:
         lineage; its head's if neither is given.
 
         What it held before that no version has is kept in a snapshot here. Raises ApiError, such as
-        `files_missing` for files that the store has lost.
+        `files_missing` for files that the store has lost; WorkspacesUnusable.
         """
+        with _on_disk():
+            return await self._open(session_id, version, snapshot)
+
+    async def _open(self, session_id: str, version: str | None, snapshot: str | None) -> Opened:
         left = self._left_at.pop(session_id, None)
         if left is not None and version is not None and left[0] == version:
             return Opened(self._workspaces.path(session_id), version)
@@ -119,8 +124,12 @@ class SessionWorkspaces:
     async def keep(self, session_id: str) -> str:
         """The version that the session's files are now, to be given with its next turn.
 
-        Raises WorkspaceFull, ToolFailed for what cannot be kept; ApiError.
+        Raises WorkspaceFull, ToolFailed for what cannot be kept; WorkspacesUnusable; ApiError.
         """
+        with _on_disk():
+            return await self._keep(session_id)
+
+    async def _keep(self, session_id: str) -> str:
         manifest = await asyncio.to_thread(self._workspaces.snapshot, session_id)
         files = await asyncio.to_thread(self._files, manifest)
         waiting = set(await self._torpor.files.missing(session_id, files.blobs()))
@@ -137,7 +146,8 @@ class SessionWorkspaces:
                  none is given. What belongs to neither is put aside, see `open`.
 
         Raises WorkspacesDiffer where both changed the same files in different ways, and
-        FilesUncommitted if none is given and there is one; then nothing is changed. ApiError.
+        FilesUncommitted if none is given and there is one; then nothing is changed.
+        WorkspacesUnusable, ApiError.
         """
         parted = (await self._torpor.diff(session_id, other_id)).ancestor
         ours = await self._torpor.files.get(session_id, version=version)
@@ -155,9 +165,10 @@ class SessionWorkspaces:
         manifest = merged(base, ours.files.manifest, theirs.files.manifest)
         self._left_at.pop(session_id, None)  # whatever was done since is looked for
         opened = await self.open(session_id, version)
-        await self._fetch(other_id, theirs.files)
-        self._workspaces.admit(manifest)
-        await asyncio.to_thread(self._workspaces.put_back, manifest.id, session_id)
+        with _on_disk():
+            await self._fetch(other_id, theirs.files)
+            self._workspaces.admit(manifest)
+            await asyncio.to_thread(self._workspaces.put_back, manifest.id, session_id)
         return replace(opened, version=await self.keep(session_id))
 
     async def tidy(self) -> int:
@@ -209,6 +220,17 @@ class SessionWorkspaces:
             ]
             await asyncio.to_thread(self._workspaces.take, file.sha256, pieces)
         await asyncio.to_thread(self._workspaces.admit, files.manifest)
+
+
+@contextlib.contextmanager
+def _on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkspacesUnusable(
+            f"the folder of workspaces cannot be used: {error}. The session's files are as its "
+            "head has them; make room, or see who may write there, and try again."
+        ) from error
 
 
 def changed_between(one: Manifest, other: Manifest) -> list[str]:

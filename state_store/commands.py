@@ -126,10 +126,12 @@ class Commands:
             await pipeline.execute()
 
     def _take(self, packed: bytes) -> None:
-        answer = msgpack.unpackb(packed)
-        if "call" not in answer:  # nobody else may fail because of it
-            logger.error("an engine of another version answered; its command is not heard of")
-        elif call := self._calls.get(answer["call"]):
+        answer = _read_answer(packed)
+        call = None if answer is None else self._calls.get(answer["call"])
+        if answer is None or (call is not None and answer["rank"] >= call.ranks):
+            # Nobody else may fail because of it.
+            logger.error("what came is no answer to a command; it is not heard of: %r", packed[:80])
+        elif call is not None:
             call.take(answer)
 
     async def _read(self) -> None:
@@ -149,3 +151,21 @@ class Commands:
             for call in self._calls.values():
                 with contextlib.suppress(asyncio.InvalidStateError):
                     call.done.set_exception(EngineSilent("the store was closed meanwhile."))
+
+
+def _read_answer(packed: bytes) -> dict[str, Any] | None:
+    """What a rank says of a call; None for what is no answer, such as an engine's of another
+    version."""
+    try:
+        answer = msgpack.unpackb(packed)
+    except Exception:  # there are many ways to be no msgpack
+        return None
+    well_formed = (
+        isinstance(answer, dict)
+        and isinstance(answer.get("call"), str)
+        and type(answer.get("rank")) is int
+        and answer["rank"] >= 0
+        and isinstance(answer.get("error", 0), str | None)
+        and (answer["error"] is not None or "result" in answer)
+    )
+    return answer if well_formed else None

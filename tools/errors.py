@@ -12,6 +12,7 @@ ToolsError
 ├── SandboxUnavailable   no sandbox can be made on this machine: the message says what to change
 ├── SnapshotMissing      no workspace snapshot has this id: it was forgotten, or is elsewhere
 ├── WorkspaceExists      a workspace has this name: choose another, or delete it
+├── WorkspacesUnusable   the folder of workspaces fails: a full disk, or rights; mend it
 ├── WorkspacesDiffer     two branches changed the same files in different ways: decide, then merge
 ├── UnknownFormat        no call format has this name
 └── ToolFailed           raised inside a tool; its message is the result that the model reads
@@ -68,6 +69,10 @@ class SnapshotMissing(ToolsError):
 
 class WorkspaceExists(ToolsError):
     """The name of a new workspace is taken."""
+
+
+class WorkspacesUnusable(ToolsError):
+    """The machine refuses what is done with the files of workspaces."""
 
 
 class WorkspacesDiffer(ToolsError):

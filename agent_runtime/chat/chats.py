@@ -67,16 +67,19 @@ async def forked(
     idempotency_key: str | None = None,
 ) -> Forked:
     """A fork with a name of its own, after its parent's."""
-    taken = {name_of(one) for one in await all_chats(torpor)}
-    base = re.sub(r"/\d+$", "", name_of(view))
-    name = next(name for n in range(2, len(taken) + 3) if (name := f"{base}/{n}") not in taken)
-    return await torpor.fork(
-        view.id,
-        snapshot=snapshot,
-        tokens=tokens,
-        labels=_labels(name),
-        idempotency_key=idempotency_key,
+    # Its name and the time come after it: asked for again under a key, it must be the same request.
+    fork = await torpor.fork(
+        view.id, snapshot=snapshot, tokens=tokens, labels=_CLIENT, idempotency_key=idempotency_key
     )
+    known = {one.id: one for one in await all_chats(torpor)}
+    if fork.id in known and NAME in known[fork.id].labels:  # it was asked for before
+        labels = known[fork.id].labels
+    else:
+        taken = {name_of(one) for one in known.values()}
+        base = re.sub(r"/\d+$", "", name_of(view))
+        name = next(name for n in range(2, len(taken) + 3) if (name := f"{base}/{n}") not in taken)
+        labels = (await torpor.set_labels(fork.id, _labels(name))).labels
+    return fork.model_copy(update={"labels": labels})
 
 
 async def forget_if_empty(torpor: Torpor, session_id: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
 from agent_runtime.chat import chats
@@ -12,8 +11,8 @@ from agent_runtime.errors import BadRequest, TorporError
 
 
 async def answer(sitting: Sitting, wanted: Wanted, text: str, view: PlainView | JsonView) -> None:
-    """Raises TorporError; the session is what it was then, and one that was begun for this is
-    gone."""
+    """Raises TorporError, ToolsError; the session is what it was then, and one that was begun for
+    this is gone. OSError if nobody reads the answer, which may be in the session by then."""
     if not text.strip():
         raise BadRequest("there is no message on the standard input; nothing was sent.")
     session = await sitting.find(wanted)
@@ -24,8 +23,9 @@ async def answer(sitting: Sitting, wanted: Wanted, text: str, view: PlainView | 
         view.note(f"chat {chats.name_of(session)}")
     try:
         await sitting.exchanges.say(text.rstrip("\n"))
-    except (TorporError, asyncio.CancelledError):  # Ctrl-C cancels
-        with contextlib.suppress(TorporError):  # the service is still away
+    except BaseException:  # Ctrl-C cancels
+        # The service may still be away, and the terminal gone.
+        with contextlib.suppress(TorporError, OSError):
             view.note(await sitting.exchanges.take_back())
         raise
     finally:

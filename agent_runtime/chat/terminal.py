@@ -79,7 +79,11 @@ class Terminal:
         with self._pressing({signal.SIGHUP: Key.SUSPEND, signal.SIGTERM: Key.SUSPEND}):
             while True:
                 line = await self._lines.read(f"{one_line(chats.name_of(sitting.session))}> ")
-                if await self._follow(line):
+                try:
+                    leaves = await self._follow(line)
+                except OSError:  # the terminal is gone
+                    leaves = True
+                if leaves:
                     return await self._leave()
 
     async def allow(self, calls: Sequence[dict[str, Any]]) -> list[bool]:

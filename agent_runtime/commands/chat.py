@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from agent_runtime.commands import service_options
 from agent_runtime.errors import TorporError
+from tools.errors import ToolsError
 
 if TYPE_CHECKING:
     from agent_runtime.chat.exchange import Allow
@@ -73,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not arguments.json
     try:
         return asyncio.run(_talk(arguments) if interactive else _answer(arguments))
-    except TorporError as error:
+    except (TorporError, ToolsError, OSError) as error:
         print(f"torpor: {told(error)}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:

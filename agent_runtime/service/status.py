@@ -75,6 +75,7 @@ _STATUS: dict[type[Exception], int] = {
     tools.SandboxUnavailable: 503,
     tools.SnapshotMissing: 404,
     tools.WorkspaceExists: 409,
+    tools.WorkspacesUnusable: 507,
     tools.WorkspacesDiffer: 409,
     tools.AddressRefused: 400,
     tools.OutsideWorkspace: 400,

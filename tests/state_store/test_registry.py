@@ -190,11 +190,31 @@ async def test_however_many_commands_wait_they_hold_one_connection(store, raw):
     assert all(isinstance(one, asyncio.CancelledError) for one in ended)
 
 
-async def test_an_answer_that_names_no_call_disturbs_no_other(store, listen, raw):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"\xc1",
+        5,
+        {"rank": 0, "result": {}, "error": None},
+        {"call": ["the call"], "rank": 0, "result": {}, "error": None},
+        {"call": "the call", "rank": 0, "result": {}},
+        {"call": "the call", "rank": 0, "error": None},
+        {"call": "the call", "rank": 0, "result": {}, "error": 5},
+        {"call": "the call", "rank": 9, "result": {}, "error": None},
+        {"call": "the call", "rank": -1, "result": {}, "error": None},
+        {"call": "the call", "rank": None, "result": {}, "error": None},
+    ],
+)
+async def test_what_is_no_answer_disturbs_no_call(store, listen, raw, caplog, wrong):
     heard = threading.Event()
     listen({"echo": lambda payload: heard.wait(10) and payload})
     call = asyncio.create_task(store.send_command("e", 1, "echo", {"n": 1}, timeout=10))
-    raw.rpush(store._commands._replies, msgpack.packb({"rank": 0, "result": {}, "error": None}))
+    await asyncio.sleep(0)
+    (name,) = store._commands._calls
+    if isinstance(wrong, dict) and wrong.get("call") == "the call":
+        wrong = wrong | {"call": name}
+    packed = wrong if isinstance(wrong, bytes) else msgpack.packb(wrong)
+    raw.rpush(store._commands._replies, packed)
 
     async def is_read():
         return not raw.exists(store._commands._replies)
@@ -202,6 +222,7 @@ async def test_an_answer_that_names_no_call_disturbs_no_other(store, listen, raw
     await until(is_read)
     heard.set()
     assert await call == [{"n": 1}]
+    assert "what came is no answer to a command" in caplog.text
 
 
 async def test_a_listener_tells_while_it_runs_a_command(store, server, prefix):
