@@ -117,7 +117,9 @@ class InvalidDurability(StoreError):
 
 
 class LeaseHeld(StoreError):
-    pass
+    """retry_after: seconds"""
+
+    retry_after = 1.0
 
 
 class LeaseLost(StoreError):

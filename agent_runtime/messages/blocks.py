@@ -54,6 +54,18 @@ def messages_in(
     return found
 
 
+def calls_at_end(chat: ChatFormat, ids: Sequence[int], *, tools: Sequence[ToolSpec]) -> int | None:
+    """How many calls the answer makes that `ids` end with; None if they end with none that can be
+    read."""
+    start = max(0, len(ids) - 1)
+    while start and ids[start - 1] != chat.eos_id:
+        start -= 1
+    found = messages_in(chat, ids[start:], system=None, tools=tools)
+    if not found or found[-1].message.role != "assistant":
+        return None
+    return len(found[-1].message.tool_calls)
+
+
 @dataclass(frozen=True)
 class _Frame:
     """What stands around a text of the role; between: several of them, None if they do not share

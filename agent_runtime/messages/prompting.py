@@ -9,9 +9,11 @@ from typing import Any
 
 from agent_runtime.errors import BadRequest, ContextFull, NoMessages
 from agent_runtime.messages.aside import aside
+from agent_runtime.messages.blocks import calls_at_end
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_with
 from agent_runtime.messages.histories import History
+from agent_runtime.messages.order import require_order
 from agent_runtime.messages.rewriting import rewriting_of
 from agent_runtime.messages.shown import Showing
 from agent_runtime.messages.transcripts import Transcript, Transcripts, meta_of
@@ -89,6 +91,7 @@ class Prompting:
         the engine has no room for the prompt and the answer.
         """
         request = _with_options(chat, before.session, request)
+        _require_order(chat, before.session, before.history, request)
         if follows_template(before.session):
             asked = await self._as_shown(chat, before, request)
         else:
@@ -189,6 +192,16 @@ def _with_options(chat: ChatFormat, session: Session, request: TurnRequest) -> T
 
 def _tools(session: Session) -> list[ToolSpec]:
     return [ToolSpec.model_validate(tool) for tool in session.body.meta["tools"]]
+
+
+def _require_order(
+    chat: ChatFormat, session: Session, history: History, request: TurnRequest
+) -> None:
+    waiting: int | None = 0
+    if history.tokens and request.messages and request.messages[0].role == "tool":
+        waiting = calls_at_end(chat, history.tokens, tools=_tools(session))
+    # With a history that cannot be read, its calls are for the client to know.
+    require_order(request.messages, waiting=len(request.messages) if waiting is None else waiting)
 
 
 def _delta(chat: ChatFormat, session: Session, history: History, request: TurnRequest) -> list[int]:

@@ -19,6 +19,7 @@ from typing import Any
 from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReused
 from agent_runtime.messages.chat import Message
 from agent_runtime.messages.message_log import WireMessage, messages_of, words_of
+from agent_runtime.messages.order import require_order
 from agent_runtime.messages.template import Options
 from agent_runtime.models import (
     ConversationRequest,
@@ -322,6 +323,7 @@ def _on_the_wire(messages: Sequence[Message], before: Sequence[WireMessage]) -> 
     in their order. Raises BadRequest."""
     wire: list[WireMessage] = []
     waiting = _calls_at_the_end_of(before)
+    require_order(messages, waiting=len(waiting))
     for message in messages:
         if message.role not in ("user", "tool", "assistant"):
             raise BadRequest(
@@ -334,8 +336,6 @@ def _on_the_wire(messages: Sequence[Message], before: Sequence[WireMessage]) -> 
             raise BadRequest(f"a {message.role} message has no reasoning.")
         one: WireMessage = {"role": message.role, "content": message.content}
         if message.role == "tool":
-            if not waiting:
-                raise BadRequest("there are more tool results than calls that they could answer.")
             one["tool_call_id"] = waiting.pop(0)
         else:
             place = len(before) + len(wire)

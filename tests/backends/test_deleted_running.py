@@ -65,7 +65,10 @@ async def test_with_an_expected_head_it_is_refused_while_a_turn_runs(bare_store,
         await begun(said)
         with pytest.raises(ApiError) as refused:
             await one.delete(session.id, expected_head="")
-        assert refused.value.code == "lease_held"
+        assert (refused.value.code, refused.value.retry_after) == ("lease_held", 1.0)
+        with pytest.raises(ApiError, match="is being written") as refused:
+            await one.turn(session.id, "Again.")
+        assert (refused.value.code, refused.value.retry_after) == ("lease_held", 1.0)
         assert (await one.get(session.id)).turn.state == "running"
         await one.cancel(session.id)
         with pytest.raises(ApiError):

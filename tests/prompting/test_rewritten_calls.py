@@ -18,6 +18,7 @@ from tools.results import ToolResult
 from .desk import Desk
 
 FIRST = "Hm, let me see how many letters that word has.\n</think>\nFirst."
+CALLS = f"{FIRST}\n<tool_call>\n<function=calculator>\n</function>\n</tool_call>\n"
 SENT = "Hm.\n</think>\nSent it."
 SECOND = "Hm.\n</think>\nSecond."
 
@@ -82,7 +83,7 @@ async def test_a_fork_knows_what_was_done_before_its_history_was_rewritten(desk,
     session = await desk.create()
     await desk.say(session.id, "Zero.", FIRST)
     before = await store.fork(session.id)
-    await desk.say(session.id, "One.", FIRST)
+    await desk.say(session.id, "One.", CALLS)
     done = await called(store, session.id)
     await told(desk, session.id, SENT)
     for text in ("Two.", "Three.", "Four."):
@@ -97,7 +98,7 @@ async def test_a_fork_knows_what_was_done_before_its_history_was_rewritten(desk,
 
 async def test_a_fork_that_was_rewritten_knows_what_was_done_before_it_parted(desk, store):
     session = await desk.create()
-    await desk.say(session.id, "One.", FIRST)
+    await desk.say(session.id, "One.", CALLS)
     done = await called(store, session.id)
     await told(desk, session.id, SENT)
     fork = await store.fork(session.id)
@@ -124,7 +125,7 @@ async def test_an_export_takes_along_what_was_done_before_its_history_was_rewrit
     desk, store, server, tmp_path
 ):
     session = await desk.create()
-    await desk.say(session.id, "One.", FIRST)
+    await desk.say(session.id, "One.", CALLS)
     done = await called(store, session.id)
     await told(desk, session.id, SENT)
     await rewritten(desk, session.id, "Two.")
@@ -144,7 +145,7 @@ async def test_a_fork_inside_of_what_was_rewritten_has_no_files_of_another_turn(
     first = await kept(store, session, b"one")
     last = await kept(store, session, b"two") if changed else first
     await desk.say(session.id, "Zero.", "</think>First.", workspace=first)
-    await desk.say(session.id, "One.", FIRST)
+    await desk.say(session.id, "One.", CALLS)
     await told(desk, session.id, SENT, workspace=last)
     await rewritten(desk, session.id, "Two.")
     before, whole, _ = await store.ancestors((await store.session(session.id)).head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent_runtime.errors import BadRequest
 from agent_runtime.messages.chat import Message
 from agent_runtime.messages.said import said
 from tools.calls import ToolCall
@@ -76,6 +77,28 @@ async def test_thinking_is_reasoning_and_hints_of_efforts_are_no_text(desk):
         ("user", "Go on.", ""),
         ("assistant", "I go", ""),
     ]
+
+
+async def test_results_are_those_of_the_calls_before_them(desk):
+    at = desk("demo")
+    result, question = Message(role="tool", content="5"), Message(role="user", content="Add.")
+    answer = Message(role="assistant", content="I say.", tool_calls=(ADD,))
+    for history in ("append", "template"):
+        session = await at.create(history=history)
+        for wrong in ([result], [question, result], [question, answer, result, result]):
+            with pytest.raises(BadRequest, match="more tool results than calls"):
+                await at.ask(session.id, *wrong)
+        with pytest.raises(BadRequest, match="ends with what is to be answered"):
+            await at.ask(session.id, question, answer)
+        asked = await at.ask(session.id, question)
+        calling = Message(role="assistant", content="", tool_calls=(ADD, ADD))
+        await at.answer(asked, as_written(calling, at.chat.calls, thinking=""))
+        with pytest.raises(BadRequest, match="more tool results than calls"):
+            await at.ask(session.id, result, result, result)
+        asked = await at.ask(session.id, result, result)
+        await at.answer(asked, "It is 5.", ended=False)
+        with pytest.raises(BadRequest, match="more tool results than calls"):
+            await at.ask(session.id, result)
 
 
 async def test_an_answer_that_was_cut_off_or_not_begun(desk):
