@@ -309,9 +309,17 @@ class Sessions:
         new_ids = [self._store.new_session_id(beside=session_id)]
         return await self._turns.claims.once(key, what, request, new_ids, make, Forked)
 
+    async def made(self, new_id: str) -> Session | None:
+        """The session that a request with a key has made under this id, if it has."""
+        try:
+            return await self._store.session(new_id)
+        except NotFound:
+            return None
+
     async def make_fork(self, session_id: str, request: ForkRequest, fork_id: str) -> Forked:
         """As `fork`, under this id; the session that has it already, if there is one."""
-        await self.require_head(session_id, request.expected_head)
+        if request.expected_head is not None and await self.made(fork_id) is None:
+            await self.require_head(session_id, request.expected_head)
         if request.tokens is None:
             forked = await self._store.fork(
                 session_id,

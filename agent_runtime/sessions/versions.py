@@ -64,8 +64,12 @@ class Versions:
         new_ids = [self._store.new_session_id(beside=session_id) for _ in range(request.count)]
 
         async def make(ids: list[str]) -> Forks:
-            await self._sessions.require_head(session_id, request.expected_head)
-            head = (await self._store.session(session_id)).head
+            begun = [fork for one in ids if (fork := await self._sessions.made(one)) is not None]
+            if begun:  # by a request with the key that was cut off: all are where those are
+                head = begun[0].body.forked_at
+            else:
+                await self._sessions.require_head(session_id, request.expected_head)
+                head = (await self._store.session(session_id)).head
             at = one
             if one.snapshot is None and one.tokens is None and head is not None:
                 at = one.model_copy(update={"snapshot": head})
@@ -86,7 +90,8 @@ class Versions:
             return Forks(forks=[fork.result() for fork in making])
 
         what = f"forks of {session_id}"
-        return await self._turns.claims.once(key, what, request, new_ids, make, Forks)
+        once = self._turns.claims.once
+        return await once(key, what, request, new_ids, make, Forks, lasts=_lasts)
 
     async def rewind(self, session_id: str, request: RewindRequest) -> SessionView:
         """Move the session's head back. What no session reaches any more is let go.
@@ -164,3 +169,9 @@ class Versions:
                 "unchanged."
             )
         return history[-turns - 1].id if turns < len(history) else None
+
+
+def _lasts(answer: Forks) -> bool:
+    """Whether no fork failed in a way that may pass."""
+    problems = [fork.problem for fork in answer.forks if fork.problem is not None]
+    return all(one.status < 500 and one.status != 429 for one in problems)

@@ -96,11 +96,13 @@ class Claims:
         new_ids: Sequence[str],
         make: Callable[[list[str]], Awaitable[Answer]],
         kind: type[Answer],
+        lasts: Callable[[Answer], bool] = lambda _: True,
     ) -> Answer:
         """Make what is asked for, or tell what the first one was told.
 
         new_ids: of what is to be made, unless a claim names others
         make:    makes it under the ids that it is given, or finds it made
+        lasts:   whether an answer is one to tell again; else it is made again
         """
         if key is None:
             return await make(list(new_ids))
@@ -108,7 +110,8 @@ class Claims:
         if claim.answer is not None:
             return noted(kind, claim.answer, f"what idempotency key {key[:80]!r} was answered")
         answer = await make(claim.ids)
-        await self.note(key, claim.model_copy(update={"answer": answer.model_dump_json()}))
+        if lasts(answer):
+            await self.note(key, claim.model_copy(update={"answer": answer.model_dump_json()}))
         return answer
 
 

@@ -164,3 +164,44 @@ async def test_a_fork_that_cannot_be_committed_leaves_nothing(scripted_app, fork
     made = await fork()
     assert made.status_code == 201
     await store.delete_session(made.json()["id"])
+
+
+async def test_forks_whose_making_was_cut_off_are_all_at_the_head_that_it_began_at(
+    scripted_app, fork, session_id, monkeypatch
+):
+    sessions, store = scripted_app.state.sessions, scripted_app.state.store
+    real, asked, made = sessions.make_fork, [], []
+
+    async def cut_off(*args):
+        asked.append(args)
+        if len(asked) > 1:
+            raise StoreUnavailable("gone for a moment")
+        made.append(await real(*args))
+        return made[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "make_fork", cut_off)
+        first = await fork("forks", tokens=None, count=3)
+    codes = [(one["problem"] or {}).get("code") for one in first.json()["forks"]]
+    assert codes == [None, "store_unavailable", "store_unavailable"]
+    await commit(store, session_id, 7)
+    again = (await fork("forks", tokens=None, count=3)).json()["forks"]
+    assert [one["fork"]["head"] for one in again] == [made[0].head] * 3
+    assert again[0]["fork"]["id"] == made[0].id
+
+
+async def test_a_fork_that_was_made_is_told_of_although_the_session_has_gone_on(
+    scripted_app, fork, session_id, monkeypatch
+):
+    store, claims = scripted_app.state.store, scripted_app.state.turns.claims
+    head = (await store.session(session_id)).head
+
+    async def lost(*_):
+        raise StoreUnavailable("gone for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "note", lost)
+        assert (await fork(tokens=None, expected_head=head)).status_code == 503
+    await commit(store, session_id, 7)
+    again = await fork(tokens=None, expected_head=head)
+    assert again.json()["head"] == head
