@@ -2,6 +2,7 @@
 
 TorporError
 ├── BadRequest            what the caller sent cannot be served as it is
+│   ├── InvalidRequest    the client library is given fields that its request cannot have
 │   ├── TemplateRewrites  what new messages append cannot be told from what was there
 │   ├── UnknownOption     the model's chat template does not know an option
 │   ├── NoMessages        a history is to be rendered anew, and its messages are not known
@@ -68,6 +69,13 @@ class BadRequest(TorporError):
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class InvalidRequest(BadRequest):
+    """Raised before anything is sent; the service refuses the same by the same code."""
+
+    code = "invalid_request"
+    status = 422
 
 
 class TemplateRewrites(BadRequest):

@@ -28,6 +28,7 @@ from agent_runtime.messages.chat import Message
 from agent_runtime.models import SessionView, TurnRequest, TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from agent_runtime.sdk_errors import passes
+from agent_runtime.sdk_requests import body_of
 from agent_runtime.workspaces import Opened, SessionWorkspaces
 from tools.calls import ToolCall
 from tools.context import Progress
@@ -320,7 +321,7 @@ def _asked(
     messages: list[Message], head: str | None, options: dict[str, Any], place: str
 ) -> KeptTurn:
     """What is asked for, with a key that is the same for the same request from the same place."""
-    request = TurnRequest(messages=messages, expected_head=head, **options)
+    request = body_of(TurnRequest, messages=messages, expected_head=head, **options)
     given = request.model_dump(mode="json", exclude_unset=True, exclude={"messages"})
     known = json.dumps([place, request.model_dump(mode="json")], sort_keys=True)
     key = f"agent-{hashlib.sha256(known.encode()).hexdigest()}"

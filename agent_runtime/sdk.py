@@ -5,8 +5,8 @@
         result = await torpor.turn(session.id, "What is 48 * 17?")
         await torpor.suspend(session.id)
 
-Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreachable`; an id that no
-path can name is a `BadRequest`.
+Every failure is an `ApiError` with the service's stable `code`, or `ApiUnreachable`; what cannot be
+sent, as an id that no path can name or an option that does not exist, is a `BadRequest`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from agent_runtime.said_models import SaidMessage
 from agent_runtime.sdk_errors import ApiError as ApiError
 from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
 from agent_runtime.sdk_errors import read, rows_of
-from agent_runtime.sdk_requests import Requests, Told, path_of
+from agent_runtime.sdk_requests import Requests, Told, body_of, path_of
 from agent_runtime.session_files import SessionFiles
 from agent_runtime.tenants_client import TenantsClient
 from agent_runtime.turns.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
@@ -143,7 +143,8 @@ class Torpor:
         """sampling, template: of turns that say nothing else; history, stateless: see CreateSession
 
         idempotency_key: the same session for each attempt"""
-        request = CreateSession(
+        request = body_of(
+            CreateSession,
             system=system,
             tools=list(tools),
             labels=dict(labels or {}),
@@ -234,7 +235,7 @@ class Torpor:
         """
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
-        request = TurnRequest(messages=list(messages), **options)
+        request = body_of(TurnRequest, messages=list(messages), **options)
         events = self._requests.streamed(
             path_of("sessions", session_id, "turns"), request, EVENTS, idempotency_key
         )
@@ -284,7 +285,9 @@ class Torpor:
     ) -> AsyncGenerator[TurnEvent]:
         """Answer a whole conversation, of which the runtime knows what it has answered before:
         events as they come, then the TurnResult. options: fields of ConversationRequest."""
-        request = ConversationRequest(messages=list(messages), tools=list(tools), **options)
+        request = body_of(
+            ConversationRequest, messages=list(messages), tools=list(tools), **options
+        )
         events = self._requests.streamed("/v1/converse", request, EVENTS, idempotency_key)
         async with contextlib.aclosing(events):
             async for event in events:
@@ -300,11 +303,9 @@ class Torpor:
     async def suspend(
         self, session_id: str, *, durability: str = "fsync", expected_head: str | None = None
     ) -> Suspended:
-        body = SuspendRequest(durability=durability, expected_head=expected_head).model_dump()
-        return read(
-            Suspended,
-            await self._requests.call("POST", path_of("sessions", session_id, "suspend"), body),
-        )
+        body = body_of(SuspendRequest, durability=durability, expected_head=expected_head)
+        path = path_of("sessions", session_id, "suspend")
+        return read(Suspended, await self._requests.call("POST", path, body.model_dump()))
 
     async def resume(
         self,
@@ -314,7 +315,8 @@ class Torpor:
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Resumed:
         """on_progress: told now and then how much is loaded, if it takes longer than a moment"""
-        path, request = path_of("sessions", session_id, "resume"), ResumeRequest(strict=strict)
+        path = path_of("sessions", session_id, "resume")
+        request = body_of(ResumeRequest, strict=strict)
         if on_progress is None:
             return read(Resumed, await self._requests.call("POST", path, request.model_dump()))
         async with contextlib.aclosing(
@@ -328,7 +330,7 @@ class Torpor:
 
     async def persist(self, session_id: str, *, durability: str = "fsync") -> Persisted:
         """Make the head durable at `durability`, and leave it where it is."""
-        body = PersistRequest(durability=durability).model_dump()
+        body = body_of(PersistRequest, durability=durability).model_dump()
         return read(
             Persisted,
             await self._requests.call("POST", path_of("sessions", session_id, "persist"), body),
@@ -336,7 +338,7 @@ class Torpor:
 
     async def hold(self, session_id: str, *, seconds: float = 600.0) -> Held:
         """Keep the head on the engine's device for so long, whatever else needs the room."""
-        body = HoldRequest(seconds=seconds).model_dump()
+        body = body_of(HoldRequest, seconds=seconds).model_dump()
         return read(
             Held, await self._requests.call("POST", path_of("sessions", session_id, "hold"), body)
         )
@@ -365,8 +367,12 @@ class Torpor:
     ) -> Forked:
         """A new session that begins with this one's history: up to its head, to `snapshot`, or to
         exactly `tokens` tokens (0: none), whose state is the latest one kept before."""
-        request = ForkRequest(
-            snapshot=snapshot, tokens=tokens, labels=dict(labels or {}), expected_head=expected_head
+        request = body_of(
+            ForkRequest,
+            snapshot=snapshot,
+            tokens=tokens,
+            labels=dict(labels or {}),
+            expected_head=expected_head,
         )
         body = request.model_dump()
         return read(
@@ -388,7 +394,8 @@ class Torpor:
         idempotency_key: str | None = None,
     ) -> list[Fork]:
         """As `fork`, so many at once: each made, or not and with its problem."""
-        request = ForksRequest(
+        request = body_of(
+            ForksRequest,
             count=count,
             snapshot=snapshot,
             tokens=tokens,
@@ -409,7 +416,7 @@ class Torpor:
     ) -> SessionView:
         """Move the head back to a snapshot of the session's history ("": before the first turn),
         or by a number of turns. What no session reaches any more is let go."""
-        body = RewindRequest(snapshot=snapshot, turns=turns, expected_head=expected_head)
+        body = body_of(RewindRequest, snapshot=snapshot, turns=turns, expected_head=expected_head)
         path = path_of("sessions", session_id, "rewind")
         return read(SessionView, await self._requests.call("POST", path, body.model_dump()))
 

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import BadRequest, InvalidRequest
 from agent_runtime.models import Problem
 from agent_runtime.sdk_errors import ApiError, api_error, json_of, read, rows_of, unreachable
 from agent_runtime.streams import events_of, pieces_of
 
 _Event = TypeVar("_Event", bound=BaseModel)
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 class Told(NamedTuple):
@@ -34,6 +35,16 @@ def path_of(kind: str, any_id: str, *more: str) -> str:
     if any_id in ("", ".", ".."):
         raise BadRequest(f"{any_id!r} is no id of {kind}. Nothing was sent.")
     return "/".join(("/v1", kind, quote(any_id, safe=":@"), *more))
+
+
+def body_of(kind: type[_Body], **fields: Any) -> _Body:
+    """The body of a request. Raises InvalidRequest for fields that it cannot have."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        told = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False)]
+        text = "; ".join(f"{place}: {flaw}" if place else flaw for place, flaw in told)
+        raise InvalidRequest(f"{text}. Nothing was sent.", param=told[0][0] or None) from error
 
 
 class Requests:

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import BadRequest, InvalidRequest
 from agent_runtime.feed.events import Deleted, TurnBegan, TurnCommitted
 from agent_runtime.mcp_server.tools import all_tools
 from agent_runtime.models import SessionView
@@ -67,6 +67,27 @@ async def test_an_id_leads_nowhere_else(torpor):
     delete = next(tool for tool in all_tools(lambda: torpor) if tool.name == "delete_session")
     with pytest.raises(Exception, match="should match pattern"):
         await delete.run({"session_id": "../items/notes"})
+
+
+async def test_what_cannot_be_sent_is_refused_by_a_name_before_it_is(torpor):
+    session = await torpor.create()
+    refused = [
+        (torpor.turn(session.id, "Hi", max_tokens=0), "max_tokens"),
+        (torpor.turn(session.id, "Hi", foo=1), "foo"),
+        (torpor.converse([], foo=1), "foo"),
+        (torpor.create(tools=[{"name": "x"}]), "tools.0"),
+        (torpor.fork(session.id, tokens=-1), "tokens"),
+        (torpor.forks(session.id, -1), "count"),
+        (torpor.rewind(session.id, turns=-1), "turns"),
+        (torpor.hold(session.id, seconds=-1.0), "seconds"),
+        (torpor.persist(session.id, durability=5), "durability"),
+        (torpor.suspend(session.id, durability=5), "durability"),
+        (torpor.resume(session.id, strict="maybe"), "strict"),
+    ]
+    for sending, param in refused:
+        with pytest.raises(InvalidRequest, match="Nothing was sent") as wrong:
+            await sending
+        assert wrong.value.param.startswith(param)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import BaseModel, ValidationError
 
 from agent_runtime.demo.script import SYSTEM
-from agent_runtime.errors import BadRequest, TextOnly, ToolsDiffer, WrongMessage
+from agent_runtime.errors import BadRequest, InvalidRequest, TextOnly, ToolsDiffer, WrongMessage
 from agent_runtime.langchain import ChatTorpor
 from agent_runtime.langchain.messages import said
 from agent_runtime.saver import TorporSaver
@@ -210,7 +210,7 @@ async def test_what_is_asked_wrongly_is_refused(model):
     image = {"type": "image_url", "image_url": {"url": "data:,"}}
     with pytest.raises(TextOnly, match="image_url"):
         await model.ainvoke([HumanMessage([image])])
-    with pytest.raises(ValidationError, match="colour"):
+    with pytest.raises(InvalidRequest, match="colour"):
         await model.ainvoke("Hello.", colour="red")
     with pytest.raises(ValidationError, match="retries"):
         ChatTorpor(retries=2)
