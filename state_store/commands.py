@@ -66,8 +66,8 @@ class Commands:
             await asyncio.wait([self._reader])
 
     async def engines(self) -> list[dict[str, Any]]:
-        """Records of the engines whose heartbeat has not expired, by id. One round trip while the
-        same engines are registered as the last time."""
+        """Records of the engines whose heartbeat has not expired, by id; of one that is damaged the
+        id only. One round trip while the same engines are registered as the last time."""
         async with self._control.guard() as client:
             while True:
                 asked = self._names
@@ -82,7 +82,8 @@ class Commands:
             gone = [name for name, record in zip(asked, stored, strict=True) if record is None]
             if gone:
                 await client.srem(f"{self._prefix}:engines", *gone)
-        return [msgpack.unpackb(record) for record in stored if record is not None]
+        found = zip(asked, stored, strict=True)
+        return [_record(name, record) for name, record in found if record is not None]
 
     async def send(
         self,
@@ -151,6 +152,15 @@ class Commands:
             for call in self._calls.values():
                 with contextlib.suppress(asyncio.InvalidStateError):
                     call.done.set_exception(EngineSilent("the store was closed meanwhile."))
+
+
+def _record(name: bytes, packed: bytes) -> dict[str, Any]:
+    """What an engine has published; its id alone where that is no record."""
+    try:
+        record = msgpack.unpackb(packed)
+    except (ValueError, msgpack.UnpackException):
+        record = None
+    return record if isinstance(record, dict) else {"engine_id": name.decode()}
 
 
 def _read_answer(packed: bytes) -> dict[str, Any] | None:

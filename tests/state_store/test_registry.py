@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from state_store.errors import EngineIdTaken, EngineSilent, StoreUnavailable
-from state_store.registry import CommandListener, Heartbeat
+from state_store.registry import CommandListener, Heartbeat, engine_key
 from state_store.store import StateStore
 
 RECORD = {"engine_id": "e", "boot_id": "first"}
@@ -76,6 +76,14 @@ async def test_what_an_engine_publishes_is_seen_at_once_and_stays(server, store,
     assert await store.engines() == [RECORD | {"draining": True}]
     beating.stop()
     assert await store.engines() == []
+
+
+@pytest.mark.parametrize("damaged", [b"\xc1", b"", b"\x07", b"\x81"])
+async def test_a_damaged_record_hides_no_other_engine(store, raw, prefix, heartbeat, damaged):
+    heartbeat.start()
+    raw.sadd(f"{prefix}:engines", "f")
+    raw.set(engine_key(prefix, "f"), damaged)
+    assert await store.engines() == [RECORD, {"engine_id": "f"}]
 
 
 async def test_publishing_without_a_store_is_an_error(own_server, prefix, caplog):
