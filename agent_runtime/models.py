@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent_runtime.declared_tools import DeclaredTools
 from agent_runtime.lists import Several
 from agent_runtime.messages.chat import Message
 from agent_runtime.messages.efforts import Effort
@@ -16,9 +17,7 @@ from agent_runtime.messages.template import OptionValue
 from agent_runtime.turns.constraints import Constraints
 from state_store.levels import LEVEL
 from tools.calls import ToolCall
-from tools.define import ToolSpec
 from tools.effects import Entry
-from tools.schemas import flaw_of
 
 Durability = Annotated[str, Field(pattern=LEVEL)]
 ANSWER_TOKENS = 4096
@@ -34,16 +33,6 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """As SGLang takes them."""
 
 
-def _with_schema(tool: ToolSpec) -> ToolSpec:
-    if (flaw := flaw_of(tool.parameters)) is not None:
-        raise ValueError(f"the parameters of tool {tool.name!r} are no JSON schema: {flaw}")
-    return tool
-
-
-DeclaredTool = Annotated[ToolSpec, AfterValidator(_with_schema)]
-"""Stored tools are not looked at again, so a tool with a wrong schema is refused as it comes."""
-
-
 class SamplingDefaults(_Wire, strict=True):
     """Of a session's turns, unless they say otherwise; see TurnRequest, which decides the rest."""
 
@@ -56,7 +45,7 @@ class SamplingDefaults(_Wire, strict=True):
 
 class CreateSession(_Wire, strict=True):
     system: str | None = None
-    tools: Several[DeclaredTool] = []
+    tools: DeclaredTools = []
     labels: dict[str, str] = {}
     sampling: SamplingDefaults = SamplingDefaults()
     template: dict[str, OptionValue] = {}
@@ -137,7 +126,7 @@ class ConversationRequest(TurnRequest):
     history: as in CreateSession; with another policy it is another conversation
     """
 
-    tools: Several[DeclaredTool] = []
+    tools: DeclaredTools = []
     history: HistoryPolicy = "append"
     stateless: bool | None = None
     labels: dict[str, str] = {}

@@ -51,13 +51,14 @@ def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     if len(checked) > MOST:
         raise InvalidLabels(f"{len(checked)} labels are more than {MOST}; nothing was changed.")
     for name, value in checked.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME:
-            raise _invalid(name, f"a name has 1 to {LONGEST_NAME} characters")
-        if not _NAME_CHARACTERS.issuperset(name):
-            raise _invalid(name, "a name has letters, digits, dots, dashes, slashes, underscores")
-        if not isinstance(value, str) or len(value) > LONGEST_VALUE or not value.isprintable():
-            raise _invalid(name, f"a value is at most {LONGEST_VALUE} printable characters")
+        if (flaw := _flaw_of(name, value)) is not None:
+            raise _invalid(name, flaw)
     return checked
+
+
+def is_label(name: str, value: str) -> bool:
+    """Whether a label can be so; see `check_labels`."""
+    return _flaw_of(name, value) is None
 
 
 class Labels:
@@ -299,6 +300,16 @@ def wanted_labels(labels: Mapping[str, str]) -> dict[str, str]:
 def _pair(keys: TenantKeys, label: Label) -> tuple[str, str]:
     """The two lists of a label."""
     return keys.label(*label), keys.labelled(*label)
+
+
+def _flaw_of(name: object, value: object) -> str | None:
+    if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME:
+        return f"a name has 1 to {LONGEST_NAME} characters"
+    if not _NAME_CHARACTERS.issuperset(name):
+        return "a name has letters, digits, dots, dashes, slashes, underscores"
+    if not isinstance(value, str) or len(value) > LONGEST_VALUE or not value.isprintable():
+        return f"a value is at most {LONGEST_VALUE} printable characters"
+    return None
 
 
 def _invalid(name: object, why: str) -> InvalidLabels:

@@ -42,7 +42,7 @@ _Readable = BeforeValidator(_readable)
 
 
 class Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class CacheControl(Wire):

@@ -31,7 +31,7 @@ class CustomTool(Wire):
     """eager_input_streaming: accepted; a call's input comes in one piece when it is whole"""
 
     type: Literal["custom"] | None = None
-    name: str = Field(min_length=1, max_length=128)
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")
     description: str = ""
     input_schema: dict[str, Any]
     strict: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent_runtime.errors import Unsupported
 from agent_runtime.lists import Several
@@ -101,6 +101,15 @@ class Ours(_Wire):
     thinking_tokens: int | None = Field(default=None, ge=1, le=65536)
 
 
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16),
+]
+"""As OpenAI takes it, which is more than labels may be."""
+
 _Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -131,7 +140,7 @@ class ChatRequest(BaseModel):
     """As vLLM and SGLang call `torpor.template`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agent_runtime.errors import BadRequest, WrongMessage
@@ -12,6 +13,7 @@ from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.chat_models import ChatMessage, ChatRequest, FunctionTool, ToolChoice
 from agent_runtime.openai_api.messages import asked_of, call_of, conversation, text_of
 from agent_runtime.turns.constraints import NamedTool
+from state_store.labels import is_label
 from tools.define import ToolSpec
 
 _ANY_JSON = {"type": "object"}
@@ -32,7 +34,7 @@ def conversation_of(
         conversation(said, "messages"),
         tools=tools,
         stateless=stateless,
-        labels=request.metadata or {},
+        labels=_labels(request.metadata or {}),
         **_lengths(request, answer_tokens),
         **_sampling(request),
         **_thinking(request, chat),
@@ -47,6 +49,11 @@ def spec_of(tool: FunctionTool) -> ToolSpec:
         description=tool.function.description or "",
         parameters=tool.function.parameters or {"type": "object", "properties": {}},
     )
+
+
+def _labels(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of it can be searched for."""
+    return {name: value for name, value in metadata.items() if is_label(name, value)}
 
 
 def _said(message: ChatMessage, place: int) -> Said:

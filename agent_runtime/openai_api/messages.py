@@ -111,7 +111,8 @@ def asked_of(messages: Sequence[Message], **options: Any) -> ConversationRequest
         return ConversationRequest(messages=list(messages), **options)
     except ValidationError as error:
         why = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
-        raise BadRequest(f"{why}. {_NOTHING_DONE}") from None
+        of_tools = all(one["loc"][:1] == ("tools",) for one in error.errors())
+        raise BadRequest(f"{why}. {_NOTHING_DONE}", param="tools" if of_tools else None) from None
 
 
 class Ids:

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent_runtime.errors import TorporError
+from agent_runtime.openai_api.chat_models import Metadata
 from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.conversations import ResponseConversations, item_in
 from agent_runtime.openai_api.responses.paging import Page, Paged
-from agent_runtime.openai_api.responses.requests import Metadata
 from agent_runtime.openai_api.responses.service import Responses
 from engine.errors import EngineError
 from state_store.errors import StoreError
@@ -24,7 +24,7 @@ Items = Annotated[list[dict[str, Any]], Field(max_length=20)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class NewConversation(_Body):

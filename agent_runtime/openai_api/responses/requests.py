@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent_runtime.errors import BadRequest, Unsupported
 from agent_runtime.lists import Several
 from agent_runtime.messages.efforts import Effort
-from agent_runtime.openai_api.chat_models import Ours
+from agent_runtime.openai_api.chat_models import Metadata, Ours
 from agent_runtime.turns.constraints import NamedTool
 from tools.define import ToolSpec
 
 NOTHING_DONE = "Nothing was generated."
 TEMPERATURE = 1.0  # what OpenAI documents for requests that name none
 LOGPROBS = "message.output_text.logprobs"
-
-Metadata = Annotated[
-    dict[
-        Annotated[str, StringConstraints(max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
-    ],
-    Field(max_length=16),
-]
 
 UNSUPPORTED: dict[str, str] = {
     "context_management": "a context is never shortened behind the client's back",
@@ -43,7 +28,7 @@ UNSUPPORTED: dict[str, str] = {
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Text(_Asked):
