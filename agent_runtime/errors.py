@@ -31,6 +31,7 @@ TorporError
 ├── TurnLost              a turn was answered and could not be committed
 ├── TooManySteps          an agent's exchange is longer than it may be
 ├── FilesUncommitted      files of a session were kept and are in no snapshot: say what is wanted
+├── KeptTurnsRefused      turns of an outage cannot be committed: the session was moved meanwhile
 ├── CheckpointLost        a graph's checkpoint is not whole any more
 ├── NoBackend             no backend here answers this session, which has no state
 ├── NoModel               no tokenizer here for this session, whose history is token ids

@@ -1,11 +1,12 @@
 """Every error has a status and a code of its own."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from agent_runtime import errors as runtime
-from agent_runtime.service.document import problems
+from agent_runtime.service.document import codes_of, problems
 from agent_runtime.service.status import problem_of
 from engine import errors as engine
 from state_store import errors as store
@@ -83,3 +84,18 @@ def test_the_document_of_the_api_names_every_error_that_its_routes_raise():
             problem = problem_of(made(kind))
             assert f"`{problem.code}`" in documented[problem.status]["description"], kind
     assert "`store_full`" not in str(problems(engine.EngineError))
+
+
+def test_the_page_has_every_code_with_its_status():
+    page = Path("docs/errors.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| \S.*\|$", page, re.MULTILINE)
+    told = [(int(status), code) for code, status in rows]
+    at_the_edge = {(status, code) for status, codes in codes_of().items() for code in codes}
+    of_paths = {(404, "no_such_path"), (405, "method_not_allowed")}
+    raised = {
+        (problem.status, problem.code)
+        for base in (runtime.TorporError, engine.EngineError, store.StoreError, tools.ToolsError)
+        for kind in set(kinds(base)) - AT_START - {runtime.ClientGone}
+        for problem in (problem_of(made(kind)),)
+    }
+    assert told == sorted(raised | at_the_edge | of_paths)
