@@ -266,7 +266,8 @@ class SessionView(_Wire):
 class Whereabouts(_Wire):
     """Where the state of a session's head is, as the engine and the store say it now.
 
-    residency:     `empty`, or where the store has it: `stored`, `archived`, `partly`
+    residency:     where the store has it, whatever an engine holds: `stored`, `archived`, `partly`,
+                   `lost`, `tokens`; `empty`, or `none` without state
     engine:        whose device and host memory was looked at, None if no engine fits
     device_tokens, staged_tokens, stored_tokens:
                    how far the session could be picked up from the device, the engine's host memory,

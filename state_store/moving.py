@@ -62,7 +62,8 @@ class Moving:
 
     async def residency(self, session_id: str, *, tenant: str | None = None) -> Residency:
         """Where what a resume of the session needs is: `stored` (Redis), `archived`, `partly`
-        (both), `lost` (computed again from its tokens) or `empty`. Raises NotFound.
+        (both), `lost` (computed again from its tokens), `tokens` (only those are kept, and nothing
+        is lost) or `empty`. Raises NotFound.
 
         A look at the state and a sample of the pages; a load checks every page and every byte.
         """

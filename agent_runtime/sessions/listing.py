@@ -21,7 +21,7 @@ from state_store.store import StateStore
 _AT_ONCE = 100  # sessions that are read in one go
 _LOOKED_AT = 1000  # sessions that one page with few matches looks at
 
-Residency = Literal["device", "stored", "archived", "partly", "lost", "empty", "none"]
+Residency = Literal["device", "stored", "archived", "partly", "lost", "tokens", "empty", "none"]
 
 
 class Listing:

@@ -274,6 +274,8 @@ class Sessions:
             bytes_read, reason = found.bytes_read, found.reason
             if restorable:
                 self._residency.placed(session_id, engine.record.boot_id)
+        elif history.tokens and reason is None:
+            reason = "it is shorter than a page, and only its tokens are stored"
         if request.strict and history.tokens and not restorable:
             raise NothingReused(
                 f"none of the {len(history.tokens)} tokens of {session_id} can be restored: "

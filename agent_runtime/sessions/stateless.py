@@ -47,7 +47,7 @@ from tools.formats.clean import clean
 logger = logging.getLogger(__name__)
 
 _FORMAT = "messages-1"  # version of the log's format
-_WHY = "the backend keeps no state"
+WHY = "the backend keeps no state"
 
 
 Prepare = Callable[[TurnResult], Awaitable[dict[str, Any]]]
@@ -97,7 +97,7 @@ class Stateless:
         """done: what is to be done to a session, as in "exported". Raises NeedsState."""
         if await self.holds(session):
             raise NeedsState(
-                f"{session.id} cannot be {done}: {_WHY}, and its history is messages. It "
+                f"{session.id} cannot be {done}: {WHY}, and its history is messages. It "
                 "is unchanged."
             )
 
@@ -108,7 +108,7 @@ class Stateless:
         head = None if session.head is None else await self._store.snapshot(session.head)
         if request.strict and head is not None:
             raise NothingReused(
-                f"nothing of {session.id} can be restored: {_WHY}. The messages are intact; "
+                f"nothing of {session.id} can be restored: {WHY}. The messages are intact; "
                 "resume without strict to have all computed again."
             )
         return Resumed(
@@ -117,7 +117,7 @@ class Stateless:
             tokens=0 if head is None else tokens_of(head),
             restorable_tokens=0,
             bytes_read=0,
-            reason=_WHY,
+            reason=WHY,
             seconds=time.perf_counter() - started,
         )
 
@@ -281,7 +281,7 @@ def _fingerprint(model: str) -> Fingerprint:
 
 
 def _require_possible(session: Session, request: TurnRequest) -> None:
-    kept = f"{_WHY}; {session.id} is unchanged."
+    kept = f"{WHY}; {session.id} is unchanged."
     if request.proceed:
         raise NeedsState(
             f"an answer cannot be gone on with where it was cut off: {kept} Send a message instead."
@@ -412,7 +412,7 @@ def _result(session: Session, parent: Snapshot | None, answer: Answer) -> TurnRe
             reused_tokens=reused,
             recomputed_tokens=recomputed,
             boundary_tokens=0,
-            recompute_reason=_WHY if recomputed else None,
+            recompute_reason=WHY if recomputed else None,
             reasoning_tokens=answer.reasoning_tokens,
         ),
         mtp_accept_length=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent_runtime.models import Whereabouts
 from agent_runtime.sessions.residency import Residency
+from agent_runtime.sessions.stateless import WHY, tokens_of
 from agent_runtime.turns.placing import Placing
 from agent_runtime.turns.turns import Turns
 from engine.errors import EngineUnreachable, NoEngine
@@ -24,6 +25,10 @@ async def whereabouts(
     found = Whereabouts(session_id=session_id, head=session.head)
     if session.head is None:
         return found
+    if await turns.stateless.holds(session):
+        tokens = tokens_of(await store.snapshot(session.head))
+        told = {"residency": "none", "tokens": tokens, "reason": WHY}
+        return found.model_copy(update=told)
     found = found.model_copy(update={"residency": await store.residency(session_id)})
     try:
         engine = await engine_of(session, pool, turns.placing, residency)

@@ -10,7 +10,7 @@ from state_store.archive.targets import Target, Whereabouts, look, targets_of_re
 from state_store.connection import Control
 from state_store.records import Snapshot
 
-Residency = Literal["stored", "archived", "partly", "lost", "empty"]
+Residency = Literal["stored", "archived", "partly", "lost", "tokens", "empty"]
 
 _PAGES = 64  # that are looked at
 
@@ -39,7 +39,8 @@ async def residencies(control: Control, samples: Sequence[Sequence[Target]]) -> 
     `stored`:   in Redis
     `archived`: only in the archive
     `partly`:   some of it only in the archive, the rest in Redis
-    `lost`:     some of it nowhere, or nothing was stored: it is computed again from its tokens
+    `lost`:     some of it nowhere: it is computed again from its tokens
+    `tokens`:   there is only the token log, as of what is shorter than a page: nothing is lost
 
     One round trip if all is stored, three if not, without reading a byte. A load checks every page
     and every byte.
@@ -47,7 +48,7 @@ async def residencies(control: Control, samples: Sequence[Sequence[Target]]) -> 
     keys = [[name for target in sample for name in target.objects] for sample in samples if sample]
     every = list(dict.fromkeys(itertools.chain(*keys)))
     if not every or (await control.all_exist(every))[0]:
-        return ["stored" if sample else "lost" for sample in samples]
+        return ["stored" if sample else "tokens" for sample in samples]
     whole = iter(await control.all_exist(*keys) if len(keys) > 1 else [False])
     is_stored = [next(whole) if sample else False for sample in samples]
     asked = dict.fromkeys(
@@ -64,8 +65,10 @@ async def residencies(control: Control, samples: Sequence[Sequence[Target]]) -> 
 
 
 def _residency(found: Sequence[tuple[Target, Whereabouts]]) -> Residency:
+    if not found:
+        return "tokens"
     absent = [place for target, place in found if place.present < len(target.names)]
-    if not found or any(place.cold is None for place in absent):
+    if any(place.cold is None for place in absent):
         return "lost"
     if len(absent) == len(found):
         return "archived"

@@ -88,20 +88,20 @@ async def test_who_listens_hears_how_far_a_tool_has_come():
 
 async def test_a_branch_whose_turn_fails_is_not_left_behind():
     client = Moved()
-    with pytest.raises(ApiError, match="no engine"):
+    with pytest.raises(ApiError, match="context full"):
         await ask(build_agent(client, Registry([])), "any", "Go.")
     assert (client.forks, client.deleted) == (["branch"], ["branch"])
 
 
 class Moved:
-    """Has no session any more where the loop believes it, and no engine for a branch."""
+    """Has no session any more where the loop believes it, and no room for a branch."""
 
     def __init__(self):
         self.forks, self.deleted = [], []
 
     async def turn(self, session_id, messages, **options):
-        code = "no_engine" if session_id in self.forks else "head_moved"
-        raise ApiError(Problem(title="", status=503, detail=code.replace("_", " "), code=code))
+        code, status = ("context_full", 413) if session_id in self.forks else ("head_moved", 409)
+        raise ApiError(Problem(title="", status=status, detail=code.replace("_", " "), code=code))
 
     async def fork(self, session_id, **place):
         self.forks.append("branch")

@@ -178,6 +178,8 @@ async def test_of_a_forked_history_only_what_nothing_in_use_holds_goes(writer, r
 async def test_residency_tells_lost_and_empty_from_archived(writer, raw, prefix, folder):
     empty = await writer.session()
     assert await writer.store.residency(empty.id) == "empty"
+    short = await writer.session([1, 2, 3])
+    assert await writer.store.residency(short.id) == "tokens"
     session = await writer.session(FIRST)
     await writer.store.archive_session(session.id)
     for key in raw.keys(f"{prefix}:cold:*"):

@@ -226,7 +226,7 @@ class Store(RuleBasedStateMachine):
             self.attempt(lambda store: store.sweep(policy), death)
         elif self.attempt(lambda store: store.bring_back(session_id), death) is not None:
             tokens = tokens_of(self.heads[session_id])
-            expected = "stored" if len(tokens) >= PAGE else "lost" if tokens else "empty"
+            expected = "stored" if len(tokens) >= PAGE else "tokens" if tokens else "empty"
             assert self.run(self.writer.store.residency(session_id)) == expected
             # All of them together are where each of them is.
             sessions = self.run(self.writer.store.sessions(TENANT))

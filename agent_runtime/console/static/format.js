@@ -11,6 +11,7 @@ export const RESIDENCIES = {
   archived: "Its state is in the archive",
   partly: "A part of its state is in the archive",
   lost: "Its state is lost: the next turn computes it again from the tokens",
+  tokens: "Shorter than a page: kept as its tokens, and nothing is lost",
   empty: "It has no turn yet",
   none: "Its backend keeps no state",
 };
