@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
+import select
 import signal
 import sys
 import threading
@@ -47,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminate_like_interrupt():
             _parser().parse_args(argv, arguments)
             code: int = arguments.run(arguments)
+            sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # What is left of the output is written when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (TorporError, EngineError, StoreError, ToolsError) as error:
         print(f"torpor: {error}", file=sys.stderr)
         return 1
@@ -55,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments.until_stopped else 128 + signal.SIGTERM
     except KeyboardInterrupt:
         return 0 if arguments.until_stopped else 128 + signal.SIGINT
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads the output has ended, as `head` does."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return bool(output.poll(0))
 
 
 class _Terminated(KeyboardInterrupt):

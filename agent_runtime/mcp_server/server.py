@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -29,7 +30,9 @@ _INSTRUCTIONS = (
 def make_server(connect: Connect) -> Server[Any, Any]:
     """What goes wrong is a tool error, whose text begins with our stable code; as structured
     content it is the problem document."""
-    server: Server[Any, Any] = Server("torpor", instructions=_INSTRUCTIONS)
+    server: Server[Any, Any] = Server(
+        "torpor", version=version("torpor"), instructions=_INSTRUCTIONS
+    )
     tools = {tool.name: tool for tool in all_tools(connect)}
 
     @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator]

@@ -19,6 +19,13 @@ AS_OPENAI = {
     "rate_limited": (429, "rate_limit_exceeded"),
     "unsupported": (400, "unsupported_parameter"),
 }
+NOT_SERVED = (
+    "/v1/audio", "/v1/batches", "/v1/completions", "/v1/containers", "/v1/embeddings", "/v1/evals",
+    "/v1/files", "/v1/fine_tuning", "/v1/images", "/v1/moderations", "/v1/realtime", "/v1/uploads",
+    "/v1/vector_stores", "/v1/videos",
+)  # fmt: skip
+"""Paths of OpenAI's that are not here; its clients read of that as of all else."""
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",

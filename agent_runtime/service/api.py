@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 
 from fastapi import FastAPI
 
@@ -38,6 +39,7 @@ from agent_runtime.routes import workspaces as workspace_routes
 from agent_runtime.service import answers, operation_routes, operations
 from agent_runtime.service.bodies import Bodies
 from agent_runtime.service.document import problems
+from agent_runtime.service.heads import Heads
 from agent_runtime.service.hosts import Hosts
 from agent_runtime.service.metrics import Measured, Metrics
 from agent_runtime.service.openapi import document_keys
@@ -131,13 +133,14 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
             if backend is not None:
                 await backend.close()
 
-    app = FastAPI(title="Torpor", version="0.1.0", lifespan=lifespan)
+    app = FastAPI(title="Torpor", version=version("torpor"), lifespan=lifespan)
     app.state.settings, app.state.metrics = settings, metrics
     app.state.chat = chat
     app.state.served = openai_models.Served(settings, since=time.time())
     mcp = Mounted(app, settings)
     answers.add_to(app)
     # The last is the outermost.
+    app.add_middleware(Heads)
     app.add_middleware(Bodies, limits=settings.body_limits)
     if settings.require_keys:
         app.add_middleware(

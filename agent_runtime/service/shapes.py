@@ -18,6 +18,7 @@ _SHAPES: dict[str, Shape] = {
     "/v1/models": openai.told,
     "/v1/responses": openai.told,
     "/v1/conversations": openai.told,
+    **dict.fromkeys(openai.NOT_SERVED, openai.told),
 }
 
 

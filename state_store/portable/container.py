@@ -132,7 +132,8 @@ class Reader:
                 at += count
 
     def invalid(self, reason: str) -> InvalidExport:
-        return InvalidExport(f"{self.path} cannot be imported: {reason}. Nothing was imported.")
+        name = self.path.name  # without the folder: over HTTP that is the service's own
+        return InvalidExport(f"{name} cannot be imported: {reason}. Nothing was imported.")
 
     def _header(self) -> tuple[Layout, dict[str, str]]:
         size = os.fstat(self._file).st_size

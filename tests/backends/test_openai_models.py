@@ -1,5 +1,8 @@
 """`/v1/models`, and errors in the form that OpenAI's clients read."""
 
+import re
+from pathlib import Path
+
 import openai
 import pytest
 
@@ -7,6 +10,8 @@ from agent_runtime.errors import SetupError
 from agent_runtime.openai_api.models import Served
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings
+
+PAGE = (Path(__file__).parents[2] / "docs/openai.md").read_text()
 
 
 @pytest.fixture
@@ -37,6 +42,16 @@ async def test_a_method_that_is_not_there_is_told_in_that_form_too(client):
     with pytest.raises(openai.APIStatusError) as refused:
         await client.post("/models", cast_to=object, body={})
     assert (refused.value.status_code, refused.value.code) == (405, "method_not_allowed")
+
+
+async def test_what_openai_has_and_is_not_here_is_not_found_in_that_form_too(client):
+    (line,) = [line for line in PAGE.splitlines() if line.startswith("Of OpenAI's other paths")]
+    paths = re.findall(r"`/v1(/[a-z_/]+)`", line)
+    assert len(paths) == 10
+    for path in paths:
+        with pytest.raises(openai.NotFoundError) as refused:
+            await client.post(path, cast_to=object, body={})
+        assert (refused.value.code, refused.value.type) == ("no_such_path", "not_found_error")
 
 
 def served(tmp_path, **options):

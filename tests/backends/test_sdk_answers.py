@@ -166,3 +166,12 @@ async def test_sessions_are_listed_by_where_they_are_and_forked_only_where_expec
     with pytest.raises(ApiError) as moved:
         await torpor.forks(session.id, 2, expected_head="snp-1")
     assert moved.value.code == "head_moved"
+
+
+async def test_a_failed_import_tells_nothing_of_where_the_service_keeps_files(torpor, tmp_path):
+    file = tmp_path / "mine.torpor"
+    file.write_bytes(b"junk")
+    with pytest.raises(ApiError, match="cannot be imported") as refused:
+        await torpor.import_session(file)
+    assert refused.value.code == "invalid_export"
+    assert "/" not in refused.value.problem.detail

@@ -248,3 +248,13 @@ def test_compose_runs_commands_that_exist(monkeypatch):
             assert settings.redis_url.startswith("redis://torpor:")
             assert settings.redis_url.endswith("@redis:6379")
             assert services[name]["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
+
+
+def test_an_output_that_nobody_reads_any_more_ends_a_command_in_silence():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*TORPOR, "profiles"], cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, timeout=240
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

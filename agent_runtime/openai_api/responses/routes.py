@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.errors import TorporError
@@ -69,6 +69,13 @@ async def create(
         first = await first_of(http, events)  # errors before it get their own status
         return EventStream(_sent(first, events))
     return JSONResponse((await last_of(http, events))["response"])
+
+
+@router.post("/input_tokens", include_in_schema=False)
+@router.post("/compact", include_in_schema=False)
+async def not_served() -> None:
+    """OpenAI's; without a route they would be taken for ids."""
+    raise HTTPException(404)
 
 
 @router.get("/{response_id}")
