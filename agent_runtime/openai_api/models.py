@@ -11,11 +11,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.errors import ModelNotFound, SetupError
-from agent_runtime.openai_api.errors import refusals
+from agent_runtime.anthropic_api.errors import ErrorBody
+from agent_runtime.errors import ModelNotFound, NotFound, SetupError
+from agent_runtime.openai_api.errors import OpenAIErrorBody, refusals
 from agent_runtime.settings import RuntimeSettings
 
-router = APIRouter(prefix="/v1/models", responses=refusals(ModelNotFound))
+_REFUSALS = {
+    status: {**refusal, "model": OpenAIErrorBody | ErrorBody}
+    for status, refusal in refusals(ModelNotFound, NotFound).items()
+}
+
+router = APIRouter(prefix="/v1/models", responses=_REFUSALS)
 
 
 class ModelView(BaseModel):
