@@ -67,8 +67,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         key: ApiKey | None = None
-        text = _sent_key(scope)
+        text = ""
         try:
+            text = _sent_key(scope)
             try:
                 key = await self._who(text)
                 await self._admit(key, scope["method"], scope["path"])
@@ -165,10 +166,16 @@ def _reads(method: str, path: str) -> bool:
 
 
 def _sent_key(scope: Scope) -> str:
+    """Raises Unauthorized for two that differ: they may be of two tenants."""
     headers = dict(scope["headers"])
     scheme, _, sent = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     text = sent.strip() if scheme.lower() == "bearer" else ""
-    return text or headers.get(b"x-api-key", b"").decode("latin-1")
+    other = headers.get(b"x-api-key", b"").decode("latin-1")
+    if text and other and text != other:
+        raise Unauthorized(
+            "`Authorization` and `X-Api-Key` have two different keys; nothing was done. Send one."
+        )
+    return text or other
 
 
 def _write(scope: Scope, key: ApiKey | None, status: int, *, refused: str | None = None) -> None:
