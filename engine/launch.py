@@ -222,8 +222,8 @@ def checked_model(model: Path | None) -> Path:
         raise EngineStartFailed("this profile needs a checkpoint directory: --model PATH.")
     if not model.is_dir():
         raise EngineStartFailed(
-            f"no model in {model}. Point --model at a checkpoint directory, or make the demo "
-            "model: make model."
+            f"no model in {model}. Point --model at a checkpoint directory, or run `make model` "
+            "in Torpor's repository, which makes the demo model."
         )
     missing = [pattern for pattern in _REQUIRED if not any(model.glob(pattern))]
     if missing:

@@ -14,7 +14,8 @@ from engine.errors import ImpossiblePlan
 from engine.plan.architecture import Architecture, read_architecture
 from engine.profiles import PROFILES
 
-_AGAIN = "download the checkpoint again, or make the demo model: make model"
+_MAKE = "run `make model` in Torpor's repository, which makes the demo model"
+_AGAIN = f"download the checkpoint again, or {_MAKE}"
 
 
 def examine(folder: Path | None) -> Iterator[Finding]:
@@ -26,7 +27,7 @@ def examine(folder: Path | None) -> Iterator[Finding]:
             "model",
             f"{folder} is not a directory",
             why="the engine serves it, and the runtime reads its tokenizer",
-            fix="point --model at a checkpoint directory, or make the demo model: make model",
+            fix=f"point --model at a checkpoint directory, or {_MAKE}",
         )
         return
     architecture: Architecture | None = None

@@ -65,7 +65,8 @@ class ChatFormat:
         except Exception as error:  # tokenizers raises bare Exception
             raise SetupError(
                 f"{model_dir} has no usable tokenizer and chat template: {error}. "
-                "Point --model at a complete checkpoint, or make the demo model: make model."
+                "Point --model at a complete checkpoint, or run `make model` in Torpor's "
+                "repository, which makes the demo model."
             ) from error
         self.efforts = efforts_of(self.template)
         """How much it can be told to think, see `efforts_of`."""

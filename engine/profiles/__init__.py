@@ -26,6 +26,7 @@ from engine.errors import EngineStartFailed
 from engine.profiles.files import GpuType, ProfileFile, Value, Variant, Weights, parsed
 
 _FOLDER = Path(__file__).parent
+_REPOSITORY = _FOLDER.parents[1]
 
 # State lives at multiples of the tracking interval (`mamba-track-interval` in the files), and a
 # snapshot ends at such a multiple.
@@ -169,10 +170,17 @@ def _profile(name: str, file: ProfileFile, variant: Variant) -> Profile:
         gpus=count,
         native_context=file.context.native,
         longest_context=file.context.longest,
-        model=file.model,
+        model=_found(file.model),
         checkpoint=precision.checkpoint,
         environment=file.environment,
     )
+
+
+def _found(model: Path | None) -> Path | None:
+    """The repository's own, if a command runs in another folder that has no such model."""
+    if model is None or model.is_dir() or not (_REPOSITORY / model).is_dir():
+        return model
+    return _REPOSITORY / model
 
 
 def _words(flag: str, value: Value) -> list[str]:

@@ -84,6 +84,14 @@ def taken_port():
         yield listener.getsockname()[1]
 
 
+def test_the_demo_model_is_found_from_any_folder(tmp_path):
+    tell = "from engine.profiles import PROFILES; print(PROFILES['demo'].model)"
+    done = subprocess.run(
+        [sys.executable, "-c", tell], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == REPOSITORY / "models/demo"
+
+
 @pytest.mark.parametrize("command", [["up"], ["engine", "up"], ["demo"]])
 def test_no_model(run, tmp_path, command):
     done = run(*command, "--model", tmp_path / "nowhere", "--data", tmp_path / "data")
