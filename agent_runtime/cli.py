@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminate_like_interrupt():
             _parser().parse_args(argv, arguments)
             code: int = arguments.run(arguments)
-            sys.stdout.flush()
+            if not sys.stdout.closed:  # as an MCP server that speaks by it leaves it
+                sys.stdout.flush()
         return code
     except BrokenPipeError:
         if not _nobody_reads():
