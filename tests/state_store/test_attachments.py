@@ -156,6 +156,7 @@ async def test_what_was_kept_before_it_was_counted_is_replaced_and_deleted_and_c
 def copies(raw, prefix):
     """Bytes that a quota is checked against, by lineage."""
     entries = raw.hgetall(TenantKeys(prefix, TENANT).usage)
+    entries.pop(b"sum", None)  # of all
     return {one.decode(): int(entry.split(b":")[1]) for one, entry in entries.items()}
 
 
