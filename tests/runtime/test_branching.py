@@ -93,7 +93,7 @@ async def test_a_sub_agent_that_fails_says_so(torpor, registry, spoken):
     (report,) = await delegate(torpor, agent, session_id, ["What is 12 + 30?"])
     assert report.error is not None
     assert "durability" in report.error
-    assert merged([report]).startswith("Task: What is 12 + 30?\nFailed: ValidationError: ")
+    assert merged([report]).startswith("Task: What is 12 + 30?\nFailed: InvalidRequest: ")
 
 
 async def test_branches_of_what_is_not_there_are_refused(torpor):
