@@ -36,7 +36,7 @@ class EmbeddedServer:
     """
 
     def __init__(self, data_dir: Path, *, fsync: str = "everysec") -> None:
-        """fsync: the server's `appendfsync`: `everysec` or `always`."""
+        """fsync: the server's `appendfsync`: `everysec`, `always` or `no`."""
         self.data_dir = data_dir.absolute()
         self.process: subprocess.Popen[bytes] | None = None
         self._fsync = fsync

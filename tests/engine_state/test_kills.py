@@ -24,6 +24,7 @@ from engine_cpu.server import MODEL, MTP, PAGE_SIZE
 
 from engine.errors import EngineUnreachable, LoadFailed
 from engine.pool import Engine, EnginePool
+from state_store.embedded import EmbeddedServer
 from state_store.errors import StoreUnavailable
 from state_store.store import StateStore
 
@@ -40,6 +41,14 @@ STUCK_SECONDS = 120.0  # of a request, while nothing has to be started again
 COMMAND_SECONDS = 20.0
 # Loads of more than 8 pages go through the least staging memory in several windows.
 SETTINGS = {"kv_staging_bytes": 1, "timeout": 2.0, "load_deadline": 2.0, "offload_queue_count": 16}
+
+
+@pytest.fixture(scope="module")
+def store_server(folder):
+    """What it has acknowledged outlives its process: with `everysec` a write may wait for an fsync
+    that is under way, which takes long on a busy disk, and is answered before it is made."""
+    with EmbeddedServer(folder / "store", fsync="no") as server:
+        yield server
 
 
 @dataclass
