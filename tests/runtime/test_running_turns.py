@@ -214,12 +214,9 @@ async def test_a_turn_whose_runtime_was_killed_is_interrupted_and_resumed(torpor
 
 async def test_an_interrupted_turn_that_is_cancelled_is_forgotten(torpor, session, store, stage):
     settings = RuntimeSettings(redis_url=stage.store.url, model_dir=stage.model)
-    await TurnRecords(store, settings).begin(
-        await store.session(session.id),
-        TurnRequest(messages=[Message(role="user", content=LONG)]),
-        owner="runtime-that-died",
-        key=None,
-    )
+    records, begun = TurnRecords(store, settings), await store.session(session.id)
+    asked = TurnRequest(messages=[Message(role="user", content=LONG)])
+    await records.write(begun, records.new(begun, asked, owner="runtime-that-died", key=None))
     view = await torpor.get(session.id)
     assert view.turn.state == "interrupted"
     cancelled = await torpor.cancel(session.id)

@@ -7,6 +7,7 @@ import secrets
 import pytest
 import redis.asyncio
 
+from agent_runtime.errors import InvalidRequest
 from agent_runtime.messages.chat import Message
 from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
@@ -200,7 +201,7 @@ async def test_a_malformed_turn_is_a_problem_document(torpor, session, body, det
 async def test_what_cannot_be_served_is_refused_before_anything_is_generated(
     torpor, session, options
 ):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(InvalidRequest, match=next(iter(options))):
         await torpor.turn(session.id, "x", **options)
     assert (await torpor.get(session.id)).head is None
 

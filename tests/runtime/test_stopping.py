@@ -2,6 +2,7 @@
 
 import pytest
 
+from agent_runtime.errors import InvalidRequest
 from agent_runtime.messages.chat import ChatFormat, Message
 from agent_runtime.turns.events import Text
 from agent_runtime.turns.stopping import StopWatch
@@ -59,5 +60,5 @@ async def test_an_answer_that_was_ended_is_known_by_what_the_client_read(torpor)
 
 
 async def test_a_text_that_is_empty_is_refused(torpor, session):
-    with pytest.raises(ValueError, match="at least 1 character"):
+    with pytest.raises(InvalidRequest, match="at least 1 character"):
         await torpor.turn(session.id, "Thanks.", stop=[""])
