@@ -83,6 +83,8 @@ def _record(
     lengths: Sequence[int], rounds: int, spent: Sequence[dict[str, list[float]]]
 ) -> dict[str, Any]:
     medians = {name: [round(statistics.median(at[name]), 4) for at in spent] for name in spent[0]}
+    # Pages are written when they are full: in some rounds, and not in most.
+    medians["bytes_written"] = [round(statistics.fmean(at["bytes_written"])) for at in spent]
     powers = {name: power(lengths, values) for name, values in medians.items()}
     written = medians.pop("bytes_written")
     return {
