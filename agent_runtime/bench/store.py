@@ -170,21 +170,34 @@ def beside_lmcache(control: redis.Redis, size: int, effort: Effort) -> dict[str,
 def connections(url: str, flush: Action, effort: Effort) -> dict[str, Any]:
     """The largest parts over more connections to one server; speedups are over one connection.
 
-    Of plain sockets, in a thread each, as well: where a server and a client keep all cores busy
-    with one connection, nobody can be faster with more.
+    Then beside as many plain sockets, in a thread each: where a server and a client keep all cores
+    busy with one connection, nobody is faster with more.
     """
     with ExitStack() as stack:
         clients = {number: _client(stack, url, number) for number in _CONNECTIONS}
         record = {"measure": "connections", **_spread(clients, flush, effort)}
         value = memoryview(np.random.default_rng(0).bytes(PART_BYTES))
-        plain = {n: stack.enter_context(PlainSockets(url, value, n)) for n in _CONNECTIONS}
         keys = [b"bench:{%032x}" % number for number in range(record["values"])]
-        puts = {str(number): partial(some.put, keys) for number, some in plain.items()}
-        gets = {str(number): partial(some.get, keys) for number, some in plain.items()}
+        puts: dict[str, Action] = {}
+        gets: dict[str, Action] = {}
+        for number, ours in clients.items():
+            plain = stack.enter_context(PlainSockets(url, value, number))
+            frames = [memoryview(bytearray(value)) for _ in range(number)]  # one each, as they have
+            places = [(key, frames[at * number // len(keys)]) for at, key in enumerate(keys)]
+            puts[f"raw {number}"] = partial(plain.put, keys)
+            gets[f"raw {number}"] = partial(plain.get, keys)
+            puts[f"torpor {number}"] = partial(ours.put, [(k, value) for k in keys], ttl=_TTL)
+            gets[f"torpor {number}"] = partial(ours.get_into, places)
         put = _in_turn(puts, effort.rounds, before=flush)
         for way, times in (("get", _in_turn(gets, effort.rounds)), ("put", put)):
-            first = next(iter(times))
-            record[f"{way}_raw_speedup"] = {name: _speedup(times, name, first) for name in times}
+            record[f"{way}_ratio_sockets"] = {
+                str(number): _speedup(times, f"torpor {number}", f"raw {number}")
+                for number in clients
+            }
+            record[f"{way}_sockets_speedup"] = {
+                str(number): _speedup(times, f"raw {number}", f"raw {_CONNECTIONS[0]}")
+                for number in clients
+            }
         flush()
         return record
 

@@ -57,7 +57,10 @@ def test_more_connections_and_masters_are_compared_with_one(printed):
             assert list(by_measure[measure][f"{way}_gb_s"]) == counts
             assert by_measure[measure][f"{way}_speedup"]["1"] == 1
     for way in ("get", "put"):
-        assert list(by_measure["connections"][f"{way}_raw_speedup"]) == ["1", "2", "4"]
+        ratios = by_measure["connections"][f"{way}_ratio_sockets"]
+        assert list(ratios) == ["1", "2", "4"]
+        assert min(ratios.values()) > 0
+        assert by_measure["connections"][f"{way}_sockets_speedup"]["1"] == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
