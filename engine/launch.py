@@ -167,6 +167,7 @@ class EngineProcess:
                     raise EngineStartFailed(f"the engine ended while starting. {self._log_tail()}")
                 with contextlib.suppress(httpx.HTTPError):
                     if client.get("/health").status_code == 200:
+                        client.get("/v1/loads")  # its first answer is slow: not to a runtime
                         return
                 if waiting is not None:
                     waiting(elapsed)
