@@ -5,13 +5,13 @@ OpenAI's and Anthropic's clients ask the same path; Anthropic's say so by `anthr
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.anthropic_api.errors import ErrorBody
+from agent_runtime.anthropic_api.models import AnthropicModel, AnthropicModels
 from agent_runtime.errors import ModelNotFound, NotFound, SetupError
 from agent_runtime.openai_api.errors import OpenAIErrorBody, refusals
 from agent_runtime.settings import RuntimeSettings
@@ -43,33 +43,6 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelView]
-
-
-class AnthropicModel(BaseModel):
-    """As Anthropic's clients read it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["model"] = "model"
-    id: str
-    display_name: str
-    created_at: datetime
-
-    @classmethod
-    def of(cls, view: ModelView) -> AnthropicModel:
-        since = datetime.fromtimestamp(view.created, UTC)
-        return cls(id=view.id, display_name=view.id, created_at=since)
-
-
-class AnthropicModels(BaseModel):
-    """All there are: there is one page."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: list[AnthropicModel]
-    has_more: Literal[False] = False
-    first_id: str | None
-    last_id: str | None
 
 
 class Served:
@@ -122,7 +95,7 @@ async def list_models(
     found = [_shown(http, name) for name in served(http).names()]
     if anthropic_version is None:
         return ModelList(data=found)
-    data = [AnthropicModel.of(view) for view in found]
+    data = [AnthropicModel.of(view.id, view.created) for view in found]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return AnthropicModels(data=data, first_id=first, last_id=last)
 
@@ -132,7 +105,7 @@ async def get_model(
     http: Request, name: str, anthropic_version: _Version = None
 ) -> ModelView | AnthropicModel:
     view = _shown(http, name)
-    return view if anthropic_version is None else AnthropicModel.of(view)
+    return view if anthropic_version is None else AnthropicModel.of(view.id, view.created)
 
 
 def _shown(http: Request, name: str) -> ModelView:
