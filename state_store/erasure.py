@@ -60,7 +60,8 @@ async def delete_sessions(control: Control, prefix: str, sessions: Sessions, nam
             pipeline = client.pipeline(transaction=False)
             for key in found:
                 if key.decode() not in (keys.record, keys.sessions):
-                    pipeline.unlink(key)
+                    # A cluster's pipeline has an `unlink` that it would have to wait for.
+                    pipeline.execute_command("UNLINK", key)
             if len(pipeline):
                 await pipeline.execute()
     return removed

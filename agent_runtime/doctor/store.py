@@ -16,6 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.sentinel import Sentinel
 
 from agent_runtime.doctor.findings import Finding, fail, ok, warn
+from agent_runtime.doctor.rights import missing_rights, rights
 from state_store.address import public_url
 from state_store.codec import HEADER_BYTES
 from state_store.embedded import EmbeddedServer
@@ -51,7 +52,7 @@ def examine(url: str | None) -> Iterator[Finding]:
             servers = _servers(url, stack)
             for server in servers:
                 name = "redis" if len(servers) == 1 else f"redis {_address(server)}"
-                yield from _server(server, name, is_cluster_url="+cluster" in url)
+                yield from _server(server, name, _topology(url))
     except (RedisError, OSError, ValueError) as error:
         yield fail(
             "redis",
@@ -69,7 +70,7 @@ def _embedded() -> Iterator[Finding]:
             EmbeddedServer(Path(folder)) as server,
             redis.Redis.from_url(server.url, socket_timeout=_TIMEOUT) as client,
         ):
-            yield from _server(client, "embedded store", is_cluster_url=False)
+            yield from _server(client, "embedded store", "")
     except (EmbeddedServerFailed, RedisError, OSError) as error:
         yield fail(
             "embedded store",
@@ -84,7 +85,7 @@ def _servers(url: str, stack: contextlib.ExitStack) -> list[Any]:
     scheme, _, rest = url.partition("://")
     if "+" not in scheme:
         return [stack.enter_context(redis.Redis.from_url(url, socket_timeout=_TIMEOUT))]
-    kind = scheme.partition("+")[2]
+    kind = _topology(url)
     login, _, hosts = rest.partition("?")[0].rpartition("@")
     hosts, _, path = hosts.partition("/")
     user, _, password = login.partition(":")
@@ -105,14 +106,23 @@ def _servers(url: str, stack: contextlib.ExitStack) -> list[Any]:
     return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
 
 
-def _server(client: Any, name: str, *, is_cluster_url: bool) -> Iterator[Finding]:
+def _topology(url: str) -> str:
+    """What the scheme says after its `+`."""
+    return url.partition("://")[0].partition("+")[2]
+
+
+def _server(client: Any, name: str, topology: str) -> Iterator[Finding]:
+    missing = missing_rights(client, topology)
+    yield rights(missing, name)
+    if {"time", "info"} & set(missing):
+        return  # without them nothing else can be told
     before = time.time()
     seconds, micro = client.time()
     after = time.time()
     info: dict[str, Any] = client.info()
     yield version(info, name)
     yield _role(info, name)
-    yield from _cluster(client, info, name, is_cluster_url=is_cluster_url)
+    yield from _cluster(client, info, name, is_cluster_url=topology == "cluster")
     yield clock(int(seconds) + int(micro) / 1e6 - (before + after) / 2, name)
     try:
         settings = {

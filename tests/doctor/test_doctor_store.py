@@ -1,8 +1,10 @@
 """What the doctor says of real servers, in order and out of it."""
 
 import contextlib
+import re
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,6 +14,7 @@ from redis.retry import Retry
 from agent_runtime.doctor import Level, store
 from engine.launch import free_port
 from state_store.embedded import EmbeddedServer, _binary
+from state_store.rights import trials
 
 MIB = 1 << 20
 
@@ -110,6 +113,23 @@ def test_settings_that_may_not_be_read_are_said_to_be_unknown(server, client):
     found = findings(server.url.replace("unix://", "unix://limited:secret@"))
     assert_tells(found["redis settings"], Level.WARN, "CONFIG GET is refused")
     assert "redis maxmemory-policy" not in found
+
+
+def test_a_missing_right_is_named(server, client):
+    text = (Path(__file__).parents[2] / "docs" / "deploy-store.md").read_text("utf-8")
+    (line,) = re.findall(r"^ACL SETUSER torpor (.*)$", text, re.MULTILINE)
+    rule = line.replace("PASSWORD", "secret").split(" ")
+    client.execute_command("ACL", "SETUSER", "torpor", *rule)
+    url = server.url.replace("unix://", "unix://torpor:secret@")
+    assert findings(url)["redis rights"].level is Level.OK
+    for right in trials("torpor", ""):
+        client.execute_command("ACL", "SETUSER", "torpor", f"-{right}")
+        found = findings(url)["redis rights"]
+        assert_tells(found, Level.FAIL, f"lacks +{right} with")
+        client.execute_command("ACL", "SETUSER", "torpor", f"+{right}")
+    client.execute_command("ACL", "SETUSER", "torpor", "resetkeys", "~other:*")
+    assert_tells(findings(url)["redis rights"], Level.FAIL, "+hset", "~torpor:*")
+    assert client.keys() == []
 
 
 def test_no_server_is_found_and_the_password_not_shown(tmp_path):

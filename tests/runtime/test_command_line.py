@@ -231,15 +231,21 @@ def test_up_ends_when_its_engine_dies(up):
 
 
 def test_compose_runs_commands_that_exist(monkeypatch):
-    services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    compose = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
+    services = compose["services"]
     assert "--maxmemory" in services["redis"]["command"]
     assert {service["restart"] for service in services.values()} == {"unless-stopped"}
     for name in ("engine", "runtime"):
         program, *arguments = services[name]["command"]
         assert program == "torpor"
-        ((variable, url),) = services[name]["environment"].items()
-        assert variable == "TORPOR_REDIS_URL"
-        monkeypatch.setenv(variable, url)
+        assert services[name]["environment"].keys() == {
+            "TORPOR_REDIS_URL", "TORPOR_MASTER_KEY_SOURCE",
+        }  # fmt: skip
+        for variable, value in services[name]["environment"].items():
+            monkeypatch.setenv(variable, value)
+        (secret,) = services[name]["secrets"]
+        assert secret in compose["secrets"]
+        key_source = f"file:/run/secrets/{secret}"
         parsed = _parser().parse_args(
             [
                 argument.replace("${PROFILE:-nemotron-3-nano}", "nemotron-3-nano").replace(
@@ -250,11 +256,13 @@ def test_compose_runs_commands_that_exist(monkeypatch):
         )
         if name == "engine":
             assert parsed.redis is None  # it comes from the environment
+            assert parsed.master_key == key_source
             assert parsed.profile in PROFILES
         else:
             settings = configured(values_of(parsed))
             assert settings.redis_url.startswith("redis://torpor:")
             assert settings.redis_url.endswith("@redis:6379")
+            assert settings.master_key_source == key_source
             assert services[name]["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
 
 

@@ -43,13 +43,13 @@ LONG_PROMPT = "Read this:\n" + "word " * 8000
 
 
 @pytest.fixture(scope="module")
-def second(stage):
-    """An engine like the stage's, on the same store."""
+def second(stage, limited_url):
+    """An engine like the stage's, on the same store, as the user that the docs describe."""
     log_file = Path(stage.layout.data) / "second.log"
     process = EngineProcess(
         EngineOptions(
             profile=stage.profile,
-            redis_url=stage.store.url,
+            redis_url=limited_url,
             log_file=log_file,
             model=stage.model,
             port=free_port(),
