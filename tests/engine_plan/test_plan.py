@@ -300,6 +300,6 @@ def test_the_command_explains_its_arguments(bad, capsys):
         assert main(["plan", *(word for pair in usual.items() for word in pair)]) == 1
         assert "no accelerator 'eight'" in capsys.readouterr().err
         return
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(["plan", *(word for pair in usual.items() for word in pair)])
     assert bad[1] in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_the_commands_are_ones(capsys, monkeypatch):
     server = json.loads(CONFIGURATION)["mcpServers"]["torpor"]
     assert server["command"] == "torpor"
     options = set(re.findall(r"--[a-z-]+", PAGE.partition("```json")[0])) | set(server["args"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["mcp", "--help"])
     helped = capsys.readouterr().out
     assert all(option in helped for option in options if option.startswith("--"))

@@ -68,8 +68,9 @@ def test_a_quota_is_set_shown_and_lifted(own_server, capsys):
     assert asyncio.run(quota_of(own_server, "ann")) == Quota(tokens=0)
     assert run()[0] == 0
     assert asyncio.run(quota_of(own_server, "ann")) == Quota()
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^2$"):
         run("--tokens", "-1")
+    assert "argument --tokens: " in capsys.readouterr().err
 
 
 async def quota_of(server, tenant):
