@@ -22,13 +22,19 @@ from dataclasses import dataclass, replace
 
 from state_store.cipher import SEALED_BYTES
 from state_store.connection import Control
-from state_store.errors import CorruptObject, FilesMissing, NotFound, StoreUnavailable
+from state_store.errors import (
+    CorruptObject,
+    FilesMissing,
+    InvalidArgument,
+    NotFound,
+    StoreUnavailable,
+)
 from state_store.layout import LineageKeys, lineage_of
 from state_store.lineages import Lineage, Lineages, Seals
 from state_store.quotas import Quotas
 from state_store.records import Session, SnapshotDraft
 
-BLOB_BYTES = 4 << 20
+BLOB_BYTES = 4 << 20  # that a content may have: one value of the server, and whole in memory
 TTL = 3600  # seconds that files live until a commit holds them
 _FIELDS = ("body", "blobs", "named", "sizes")  # of a set
 _BATCH = 256  # keys of one script
@@ -72,8 +78,14 @@ class Files:
     async def put(self, session: Session, contents: Sequence[bytes]) -> list[str]:
         """Keep contents of at most `BLOB_BYTES` each, to be sent in small numbers; their names.
 
-        Raises QuotaExceeded: then nothing was kept.
+        Raises InvalidArgument for a larger one, QuotaExceeded: then nothing was kept.
         """
+        for content in contents:
+            if len(content) > BLOB_BYTES:
+                raise InvalidArgument(
+                    f"a file content has {len(content)} bytes, {BLOB_BYTES} at most can be kept; "
+                    "nothing was. Cut it into pieces."
+                )
         keys, seals = await self._place(session)
         names = [hashlib.sha256(content).hexdigest() for content in contents]
         blobs = [keys.blob(_stored(name, seals)) for name in names]

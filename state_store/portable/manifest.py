@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from state_store.encodings import ECONOMIES
+from state_store.files import BLOB_BYTES
 from state_store.fingerprint import Fingerprint
 from state_store.identity import page_hashes
 from state_store.layout import KINDS, Kind
@@ -248,6 +249,9 @@ class Manifest(BaseModel):
             raise ValueError("a set of files needs a content twice")
         if sum(len(one.needs) for one in self.files) > _ALL_NEEDS:
             raise ValueError(f"its sets of files need more than {_ALL_NEEDS} contents in all")
+        needed = {place for one in self.files for place in one.needs}
+        if any(self.contents[place].size > BLOB_BYTES for place in needed):
+            raise ValueError(f"a set of files needs a content of more than {BLOB_BYTES} bytes")
         bodies = [one.body for one in self.files]
         once, each = (sum(self.contents[i].size for i in some) for some in (set(bodies), bodies))
         if each - once > _REPEATED:

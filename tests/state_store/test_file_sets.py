@@ -7,8 +7,14 @@ import pytest
 from sealing import TURN, everything
 from writer import TENANT, commit
 
-from state_store.errors import CorruptObject, FilesMissing, NotFound, QuotaExceeded
-from state_store.files import TTL, FileSet
+from state_store.errors import (
+    CorruptObject,
+    FilesMissing,
+    InvalidArgument,
+    NotFound,
+    QuotaExceeded,
+)
+from state_store.files import BLOB_BYTES, TTL, FileSet
 from state_store.layout import LineageKeys, lineage_of
 from state_store.quotas import Quota
 
@@ -72,6 +78,16 @@ async def test_files_go_with_the_snapshots_of_a_history(writer, raw):
     assert len(left) == 5
     assert all(raw.ttl(key) > 0 for key in left)
     assert not raw.exists(keys.held_files)
+
+
+async def test_a_content_that_is_too_large_is_refused_with_all_that_came_with_it(writer, raw):
+    session = await writer.session(range(8))
+    largest = b"x" * BLOB_BYTES
+    with pytest.raises(InvalidArgument, match="nothing was"):
+        await writer.store.files.put(session, [b"one", largest + b"x"])
+    assert not [*raw.scan_iter(f"{LineageKeys(writer.prefix, lineage_of(session.id)).blob('')}*")]
+    (name,) = await writer.store.files.put(session, [largest])
+    assert await writer.store.files.get(session, name) == largest
 
 
 async def test_nothing_is_committed_with_files_that_are_not_there(writer, raw):

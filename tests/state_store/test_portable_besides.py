@@ -19,7 +19,7 @@ from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import CorruptObject, InvalidExport
-from state_store.files import FileSet
+from state_store.files import BLOB_BYTES, FileSet
 from state_store.portable.besides import Besides
 from tools.calls import ToolCall
 from tools.define import define
@@ -273,6 +273,10 @@ async def test_what_is_no_record_is_refused(writer, count, made):
         ABROAD.arriving(made(value), ids)
 
 
+def needs_a_large_content(manifest):
+    manifest["contents"][manifest["files"][0]["needs"][0]]["size"] = BLOB_BYTES + 1
+
+
 def repeats_a_body(manifest):
     manifest["contents"][manifest["files"][0]["body"]]["size"] = 64 << 20
     for one in manifest["files"]:
@@ -285,6 +289,7 @@ MULTIPLIED = {
     "or with none": lambda m: m["files"].append(m["files"][0]),
     "content stands in it twice": lambda m: m["contents"].append(m["contents"][1]),
     "repeats bodies": repeats_a_body,
+    f"needs a content of more than {BLOB_BYTES} bytes": needs_a_large_content,
 }
 
 
