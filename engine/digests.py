@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_WHOLE_FILE = 64 << 20  # bytes; of a larger weight file, each tensor is sampled
-_WHOLE_TENSOR = 64 << 10  # bytes: norms, biases, time steps and the like
-_SAMPLES, _SAMPLE_BYTES = 4, 4096
+from engine.file_hashes import sha256_of
+
 _COMPUTES_OTHERWISE = (
     "json_model_override_args",
     "quantization",
@@ -23,22 +20,12 @@ _COMPUTES_OTHERWISE = (
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over names, sizes and content of the weight files.
-
-    Of a file over 64 MiB, its header is read (names, shapes, places), tensors of up to 64 KiB, and
-    4 KiB at four places of each larger one: so that another value anywhere in a small tensor, or
-    training, merging or rounding of a large one, is another digest, and a terabyte is not read at
-    each start. Raises ValueError for a large file that is not safetensors.
-    """
+    """SHA-256 over names, sizes and content of the weight files, all of it: an edited row of an
+    embedding is another model. Hashes of large files are remembered (`file_hashes`)."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE_FILE:
-                digest.update(file.read())
-            else:
-                _sample(digest, file.fileno())
+    paths = sorted(folder.glob("*.safetensors"))
+    for path, content in zip(paths, sha256_of(paths), strict=True):
+        digest.update(f"{path.name}:{path.stat().st_size}:{content};".encode())
     return digest.hexdigest()
 
 
@@ -57,19 +44,3 @@ def files_digest(paths: Iterable[Path]) -> str:
         content = path.read_bytes() if path.exists() else b""
         digest.update(f"{path.name}:{len(content)}:".encode() + content)
     return digest.hexdigest()
-
-
-def _sample(digest: Any, file: int) -> None:
-    """Format: https://github.com/huggingface/safetensors#format"""
-    header_bytes = int.from_bytes(os.pread(file, 8, 0), "little")
-    header = os.pread(file, header_bytes, 8)
-    digest.update(header)
-    tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
-    for start, end in sorted(tuple(entry["data_offsets"]) for entry in tensors):
-        first, size = 8 + header_bytes + start, end - start
-        if size <= _WHOLE_TENSOR:
-            digest.update(os.pread(file, size, first))
-            continue
-        for sample in range(_SAMPLES):
-            at = (size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1)
-            digest.update(os.pread(file, _SAMPLE_BYTES, first + at))

@@ -1,21 +1,27 @@
 """Engines that compute differently have different fingerprints."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from engine_cpu.server import MODEL
 from safetensors.torch import save_file
 
-from engine import digests
+from engine import digests, file_hashes
 
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    """Saves tensors in a folder of its own, of which one counts as large."""
-    monkeypatch.setattr(digests, "_WHOLE_FILE", 1 << 10)
+    """Saves tensors in a folder of its own, in a file that counts as large."""
+    monkeypatch.setattr(file_hashes, "_LARGE", 1 << 10)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def save(name, tensors):
         folder = tmp_path / name
@@ -50,6 +56,69 @@ def test_one_matrix_that_was_trained_further_makes_other_weights(checkpoint):
     name = "layers.1.in_proj.weight"
     changed = tensors(**{name: tensors()[name] * 1.001})
     assert checkpoint("one", tensors()) != checkpoint("other", changed)
+
+
+def test_one_row_of_a_matrix_makes_other_weights(checkpoint):
+    name = "layers.1.in_proj.weight"
+    edited = tensors()[name]
+    edited[100] *= -1
+    assert checkpoint("one", tensors()) != checkpoint("other", tensors(**{name: edited}))
+
+
+def test_a_file_is_hashed_once_and_again_when_it_was_written_to(checkpoint, tmp_path, monkeypatch):
+    hashed = []
+    sha256 = file_hashes._sha256
+    monkeypatch.setattr(file_hashes, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    first = checkpoint("one", tensors())
+    folder = tmp_path / "one"
+    file = folder / "model.safetensors"
+    assert digests.weights_digest(folder) == first
+    assert hashed == [file]
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=times)  # as if it were as old as before
+    assert digests.weights_digest(folder) != first
+    assert hashed == [file, file]
+
+
+def test_ranks_that_start_together_hash_a_file_once(checkpoint, tmp_path, monkeypatch):
+    checkpoint("one", tensors())
+    shutil.rmtree(tmp_path / "cache")
+    hashed, begun = [], threading.Event()
+    sha256 = file_hashes._sha256
+
+    def slow(path):
+        hashed.append(path)
+        begun.set()
+        time.sleep(0.2)  # the other has time to make the same mistake
+        return sha256(path)
+
+    monkeypatch.setattr(file_hashes, "_sha256", slow)
+    with ThreadPoolExecutor() as ranks:
+        first = ranks.submit(digests.weights_digest, tmp_path / "one")
+        begun.wait()
+        other = ranks.submit(digests.weights_digest, tmp_path / "one")
+        assert first.result() == other.result()
+    assert len(hashed) == 1
+
+
+def test_what_was_half_kept_is_hashed_again(checkpoint, tmp_path):
+    first = checkpoint("one", tensors())
+    (kept,) = (tmp_path / "cache" / "torpor" / "sha256").iterdir()
+    kept.write_text(kept.read_text()[:20])
+    assert digests.weights_digest(tmp_path / "one") == first
+    assert len(kept.read_text()) == 64
+
+
+def test_hashes_that_cannot_be_kept_are_said_and_taken_each_time(
+    checkpoint, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "a file").touch()
+    first = checkpoint("one", tensors())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    assert digests.weights_digest(tmp_path / "one") == first
+    assert "is not kept" in caplog.text
 
 
 def test_a_tensor_of_another_name_makes_other_weights(checkpoint):
