@@ -5,7 +5,7 @@ if held == 1 and redis.call('SCARD', KEYS[1]) == 1 then
   local generation = redis.call('GET', KEYS[2])
   if generation then
     redis.call('DEL', KEYS[2])
-    redis.call('SADD', KEYS[3], generation)
+    redis.call('SADD', KEYS[3], generation .. '@' .. redis.call('TIME')[1])
   end
 end
 redis.call('SREM', KEYS[1], ARGV[1])

@@ -9,5 +9,5 @@ if ARGV[1] == 'cold-key' then
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('DEL', KEYS[2]) -- first: a full store lets a script add only after it has removed
-redis.call('SADD', KEYS[3], ARGV[2])
+redis.call('SADD', KEYS[3], ARGV[2] .. '@' .. redis.call('TIME')[1])
 return 1

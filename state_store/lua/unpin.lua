@@ -8,7 +8,7 @@ if redis.call('SCARD', KEYS[1]) == held then
   local generation = redis.call('GET', KEYS[2])
   if generation then
     redis.call('DEL', KEYS[2])
-    redis.call('SADD', KEYS[3], generation)
+    redis.call('SADD', KEYS[3], generation .. '@' .. redis.call('TIME')[1])
   end
   if ARGV[3] == '0' then
     for i = 5, #KEYS do redis.call('EXPIRE', KEYS[i], ARGV[2], 'NX') end

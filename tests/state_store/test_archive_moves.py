@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from shelf import FINGERPRINT, RANKS, Shelf, value_of
 
@@ -423,6 +425,41 @@ async def test_what_was_brought_back_is_kept_a_while_for_a_server_that_forgets_i
     # As after a crash, or a fail-over to a replica that lagged behind.
     shelf.raw.delete(target.condemned, *target.objects)
     shelf.raw.set(target.cold, cold)
+    await shelf.check(snapshot)
+
+
+@pytest.mark.parametrize("how", ["unpin", "drop_pin", "mend_cold"])
+async def test_what_was_archived_long_ago_is_kept_a_while_after_it_was_let_go_of(
+    shelf, monkeypatch, how
+):
+    """The wait counts from then on: a server may come back that does not know of it."""
+    snapshot = shelf.snapshot()
+
+    async def long_ago(control, prefix):
+        clock = await read_clock(control, prefix)
+        return clock._replace(now=clock.now - MOVE_LIMIT + 60)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("state_store.archive.archivist.read_clock", long_ago)
+        assert (await shelf.archivist.move_out([snapshot])).objects == 3
+    target = shelf.targets(snapshot)[0]
+    cold = shelf.raw.get(target.cold)
+    keys = [target.pins, target.cold, target.condemned]
+    if how == "unpin":
+        shelf.unpin(target)
+    elif how == "drop_pin":
+        await shelf.control.run(how, keys, "one")
+    else:
+        shelf.raw.delete(target.pins)
+        await shelf.control.run(how, keys, "cold-unheld", cold)
+    assert not shelf.raw.exists(target.cold)
+    waits = MOVE_LIMIT - 120
+    collect = partial(collect_condemned, shelf.control, shelf.prefix, shelf.archive)
+    assert await collect(older_than=waits) == 0
+    shelf.raw.delete(target.condemned)  # as after a crash
+    shelf.raw.set(target.cold, cold)
+    shelf.raw.sadd(target.pins, "one")
+    assert shelf.place(target) == "archived"
     await shelf.check(snapshot)
 
 
