@@ -79,6 +79,8 @@ async def commit_turn(
                 states = keep(settled.states)
                 why = settled.reason
                 shortfall = None if why is None else f"state stored in part only: {why}"
+                if why is None and not states and prompt_tokens // record.page_size > base:
+                    shortfall = "the engine has stored no state of the turn, and gives no reason"
         except EngineUnreachable as error:
             # What it stored before it ended is as good as any; nothing more will come.
             shortfall = f"only what the engine had stored before it was gone is kept: {error}"

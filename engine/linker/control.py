@@ -319,7 +319,7 @@ class Control:
 
     def _look_for(self, kind: Kind, hashes: list[str], payloads: Payloads) -> None:
         exists = self._all_parts(kind, hashes, payloads.exists)
-        self._index.add(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
+        self._index.saw(kind, [h for h, found in zip(hashes, exists, strict=True) if found])
         self._index.forget(kind, [h for h, found in zip(hashes, exists, strict=True) if not found])
 
     def _stage(

@@ -68,16 +68,22 @@ class StoredIndex:
         return len(self._forgotten) > 0
 
     def add(self, kind: Kind, hashes: Collection[str]) -> None:
+        """Know of what was written, or read and found whole."""
         self._known.add(kind, hashes)
         self._corrupt.remove(kind, hashes)
         self._forgotten.remove(kind, hashes)
+
+    def saw(self, kind: Kind, hashes: Sequence[str]) -> None:
+        """Know of what is there; what was found corrupt stays so until it is written or read."""
+        corrupt = self._corrupt.has(kind, hashes)
+        self.add(kind, [h for h, is_corrupt in zip(hashes, corrupt, strict=True) if not is_corrupt])
 
     def forget(self, kind: Kind, hashes: Iterable[str]) -> None:
         self._forgotten.add(kind, self._known.remove(kind, hashes))
 
     def condemn(self, kind: Kind, hashes: Collection[str]) -> None:
-        """Remember that these were found corrupt: the next offload overwrites them."""
-        self._known.remove(kind, hashes)
+        """Remember that these were found corrupt: they are offered again, and overwritten."""
+        self.forget(kind, hashes)
         self._corrupt.add(kind, hashes)
 
     def is_corrupt(self, kind: Kind, page_hash: str) -> bool:

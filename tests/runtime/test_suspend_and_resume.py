@@ -183,6 +183,35 @@ async def test_a_damaged_state_is_refused_and_recomputed(
     assert (await store.check_integrity()).problems == []
 
 
+@pytest.mark.parametrize("kind", ["kv", "state"])
+async def test_what_is_damaged_in_the_store_alone_is_stored_again_by_the_next_session(
+    stage, store, torpor, kind
+):
+    """The device still holds it, whole, and sessions that begin alike share it."""
+    system = f"You are {secrets.token_hex(8)}. " + "The tide is never late. " * 40
+    first = await torpor.create(system=system)
+    said = await torpor.turn(first.id, "What is 2 + 2?", max_tokens=4)
+    snapshot = await store.snapshot(said.snapshot)
+    page = snapshot.page_chain[-1 if kind == "state" else 0]
+    key = ObjectNames("torpor", snapshot.fingerprint_id, 0).key(ObjectRef(kind, page))
+    async with redis.asyncio.Redis.from_url(stage.store.url) as client:
+        value = bytearray(await client.get(key))
+        value[HEADER_BYTES + 300] ^= 1
+        await client.set(key, bytes(value), keepttl=True)
+    await torpor.suspend(first.id)
+    assert "corrupt" in (await torpor.resume(first.id)).reason
+
+    second = await torpor.create(system=system)
+    turn = await torpor.turn(second.id, "What is 3 + 5?", max_tokens=4)
+    assert turn.not_durable_because is None
+    assert (await torpor.get(second.id)).boundary > PAGE
+    if kind == "state":  # only the first session's
+        await torpor.turn(first.id, "What is 4 + 4?", max_tokens=4)
+    assert (await store.check_integrity()).problems == []
+    for session in (first, second):
+        await torpor.delete(session.id)
+
+
 async def test_a_lost_page_is_recomputed_and_said(stage, store, torpor, session):
     history = await say(torpor, session.id, *HISTORY)
     control = await asked_in_fork(torpor, session.id)
