@@ -47,13 +47,15 @@ def telemetry_from(environment: Mapping[str, str]) -> Telemetry:
             f"telemetry is sent as {_PROTOCOL}; OTEL_EXPORTER_OTLP_PROTOCOL says {protocol}."
         )
     try:
-        from agent_runtime.telemetry_export import exporting
+        from agent_runtime.telemetry_export import exporting_as
     except ImportError as error:
         raise SetupError(
             f"OTEL_… variables ask for telemetry, and {error.name} is not installed: "
             "pip install 'torpor[telemetry]', or set OTEL_SDK_DISABLED=true."
         ) from error
-    return exporting(traces=traces, metrics=metrics)
+    exporting = exporting_as(NAME, traces=traces, metrics=metrics)
+    tracer, meter = exporting.tracers.get_tracer(NAME), exporting.meters.get_meter(NAME)
+    return Telemetry(tracer, meter, exporting.close)
 
 
 def _is_on(kind: str, environment: Mapping[str, str]) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -14,22 +15,26 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from agent_runtime.telemetry import NAME, Telemetry
+
+@dataclass(frozen=True)
+class Exporting:
+    tracers: TracerProvider
+    meters: MeterProvider
+
+    def close(self) -> None:
+        """Sends what waits."""
+        self.tracers.shutdown()
+        self.meters.shutdown()
 
 
-def exporting(*, traces: bool, metrics: bool) -> Telemetry:
+def exporting_as(name: str, *, traces: bool, metrics: bool) -> Exporting:
+    """name: of the service, unless the environment has another"""
     is_named = OTEL_SERVICE_NAME in os.environ or "service.name=" in os.environ.get(
         OTEL_RESOURCE_ATTRIBUTES, ""
     )
-    resource = Resource.create({} if is_named else {"service.name": NAME})
+    resource = Resource.create({} if is_named else {"service.name": name})
     tracers = TracerProvider(resource=resource)
     if traces:
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     readers = [PeriodicExportingMetricReader(OTLPMetricExporter())] if metrics else []
-    meters = MeterProvider(readers, resource=resource)
-
-    def close() -> None:
-        tracers.shutdown()
-        meters.shutdown()
-
-    return Telemetry(tracers.get_tracer(NAME), meters.get_meter(NAME), close)
+    return Exporting(tracers, MeterProvider(readers, resource=resource))
