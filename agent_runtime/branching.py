@@ -16,9 +16,9 @@ from typing import Any
 
 from agent_runtime.errors import TorporError
 from agent_runtime.graph import Agent, ask
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk import Torpor
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
-from agent_runtime.turns.events import Text, TurnEvent
+from agent_runtime.wire.events import Text, TurnEvent
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from tools.calls import ToolCall
 from tools.coercion import typed
 from tools.define import ToolSpec

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.errors import TurnLost
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 
 
 class TakesTurns(Protocol):

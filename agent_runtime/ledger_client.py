@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agent_runtime.models import Entries, FoundEntry
 from agent_runtime.sdk_errors import read
 from agent_runtime.sdk_requests import path_of
+from agent_runtime.wire.effects import Entries, FoundEntry
 from tools.effects import Entry
 
 Call = Callable[[str, str, Any], Awaitable[Any]]

@@ -21,51 +21,45 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel
 
-from agent_runtime.feed.events import SESSION_EVENTS
 from agent_runtime.ledger_client import SessionLedger
-from agent_runtime.messages.chat import Message
-from agent_runtime.messages.template import Options
-from agent_runtime.models import (
-    Cancellation,
-    ConversationRequest,
-    CreateSession,
-    Dropped,
-    EngineSlots,
-    Forked,
-    ForkRequest,
-    Held,
-    HistoryPolicy,
-    HoldRequest,
-    Persisted,
-    PersistRequest,
-    Released,
-    Resumed,
-    ResumeRequest,
-    SamplingDefaults,
-    SessionView,
-    SnapshotView,
-    Suspended,
-    SuspendRequest,
-    TurnRequest,
-    TurnResult,
-    Whereabouts,
-)
-from agent_runtime.said_models import SaidMessage
 from agent_runtime.sdk_errors import ApiError as ApiError
 from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
 from agent_runtime.sdk_errors import read, rows_of
 from agent_runtime.sdk_requests import Requests, Told, body_of, path_of
 from agent_runtime.session_files import SessionFiles
 from agent_runtime.tenants_client import TenantsClient
-from agent_runtime.turns.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
-from agent_runtime.version_models import (
-    DiffView,
-    Fork,
-    Forks,
-    ForksRequest,
-    RewindRequest,
-    TreeView,
+from agent_runtime.wire.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
+from agent_runtime.wire.messages import HistoryPolicy, Message, Options, SaidMessage
+from agent_runtime.wire.residency import (
+    Dropped,
+    Held,
+    HoldRequest,
+    Persisted,
+    PersistRequest,
+    Released,
+    Resumed,
+    ResumeRequest,
+    Suspended,
+    SuspendRequest,
+    Whereabouts,
 )
+from agent_runtime.wire.scheduling import EngineSlots
+from agent_runtime.wire.session_events import SESSION_EVENTS
+from agent_runtime.wire.sessions import (
+    CreateSession,
+    Forked,
+    ForkRequest,
+    SessionView,
+    SnapshotView,
+)
+from agent_runtime.wire.turns import (
+    Cancellation,
+    ConversationRequest,
+    SamplingDefaults,
+    TurnRequest,
+    TurnResult,
+)
+from agent_runtime.wire.versions import DiffView, Fork, Forks, ForksRequest, RewindRequest, TreeView
 from state_store.api_keys import tenant_of
 from tools.define import ToolSpec
 
@@ -245,7 +239,7 @@ class Torpor:
 
     async def events(self, session_id: str, *, after: str | None = None) -> AsyncGenerator[Told]:
         """What happens to the session, until it is deleted: first a SessionView of how it is now,
-        then events of `feed/events.py`. after: the `id` of the last one that is known"""
+        then events of `wire/session_events.py`. after: the `id` of the last one that is known"""
         path = path_of("sessions", session_id, "events")
         told = self._requests.followed(path, _HAPPENINGS, after=after)
         async with contextlib.aclosing(told) as events:

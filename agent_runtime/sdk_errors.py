@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from agent_runtime.errors import TorporError
-from agent_runtime.models import Problem
+from agent_runtime.wire.problems import Problem
 from engine.retry_after import seconds_until
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from agent_runtime.sdk_errors import read
 from agent_runtime.sdk_requests import path_of
-from agent_runtime.workspace_models import Names, Pieces, Version, WorkspaceFiles, WorkspaceView
+from agent_runtime.wire.workspaces import Names, Pieces, Version, WorkspaceFiles, WorkspaceView
 
 Call = Callable[[str, str, Any], Awaitable[Any]]
 

@@ -10,10 +10,10 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_runtime.errors import SetupError
-from agent_runtime.models import ANSWER_TOKENS
 from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
 from agent_runtime.service.bodies import BodyLimits
 from agent_runtime.service.hosts import LOCAL
+from agent_runtime.wire.turns import ANSWER_TOKENS
 from engine.backends.settings import BackendSettings
 from state_store.vault import Vault
 

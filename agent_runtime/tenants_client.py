@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from agent_runtime.sdk_errors import read
 from agent_runtime.sdk_requests import Requests, path_of
-from agent_runtime.tenant_models import TenantQuota, TenantUsage, TenantView
+from agent_runtime.wire.tenants import TenantQuota, TenantUsage, TenantView
 
 
 class TenantsClient:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from agent_runtime.errors import FilesUncommitted
 from agent_runtime.sdk import ApiError, Torpor
-from agent_runtime.workspace_models import CHUNK, WorkspaceFiles, sha256
+from agent_runtime.wire.workspaces import CHUNK, WorkspaceFiles, sha256
 from tools.code import code_tools
 from tools.errors import ToolFailed, WorkspacesUnusable
 from tools.files import file_tools

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from agent_runtime.errors import TorporError
 from agent_runtime.service.document import problems
-from agent_runtime.tenant_models import TenantQuota, TenantView
+from agent_runtime.wire.tenants import TenantQuota, TenantView
 from state_store.errors import StoreError
 from state_store.quotas import Quota
 from state_store.store import StateStore

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from agent_runtime.lists import Several
+from agent_runtime.wire.lists import Several
 
 _NOT_READ = {
     "image": "the models read text",

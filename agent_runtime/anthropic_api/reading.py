@@ -32,12 +32,12 @@ from agent_runtime.errors import (
     WrongMessage,
 )
 from agent_runtime.frameworks import Said
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_for, options_with, thinking_switched
-from agent_runtime.messages.template import OptionValue
-from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.messages import asked_of, conversation
-from agent_runtime.turns.constraints import NamedTool
+from agent_runtime.wire.constraints import NamedTool
+from agent_runtime.wire.messages import Message, OptionValue
+from agent_runtime.wire.turns import ConversationRequest
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from agent_runtime.anthropic_api.blocks import CacheControl, SaidMessage, TextBlock, Wire
-from agent_runtime.lists import Several
 from agent_runtime.openai_api.chat_models import Ours
+from agent_runtime.wire.lists import Several
 
 _NOT_HERE = {
     "top_k": "the engine samples by temperature and top_p",

@@ -22,13 +22,13 @@ from agent_runtime.anthropic_api.request import CountRequest, MessagesRequest
 from agent_runtime.errors import TorporError, Unsupported
 from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.models import served
 from agent_runtime.routes.headers import Key
 from agent_runtime.service.streaming import EventStream, counted, first_of, last_of
 from agent_runtime.sessions.conversations import Conversations
-from agent_runtime.turns.events import TurnEvent
+from agent_runtime.wire.events import TurnEvent
+from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

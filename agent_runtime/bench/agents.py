@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent_runtime.errors import TorporError
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.sessions import SessionView
+from agent_runtime.wire.turns import TurnResult
 from engine.demo_model import dialogues
 from tools.calculator import calculator
 from tools.registry import Registry

@@ -21,7 +21,8 @@ import psutil
 
 from agent_runtime.bench.spread import quartiles
 from agent_runtime.commands.processes import Layout
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
+from agent_runtime.wire.messages import Message
 from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
 from engine.launch import EngineOptions, EngineProcess, checked_model, free_port

@@ -19,8 +19,8 @@ import redis
 
 from agent_runtime.bench.scene import ROOM, Scene, scene
 from agent_runtime.bench.spread import quartiles
-from agent_runtime.messages.chat import Message
 from agent_runtime.turns.boundaries import interval_of
+from agent_runtime.wire.messages import Message
 from engine.demo_model import dialogues
 from engine.profiles import Profile
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from agent_runtime.bench.scene import Scene, scene
 from agent_runtime.bench.spread import power, quartiles
-from agent_runtime.models import Timing, TurnResult
+from agent_runtime.wire.turns import Timing, TurnResult
 from engine.client import EngineClient
 from engine.demo_model import dialogues
 from engine.profiles import Profile

@@ -25,7 +25,7 @@ from typing import Any
 from agent_runtime.bench.peers.llama import LlamaProcess
 from agent_runtime.bench.scene import ROOM, Scene, scene
 from agent_runtime.bench.spread import quartiles
-from agent_runtime.models import TurnResult
+from agent_runtime.wire.turns import TurnResult
 from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
 from engine.launch import EngineProcess

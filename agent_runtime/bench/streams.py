@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from agent_runtime.commands.processes import Layout, RuntimeProcess, emptied
-from agent_runtime.feed.events import Rewound, name_of
+from agent_runtime.wire.session_events import Rewound, name_of
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 from state_store.embedded import EmbeddedServer

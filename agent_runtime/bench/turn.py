@@ -28,11 +28,12 @@ import numpy as np
 from agent_runtime.bench.spread import quartiles
 from agent_runtime.bench.synthetic import write_session
 from agent_runtime.demo.stage import Stage
-from agent_runtime.messages.chat import ChatFormat, Message
-from agent_runtime.models import TurnResult
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import Torpor
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.reporting import Reports
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from engine.demo_model import dialogues
 from engine.lines import lines_of
 from engine.pool import EnginePool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent_runtime.chat.exchange import INTERRUPTED
 from agent_runtime.chat.screen import CALL, Screen, parts_of
 from agent_runtime.chat.sitting import Sitting
-from agent_runtime.models import SessionView
+from agent_runtime.wire.sessions import SessionView
 
 
 async def arrive(sitting: Sitting, screen: Screen, session: SessionView) -> None:

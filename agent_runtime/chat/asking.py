@@ -15,11 +15,12 @@ from typing import Any
 
 from agent_runtime.chat import chats
 from agent_runtime.chat.view import View
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import SessionView, TurnResult
 from agent_runtime.sdk import Torpor
 from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes, pause_before
-from agent_runtime.turns.events import Progress, Reasoning, Text, ToolCalled
+from agent_runtime.wire.events import Progress, Reasoning, Text, ToolCalled
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.sessions import SessionView
+from agent_runtime.wire.turns import TurnResult
 
 _LASTING = ("no_backend", "no_model")  # as long as the service is started as it is
 

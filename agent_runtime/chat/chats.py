@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from agent_runtime.errors import NotFound
-from agent_runtime.models import Forked, SessionView
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.wire.sessions import Forked, SessionView
 from tools.define import ToolSpec
 
 NAME, OPENED = "chat", "opened"

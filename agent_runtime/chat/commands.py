@@ -12,7 +12,8 @@ from agent_runtime.chat.screen import Screen, snapshot_named
 from agent_runtime.chat.sitting import Sitting
 from agent_runtime.chat.view import usage_line
 from agent_runtime.errors import BadRequest, NotFound
-from agent_runtime.models import SessionView, TurnResult
+from agent_runtime.wire.sessions import SessionView
+from agent_runtime.wire.turns import TurnResult
 
 
 class Next(Enum):

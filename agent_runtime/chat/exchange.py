@@ -17,8 +17,9 @@ from agent_runtime.chat.toolbox import Toolbox
 from agent_runtime.chat.view import View
 from agent_runtime.errors import TooManySteps
 from agent_runtime.graph import STATE_TYPES, AgentState, Step, answer, build_agent, waiting
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import SessionView, TurnResult
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.sessions import SessionView
+from agent_runtime.wire.turns import TurnResult
 from tools.tool import Tool
 
 _MOST_STEPS = 50  # model turns and tool rounds of one exchange

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from agent_runtime.chat.view import harmless, one_line, usage_line
 from agent_runtime.graph import Step
-from agent_runtime.models import TurnResult
-from agent_runtime.turns.events import Progress, ToolCalled
+from agent_runtime.wire.events import Progress, ToolCalled
+from agent_runtime.wire.turns import TurnResult
 
 
 class PlainView:

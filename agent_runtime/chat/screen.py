@@ -18,10 +18,12 @@ from rich.tree import Tree
 from agent_runtime.chat.chats import name_of
 from agent_runtime.chat.view import harmless, one_line, usage_line
 from agent_runtime.graph import Step
-from agent_runtime.models import Resumed, SessionView, SnapshotView, TurnResult
-from agent_runtime.said_models import SaidMessage
-from agent_runtime.turns.events import Progress, ToolCalled
-from agent_runtime.version_models import TreeView
+from agent_runtime.wire.events import Progress, ToolCalled
+from agent_runtime.wire.messages import SaidMessage
+from agent_runtime.wire.residency import Resumed
+from agent_runtime.wire.sessions import SessionView, SnapshotView
+from agent_runtime.wire.turns import TurnResult
+from agent_runtime.wire.versions import TreeView
 
 CALL = "→"
 

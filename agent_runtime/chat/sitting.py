@@ -10,7 +10,8 @@ from agent_runtime.chat.exchange import Exchanges
 from agent_runtime.chat.toolbox import Toolbox
 from agent_runtime.chat.view import View
 from agent_runtime.errors import BadRequest
-from agent_runtime.models import SessionView, Suspended
+from agent_runtime.wire.residency import Suspended
+from agent_runtime.wire.sessions import SessionView
 
 
 @dataclass(frozen=True)

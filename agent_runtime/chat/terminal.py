@@ -33,7 +33,7 @@ from agent_runtime.chat.screen import Screen, without_echo
 from agent_runtime.chat.sitting import Sitting, Wanted
 from agent_runtime.chat.view import one_line, visible
 from agent_runtime.errors import TorporError
-from agent_runtime.models import TurnResult
+from agent_runtime.wire.turns import TurnResult
 from tools.errors import ToolsError
 
 T = TypeVar("T")

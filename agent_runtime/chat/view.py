@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from agent_runtime.graph import Step
-from agent_runtime.models import TurnResult
-from agent_runtime.turns.events import Progress, ToolCalled
+from agent_runtime.wire.events import Progress, ToolCalled
+from agent_runtime.wire.turns import TurnResult
 
 _TURN_AROUND = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f]")
 

@@ -26,7 +26,7 @@ _INTERRUPTED = 130  # as shells say of a command that Ctrl-C has ended
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    from agent_runtime.messages.efforts import Effort
+    from agent_runtime.wire.messages import Effort
 
     service_options.add_to(parser, key_variable=_KEY_VARIABLE)
     which = parser.add_mutually_exclusive_group()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent_runtime.demo.script import Say
 from agent_runtime.graph import Agent, Step, ask
-from agent_runtime.models import TurnResult
+from agent_runtime.wire.turns import TurnResult
 
 TOP_LOGPROBS = 5
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agent_runtime.demo.proof import Comparison, Run
-from agent_runtime.models import Resumed, Suspended, TurnResult
+from agent_runtime.wire.residency import Resumed, Suspended
+from agent_runtime.wire.turns import TurnResult
 
 
 @dataclass(frozen=True)

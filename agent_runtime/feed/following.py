@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from agent_runtime.feed.events import SESSION_EVENTS, Deleted, Missed
-from agent_runtime.models import SessionView
-from agent_runtime.turns.events import sent
+from agent_runtime.wire.events import sent
+from agent_runtime.wire.session_events import SESSION_EVENTS, Deleted, Missed
+from agent_runtime.wire.sessions import SessionView
 from state_store.errors import StoreError
 from state_store.feeds import START, Entry, Place
 from state_store.store import StateStore

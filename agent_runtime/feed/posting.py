@@ -10,7 +10,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from agent_runtime.errors import Cancelled, TorporError
-from agent_runtime.feed.events import (
+from agent_runtime.service.status import problem_of
+from agent_runtime.wire.events import Progress, TurnEvent
+from agent_runtime.wire.residency import Resumed
+from agent_runtime.wire.session_events import (
     Deleted,
     ResidencyChanged,
     SessionEvent,
@@ -22,9 +25,7 @@ from agent_runtime.feed.events import (
     Working,
     name_of,
 )
-from agent_runtime.models import Resumed, TurnResult
-from agent_runtime.service.status import problem_of
-from agent_runtime.turns.events import Progress, TurnEvent
+from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from state_store.feeds import Post

@@ -23,8 +23,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from agent_runtime.errors import TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
 from agent_runtime.kept_turns import KeptTurn
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 

@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes, pause_before
+from agent_runtime.wire.turns import TurnResult
 
 
 async def asked_again(

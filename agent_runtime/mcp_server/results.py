@@ -6,7 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.models import SessionView, SnapshotView, TurnResult, Usage
+from agent_runtime.wire.sessions import SessionView, SnapshotView
+from agent_runtime.wire.turns import TurnResult, Usage
 from tools.calls import ToolCall
 
 

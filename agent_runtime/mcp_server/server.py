@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from agent_runtime.errors import TorporError
 from agent_runtime.mcp_server.tools import Connect, all_tools
-from agent_runtime.models import Problem
 from agent_runtime.sdk import ApiError
 from agent_runtime.service.status import problem_of
+from agent_runtime.wire.problems import Problem
 
 _INSTRUCTIONS = (
     "Sessions with a language model that remember all that was said in them. A session is like a "

@@ -14,22 +14,13 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from agent_runtime.mcp_server.results import Answer, Deleted, History, SessionList
-from agent_runtime.messages.chat import Message
-from agent_runtime.messages.efforts import Effort
-from agent_runtime.messages.template import OptionValue
-from agent_runtime.models import (
-    Cancellation,
-    Durability,
-    Forked,
-    HistoryPolicy,
-    Resumed,
-    SessionView,
-    Suspended,
-    TurnResult,
-)
 from agent_runtime.sdk import Torpor
-from agent_runtime.turns.events import Progress, Reasoning, Text
-from agent_runtime.version_models import DiffView, TreeView
+from agent_runtime.wire.events import Progress, Reasoning, Text
+from agent_runtime.wire.messages import Effort, HistoryPolicy, Message, OptionValue
+from agent_runtime.wire.residency import Resumed, Suspended
+from agent_runtime.wire.sessions import Forked, SessionView
+from agent_runtime.wire.turns import Cancellation, Durability, TurnResult
+from agent_runtime.wire.versions import DiffView, TreeView
 from tools.define import ToolSpec
 
 Connect = Callable[[], AbstractAsyncContextManager[Torpor]]

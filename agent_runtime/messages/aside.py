@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
-from agent_runtime.messages.chat import Message
+from agent_runtime.wire.messages import Message
 
 LONG = 1 << 14  # characters, about as many milliseconds of a tokenizer as a thread is worth
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent_runtime.errors import BadRequest
-from agent_runtime.messages.chat import ChatFormat, Message
-from agent_runtime.messages.template import Options
+from agent_runtime.messages.chat import ChatFormat
+from agent_runtime.wire.messages import Message, Options
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 from tools.formats import parse

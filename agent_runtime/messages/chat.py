@@ -14,29 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
 from agent_runtime.messages.efforts import efforts_of
-from agent_runtime.messages.template import Options, Template
-from tools.calls import ToolCall
+from agent_runtime.messages.template import Template
+from agent_runtime.wire.messages import Message, Options
 from tools.define import ToolSpec
 from tools.formats import HERMES, QWEN3_CODER
-
-
-class Message(BaseModel):
-    """One message from the client's side: `user` text, a `tool` result, or what an `assistant`
-    said elsewhere, which becomes a part of the history as it stands; its `reasoning` as far as the
-    checkpoint's template shows the model what it thought before."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    role: str
-    content: str
-    tool_calls: tuple[ToolCall, ...] = ()
-    reasoning: str = ""
-
 
 # Private-use characters around a third that says which reserved word stood there.
 _OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100

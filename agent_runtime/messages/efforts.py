@@ -12,13 +12,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 from agent_runtime.errors import BadRequest, Unsupported
-from agent_runtime.messages.template import Options, OptionValue, Template
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-"""As OpenAI and Anthropic name them, together."""
+from agent_runtime.messages.template import Template
+from agent_runtime.wire.messages import Effort, Options, OptionValue
 
 _LEVELS: tuple[str, ...] = get_args(Effort)
 _SWITCHES = ("enable_thinking", "thinking")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent_runtime.errors import BadRequest
-from agent_runtime.messages.chat import Message
+from agent_runtime.wire.messages import Message
 
 
 def require_order(messages: Sequence[Message], *, waiting: int) -> None:

@@ -17,8 +17,9 @@ from agent_runtime.messages.order import require_order
 from agent_runtime.messages.rewriting import rewriting_of
 from agent_runtime.messages.shown import Showing
 from agent_runtime.messages.transcripts import Transcript, Transcripts, meta_of
-from agent_runtime.models import HistoryPolicy, SamplingDefaults, TurnRequest
 from agent_runtime.turns.outage import Standing
+from agent_runtime.wire.messages import HistoryPolicy
+from agent_runtime.wire.turns import SamplingDefaults, TurnRequest
 from engine.pool import Engine
 from state_store.records import Session
 from state_store.store import StateStore

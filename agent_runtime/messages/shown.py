@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent_runtime.errors import TemplateRewrites
-from agent_runtime.messages.chat import ChatFormat, Message
-from agent_runtime.messages.template import Options
+from agent_runtime.messages.chat import ChatFormat
+from agent_runtime.wire.messages import Message, Options
 from tools.define import ToolSpec
 from tools.formats import parse
 

@@ -11,10 +11,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_runtime.errors import BadRequest, UnknownOption
-
-OptionValue = bool | int | str
-Options = Mapping[str, OptionValue]
-"""What a template is given besides the conversation, as `enable_thinking`."""
+from agent_runtime.wire.messages import Options
 
 _NO_OPTIONS = frozenset(
     {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now"}

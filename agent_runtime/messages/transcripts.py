@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent_runtime.errors import NoMessages
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import History
 from agent_runtime.messages.shown import Showing
+from agent_runtime.wire.messages import Message
 from state_store.records import Session, Snapshot
 from state_store.store import StateStore
 

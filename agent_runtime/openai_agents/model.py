@@ -39,10 +39,10 @@ from agent_runtime.frameworks import (
     typed_arguments,
     with_one_system_text,
 )
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk import Torpor
-from agent_runtime.turns.constraints import NamedTool
+from agent_runtime.wire.constraints import NamedTool
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 

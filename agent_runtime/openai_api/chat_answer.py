@@ -10,7 +10,6 @@ from typing import Any
 
 from agent_runtime.frameworks import untold
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.logprobs import logprobs_of
 from agent_runtime.openai_api.messages import (
     Ids,
@@ -18,7 +17,8 @@ from agent_runtime.openai_api.messages import (
     finish_reason_of,
     ours,
 )
-from agent_runtime.turns.events import Progress, Reasoning, Text, TurnEvent
+from agent_runtime.wire.events import Progress, Reasoning, Text, TurnEvent
+from agent_runtime.wire.turns import TurnResult
 from tools.define import ToolSpec
 
 DONE = "data: [DONE]\n\n"

@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent_runtime.errors import Unsupported
-from agent_runtime.lists import Several
-from agent_runtime.messages.efforts import Effort
-from agent_runtime.messages.template import OptionValue
-from agent_runtime.models import Durability, HistoryPolicy
+from agent_runtime.wire.lists import Several
+from agent_runtime.wire.messages import Effort, HistoryPolicy, OptionValue
+from agent_runtime.wire.turns import Durability
 
 
 class _Wire(BaseModel):

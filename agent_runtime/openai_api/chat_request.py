@@ -7,12 +7,13 @@ from typing import Any
 
 from agent_runtime.errors import BadRequest, WrongMessage
 from agent_runtime.frameworks import Said
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_for
-from agent_runtime.models import ConversationRequest
 from agent_runtime.openai_api.chat_models import ChatMessage, ChatRequest, FunctionTool, ToolChoice
 from agent_runtime.openai_api.messages import asked_of, call_of, conversation, text_of
-from agent_runtime.turns.constraints import NamedTool
+from agent_runtime.wire.constraints import NamedTool
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import ConversationRequest
 from state_store.labels import is_label
 from tools.define import ToolSpec
 

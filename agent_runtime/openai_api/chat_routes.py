@@ -12,7 +12,6 @@ from fastapi.responses import JSONResponse
 from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import Problem, TurnResult
 from agent_runtime.openai_api.chat_answer import Answering
 from agent_runtime.openai_api.chat_models import ChatRequest, require_supported
 from agent_runtime.openai_api.chat_request import conversation_of
@@ -25,7 +24,9 @@ from agent_runtime.service.metrics import Metrics
 from agent_runtime.service.streaming import EventStream, last_of, streamed_as
 from agent_runtime.sessions.choices import Choices
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns.events import TurnEvent
+from agent_runtime.wire.events import TurnEvent
+from agent_runtime.wire.problems import Problem
+from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

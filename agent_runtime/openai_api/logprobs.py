@@ -14,8 +14,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import TokenLogprob, TurnResult
 from agent_runtime.turns.thinking import reasoning_tokens
+from agent_runtime.wire.turns import TokenLogprob, TurnResult
 
 
 def logprobs_of(result: TurnResult, chat: ChatFormat, *, top: int) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, in_call_order, typed_arguments, with_one_system_text
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import ConversationRequest, TurnResult
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import ConversationRequest, TurnResult
 from tools.calls import ToolCall
 from tools.canonical import loads
 from tools.define import ToolSpec

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
-from agent_runtime.models import Entries, FoundEntry
 from agent_runtime.service.document import problems
 from agent_runtime.sessions.ledger import StoreLedger
+from agent_runtime.wire.effects import Entries, FoundEntry
 from state_store.errors import StoreError
 from tools.effects import Entry
 from tools.errors import ToolsError

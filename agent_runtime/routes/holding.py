@@ -7,9 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 
 from agent_runtime.errors import TorporError
-from agent_runtime.models import Dropped, Held, HoldRequest, Persisted, PersistRequest, Released
 from agent_runtime.service.document import problems
 from agent_runtime.sessions.holding import Holding
+from agent_runtime.wire.residency import (
+    Dropped,
+    Held,
+    HoldRequest,
+    Persisted,
+    PersistRequest,
+    Released,
+)
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

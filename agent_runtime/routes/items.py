@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import TorporError
-from agent_runtime.lists import Several
 from agent_runtime.service.document import problems
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.lists import Several
 from state_store.errors import CorruptObject, StoreError
 from state_store.store import StateStore
 

@@ -14,21 +14,7 @@ from agent_runtime.access.identity import current_tenant
 from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.messages.said import said
-from agent_runtime.models import (
-    CreateSession,
-    Forked,
-    ForkRequest,
-    LabelsRequest,
-    Resumed,
-    ResumeRequest,
-    SessionView,
-    SnapshotView,
-    Suspended,
-    SuspendRequest,
-    Whereabouts,
-)
 from agent_runtime.routes.headers import Key
-from agent_runtime.said_models import SaidMessage
 from agent_runtime.service.document import content, problems
 from agent_runtime.service.etags import (
     MOVED,
@@ -44,7 +30,23 @@ from agent_runtime.service.metrics import Metrics
 from agent_runtime.service.streaming import EventStream, streamed
 from agent_runtime.sessions.listing import Listing, Residency, labels_of
 from agent_runtime.sessions.sessions import Sessions
-from agent_runtime.turns.events import ResumeEvent
+from agent_runtime.wire.events import ResumeEvent
+from agent_runtime.wire.messages import SaidMessage
+from agent_runtime.wire.residency import (
+    Resumed,
+    ResumeRequest,
+    Suspended,
+    SuspendRequest,
+    Whereabouts,
+)
+from agent_runtime.wire.sessions import (
+    CreateSession,
+    Forked,
+    ForkRequest,
+    LabelsRequest,
+    SessionView,
+    SnapshotView,
+)
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

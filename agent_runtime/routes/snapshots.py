@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import TorporError
-from agent_runtime.models import LabelsRequest, SnapshotView
 from agent_runtime.service.document import problems
 from agent_runtime.sessions.listing import Listing, labels_of
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.sessions import LabelsRequest, SnapshotView
 from state_store.errors import StoreError
 
 router = APIRouter(prefix="/v1/snapshots", responses=problems(TorporError, StoreError))

@@ -9,18 +9,14 @@ from fastapi import APIRouter, Request
 
 from agent_runtime.access.identity import current_tenant, is_operator
 from agent_runtime.errors import TorporError
-from agent_runtime.models import (
-    Cancellation,
-    ConversationRequest,
-    EngineSlots,
-    TurnRequest,
-)
 from agent_runtime.routes.headers import Key
 from agent_runtime.service.document import problems
 from agent_runtime.service.etags import MOVED, Match, held_to
 from agent_runtime.service.streaming import EventStream, counted, streamed
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.scheduling import EngineSlots
+from agent_runtime.wire.turns import Cancellation, ConversationRequest, TurnRequest
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

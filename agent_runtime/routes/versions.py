@@ -11,12 +11,12 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from agent_runtime.errors import BodyTooLarge, TorporError
-from agent_runtime.models import SessionView
 from agent_runtime.routes.headers import Key
 from agent_runtime.service.document import content, problems
 from agent_runtime.service.etags import MOVED, Match, held_to, name_head
 from agent_runtime.sessions.versions import Versions
-from agent_runtime.version_models import DiffView, Forks, ForksRequest, RewindRequest, TreeView
+from agent_runtime.wire.sessions import SessionView
+from agent_runtime.wire.versions import DiffView, Forks, ForksRequest, RewindRequest, TreeView
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
 from agent_runtime.service.document import problems
-from agent_runtime.workspace_models import (
+from agent_runtime.wire.workspaces import (
     MOST_CHUNKS,
     Names,
     Pieces,

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.errors import BodyTimeout
-from agent_runtime.models import Problem
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.json_values import flaw_of
 from agent_runtime.service.nesting import is_within
+from agent_runtime.wire.problems import Problem
 
 
 class BodyLimits(BaseModel):

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import Any
 
 from agent_runtime.errors import ClientGone, Forbidden, RateLimited, Unauthorized
-from agent_runtime.models import Problem
 from agent_runtime.service.status import status_and_code
+from agent_runtime.wire.problems import Problem
 
 Responses = dict[int | str, dict[str, Any]]
 """As FastAPI's `responses` takes them."""

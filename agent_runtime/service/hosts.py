@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent_runtime.models import Problem
 from agent_runtime.service.answers import problem_response
+from agent_runtime.wire.problems import Problem
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 

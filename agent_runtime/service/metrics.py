@@ -16,11 +16,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.access.identity import current_tenant
-from agent_runtime.models import EngineSlots, Resumed, Suspended, TurnResult
 from agent_runtime.service.engine_metrics import EngineMetrics
 from agent_runtime.service.instruments import Instruments
 from agent_runtime.service.tenant_metrics import TenantMetrics
 from agent_runtime.telemetry import Telemetry
+from agent_runtime.wire.residency import Resumed, Suspended
+from agent_runtime.wire.scheduling import EngineSlots
+from agent_runtime.wire.turns import TurnResult
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)

@@ -7,21 +7,12 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import (
-    ConversationRequest,
-    CreateSession,
-    ForkRequest,
-    HoldRequest,
-    LabelsRequest,
-    PersistRequest,
-    ResumeRequest,
-    SessionView,
-    SuspendRequest,
-    TurnRequest,
-)
 from agent_runtime.service.streaming import EventStream
-from agent_runtime.version_models import ForksRequest, RewindRequest
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.residency import HoldRequest, PersistRequest, ResumeRequest, SuspendRequest
+from agent_runtime.wire.sessions import CreateSession, ForkRequest, LabelsRequest, SessionView
+from agent_runtime.wire.turns import ConversationRequest, TurnRequest
+from agent_runtime.wire.versions import ForksRequest, RewindRequest
 
 OPERATIONS: dict[str, tuple[str, str]] = {
     "GET /health": ("health", "Whether the service lives"),

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agent_runtime.anthropic_api import errors as anthropic
-from agent_runtime.models import Problem
 from agent_runtime.openai_api import errors as openai
+from agent_runtime.wire.problems import Problem
 
 Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
 """Status and JSON body."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from agent_runtime.errors import TorporError
-from agent_runtime.models import Problem
+from agent_runtime.wire.problems import Problem
 from engine import errors as engine
 from state_store import errors as store
 from tools import errors as tools

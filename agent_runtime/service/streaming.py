@@ -1,4 +1,4 @@
-"""Answers as server-sent events: those of `turns/events.py`, and `error` if it ends with one."""
+"""Answers as server-sent events: those of `wire/events.py`, and `error` if it ends with one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from fastapi.responses import StreamingResponse
 
 from agent_runtime.access.standing import while_admitted
 from agent_runtime.errors import ClientGone, TorporError
-from agent_runtime.models import Problem, TurnResult
 from agent_runtime.service.metrics import Metrics
 from agent_runtime.service.status import UNFORESEEN, layer_of, problem_of
-from agent_runtime.turns.events import Event, TurnEvent, encoded, sent
+from agent_runtime.wire.events import Event, TurnEvent, encoded, sent
+from agent_runtime.wire.problems import Problem
+from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from tools.errors import ToolsError

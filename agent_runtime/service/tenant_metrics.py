@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agent_runtime.models import EngineSlots, Usage
 from agent_runtime.service.instruments import Instruments
+from agent_runtime.wire.scheduling import EngineSlots
+from agent_runtime.wire.turns import Usage
 
 _OTHERS = "other"
 

@@ -15,12 +15,13 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 
 from agent_runtime.errors import Unavailable
-from agent_runtime.models import ConversationRequest, Forked, ForkRequest, TurnResult
 from agent_runtime.sessions.conversations import Conversations, turn_of
 from agent_runtime.sessions.sessions import Sessions
-from agent_runtime.turns.events import TurnEvent
 from agent_runtime.turns.idempotency import part_of
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.events import TurnEvent
+from agent_runtime.wire.sessions import Forked, ForkRequest
+from agent_runtime.wire.turns import ConversationRequest, TurnResult
 from state_store.errors import StoreError
 from state_store.store import StateStore
 

@@ -23,13 +23,14 @@ import msgpack
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import ConversationRequest, CreateSession, TurnRequest, TurnResult
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns.events import TurnEvent
 from agent_runtime.turns.idempotency import Claim, part_of
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.events import TurnEvent
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.sessions import CreateSession
+from agent_runtime.wire.turns import ConversationRequest, TurnRequest, TurnResult
 from engine.errors import NoEngine
 from state_store.errors import (
     CorruptObject,

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from agent_runtime.errors import TorporError
 from agent_runtime.feed.following import Followers
 from agent_runtime.feed.posting import Feed
-from agent_runtime.models import SuspendRequest
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.turns.cancelling import ENDING
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.residency import SuspendRequest
 from engine.errors import EngineError
 from state_store.errors import NotFound, StoreError
 

@@ -11,10 +11,17 @@ import contextlib
 import time
 
 from agent_runtime.errors import NotHeld
-from agent_runtime.models import Dropped, Held, HoldRequest, Persisted, PersistRequest, Released
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.whereabouts import engine_of
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.residency import (
+    Dropped,
+    Held,
+    HoldRequest,
+    Persisted,
+    PersistRequest,
+    Released,
+)
 from engine.errors import EngineUnreachable
 from engine.pool import Engine, EnginePool
 from state_store.errors import ServersChanged

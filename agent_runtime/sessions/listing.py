@@ -10,10 +10,10 @@ from typing import Literal
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest
-from agent_runtime.models import SessionView, SnapshotView
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.sessions import SessionView, SnapshotView
 from engine.pool import EnginePool
 from state_store.pages import Listed
 from state_store.store import StateStore

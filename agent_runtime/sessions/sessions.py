@@ -10,21 +10,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import NothingReused
-from agent_runtime.feed.events import Deleted, WasSuspended
 from agent_runtime.feed.posting import Feed
-from agent_runtime.models import (
-    CreateSession,
-    Forked,
-    ForkRequest,
-    Resumed,
-    ResumeRequest,
-    RunningTurn,
-    SessionView,
-    SnapshotView,
-    Suspended,
-    SuspendRequest,
-    Whereabouts,
-)
 from agent_runtime.sessions.forks import fork_at
 from agent_runtime.sessions.holding import confirmed, give_up
 from agent_runtime.sessions.residency import Residency
@@ -32,11 +18,27 @@ from agent_runtime.sessions.stateless import require_no_options, tokens_of
 from agent_runtime.sessions.whereabouts import whereabouts
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import ENDING
-from agent_runtime.turns.events import ResumeEvent
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.formats import why_unusable
 from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.events import ResumeEvent
+from agent_runtime.wire.residency import (
+    Resumed,
+    ResumeRequest,
+    Suspended,
+    SuspendRequest,
+    Whereabouts,
+)
+from agent_runtime.wire.session_events import Deleted, WasSuspended
+from agent_runtime.wire.sessions import (
+    CreateSession,
+    Forked,
+    ForkRequest,
+    SessionView,
+    SnapshotView,
+)
+from agent_runtime.wire.turns import RunningTurn
 from engine.pool import EnginePool
 from engine.replies import Prefetch
 from state_store.errors import (

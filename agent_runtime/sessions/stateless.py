@@ -17,23 +17,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReused
-from agent_runtime.messages.chat import Message
 from agent_runtime.messages.message_log import WireMessage, messages_of, words_of
 from agent_runtime.messages.order import require_order
-from agent_runtime.messages.template import Options
-from agent_runtime.models import (
-    ConversationRequest,
-    CreateSession,
-    Resumed,
-    ResumeRequest,
-    Timing,
-    TurnRequest,
-    TurnResult,
-    Usage,
-)
 from agent_runtime.turns.cancelling import Cancellable
 from agent_runtime.turns.constraints import protocol_fields
-from agent_runtime.turns.events import Reasoning, Text, TurnEvent, called
+from agent_runtime.wire.events import Reasoning, Text, TurnEvent, called
+from agent_runtime.wire.messages import Message, Options
+from agent_runtime.wire.residency import Resumed, ResumeRequest
+from agent_runtime.wire.sessions import CreateSession
+from agent_runtime.wire.turns import ConversationRequest, Timing, TurnRequest, TurnResult, Usage
 from engine.backends.chat import Answer, Backend
 from engine.backends.stream import Call, Piece
 from engine.client import Sampling

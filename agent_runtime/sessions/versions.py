@@ -8,16 +8,16 @@ from pathlib import Path
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import BadRequest, StillRunning, TorporError
-from agent_runtime.feed.events import Rewound
 from agent_runtime.feed.posting import Feed
-from agent_runtime.models import ForkRequest, SessionView, SnapshotView
 from agent_runtime.service.status import problem_of
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.turns import Turns
-from agent_runtime.version_models import (
+from agent_runtime.wire.session_events import Rewound
+from agent_runtime.wire.sessions import ForkRequest, SessionView, SnapshotView
+from agent_runtime.wire.versions import (
     BranchView,
     DiffView,
     Fork,

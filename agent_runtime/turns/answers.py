@@ -13,10 +13,10 @@ import hashlib
 from typing import Any
 
 from agent_runtime.messages.rewriting import Rewriting
-from agent_runtime.models import TurnResult
 from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.records import TurnRecord, TurnRecords
+from agent_runtime.wire.turns import TurnResult
 from state_store.records import Session, Snapshot
 from state_store.store import StateStore
 

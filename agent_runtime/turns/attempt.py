@@ -18,7 +18,6 @@ from tokenizers.decoders import DecodeStream
 
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import History
-from agent_runtime.models import TurnRequest
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.turns.boundaries import interval_of
 from agent_runtime.turns.constraints import structural_tag
@@ -26,6 +25,7 @@ from agent_runtime.turns.generation import Generation
 from agent_runtime.turns.placing import Placement, Placing
 from agent_runtime.turns.stopping import StopWatch
 from agent_runtime.turns.thinking import ThinkingLimit
+from agent_runtime.wire.turns import TurnRequest
 from engine.client import Chunk, Sampling
 from engine.errors import EngineUnreachable, LoadFailed, NoEngine
 from engine.pool import Engine, EnginePool

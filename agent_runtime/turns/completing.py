@@ -7,7 +7,6 @@ import dataclasses
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import Histories, History
 from agent_runtime.messages.prompting import Asked, Prompting
-from agent_runtime.models import TurnRequest, TurnResult
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.answers import Answers
@@ -17,6 +16,7 @@ from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.outage import Outage
 from agent_runtime.turns.records import TurnRecord
 from agent_runtime.turns.results import result_of
+from agent_runtime.wire.turns import TurnRequest, TurnResult
 from state_store.errors import StoreUnavailable
 from state_store.records import Lease
 from state_store.store import StateStore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_runtime.errors import HeadMoved
-from agent_runtime.models import TurnRequest
+from agent_runtime.wire.turns import TurnRequest
 from state_store.records import Session
 from state_store.store import StateStore
 

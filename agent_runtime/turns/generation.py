@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from agent_runtime.messages.histories import History
 from agent_runtime.messages.rewriting import Rewriting
-from agent_runtime.models import Usage
 from agent_runtime.turns.placing import Placement
+from agent_runtime.wire.turns import Usage
 from engine.client import TokenLogprobs
 from engine.pool import Engine
 

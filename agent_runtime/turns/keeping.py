@@ -7,12 +7,12 @@ import logging
 from typing import Any, NamedTuple
 
 from agent_runtime.errors import KeptTurnsRefused, TorporError
-from agent_runtime.models import TurnRequest, TurnResult
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.answers import meta_of
 from agent_runtime.turns.idempotency import Claims, reused, turn_of
 from agent_runtime.turns.outage import KeptTurn, Outage, Standing
 from agent_runtime.turns.writing import Writers
+from agent_runtime.wire.turns import TurnRequest, TurnResult
 from engine.errors import EngineError
 from state_store.errors import NotFound, StoreError, StoreRefused, StoreUnavailable
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import History
-from agent_runtime.models import TurnRequest
 from agent_runtime.turns.outage import Standing
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnRequest
 from tools.define import ToolSpec
 
 

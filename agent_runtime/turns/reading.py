@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
-from agent_runtime.turns.events import Reasoning, Text, TurnEvent, called
+from agent_runtime.wire.events import Reasoning, Text, TurnEvent, called
 from tools.calls import ToolCall
 from tools.formats import CallParser
 from tools.tool import ToolSpec

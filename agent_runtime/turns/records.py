@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.models import RunningTurn, TurnRequest
 from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.turns import RunningTurn, TurnRequest
 from state_store.errors import CorruptObject
 from state_store.records import Session
 from state_store.store import StateStore

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns.events import Phase, Progress
+from agent_runtime.wire.events import Phase, Progress
 from engine.errors import EngineUnreachable
 from engine.pool import Engine
 from state_store.errors import StoreUnavailable

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import TokenLogprob, TopLogprob, TurnRequest, TurnResult
 from agent_runtime.scheduling.admission import Slot
 from agent_runtime.scheduling.tool_times import REPLY
 from agent_runtime.turns.generation import Generation, usage_of, without_eos
 from agent_runtime.turns.outage import Standing
 from agent_runtime.turns.stopping import text_before
 from agent_runtime.turns.thinking import reasoning_tokens
+from agent_runtime.wire.turns import TokenLogprob, TopLogprob, TurnRequest, TurnResult
 from engine.records import EngineRecord
 from tools.define import ToolSpec
 from tools.formats import parse

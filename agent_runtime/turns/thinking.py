@@ -15,7 +15,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from agent_runtime.errors import Unsupported
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
+from agent_runtime.wire.messages import Message
 from engine.client import Chunk
 
 _BEGIN, _END = "<think>", "</think>"

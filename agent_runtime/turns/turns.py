@@ -23,7 +23,6 @@ from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import Histories, History
 from agent_runtime.messages.prompting import Prompting, follows_template, with_defaults
-from agent_runtime.models import Cancellation, Timing, TurnRequest, TurnResult
 from agent_runtime.scheduling.admission import Admission, Slot
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.stateless import Stateless
@@ -32,7 +31,6 @@ from agent_runtime.turns.answers import Answers
 from agent_runtime.turns.attempt import Attempts
 from agent_runtime.turns.cancelling import Cancellable, Cancelling
 from agent_runtime.turns.completing import Completing
-from agent_runtime.turns.events import Progress, TurnEvent, replayed
 from agent_runtime.turns.expected import require_expected, require_head
 from agent_runtime.turns.generation import Generation
 from agent_runtime.turns.idempotency import Claims, turn_of
@@ -48,6 +46,8 @@ from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.results import leave, result_of
 from agent_runtime.turns.unfinished import Unfinished
 from agent_runtime.turns.writing import Writers
+from agent_runtime.wire.events import Progress, TurnEvent, replayed
+from agent_runtime.wire.turns import Cancellation, Timing, TurnRequest, TurnResult
 from engine.pool import Engine, EnginePool
 from state_store.errors import LeaseHeld, StoreUnavailable
 from state_store.records import Lease, Session

@@ -6,7 +6,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from agent_runtime.graph import answer, ask, build_agent, waiting
 from agent_runtime.sdk import ApiError, Torpor
-from agent_runtime.workspace_models import sha256
+from agent_runtime.wire.workspaces import sha256
 from agent_runtime.workspaces import SessionWorkspaces
 from tests.backends.scripted import call, says, scripted_runtime
 from tools.approval import Approval, Rule, Verdict

@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from agent_runtime.anthropic_api.errors import told
-from agent_runtime.models import Problem
+from agent_runtime.wire.problems import Problem
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from agent_runtime.mcp_server.tools import all_tools
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import SamplingDefaults, TurnRequest
 from agent_runtime.sdk import Torpor
 from agent_runtime.service.bodies import BodyLimits
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import SamplingDefaults, TurnRequest
 from state_store.feeds import START
 from tests.backends.scripted import says, scripted_runtime
 

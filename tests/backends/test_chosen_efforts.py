@@ -10,9 +10,9 @@ from openai.types.shared import Reasoning
 
 from agent_runtime.errors import BadRequest
 from agent_runtime.langchain import ChatTorpor
-from agent_runtime.messages.chat import Message
 from agent_runtime.openai_agents import TorporModel
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.wire.messages import Message
 from tests.backends.endpoint import DONE, Scripted, event
 from tests.backends.scripted import says
 

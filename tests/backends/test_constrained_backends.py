@@ -6,7 +6,7 @@ import pytest
 
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.sdk import ApiError
-from agent_runtime.turns.constraints import NamedTool
+from agent_runtime.wire.constraints import NamedTool
 from tools.calculator import calculator
 
 POINT = {

@@ -8,15 +8,15 @@ import pytest
 
 from agent_runtime.errors import StillRunning
 from agent_runtime.feed.posting import Feed
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import ConversationRequest, TurnResult
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns.events import Text
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.events import Text
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import ConversationRequest, TurnResult
 from engine.backends.chat import Backend
 from engine.backends.settings import BackendSettings
 from engine.errors import EngineError

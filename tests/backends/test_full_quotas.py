@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from agent_runtime.langchain.retrying import asked_again
-from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.wire.messages import Message
 from state_store.layout import TenantKeys
 from state_store.quotas import Quota
 from tests.backends.scripted import says

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from agent_runtime.access import known_keys
-from agent_runtime.turns.events import Text
+from agent_runtime.wire.events import Text
 from state_store.embedded import EmbeddedServer
 from tests.backends.scripted import scripted_runtime
 

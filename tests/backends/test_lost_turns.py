@@ -9,8 +9,8 @@ from agent_runtime.errors import TurnLost
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.langchain import ChatTorpor
 from agent_runtime.langchain import model as langchain_model
-from agent_runtime.models import Problem
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
+from agent_runtime.wire.problems import Problem
 from state_store.errors import StoreUnavailable
 from tests.backends.scripted import says, sent
 from tools.registry import Registry

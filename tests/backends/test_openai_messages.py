@@ -4,8 +4,8 @@ import pytest
 
 from agent_runtime.errors import BadRequest, TextOnly, WrongMessage
 from agent_runtime.frameworks import Said, untold
-from agent_runtime.messages.chat import Message
 from agent_runtime.openai_api.messages import Ids, call_of, conversation, text_of
+from agent_runtime.wire.messages import Message
 
 
 def test_content_is_text_or_parts_of_text():

@@ -6,10 +6,10 @@ import httpx
 import pytest
 
 from agent_runtime.errors import BadRequest, InvalidRequest
-from agent_runtime.feed.events import Deleted, TurnBegan, TurnCommitted
 from agent_runtime.mcp_server.tools import all_tools
-from agent_runtime.models import SessionView
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
+from agent_runtime.wire.session_events import Deleted, TurnBegan, TurnCommitted
+from agent_runtime.wire.sessions import SessionView
 from engine.lines import lines_of
 from tests.backends.endpoint import DONE, USAGE, Scripted
 from tests.backends.scripted import says

@@ -4,9 +4,9 @@ import httpx
 import pytest
 
 from agent_runtime.graph import ask, build_agent
-from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import Torpor
 from agent_runtime.session_memories import SessionMemories
+from agent_runtime.wire.messages import Message
 from tests.backends.scripted import call, says
 from tools.calls import ToolCall
 from tools.define import ToolSpec

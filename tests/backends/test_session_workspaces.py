@@ -10,9 +10,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from agent_runtime.errors import FilesUncommitted
 from agent_runtime.graph import ask, build_agent
-from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
-from agent_runtime.workspace_models import CHUNK, sha256
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.workspaces import CHUNK, sha256
 from agent_runtime.workspaces import SessionWorkspaces
 from state_store.layout import LineageKeys, lineage_of
 from tests.backends.scripted import call, says, scripted_runtime

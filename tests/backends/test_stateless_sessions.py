@@ -5,11 +5,11 @@ import pytest
 from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.errors import NoBackend
 from agent_runtime.graph import ask, build_agent
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError
 from agent_runtime.sessions.stateless import Stateless
-from agent_runtime.turns.events import Reasoning, Text, ToolCalled
+from agent_runtime.wire.events import Reasoning, Text, ToolCalled
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from engine.backends.chat import Backend
 from engine.backends.settings import BackendSettings
 from engine.demo_model import dialogues

@@ -9,9 +9,9 @@ import pytest
 import uvicorn
 
 from agent_runtime.feed import following
-from agent_runtime.feed.events import SESSION_EVENTS
-from agent_runtime.models import SessionView
 from agent_runtime.service.api import create_app
+from agent_runtime.wire.session_events import SESSION_EVENTS
+from agent_runtime.wire.sessions import SessionView
 from engine.launch import free_port
 from state_store.feeds import Post
 

@@ -3,8 +3,8 @@
 import pytest
 import redis
 
-from agent_runtime.models import TurnRequest
 from agent_runtime.sessions import listing
+from agent_runtime.wire.turns import TurnRequest
 from state_store.layout import LineageKeys, lineage_of
 
 NEWEST = "/v1/sessions?limit=10"

@@ -9,11 +9,11 @@ from pathlib import Path
 from agent_runtime.cli import _parser
 from agent_runtime.errors import Draining
 from agent_runtime.feed import following
-from agent_runtime.feed.events import SESSION_EVENTS
 from agent_runtime.service import server
 from agent_runtime.sessions import draining
 from agent_runtime.settings import ServiceSettings
 from agent_runtime.turns import cancelling
+from agent_runtime.wire.session_events import SESSION_EVENTS
 from state_store import feeds
 
 from .test_events import SAYS, serving

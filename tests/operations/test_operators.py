@@ -8,7 +8,7 @@ import pytest
 
 from agent_runtime import cli
 from agent_runtime.sdk import ApiError, Torpor
-from agent_runtime.tenant_models import TenantQuota
+from agent_runtime.wire.tenants import TenantQuota
 from state_store.api_keys import OPERATORS
 
 OF_OPERATORS = re.compile(r"/metrics|/v1/scheduling|/v1/tenants.*")

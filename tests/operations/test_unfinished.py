@@ -6,9 +6,9 @@ import contextlib
 import httpx
 import pytest
 
-from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.service.api import create_app
+from agent_runtime.wire.messages import Message
 from engine.backends.settings import BackendSettings
 from tests.serving import runtime_process
 

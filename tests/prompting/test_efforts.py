@@ -3,10 +3,10 @@
 import pytest
 
 from agent_runtime.errors import BadRequest, Unsupported
-from agent_runtime.messages.chat import Message
 from agent_runtime.messages.efforts import efforts_of, thinking_switched
 from agent_runtime.messages.template import Template
 from agent_runtime.turns.thinking import ending_of
+from agent_runtime.wire.messages import Message
 
 from .desk import Desk, prompt_of, thinks
 

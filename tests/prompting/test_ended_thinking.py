@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import History
-from agent_runtime.models import TurnRequest
 from agent_runtime.turns.attempt import Attempts
 from agent_runtime.turns.generation import Generation
 from agent_runtime.turns.placing import Placement
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnRequest
 from engine.client import Chunk
 from tests.engine_cpu.server import MODEL
 

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from agent_runtime.errors import BadRequest
-from agent_runtime.messages.chat import Message
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
+from agent_runtime.wire.messages import Message
 from state_store.files import FileSet
 from state_store.records import Session
 from state_store.store import StateStore

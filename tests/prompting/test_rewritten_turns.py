@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 
 from agent_runtime.errors import KeptTurnsRefused
-from agent_runtime.messages.chat import Message
 from agent_runtime.messages.prompting import Asked
 from agent_runtime.turns.answers import Answers
+from agent_runtime.wire.messages import Message
 from state_store.errors import QuotaExceeded, StoreUnavailable
 from state_store.layout import ObjectRef
 from state_store.quotas import Quota

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent_runtime.errors import BadRequest
-from agent_runtime.messages.chat import Message
 from agent_runtime.messages.said import said
+from agent_runtime.wire.messages import Message
 from tools.calls import ToolCall
 
 from .desk import SYSTEM, Desk

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent_runtime.errors import NoMessages
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnRequest
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnRequest
 from state_store.store import StateStore
 from tools.calls import ToolCall
 from tools.formats import HERMES, QWEN3_CODER

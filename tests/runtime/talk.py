@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agent_runtime.demo.proof import TOP_LOGPROBS, Comparison, Run, compare
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk import Torpor
+from agent_runtime.wire.turns import TurnResult
 from engine.demo_model import dialogues
 
 PAGE = 64

@@ -6,9 +6,10 @@ import pytest
 from langgraph.errors import GraphRecursionError
 
 from agent_runtime.graph import ask, build_agent
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import Problem, TurnResult, Usage
 from agent_runtime.sdk import ApiError
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.problems import Problem
+from agent_runtime.wire.turns import TurnResult, Usage
 from tools.calls import ToolCall
 from tools.context import Context, Progress
 from tools.define import define

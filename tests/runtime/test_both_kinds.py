@@ -2,8 +2,8 @@
 
 import pytest
 
-from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.wire.messages import Message
 from tests.backends.endpoint import DONE, USAGE, Endpoint, Scripted, event
 from tests.serving import runtime_process
 

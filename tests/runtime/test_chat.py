@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from agent_runtime.errors import BadRequest, SetupError
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
+from agent_runtime.wire.messages import Message
 from engine.demo_model import dialogues
 from engine.launch import checked_model
 from engine.profiles import PROFILES

@@ -11,15 +11,17 @@ from pydantic import ValidationError
 from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo, allocate_token_bitmask
 
 from agent_runtime.demo.script import SYSTEM
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import EMPTY
-from agent_runtime.models import TurnRequest
 from agent_runtime.sdk import ApiError
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.turns.attempt import Attempts
-from agent_runtime.turns.constraints import Constraints, NamedTool, structural_tag
+from agent_runtime.turns.constraints import structural_tag
 from agent_runtime.turns.generation import Generation
 from agent_runtime.turns.placing import Placement
+from agent_runtime.wire.constraints import Constraints, NamedTool
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnRequest
 from engine.client import Chunk
 from engine.errors import EngineUnreachable
 from engine.profiles import PROFILES

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from agent_runtime.demo.script import SYSTEM
-from agent_runtime.messages.chat import Message
 from agent_runtime.sdk import ApiError
+from agent_runtime.wire.messages import Message
 from tests.runtime.talk import HISTORY, PAGE
 
 

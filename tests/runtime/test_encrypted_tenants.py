@@ -7,9 +7,10 @@ from array import array
 import openai
 import pytest
 
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.messages import Message
 from state_store.archive.policy import ArchivePolicy
 from state_store.codec import HEADER_BYTES
 from state_store.fingerprint import Fingerprint

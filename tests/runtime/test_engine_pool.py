@@ -23,7 +23,7 @@ from agent_runtime.demo.script import SYSTEM
 from agent_runtime.messages.histories import EMPTY, Histories
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.turns.committing import commit_turn
-from agent_runtime.turns.events import Progress
+from agent_runtime.wire.events import Progress
 from engine.client import Load, Sampling
 from engine.drain import drain
 from engine.errors import EngineBusy, EngineUnreachable

@@ -8,7 +8,7 @@ from sglang_router.launch_router import parse_router_args
 
 from agent_runtime.cli import _parser
 from agent_runtime.commands.engine import DRAIN_TIMEOUT
-from agent_runtime.models import TurnResult
+from agent_runtime.wire.turns import TurnResult
 from engine.linker.config import HEARTBEAT_TTL
 from engine.pool import HANGS, PUT_ASIDE
 from engine.routing import ROUTING_KEY

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime.models import TurnRequest
-from agent_runtime.turns.constraints import Constraints
+from agent_runtime.wire.constraints import Constraints
+from agent_runtime.wire.turns import TurnRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "frameworks.md").read_text("utf-8")
 LANGCHAIN, AGENTS, WITHOUT_AWAIT = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)

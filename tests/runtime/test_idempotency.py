@@ -6,17 +6,12 @@ import contextlib
 import pytest
 
 from agent_runtime.errors import KeyReused, StillRunning
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import (
-    ConversationRequest,
-    CreateSession,
-    ForkRequest,
-    TurnRequest,
-    TurnResult,
-)
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.sessions import CreateSession, ForkRequest
+from agent_runtime.wire.turns import ConversationRequest, TurnRequest, TurnResult
 from state_store.store import StateStore
 
 from .talk import HISTORY, TEXT

@@ -7,9 +7,7 @@ import pytest
 
 from agent_runtime.errors import KeptTurnsRefused
 from agent_runtime.feed.posting import Feed
-from agent_runtime.messages.chat import Message
 from agent_runtime.messages.histories import EMPTY
-from agent_runtime.models import SuspendRequest, TurnRequest, TurnResult, Usage
 from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.sessions.stateless import Stateless
@@ -20,6 +18,9 @@ from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.outage import KeptTurn, Standing
 from agent_runtime.turns.turns import Turns
 from agent_runtime.turns.writing import Writers
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.residency import SuspendRequest
+from agent_runtime.wire.turns import TurnRequest, TurnResult, Usage
 from engine.pool import EnginePool
 from engine.replies import Settled
 from state_store.embedded import EmbeddedServer

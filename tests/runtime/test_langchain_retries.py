@@ -9,8 +9,8 @@ from langchain_core.messages import HumanMessage
 
 from agent_runtime.langchain import ChatTorpor
 from agent_runtime.langchain.retrying import asked_again
-from agent_runtime.models import Problem
 from agent_runtime.sdk import ApiError, ApiUnreachable
+from agent_runtime.wire.problems import Problem
 from engine.demo_model import dialogues
 
 QUESTION = dialogues.repeat("harbour closed given licence").user

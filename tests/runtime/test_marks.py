@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_runtime.messages.aside import LONG, aside
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import EMPTY, History
-from agent_runtime.models import TurnRequest
 from agent_runtime.turns.boundaries import kept
 from agent_runtime.turns.marks import marks_of
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnRequest
 from engine.boundaries import Hint, hint_in, hinted
 from engine.client import EngineClient, Sampling
 from tests.engine_cpu.server import MODEL

@@ -3,9 +3,9 @@
 import pytest
 
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import TokenLogprob, TurnResult, Usage
 from agent_runtime.openai_api.logprobs import Spelling, logprobs_of
 from agent_runtime.turns.thinking import reasoning_tokens
+from agent_runtime.wire.turns import TokenLogprob, TurnResult, Usage
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
-from agent_runtime.models import TurnResult, Usage
 from agent_runtime.openai_api import errors
 from agent_runtime.openai_api.chat_models import UNSUPPORTED
 from agent_runtime.openai_api.messages import ours
+from agent_runtime.wire.turns import TurnResult, Usage
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "openai.md").read_text("utf-8")

@@ -5,8 +5,8 @@ import secrets
 import pytest
 import redis
 
-from agent_runtime.models import TurnResult
-from agent_runtime.turns.events import Progress, Text
+from agent_runtime.wire.events import Progress, Text
+from agent_runtime.wire.turns import TurnResult
 from engine.client import Sampling
 from engine.demo_model import dialogues
 from engine.errors import LoadFailed

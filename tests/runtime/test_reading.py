@@ -5,10 +5,11 @@ import itertools
 
 import pytest
 
-from agent_runtime.messages.chat import ChatFormat, Message
-from agent_runtime.models import TurnResult, Usage
-from agent_runtime.turns.events import EVENTS, Reasoning, Text, ToolCalled, encoded, replayed
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.turns.reading import read
+from agent_runtime.wire.events import EVENTS, Reasoning, Text, ToolCalled, encoded, replayed
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult, Usage
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 from tools.calls import ToolCall

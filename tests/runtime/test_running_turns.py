@@ -10,11 +10,11 @@ import pytest
 
 from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.script import SYSTEM
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnRequest
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.records import TurnRecords
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnRequest
 from engine.client import Sampling
 from engine.launch import free_port
 from engine.pool import HANGS

@@ -9,9 +9,9 @@ import pytest
 
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.loops import LoopThread
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk_sync import TorporSync
+from agent_runtime.wire.turns import TurnResult
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 import redis.asyncio
 
 from agent_runtime.errors import InvalidRequest
-from agent_runtime.messages.chat import Message
-from agent_runtime.models import TurnResult
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
-from agent_runtime.turns.events import Text
+from agent_runtime.wire.events import Text
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from engine.client import EngineClient
 from engine.demo_model import dialogues
 from engine.launch import free_port

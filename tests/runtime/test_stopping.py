@@ -3,9 +3,10 @@
 import pytest
 
 from agent_runtime.errors import InvalidRequest
-from agent_runtime.messages.chat import ChatFormat, Message
-from agent_runtime.turns.events import Text
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.turns.stopping import StopWatch
+from agent_runtime.wire.events import Text
+from agent_runtime.wire.messages import Message
 from engine.profiles import PROFILES
 
 from .talk import PAGE

@@ -11,8 +11,9 @@ from langchain_openai import ChatOpenAI
 
 from agent_runtime.errors import BadRequest
 from agent_runtime.langchain import ChatTorpor
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import ApiError
+from agent_runtime.wire.messages import Message
 from engine.client import EngineClient, Sampling
 
 from .talk import HISTORY

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from agent_runtime import models
 from agent_runtime.errors import (
     Cancelled,
     HeadMoved,
@@ -15,7 +14,10 @@ from agent_runtime.errors import (
 )
 from agent_runtime.service.api import create_app
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns.events import EVENTS
+from agent_runtime.wire.events import EVENTS
+from agent_runtime.wire.messages import HistoryPolicy
+from agent_runtime.wire.sessions import CreateSession
+from agent_runtime.wire.turns import Cancellation, SamplingDefaults, TurnResult, Usage
 from engine.launch import checked_model
 from engine.profiles import PROFILES
 
@@ -35,11 +37,11 @@ async def test_the_program_runs(stage, monkeypatch, capsys):
 
 def test_ways_to_deal_with_templates_are_those_that_there_are():
     table = PAGE.split("| `history` | |")[1].split("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [*get_args(models.HistoryPolicy)]
-    assert f"`{models.CreateSession.model_fields['history'].default}` (default)" in table
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [*get_args(HistoryPolicy)]
+    assert f"`{CreateSession.model_fields['history'].default}` (default)" in table
     for error in (NoMessages, UnknownOption):
         assert f"`{error.code}`" in PAGE
-    assert "rewritten_tokens" in models.Usage.model_fields
+    assert "rewritten_tokens" in Usage.model_fields
 
 
 def test_every_event_is_in_the_table():
@@ -65,10 +67,10 @@ def test_the_codes_fields_and_numbers_are_those_of_the_code():
         assert f"`{error.code}`" in PAGE
     for error in (KeyReused, StillRunning):
         assert f"{error.status} `{error.code}`" in PAGE
-    assert {"replayed", "reasoning"} <= set(models.TurnResult.model_fields)
-    assert "committed" in models.Cancellation.model_fields
+    assert {"replayed", "reasoning"} <= set(TurnResult.model_fields)
+    assert "committed" in Cancellation.model_fields
     settings = RuntimeSettings.model_fields
     assert settings["request_ttl"].default == 86400.0  # a day
     assert settings["cancel_interval"].default == 0.5  # half a second
     fields = re.search(r"created with `sampling`: (.*?) of its turns", PAGE)[1]
-    assert set(re.findall(r"`(\w+)`", fields)) == set(models.SamplingDefaults.model_fields)
+    assert set(re.findall(r"`(\w+)`", fields)) == set(SamplingDefaults.model_fields)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from agent_runtime.models import SamplingDefaults
 from agent_runtime.sdk import ApiError
+from agent_runtime.wire.turns import SamplingDefaults
 
 from .served import served
 from .talk import HISTORY, say

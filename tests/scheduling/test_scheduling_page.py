@@ -7,11 +7,12 @@ from pathlib import Path
 
 from agent_runtime.cli import _parser, main
 from agent_runtime.errors import Overloaded
-from agent_runtime.models import EngineSlots, Timing
 from agent_runtime.scheduling.policies import POLICIES
 from agent_runtime.scheduling.scheduler import Where
 from agent_runtime.scheduling.trace import Row
 from agent_runtime.settings import SchedulingSettings
+from agent_runtime.wire.scheduling import EngineSlots
+from agent_runtime.wire.turns import Timing
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scheduling.md").read_text("utf-8")
 

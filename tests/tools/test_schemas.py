@@ -5,7 +5,8 @@ import tracemalloc
 
 import pytest
 
-from agent_runtime.models import ConversationRequest, CreateSession
+from agent_runtime.wire.sessions import CreateSession
+from agent_runtime.wire.turns import ConversationRequest
 from tools.arguments import SchemaArguments
 from tools.budget import TooCostly, bounded
 from tools.coercion import expected, typed

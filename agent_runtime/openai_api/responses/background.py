@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant, may_change
 from agent_runtime.errors import BadRequest, Draining, StillRunning, TorporError
-from agent_runtime.models import Problem
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
@@ -30,6 +29,7 @@ from agent_runtime.service.status import UNFORESEEN, problem_of
 from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import Cancelling
+from agent_runtime.wire.problems import Problem
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from state_store.store import StateStore

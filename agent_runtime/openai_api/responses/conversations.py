@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.access.identity import current_tenant
 from agent_runtime.errors import ConversationLocked, LastResponseGone, NotFound
-from agent_runtime.models import CreateSession
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.responses.creation import Follows
 from agent_runtime.openai_api.responses.items import Item, distinct, items_of, said_in
@@ -33,6 +32,7 @@ from agent_runtime.sessions.noted import noted
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.turns import Turns
+from agent_runtime.wire.sessions import CreateSession
 from state_store import errors as store_errors
 from state_store.errors import LeaseHeld
 from state_store.records import Session

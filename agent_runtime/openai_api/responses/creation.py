@@ -16,10 +16,9 @@ from typing import Any
 
 from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
 from agent_runtime.frameworks import Said
-from agent_runtime.messages.chat import ChatFormat, Message
+from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_for
 from agent_runtime.messages.prompting import history_of
-from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import Ids, asked_of, conversation
 from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses import shown
@@ -44,7 +43,9 @@ from agent_runtime.service.streaming import counted_in
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.turns.events import TurnEvent
+from agent_runtime.wire.events import TurnEvent
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store import errors as store_errors
 from state_store.errors import StoreError

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.responses.items import (
     Item,
@@ -28,7 +27,8 @@ from agent_runtime.openai_api.responses.items import (
     reasoning_item,
     text_part,
 )
-from agent_runtime.turns.events import Progress, Reasoning, Text, ToolCalled, TurnEvent
+from agent_runtime.wire.events import Progress, Reasoning, Text, ToolCalled, TurnEvent
+from agent_runtime.wire.turns import TurnResult
 from tools.define import ToolSpec
 
 Told = dict[str, Any]

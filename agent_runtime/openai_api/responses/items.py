@@ -13,9 +13,9 @@ from typing import Any
 
 from agent_runtime.errors import BadRequest
 from agent_runtime.frameworks import Said
-from agent_runtime.messages.chat import Message
 from agent_runtime.openai_api.messages import Ids, arguments_of, call_of, text_of
 from agent_runtime.openai_api.responses.requests import NOTHING_DONE, unsupported
+from agent_runtime.wire.messages import Message
 from tools.calls import ToolCall
 from tools.define import ToolSpec
 

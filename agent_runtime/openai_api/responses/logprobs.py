@@ -7,9 +7,9 @@ from itertools import accumulate
 from typing import Any
 
 from agent_runtime.messages.chat import ChatFormat
-from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.logprobs import logprobs_of
 from agent_runtime.openai_api.responses.items import Item
+from agent_runtime.wire.turns import TurnResult
 
 
 def with_logprobs(

@@ -8,10 +8,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent_runtime.errors import BadRequest, Unsupported
-from agent_runtime.lists import Several
-from agent_runtime.messages.efforts import Effort
 from agent_runtime.openai_api.chat_models import Metadata, Ours
-from agent_runtime.turns.constraints import NamedTool
+from agent_runtime.wire.constraints import NamedTool
+from agent_runtime.wire.lists import Several
+from agent_runtime.wire.messages import Effort
 from tools.define import ToolSpec
 
 NOTHING_DONE = "Nothing was generated."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent_runtime.models import TurnResult
 from agent_runtime.openai_api.messages import ours
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import TEMPERATURE, CreateResponse
+from agent_runtime.wire.turns import TurnResult
 
 Shown = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.models import Usage
-from agent_runtime.turns.events import Phase
+from agent_runtime.wire.events import Phase
+from agent_runtime.wire.turns import Usage
 
 
 class _Told(BaseModel):

@@ -8,14 +8,13 @@ from typing import Annotated, Self
 
 from pydantic import (
     Base64Encoder,
-    BaseModel,
-    ConfigDict,
     EncodedBytes,
     Field,
     model_validator,
 )
 
-from agent_runtime.lists import Several
+from agent_runtime.wire.base import Wire
+from agent_runtime.wire.lists import Several
 from tools.workspaces import File, Manifest
 
 CHUNK = 1 << 20
@@ -36,11 +35,7 @@ class _Strict(Base64Encoder):
         return base64.b64decode(data, validate=True)
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WorkspaceFiles(_Wire):
+class WorkspaceFiles(Wire):
     """All files of a workspace. chunks: SHA-256 of the pieces of each content of more than 1 MiB,
     by its own; smaller ones are one piece."""
 
@@ -87,14 +82,14 @@ class WorkspaceFiles(_Wire):
         return tuple(dict.fromkeys(piece for one in self.contents() for piece in self.pieces(one)))
 
 
-class WorkspaceView(_Wire):
+class WorkspaceView(Wire):
     """version: of the workspace, None if the snapshot has none; then there are no files"""
 
     version: str | None
     files: WorkspaceFiles
 
 
-class Names(_Wire):
+class Names(Wire):
     """SHA-256 of pieces of contents."""
 
     names: Several[Sha256] = Field(max_length=MOST_FILES + MOST_BYTES // CHUNK)
@@ -103,13 +98,13 @@ class Names(_Wire):
 _Piece = Annotated[bytes, EncodedBytes(encoder=_Strict), Field(max_length=CHUNK)]
 
 
-class Pieces(_Wire):
+class Pieces(Wire):
     """Contents, or pieces of them, of at most 1 MiB each."""
 
     pieces: Several[_Piece] = Field(max_length=MOST_CHUNKS)
 
 
-class Version(_Wire):
+class Version(Wire):
     """To give with the turn that the files go with; until one is committed they expire."""
 
     version: str

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.models import Resumed, TurnResult
+from agent_runtime.wire.residency import Resumed
+from agent_runtime.wire.turns import TurnResult
 from tools.calls import ToolCall
 
 

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from agent_runtime.models import Forked, ForkRequest, Problem, SnapshotView
-
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from agent_runtime.wire.base import Wire
+from agent_runtime.wire.problems import Problem
+from agent_runtime.wire.sessions import Forked, ForkRequest, SnapshotView
 
 
 class ForksRequest(ForkRequest):
     count: int = Field(ge=1, le=256)
 
 
-class Fork(_Wire):
+class Fork(Wire):
     """One of many forks: made, or not, and why."""
 
     fork: Forked | None = None
     problem: Problem | None = None
 
 
-class Forks(_Wire):
+class Forks(Wire):
     forks: list[Fork]
 
 
-class RewindRequest(_Wire, strict=True):
+class RewindRequest(Wire, strict=True):
     """Back to a snapshot of the session's own history, or by a number of turns, or to before the
     first one (`snapshot` is "")."""
 
@@ -44,7 +42,7 @@ class RewindRequest(_Wire, strict=True):
         return self
 
 
-class DiffView(_Wire):
+class DiffView(Wire):
     """Where two histories part.
 
     ancestor:         the last snapshot that both have, None if they share none
@@ -62,7 +60,7 @@ class DiffView(_Wire):
     right_tokens: int
 
 
-class BranchView(_Wire):
+class BranchView(Wire):
     """A session of a tree."""
 
     id: str
@@ -72,7 +70,7 @@ class BranchView(_Wire):
     created_at: float
 
 
-class TreeView(_Wire):
+class TreeView(Wire):
     """A session, all its forks and theirs, and the snapshots that they reach.
 
     snapshots: each after its parent; sessions: oldest first

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from agent_runtime.lists import Several
+from agent_runtime.wire.lists import Several
 from tools.define import ToolSpec
 from tools.schemas import flaw_of
 

@@ -1,0 +1,11 @@
+"""What all that travels has in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Wire(BaseModel):
+    """Has its fields and no others, and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
