@@ -1,6 +1,6 @@
 """The runtime: sessions of agents over state that can sleep, fork and wake.
 
-    cli ── commands          sdk, sdk_sync, graph, branching, langchain, openai_agents
+    cli ── commands          sdk, graph, branching, langchain, openai_agents
       │                        │ over HTTP
     service ── routes, openai_api, anthropic_api, mcp_server, access, feed
       │

@@ -25,8 +25,8 @@ from agent_runtime import kept_turns
 from agent_runtime.errors import BadVerdict, TorporError
 from agent_runtime.kept_turns import KeptTurn, followed, require_taken
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
-from agent_runtime.sdk_errors import passes
-from agent_runtime.sdk_requests import body_of
+from agent_runtime.sdk.errors import passes
+from agent_runtime.sdk.requests import body_of
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.sessions import SessionView
 from agent_runtime.wire.turns import TurnRequest, TurnResult

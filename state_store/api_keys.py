@@ -1,9 +1,7 @@
 """API keys: who may use the service as which tenant. Only their digests are stored.
 
-    torpor-TENANT.ID.SECRET
-    torpor-@operators.ID.SECRET
-
-The secret has 256 random bits, so one SHA-256 of it is enough: there is no guessing to slow down.
+What owners send is in `key_text.py`. The secret in it has 256 random bits, so one SHA-256 of it is
+enough: there is no guessing to slow down.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -21,13 +18,13 @@ import msgpack
 
 from state_store.connection import Control
 from state_store.errors import InvalidKeyLimits, InvalidTenant, NotFound
+from state_store.key_text import KeyText, read_key
 from state_store.layout import OperatorKeys, TenantKeys
 
 TenantRole = Literal["use", "read", "admin"]
 Role = Literal[TenantRole, "operator"]
 OPERATORS = "@operators"
 """In a tenant's place, for the keys of who runs the service. No tenant can be called so."""
-_SHAPE = re.compile(r"torpor-(?P<tenant>.+)\.(?P<id>[0-9a-f]{12})\.(?P<secret>[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class ApiKeys:
         )
         async with self._control.guard() as client:
             await client.hset(self._of(tenant).api_keys, key.id, _packed(key, _digest(secret)))
-        return key, f"torpor-{tenant}.{key.id}.{secret}"
+        return key, str(KeyText(tenant, key.id, secret))
 
     async def of(self, tenant: str) -> list[ApiKey]:
         """A tenant's keys, oldest first, expired ones too. Raises InvalidTenant."""
@@ -118,10 +115,10 @@ class ApiKeys:
 
     async def verified(self, text: str) -> ApiKey | None:
         """The key that `text` is; None for one that is not (or no longer) valid."""
-        shape = _SHAPE.fullmatch(text)
-        if shape is None:
+        sent = read_key(text)
+        if sent is None:
             return None
-        tenant, key_id = shape["tenant"], shape["id"]
+        tenant, key_id, secret = sent
         try:
             name = self._of(tenant).api_keys
         except InvalidTenant:
@@ -131,7 +128,7 @@ class ApiKeys:
         if row is None:
             return None
         key, digest = _unpacked(tenant, key_id, row)
-        if not hmac.compare_digest(digest, _digest(shape["secret"])) or key.is_over(time.time()):
+        if not hmac.compare_digest(digest, _digest(secret)) or key.is_over(time.time()):
             return None
         return key
 
@@ -153,17 +150,6 @@ class ApiKeys:
         if tenant == OPERATORS:
             return OperatorKeys(self._prefix)
         return TenantKeys(self._prefix, tenant)
-
-
-def tenant_of(text: str) -> str | None:
-    """Whose key `text` says it is, None for what has not the form of one."""
-    shape = _SHAPE.fullmatch(text)
-    if shape is None:
-        return None
-    try:
-        return TenantKeys("", shape["tenant"]).tenant
-    except InvalidTenant:
-        return None
 
 
 def _digest(secret: str) -> bytes:

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ MAY_IMPORT = {
     "tools": {"tools"},
 }
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+OF_THE_SERVER = {
+    "cryptography", "fastapi", "jinja2", "msgpack", "numpy", "redis", "sglang", "starlette",
+    "tokenizers", "torch",
+}  # fmt: skip
 MOST_LINES = 500
 VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|common)(_|$)")
 
@@ -80,3 +85,13 @@ def test_no_name_is_vague():
 def test_no_source_is_too_long_to_fit_in_the_head():
     lengths = {path: len(path.read_text().splitlines()) for path in SOURCES}
     assert {path: length for path, length in lengths.items() if length > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("module", ["sdk", "sdk.sync"])
+def test_clients_import_no_part_of_the_server(module):
+    program = f"import agent_runtime.{module}, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert f"agent_runtime.{module}" in loaded
+    assert {*loaded} & OF_THE_SERVER == set()

@@ -16,7 +16,7 @@ from typing import Any
 from agent_runtime.chat import chats
 from agent_runtime.chat.view import View
 from agent_runtime.sdk import Torpor
-from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes, pause_before
+from agent_runtime.sdk.errors import ApiError, ApiUnreachable, passes, pause_before
 from agent_runtime.wire.events import Progress, Reasoning, Text, ToolCalled
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.sessions import SessionView

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_runtime.chat.view import harmless
-from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes
+from agent_runtime.sdk.errors import ApiError, ApiUnreachable, passes
 
 FAILED, LATER = 1, 3
 """Exit codes: it will go wrong again, or it may be tried again."""

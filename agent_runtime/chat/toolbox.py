@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent_runtime.errors import UnknownTool
 from agent_runtime.sdk import Torpor
-from agent_runtime.session_memories import SessionMemories
+from agent_runtime.sdk.memories import SessionMemories
 from agent_runtime.workspaces import SessionWorkspaces, usual_tools
 from tools.approval import Approval, Rule, Verdict
 from tools.calculator import calculator

@@ -36,8 +36,8 @@ from agent_runtime.frameworks import shown
 from agent_runtime.kept_turns import KeptTurn, followed, require_taken
 from agent_runtime.langchain.messages import Following, answer_of, following_of, said, spec_of
 from agent_runtime.langchain.retrying import asked_again
-from agent_runtime.loops import LoopThread
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.sdk.loops import LoopThread
 from agent_runtime.wire.constraints import NamedTool
 from agent_runtime.wire.events import TurnEvent
 from agent_runtime.wire.messages import Effort, HistoryPolicy, OptionValue

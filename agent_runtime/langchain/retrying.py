@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from agent_runtime.sdk_errors import ApiError, ApiUnreachable, passes, pause_before
+from agent_runtime.sdk.errors import ApiError, ApiUnreachable, passes, pause_before
 from agent_runtime.wire.turns import TurnResult
 
 

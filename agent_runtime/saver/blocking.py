@@ -15,8 +15,8 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
-from agent_runtime.loops import each_in
 from agent_runtime.saver.connected import Connected
+from agent_runtime.sdk.loops import each_in
 
 
 class BlockingSaver(Connected, BaseCheckpointSaver[str]):

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Self, TypeVar
 
 from agent_runtime.errors import AsyncOnly
-from agent_runtime.loops import LoopThread, run_in
+from agent_runtime.sdk.loops import LoopThread, run_in
 from state_store.connection import Control
 
 _T = TypeVar("_T")

@@ -17,7 +17,7 @@ from agent_runtime.chat.view import harmless
 from agent_runtime.cli import main
 from agent_runtime.errors import BadRequest
 from agent_runtime.graph import Step
-from agent_runtime.sdk_sync import TorporSync
+from agent_runtime.sdk.sync import TorporSync
 from agent_runtime.wire.events import ToolCalled
 from engine.launch import free_port
 from tests.backends.scripted import call, says, sent

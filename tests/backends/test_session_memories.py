@@ -5,7 +5,7 @@ import pytest
 
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.sdk import Torpor
-from agent_runtime.session_memories import SessionMemories
+from agent_runtime.sdk.memories import SessionMemories
 from agent_runtime.wire.messages import Message
 from tests.backends.scripted import call, says
 from tools.calls import ToolCall

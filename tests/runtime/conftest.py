@@ -9,7 +9,7 @@ from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.demo.stage import Stage
 from agent_runtime.environment import variable
 from agent_runtime.sdk import Torpor
-from agent_runtime.sdk_sync import TorporSync
+from agent_runtime.sdk.sync import TorporSync
 from engine.client import EngineClient
 from engine.pool import EnginePool
 from state_store.store import StateStore

@@ -84,7 +84,7 @@ async def breaking(stage, nothing_left):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("agent_runtime.sdk_errors._PAUSE", 0.05)
+    monkeypatch.setattr("agent_runtime.sdk.errors._PAUSE", 0.05)
 
 
 @pytest.mark.parametrize("hears_out", [False, True], ids=["before its commit", "after its commit"])

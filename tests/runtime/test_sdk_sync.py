@@ -8,9 +8,9 @@ import time
 import pytest
 
 from agent_runtime.demo.script import SYSTEM
-from agent_runtime.loops import LoopThread
 from agent_runtime.sdk import ApiError, Torpor
-from agent_runtime.sdk_sync import TorporSync
+from agent_runtime.sdk.loops import LoopThread
+from agent_runtime.sdk.sync import TorporSync
 from agent_runtime.wire.turns import TurnResult
 
 

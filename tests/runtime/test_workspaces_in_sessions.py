@@ -1,6 +1,6 @@
 """Files, and what was said, go with model state, on a real engine."""
 
-from agent_runtime.session_memories import SessionMemories
+from agent_runtime.sdk.memories import SessionMemories
 from agent_runtime.workspaces import SessionWorkspaces
 from tools.files import file_tools
 from tools.memory_search import memory_search

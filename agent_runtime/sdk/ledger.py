@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agent_runtime.sdk_errors import read
-from agent_runtime.sdk_requests import path_of
+from agent_runtime.sdk.errors import read
+from agent_runtime.sdk.requests import path_of
 from agent_runtime.wire.effects import Entries, FoundEntry
 from tools.effects import Entry
 

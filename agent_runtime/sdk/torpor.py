@@ -21,13 +21,11 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel
 
-from agent_runtime.ledger_client import SessionLedger
-from agent_runtime.sdk_errors import ApiError as ApiError
-from agent_runtime.sdk_errors import ApiUnreachable as ApiUnreachable
-from agent_runtime.sdk_errors import read, rows_of
-from agent_runtime.sdk_requests import Requests, Told, body_of, path_of
-from agent_runtime.session_files import SessionFiles
-from agent_runtime.tenants_client import TenantsClient
+from agent_runtime.sdk.errors import ApiUnreachable, read, rows_of
+from agent_runtime.sdk.files import SessionFiles
+from agent_runtime.sdk.ledger import SessionLedger
+from agent_runtime.sdk.requests import Requests, Told, body_of, path_of
+from agent_runtime.sdk.tenants import TenantsClient
 from agent_runtime.wire.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.wire.messages import HistoryPolicy, Message, Options, SaidMessage
 from agent_runtime.wire.residency import (
@@ -60,7 +58,7 @@ from agent_runtime.wire.turns import (
     TurnResult,
 )
 from agent_runtime.wire.versions import DiffView, Fork, Forks, ForksRequest, RewindRequest, TreeView
-from state_store.api_keys import tenant_of
+from state_store.key_text import tenant_of
 from tools.define import ToolSpec
 
 _HAPPENINGS: dict[str, type[BaseModel]] = {"session": SessionView, **SESSION_EVENTS}
@@ -77,7 +75,7 @@ class _Popped(BaseModel):
 class Torpor:
     """One runtime, by its URL. Use as an async context manager.
 
-    Each method has its line in `sdk_sync.py`, for code that does not await.
+    Each method has its line in `sync.py`, for code that does not await.
     """
 
     def __init__(

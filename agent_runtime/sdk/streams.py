@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from agent_runtime.sdk_errors import parsed
+from agent_runtime.sdk.errors import parsed
 from engine.lines import lines_of
 
 

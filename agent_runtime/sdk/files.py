@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any
 from urllib.parse import urlencode
 
-from agent_runtime.sdk_errors import read
-from agent_runtime.sdk_requests import path_of
+from agent_runtime.sdk.errors import read
+from agent_runtime.sdk.requests import path_of
 from agent_runtime.wire.workspaces import Names, Pieces, Version, WorkspaceFiles, WorkspaceView
 
 Call = Callable[[str, str, Any], Awaitable[Any]]

@@ -14,8 +14,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from agent_runtime.errors import BadRequest, InvalidRequest
-from agent_runtime.sdk_errors import ApiError, api_error, json_of, read, rows_of, unreachable
-from agent_runtime.streams import events_of, pieces_of
+from agent_runtime.sdk.errors import ApiError, api_error, json_of, read, rows_of, unreachable
+from agent_runtime.sdk.streams import events_of, pieces_of
 from agent_runtime.wire.problems import Problem
 
 _Event = TypeVar("_Event", bound=BaseModel)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from agent_runtime.sdk_errors import read
-from agent_runtime.sdk_requests import Requests, path_of
+from agent_runtime.sdk.errors import read
+from agent_runtime.sdk.requests import Requests, path_of
 from agent_runtime.wire.tenants import TenantQuota, TenantUsage, TenantView
 
 

@@ -14,8 +14,8 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from agent_runtime.loops import LoopThread
 from agent_runtime.sdk import Torpor
+from agent_runtime.sdk.loops import LoopThread
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
