@@ -2,11 +2,11 @@
 
     cli ── commands          sdk, graph, branching, langchain, openai_agents
       │                        │ over HTTP
-    service ── routes, openai_api, anthropic_api, mcp_server, access, feed
+    service ── routes, openai_api, anthropic_api, mcp_server, access
       │
-    sessions ── turns ── messages
-                  │
-              scheduling     who gets an engine's slot, and who leaves it
+    sessions ── turns ── feed, messages, scheduling
+      │
+    http, caller ── wire     what travels, and what every route answers with
 
 Apart from these: `saver`, checkpoints of LangGraph; `bench`, `demo` and `doctor`, behind commands.
 """

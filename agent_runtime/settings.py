@@ -10,14 +10,15 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_runtime.errors import SetupError
-from agent_runtime.scheduling.policies import POLICIES, Policy, ToolTime
-from agent_runtime.service.bodies import BodyLimits
-from agent_runtime.service.hosts import LOCAL
+from agent_runtime.policies import POLICIES, Policy, ToolTime
 from agent_runtime.wire.turns import ANSWER_TOKENS
 from engine.backends.settings import BackendSettings
 from state_store.vault import Vault
 
 _WORDS = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names of this machine."""
 
 
 class SchedulingSettings(BaseModel):
@@ -47,6 +48,19 @@ class SchedulingSettings(BaseModel):
 
     def make_policy(self) -> Policy:
         return POLICIES[self.policy]()
+
+
+class BodyLimits(BaseModel):
+    """What one request may bring."""
+
+    model_config = _WORDS
+
+    bytes: int = Field(default=64 << 20, gt=0)
+    """Most bytes of a JSON body; a million tokens of text are about 4 MiB."""
+    depth: int = Field(default=64, gt=0)
+    """Most lists and objects within each other."""
+    seconds: float = Field(default=60.0, gt=0)
+    """Most seconds without another piece of the body."""
 
 
 class RuntimeSettings(BaseModel):

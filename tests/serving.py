@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent_runtime.commands.processes import RuntimeProcess
+from agent_runtime.deployment import RuntimeProcess
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port
 

@@ -16,6 +16,19 @@ MAY_IMPORT = {
     "tools": {"tools"},
 }
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+RUNTIME = [
+    "langchain", "openai_agents", "cli", "commands",
+    "bench", "demo", "doctor", "configuration", "environment", "deployment",
+    "chat", "branching", "saver", "graph", "kept_turns", "workspaces",
+    "service",
+    "routes", "anthropic_api", "openai_api", "mcp_server", "console", "access",
+    "sdk", "frameworks",
+    "sessions", "turns", "feed", "messages", "scheduling",
+    "settings", "policies", "noted",
+    "http", "telemetry", "telemetry_export", "caller",
+    "wire", "errors",
+]  # fmt: skip
+"""Folders and modules of agent_runtime: each imports only from itself and from those behind it."""
 OF_THE_SERVER = {
     "cryptography", "fastapi", "jinja2", "msgpack", "numpy", "redis", "sglang", "starlette",
     "tokenizers", "torch",
@@ -73,6 +86,26 @@ def test_imports_are_absolute_and_point_down(path):
     assert {module for module in modules if module.startswith(".")} == set()
     ours = {module for module in modules if module.split(".")[0] in MAY_IMPORT}
     assert {module for module in ours if module.split(".")[0] not in MAY_IMPORT[package]} == set()
+
+
+def test_layers_of_the_runtime_are_those_that_there_are():
+    within = (ROOT / "agent_runtime").iterdir()
+    found = {path.stem for path in within if path.suffix in ("", ".py") and path.name[0] != "_"}
+    assert sorted(RUNTIME) == sorted(found)
+
+
+@pytest.mark.parametrize("layer", RUNTIME)
+def test_imports_within_the_runtime_point_down(layer):
+    above = set(RUNTIME[: RUNTIME.index(layer)])
+    folder = ROOT / "agent_runtime" / layer
+    paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    imports = {
+        (str(path.relative_to(ROOT)), module)
+        for path in paths
+        for module in imported(path.read_text())
+        if module.startswith("agent_runtime.")
+    }
+    assert {(path, module) for path, module in imports if module.split(".")[1] in above} == set()
 
 
 def test_no_name_is_vague():

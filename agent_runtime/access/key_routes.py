@@ -7,8 +7,8 @@ import dataclasses
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent_runtime.access.identity import current_tenant
-from agent_runtime.service.document import problems
+from agent_runtime.caller.identity import current_tenant
+from agent_runtime.http.document import problems
 from agent_runtime.settings import RuntimeSettings
 from state_store.api_keys import ApiKey, ApiKeys, Role, TenantRole
 from state_store.errors import StoreError

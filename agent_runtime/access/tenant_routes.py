@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from agent_runtime.errors import TorporError
-from agent_runtime.service.document import problems
+from agent_runtime.http.document import problems
 from agent_runtime.wire.tenants import TenantQuota, TenantView
 from state_store.errors import StoreError
 from state_store.quotas import Quota

@@ -10,8 +10,8 @@ from typing import Any
 from agent_runtime.anthropic_api.errors import told
 from agent_runtime.errors import TorporError
 from agent_runtime.frameworks import typed_arguments, untold
+from agent_runtime.http.status import problem_of
 from agent_runtime.openai_api.messages import Ids, ours
-from agent_runtime.service.status import problem_of
 from agent_runtime.wire.events import Progress, Reasoning, Text, TurnEvent
 from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError

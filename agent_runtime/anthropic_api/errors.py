@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.errors import ContextFull
-from agent_runtime.service.document import Responses, problems
-from agent_runtime.service.request_ids import current_request_id
+from agent_runtime.http.document import Responses, problems
+from agent_runtime.http.request_ids import current_request_id
 from agent_runtime.wire.problems import Problem
 
 _TYPES = {

@@ -20,12 +20,12 @@ from agent_runtime.anthropic_api.reading import (
 )
 from agent_runtime.anthropic_api.request import CountRequest, MessagesRequest
 from agent_runtime.errors import TorporError, Unsupported
+from agent_runtime.http.headers import Key
+from agent_runtime.http.streaming import EventStream, counted, first_of, last_of
 from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api.messages import Ids
-from agent_runtime.openai_api.models import served
-from agent_runtime.routes.headers import Key
-from agent_runtime.service.streaming import EventStream, counted, first_of, last_of
+from agent_runtime.openai_api.served import served
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.wire.events import TurnEvent
 from agent_runtime.wire.turns import TurnResult

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from agent_runtime.bench.spread import quartiles
-from agent_runtime.commands.processes import Layout
+from agent_runtime.deployment import Layout
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.wire.messages import Message
 from engine.client import EngineClient, Sampling

@@ -22,7 +22,7 @@ import redis.asyncio
 
 from agent_runtime.bench.scheduled import ScheduledTurns
 from agent_runtime.bench.spread import power, quartiles
-from agent_runtime.commands.processes import RuntimeProcess
+from agent_runtime.deployment import RuntimeProcess
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port

@@ -29,7 +29,7 @@ from langgraph.graph import START, StateGraph, add_messages
 from langgraph_checkpoint_plainredis import AsyncRedisSaver
 
 from agent_runtime.bench.spread import power, quartiles
-from agent_runtime.commands.processes import emptied
+from agent_runtime.deployment import emptied
 from agent_runtime.saver.checkpoints import TorporSaver
 from state_store.embedded import EmbeddedServer
 

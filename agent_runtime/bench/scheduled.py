@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from agent_runtime.policies import ToolTime
 from agent_runtime.scheduling.machine import planned
-from agent_runtime.scheduling.policies import ToolTime
 from agent_runtime.scheduling.queues import Ask, FairQueue
 from agent_runtime.scheduling.scheduler import Scheduler
 from agent_runtime.scheduling.sizes import Capacity

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from agent_runtime.commands.processes import Layout, RuntimeProcess, emptied
+from agent_runtime.deployment import Layout, RuntimeProcess, emptied
 from agent_runtime.wire.session_events import Rewound, name_of
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port

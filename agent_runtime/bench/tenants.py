@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.stage import Stage
+from agent_runtime.deployment import RuntimeProcess
 from agent_runtime.sdk import Torpor
 from engine.launch import free_port
 from engine.profiles import Profile

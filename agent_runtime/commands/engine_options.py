@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent_runtime.commands.processes import Layout
+from agent_runtime.deployment import Layout
 from engine.launch import EngineOptions, EngineProcess
 from engine.profiles import PROFILES, profile_named
 

@@ -17,7 +17,7 @@ from agent_runtime.configuration import (
     settings_fields,
 )
 from agent_runtime.errors import SetupError
-from agent_runtime.scheduling.policies import POLICIES
+from agent_runtime.policies import POLICIES
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from agent_runtime.commands.plan import read_count, read_gpus, read_positive, read_tokens
+from agent_runtime.policies import POLICIES
 from agent_runtime.scheduling import plot, trace
 from agent_runtime.scheduling.machine import planned
-from agent_runtime.scheduling.policies import POLICIES
 from agent_runtime.scheduling.queues import FairQueue
 from agent_runtime.scheduling.simulate import Machine, Outcome, mean, percentile, replay
 from agent_runtime.settings import SchedulingSettings

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent_runtime.commands.processes import Layout
+from agent_runtime.deployment import Layout
 from agent_runtime.environment import variable
 from state_store.embedded import EmbeddedServer
 from state_store.store import StateStore

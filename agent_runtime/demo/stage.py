@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent_runtime.commands.processes import Layout, RuntimeProcess, emptied
+from agent_runtime.deployment import Layout, RuntimeProcess, emptied
 from engine.launch import EngineOptions, EngineProcess, checked_model, free_port
 from engine.profiles import PROFILES, Profile
 from state_store.embedded import EmbeddedServer

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from agent_runtime.errors import Cancelled, TorporError
-from agent_runtime.service.status import problem_of
+from agent_runtime.http.status import problem_of
 from agent_runtime.wire.events import Progress, TurnEvent
 from agent_runtime.wire.residency import Resumed
 from agent_runtime.wire.session_events import (

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from agent_runtime.http.request_ids import current_request_id
 from agent_runtime.mcp_server.inside import Inside
 from agent_runtime.mcp_server.server import make_server
 from agent_runtime.sdk import Torpor
-from agent_runtime.service.request_ids import current_request_id
 from agent_runtime.settings import RuntimeSettings
 
 PATH = "/mcp"

@@ -14,9 +14,9 @@ from mcp.server.lowlevel import Server
 from pydantic import ValidationError
 
 from agent_runtime.errors import TorporError
+from agent_runtime.http.status import problem_of
 from agent_runtime.mcp_server.tools import Connect, all_tools
 from agent_runtime.sdk import ApiError
-from agent_runtime.service.status import problem_of
 from agent_runtime.wire.problems import Problem
 
 _INSTRUCTIONS = (

@@ -15,9 +15,9 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from agent_runtime.messages import points
 from agent_runtime.messages.histories import History
 from agent_runtime.messages.transcripts import goes_on, meta_of, said_in
-from agent_runtime.sessions import points
 from agent_runtime.wire.messages import Message
 from state_store.fingerprint import Fingerprint
 from state_store.records import Session, Snapshot, SnapshotDraft

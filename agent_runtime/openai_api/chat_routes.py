@@ -9,19 +9,19 @@ from collections.abc import AsyncGenerator
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from agent_runtime.access.standing import while_admitted
+from agent_runtime.caller.standing import while_admitted
 from agent_runtime.errors import TorporError
+from agent_runtime.http.document import Responses, content
+from agent_runtime.http.headers import Key
+from agent_runtime.http.metrics import Metrics
+from agent_runtime.http.streaming import EventStream, last_of, streamed_as
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api.chat_answer import Answering
 from agent_runtime.openai_api.chat_models import ChatRequest, require_supported
 from agent_runtime.openai_api.chat_request import conversation_of
 from agent_runtime.openai_api.errors import refusals, told
 from agent_runtime.openai_api.messages import Ids
-from agent_runtime.openai_api.models import served
-from agent_runtime.routes.headers import Key
-from agent_runtime.service.document import Responses, content
-from agent_runtime.service.metrics import Metrics
-from agent_runtime.service.streaming import EventStream, last_of, streamed_as
+from agent_runtime.openai_api.served import served
 from agent_runtime.sessions.choices import Choices
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.wire.events import TurnEvent

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.service.document import Responses, codes_of
+from agent_runtime.http.document import Responses, codes_of
 from agent_runtime.wire.problems import Problem
 
 # Where clients look for a code or status of OpenAI's own; all other codes are ours.

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
-from agent_runtime.service.document import problems
+from agent_runtime.http.document import problems
 from agent_runtime.sessions.ledger import StoreLedger
 from agent_runtime.wire.effects import Entries, FoundEntry
 from state_store.errors import StoreError

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 
 from agent_runtime.errors import TorporError
-from agent_runtime.service.document import problems
+from agent_runtime.http.document import problems
 from agent_runtime.sessions.holding import Holding
 from agent_runtime.wire.residency import (
     Dropped,

@@ -10,13 +10,11 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from agent_runtime.access.identity import current_tenant
-from agent_runtime.access.standing import while_admitted
+from agent_runtime.caller.identity import current_tenant
+from agent_runtime.caller.standing import while_admitted
 from agent_runtime.errors import TorporError
-from agent_runtime.messages.said import said
-from agent_runtime.routes.headers import Key
-from agent_runtime.service.document import content, problems
-from agent_runtime.service.etags import (
+from agent_runtime.http.document import content, problems
+from agent_runtime.http.etags import (
     MOVED,
     UNCHANGED,
     IfNoneMatch,
@@ -26,9 +24,11 @@ from agent_runtime.service.etags import (
     merged,
     name_head,
 )
-from agent_runtime.service.metrics import Metrics
-from agent_runtime.service.streaming import EventStream, streamed
+from agent_runtime.http.headers import Key
+from agent_runtime.http.metrics import Metrics
+from agent_runtime.http.streaming import EventStream, streamed
 from agent_runtime.sessions.listing import Listing, Residency, labels_of
+from agent_runtime.sessions.said import said
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.wire.events import ResumeEvent
 from agent_runtime.wire.messages import SaidMessage

@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import TorporError
-from agent_runtime.service.document import problems
+from agent_runtime.http.document import problems
 from agent_runtime.sessions.listing import Listing, labels_of
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from agent_runtime.access.identity import current_tenant, is_operator
+from agent_runtime.caller.identity import current_tenant, is_operator
 from agent_runtime.errors import TorporError
-from agent_runtime.routes.headers import Key
-from agent_runtime.service.document import problems
-from agent_runtime.service.etags import MOVED, Match, held_to
-from agent_runtime.service.streaming import EventStream, counted, streamed
+from agent_runtime.http.document import problems
+from agent_runtime.http.etags import MOVED, Match, held_to
+from agent_runtime.http.headers import Key
+from agent_runtime.http.streaming import EventStream, counted, streamed
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.scheduling import EngineSlots

@@ -11,9 +11,9 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from agent_runtime.errors import BodyTooLarge, TorporError
-from agent_runtime.routes.headers import Key
-from agent_runtime.service.document import content, problems
-from agent_runtime.service.etags import MOVED, Match, held_to, name_head
+from agent_runtime.http.document import content, problems
+from agent_runtime.http.etags import MOVED, Match, held_to, name_head
+from agent_runtime.http.headers import Key
 from agent_runtime.sessions.versions import Versions
 from agent_runtime.wire.sessions import SessionView
 from agent_runtime.wire.versions import DiffView, Forks, ForksRequest, RewindRequest, TreeView

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import BadRequest, TorporError
-from agent_runtime.service.document import problems
+from agent_runtime.http.document import problems
 from agent_runtime.wire.workspaces import (
     MOST_CHUNKS,
     Names,

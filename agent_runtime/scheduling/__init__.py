@@ -4,7 +4,7 @@
                (tenants)          │             Suspend    somebody idle had to leave for it
                full: 429          └───────────► Prefetch   its tool's result is about to come
 
-`scheduler.py`, `policies.py`, `queues.py` and `tool_times.py` know no clock, no engine and no
-store: time is an argument, decisions are values. The runtime (`admission.py`) and the simulator
-(`simulate.py`) run this same code.
+`scheduler.py`, `queues.py`, `tool_times.py` and the policies (`agent_runtime/policies.py`) know no
+clock, no engine and no store: time is an argument, decisions are values. The runtime
+(`admission.py`) and the simulator (`simulate.py`) run this same code.
 """

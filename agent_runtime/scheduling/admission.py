@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_runtime.errors import Overloaded
-from agent_runtime.scheduling.policies import FlopsPerByte
+from agent_runtime.policies import FlopsPerByte
 from agent_runtime.scheduling.queues import Ask, FairQueue, QueueFull
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.scheduling.scheduler import Prefetch, Scheduler, Start, Suspend, Where
 from agent_runtime.scheduling.sizes import Capacity, Sizes
 from agent_runtime.scheduling.tool_times import REPLY
-from agent_runtime.sessions.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.wire.scheduling import EngineSlots
 from engine.errors import EngineError

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent_runtime.scheduling.policies import Idle, Policy
+from agent_runtime.policies import Idle, Policy
 from agent_runtime.scheduling.queues import Ask, FairQueue
 from agent_runtime.scheduling.sizes import Capacity, Sizes
 from agent_runtime.scheduling.tool_times import REPLY, ToolTimes

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agent_runtime.scheduling.policies import Policy
+from agent_runtime.policies import Policy
 from agent_runtime.scheduling.queues import Ask, FairQueue, QueueFull
 from agent_runtime.scheduling.scheduler import Prefetch, Scheduler, Start, Where
 from agent_runtime.scheduling.sizes import Capacity, Sizes

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from agent_runtime.errors import HeadMoved, TorporError
-from agent_runtime.service.request_ids import current_request_id
+from agent_runtime.http.request_ids import current_request_id
+from agent_runtime.http.status import UNFORESEEN, layer_of, problem_of
 from agent_runtime.service.shapes import shape_of
-from agent_runtime.service.status import UNFORESEEN, layer_of, problem_of
 from agent_runtime.wire.problems import Problem
 from engine.errors import EngineError
 from state_store.errors import StoreError

@@ -15,47 +15,48 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from agent_runtime.access import key_routes, tenant_routes
-from agent_runtime.access.guard import Guard
 from agent_runtime.anthropic_api import routes as anthropic_routes
 from agent_runtime.console import routes as console_routes
-from agent_runtime.feed import routes as feed_routes
 from agent_runtime.feed.following import Followers
 from agent_runtime.feed.posting import Feed
+from agent_runtime.http.document import problems
+from agent_runtime.http.metrics import Measured, Metrics
+from agent_runtime.http.request_ids import RequestIds
 from agent_runtime.mcp_server.mounted import Mounted
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api import chat_routes as openai_chat_routes
-from agent_runtime.openai_api import models as openai_models
 from agent_runtime.openai_api.responses import conversation_routes as response_conversation_routes
 from agent_runtime.openai_api.responses import routes as response_routes
 from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.openai_api.served import Served
 from agent_runtime.routes import effects as effect_routes
+from agent_runtime.routes import events as feed_routes
 from agent_runtime.routes import holding as holding_routes
 from agent_runtime.routes import items as item_routes
+from agent_runtime.routes import models as model_routes
 from agent_runtime.routes import sessions as session_routes
 from agent_runtime.routes import snapshots as snapshot_routes
 from agent_runtime.routes import turns as turn_routes
 from agent_runtime.routes import versions as version_routes
 from agent_runtime.routes import workspaces as workspace_routes
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.service import answers, operation_routes, operations
 from agent_runtime.service.bodies import Bodies
-from agent_runtime.service.document import problems
+from agent_runtime.service.guard import Guard
 from agent_runtime.service.heads import Heads
 from agent_runtime.service.hosts import Hosts
-from agent_runtime.service.metrics import Measured, Metrics
 from agent_runtime.service.openapi import document_keys
-from agent_runtime.service.request_ids import RequestIds
 from agent_runtime.service.traces import Traced
 from agent_runtime.sessions.choices import Choices
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.sessions.draining import Drain
 from agent_runtime.sessions.holding import Holding
 from agent_runtime.sessions.listing import Listing
-from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
-from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.sessions.versions import Versions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.telemetry import Telemetry, no_telemetry
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.turns.turns import Turns
 from engine.backends.chat import Backend
 from engine.errors import EngineError
@@ -136,7 +137,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     app = FastAPI(title="Torpor", version=version("torpor"), lifespan=lifespan)
     app.state.settings, app.state.metrics = settings, metrics
     app.state.chat = chat
-    app.state.served = openai_models.Served(settings, since=time.time())
+    app.state.served = Served(settings, since=time.time())
     mcp = Mounted(app, settings)
     answers.add_to(app)
     # The last is the outermost.
@@ -160,7 +161,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     for routes in (
         session_routes, snapshot_routes, holding_routes, turn_routes, version_routes, item_routes,
         effect_routes, workspace_routes,
-        feed_routes, operation_routes, openai_models, response_routes,
+        feed_routes, operation_routes, model_routes, response_routes,
         response_conversation_routes, openai_chat_routes,
         anthropic_routes, console_routes,
     ):  # fmt: skip

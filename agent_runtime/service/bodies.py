@@ -8,27 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.errors import BodyTimeout
 from agent_runtime.service.answers import problem_response
 from agent_runtime.service.json_values import flaw_of
 from agent_runtime.service.nesting import is_within
+from agent_runtime.settings import BodyLimits
 from agent_runtime.wire.problems import Problem
-
-
-class BodyLimits(BaseModel):
-    """What one request may bring."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    bytes: int = Field(default=64 << 20, gt=0)
-    """Most bytes of a JSON body; a million tokens of text are about 4 MiB."""
-    depth: int = Field(default=64, gt=0)
-    """Most lists and objects within each other."""
-    seconds: float = Field(default=60.0, gt=0)
-    """Most seconds without another piece of the body."""
 
 
 class Bodies:

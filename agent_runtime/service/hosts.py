@@ -14,8 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent_runtime.service.answers import problem_response
 from agent_runtime.wire.problems import Problem
 
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 class Hosts:
     """ASGI middleware: requests for, or from pages of, another host are refused."""

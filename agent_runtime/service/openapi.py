@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from agent_runtime.access.guard import OPEN
+from agent_runtime.service.guard import OPEN
 
 _SCHEMES = {
     "key": {"type": "http", "scheme": "bearer"},

@@ -9,8 +9,8 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime.feed.following import Followers
-from agent_runtime.service.document import problems
-from agent_runtime.service.metrics import Metrics
+from agent_runtime.http.document import problems
+from agent_runtime.http.metrics import Metrics
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.turns import Turns
 from engine.pool import Engine, EnginePool

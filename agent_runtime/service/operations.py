@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from agent_runtime.service.streaming import EventStream
+from agent_runtime.http.streaming import EventStream
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.residency import HoldRequest, PersistRequest, ResumeRequest, SuspendRequest
 from agent_runtime.wire.sessions import CreateSession, ForkRequest, LabelsRequest, SessionView

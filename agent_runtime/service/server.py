@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from agent_runtime.errors import SetupError
+from agent_runtime.http.request_ids import JsonLines
 from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import connections
-from agent_runtime.service.request_ids import JsonLines
 from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
 from agent_runtime.settings import ServiceSettings

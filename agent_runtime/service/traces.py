@@ -6,8 +6,8 @@ from opentelemetry import context, propagate
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_runtime.service.metrics import route_of
-from agent_runtime.service.request_ids import current_request_id
+from agent_runtime.http.metrics import route_of
+from agent_runtime.http.request_ids import current_request_id
 
 
 class Traced:

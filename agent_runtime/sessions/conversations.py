@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings

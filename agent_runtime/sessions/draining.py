@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from agent_runtime.errors import TorporError
 from agent_runtime.feed.following import Followers
 from agent_runtime.feed.posting import Feed
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.turns.cancelling import ENDING
 from agent_runtime.turns.turns import Turns

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from agent_runtime.messages.points import points_of
 from agent_runtime.sessions.ledger import IMPORTED, entries_of, name_of, packed_of
-from agent_runtime.sessions.points import points_of
 from state_store.errors import CorruptObject
 from state_store.portable.besides import EffectsAbroad, Ids
 from state_store.records import Session, Snapshot

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent_runtime.errors import BadRequest, StillRunning
+from agent_runtime.messages import points
 from agent_runtime.messages.transcripts import part_of
-from agent_runtime.sessions import points
 from agent_runtime.turns.turns import Turns
 from state_store.errors import HeadMoved, LeaseHeld, LeaseLost, ObjectsMissing
 from state_store.records import Lease, Session, Snapshot, SnapshotDraft

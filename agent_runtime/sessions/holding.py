@@ -11,7 +11,7 @@ import contextlib
 import time
 
 from agent_runtime.errors import NotHeld
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sessions.whereabouts import engine_of
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.residency import (

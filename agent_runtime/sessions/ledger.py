@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 
-from agent_runtime.sessions.points import Point, points_of
+from agent_runtime.messages.points import Point, points_of
 from state_store.effects import EffectRecord
 from state_store.errors import CorruptObject, NotFound, StoreError
 from state_store.layout import is_snapshot_id

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import BadRequest
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings

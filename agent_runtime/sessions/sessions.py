@@ -8,19 +8,19 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import NothingReused
 from agent_runtime.feed.posting import Feed
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sessions.forks import fork_at
 from agent_runtime.sessions.holding import confirmed, give_up
-from agent_runtime.sessions.residency import Residency
-from agent_runtime.sessions.stateless import require_no_options, tokens_of
 from agent_runtime.sessions.whereabouts import whereabouts
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import ENDING
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.formats import why_unusable
 from agent_runtime.turns.reporting import Reports
+from agent_runtime.turns.stateless import require_no_options, tokens_of
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.events import ResumeEvent
 from agent_runtime.wire.residency import (

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import BadRequest, StillRunning, TorporError
 from agent_runtime.feed.posting import Feed
-from agent_runtime.service.status import problem_of
+from agent_runtime.http.status import problem_of
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings

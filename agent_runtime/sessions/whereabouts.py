@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent_runtime.sessions.residency import Residency
-from agent_runtime.sessions.stateless import WHY, tokens_of
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.turns.placing import Placing
+from agent_runtime.turns.stateless import WHY, tokens_of
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.residency import Whereabouts
 from engine.errors import EngineUnreachable, NoEngine

@@ -13,7 +13,7 @@ import hashlib
 from typing import Any
 
 from agent_runtime.messages.rewriting import Rewriting
-from agent_runtime.sessions.noted import noted
+from agent_runtime.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.records import TurnRecord, TurnRecords
 from agent_runtime.wire.turns import TurnResult

@@ -18,7 +18,7 @@ from tokenizers.decoders import DecodeStream
 
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import History
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.turns.boundaries import interval_of
 from agent_runtime.turns.constraints import structural_tag
 from agent_runtime.turns.generation import Generation

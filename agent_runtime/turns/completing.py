@@ -6,14 +6,14 @@ import dataclasses
 
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import Histories, History
-from agent_runtime.messages.prompting import Asked, Prompting
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.answers import Answers
 from agent_runtime.turns.committing import commit_turn
 from agent_runtime.turns.generation import Generation
 from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.outage import Outage
+from agent_runtime.turns.prompting import Asked, Prompting
 from agent_runtime.turns.records import TurnRecord
 from agent_runtime.turns.results import result_of
 from agent_runtime.wire.turns import TurnRequest, TurnResult

@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import KeyReused
-from agent_runtime.sessions.noted import noted
+from agent_runtime.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from state_store.store import StateStore
 

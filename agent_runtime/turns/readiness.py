@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from agent_runtime.messages.histories import History
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.formats import why_unusable
 from agent_runtime.turns.outage import Standing

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.sessions.noted import noted
+from agent_runtime.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.wire.turns import RunningTurn, TurnRequest
 from state_store.errors import CorruptObject

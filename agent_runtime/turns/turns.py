@@ -22,10 +22,8 @@ from agent_runtime.feed.posting import Feed
 from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import Histories, History
-from agent_runtime.messages.prompting import Prompting, follows_template, with_defaults
 from agent_runtime.scheduling.admission import Admission, Slot
-from agent_runtime.sessions.residency import Residency
-from agent_runtime.sessions.stateless import Stateless
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.answers import Answers
 from agent_runtime.turns.attempt import Attempts
@@ -39,11 +37,13 @@ from agent_runtime.turns.marks import marks_of
 from agent_runtime.turns.one_at_a_time import OneAtATime
 from agent_runtime.turns.outage import Outage, Standing
 from agent_runtime.turns.placing import Placement, Placing
+from agent_runtime.turns.prompting import Prompting, follows_template, with_defaults
 from agent_runtime.turns.readiness import Readiness
 from agent_runtime.turns.reading import read
 from agent_runtime.turns.records import TurnRecord, TurnRecords
 from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.results import leave, result_of
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.turns.unfinished import Unfinished
 from agent_runtime.turns.writing import Writers
 from agent_runtime.wire.events import Progress, TurnEvent, replayed

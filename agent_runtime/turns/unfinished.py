@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import HeadMoved
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import LeaseHeld, NotFound, StoreError, StoreUnavailable

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import StoreError, StoreUnavailable
 from state_store.records import Lease, Session

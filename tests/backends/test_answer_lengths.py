@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from agent_runtime.messages.prompting import with_defaults
 from agent_runtime.sdk import Torpor
+from agent_runtime.turns.prompting import with_defaults
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import SamplingDefaults, TurnRequest
 from tests.backends.scripted import says, scripted_runtime

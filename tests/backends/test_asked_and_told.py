@@ -8,7 +8,7 @@ import pytest
 
 from agent_runtime.mcp_server.tools import all_tools
 from agent_runtime.sdk import Torpor
-from agent_runtime.service.bodies import BodyLimits
+from agent_runtime.settings import BodyLimits
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import SamplingDefaults, TurnRequest
 from state_store.feeds import START

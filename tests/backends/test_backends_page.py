@@ -12,7 +12,7 @@ from agent_runtime import errors
 from agent_runtime.cli import _parser, main
 from agent_runtime.commands import runtime_options
 from agent_runtime.configuration import configured
-from agent_runtime.service.status import _STATUS, _snake
+from agent_runtime.http.status import _STATUS, _snake
 from engine import errors as engine
 
 PAGE = (Path(__file__).parents[2] / "docs" / "backends.md").read_text("utf-8")

@@ -8,11 +8,11 @@ import pytest
 
 from agent_runtime.errors import StillRunning
 from agent_runtime.feed.posting import Feed
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sessions.conversations import Conversations
-from agent_runtime.sessions.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
-from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.events import Text
 from agent_runtime.wire.messages import Message

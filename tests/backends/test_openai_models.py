@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from agent_runtime.errors import SetupError
-from agent_runtime.openai_api.models import Served
+from agent_runtime.openai_api.served import Served
 from agent_runtime.settings import RuntimeSettings
 from engine.backends.settings import BackendSettings
 

@@ -6,7 +6,7 @@ from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.errors import NoBackend
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.sdk import ApiError
-from agent_runtime.sessions.stateless import Stateless
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.wire.events import Reasoning, Text, ToolCalled
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnResult

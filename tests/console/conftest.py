@@ -3,7 +3,7 @@
 import pytest
 import pytest_asyncio
 
-from agent_runtime.commands.processes import RuntimeProcess
+from agent_runtime.deployment import RuntimeProcess
 from agent_runtime.sdk import Torpor
 from engine.backends.settings import BackendSettings
 from engine.launch import free_port

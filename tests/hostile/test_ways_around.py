@@ -6,8 +6,7 @@ import httpx
 import pytest
 
 from agent_runtime.service.api import create_app
-from agent_runtime.service.bodies import BodyLimits
-from agent_runtime.settings import RuntimeSettings
+from agent_runtime.settings import BodyLimits, RuntimeSettings
 from engine.backends.settings import BackendSettings
 from state_store.store import StateStore
 from tests.engine_cpu.server import MODEL

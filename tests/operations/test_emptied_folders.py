@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_runtime.commands.processes import emptied
+from agent_runtime.deployment import emptied
 from agent_runtime.errors import SetupError
 
 

@@ -7,8 +7,9 @@ import json
 import httpx
 import pytest
 
-from agent_runtime.access import guard, known_keys
+from agent_runtime.access import known_keys
 from agent_runtime.feed import following
+from agent_runtime.service import guard
 from tests.runtime.served import listening as serving
 
 from .listening import listening

@@ -14,15 +14,15 @@ from transformers import AutoTokenizer
 from agent_runtime.feed.posting import Feed
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import Histories
-from agent_runtime.messages.prompting import Asked, Prompting, with_defaults
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sessions.forks import fork_at
-from agent_runtime.sessions.residency import Residency
-from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.generation import Generation
 from agent_runtime.turns.outage import Standing
 from agent_runtime.turns.placing import Placement
+from agent_runtime.turns.prompting import Asked, Prompting, with_defaults
 from agent_runtime.turns.records import TurnRecord
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnRequest, TurnResult

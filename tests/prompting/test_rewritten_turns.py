@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from agent_runtime.errors import KeptTurnsRefused
-from agent_runtime.messages.prompting import Asked
 from agent_runtime.turns.answers import Answers
+from agent_runtime.turns.prompting import Asked
 from agent_runtime.wire.messages import Message
 from state_store.errors import QuotaExceeded, StoreUnavailable
 from state_store.layout import ObjectRef

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent_runtime.errors import BadRequest
-from agent_runtime.messages.said import said
+from agent_runtime.sessions.said import said
 from agent_runtime.wire.messages import Message
 from tools.calls import ToolCall
 

@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from agent_runtime import cli
-from agent_runtime.access.guard import audit
 from agent_runtime.service.api import create_app
+from agent_runtime.service.guard import audit
 from agent_runtime.settings import RuntimeSettings
 
 OPEN = {"/health", "/ready"}

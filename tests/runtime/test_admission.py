@@ -6,9 +6,9 @@ import pytest
 
 from agent_runtime.errors import Overloaded
 from agent_runtime.scheduling.admission import Admission
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.scheduling.scheduler import Where
 from agent_runtime.sdk import ApiError, Torpor
-from agent_runtime.sessions.residency import Residency
 from agent_runtime.settings import RuntimeSettings, SchedulingSettings
 from engine.demo_model import dialogues
 from engine.pool import EnginePool

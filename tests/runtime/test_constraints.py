@@ -13,8 +13,8 @@ from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo, allocate_to
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import EMPTY
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sdk import ApiError
-from agent_runtime.sessions.residency import Residency
 from agent_runtime.turns.attempt import Attempts
 from agent_runtime.turns.constraints import structural_tag
 from agent_runtime.turns.generation import Generation

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent_runtime.service.engine_metrics import EngineMetrics
-from agent_runtime.service.instruments import Instruments
+from agent_runtime.http.engine_metrics import EngineMetrics
+from agent_runtime.http.instruments import Instruments
 from agent_runtime.telemetry import no_telemetry
 from engine.pool import EnginePool
 from state_store.embedded import EmbeddedServer
@@ -76,6 +76,6 @@ async def test_counts_go_on_from_the_last_look_and_never_back(engines, told):
 async def test_an_engine_that_was_not_seen_for_long_is_forgotten(told, monkeypatch):
     await told("torpor_engine_answers", "odd")
     assert await told("torpor_engine_prefill_tokens_total", "odd") == 10
-    monkeypatch.setattr("agent_runtime.service.engine_metrics._FORGET", -1.0)
+    monkeypatch.setattr("agent_runtime.http.engine_metrics._FORGET", -1.0)
     await told("torpor_engine_answers", "odd")
     assert await told("torpor_engine_prefill_tokens_total", "odd") == 20

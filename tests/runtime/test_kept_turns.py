@@ -8,14 +8,14 @@ import pytest
 from agent_runtime.errors import KeptTurnsRefused
 from agent_runtime.feed.posting import Feed
 from agent_runtime.messages.histories import EMPTY
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 from agent_runtime.sessions.sessions import Sessions
-from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.committing import commit_turn
 from agent_runtime.turns.idempotency import Claims, turn_of
 from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.outage import KeptTurn, Standing
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.turns.turns import Turns
 from agent_runtime.turns.writing import Writers
 from agent_runtime.wire.messages import Message

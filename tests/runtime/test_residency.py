@@ -1,6 +1,6 @@
 """What a runtime remembers of sessions is bounded, and errs towards saying less."""
 
-from agent_runtime.sessions.residency import Residency
+from agent_runtime.scheduling.residency import Residency
 
 OLD, NEW = frozenset({"old"}), frozenset({"new"})
 

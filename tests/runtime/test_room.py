@@ -8,8 +8,8 @@ import pytest
 from agent_runtime.errors import ContextFull
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.histories import EMPTY, History
-from agent_runtime.messages.prompting import Prompting
 from agent_runtime.turns.outage import Standing
+from agent_runtime.turns.prompting import Prompting
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnRequest
 from engine.launch import checked_model

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent_runtime.commands.processes import RuntimeProcess
 from agent_runtime.demo.script import SYSTEM
+from agent_runtime.deployment import RuntimeProcess
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.records import TurnRecords

@@ -9,10 +9,10 @@ import logging
 import httpx
 import pytest
 
+from agent_runtime.http.request_ids import JsonLines
 from agent_runtime.service.api import create_app
-from agent_runtime.service.bodies import Bodies, BodyLimits
-from agent_runtime.service.request_ids import JsonLines
-from agent_runtime.settings import RuntimeSettings
+from agent_runtime.service.bodies import Bodies
+from agent_runtime.settings import BodyLimits, RuntimeSettings
 from state_store.embedded import EmbeddedServer
 
 MIB = 1 << 20

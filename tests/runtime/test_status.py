@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from agent_runtime import errors as runtime
-from agent_runtime.service.document import codes_of, problems
-from agent_runtime.service.status import problem_of
+from agent_runtime.http.document import codes_of, problems
+from agent_runtime.http.status import problem_of
 from engine import errors as engine
 from state_store import errors as store
 from tools import errors as tools

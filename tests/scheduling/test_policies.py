@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_runtime.scheduling.policies import (
-    POLICIES,
-    FlopsPerByte,
-    Idle,
-    LeastRecentlyUsed,
-    ToolTime,
-)
+from agent_runtime.policies import POLICIES, FlopsPerByte, Idle, LeastRecentlyUsed, ToolTime
 from agent_runtime.scheduling.tool_times import ToolTimes
 from agent_runtime.settings import SchedulingSettings
 

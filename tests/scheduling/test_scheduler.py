@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_runtime.scheduling.policies import POLICIES, LeastRecentlyUsed, ToolTime
+from agent_runtime.policies import POLICIES, LeastRecentlyUsed, ToolTime
 from agent_runtime.scheduling.queues import Ask, FairQueue, QueueFull
 from agent_runtime.scheduling.scheduler import Prefetch, Scheduler, Start, Suspend, Where
 from agent_runtime.scheduling.sizes import Capacity, Sizes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent_runtime.cli import _parser, main
 from agent_runtime.errors import Overloaded
-from agent_runtime.scheduling.policies import POLICIES
+from agent_runtime.policies import POLICIES
 from agent_runtime.scheduling.scheduler import Where
 from agent_runtime.scheduling.trace import Row
 from agent_runtime.settings import SchedulingSettings

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from agent_runtime.cli import main
+from agent_runtime.policies import POLICIES, LeastRecentlyUsed, ToolTime
 from agent_runtime.scheduling import trace
-from agent_runtime.scheduling.policies import POLICIES, LeastRecentlyUsed, ToolTime
 from agent_runtime.scheduling.queues import FairQueue
 from agent_runtime.scheduling.simulate import Machine, percentile, replay
 from agent_runtime.scheduling.sizes import Capacity, Sizes

@@ -19,14 +19,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.access.identity import current_tenant, may_change
+from agent_runtime.caller.identity import current_tenant, may_change
 from agent_runtime.errors import BadRequest, Draining, StillRunning, TorporError
+from agent_runtime.http.status import UNFORESEEN, problem_of
+from agent_runtime.noted import noted
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.requests import CreateResponse
-from agent_runtime.service.status import UNFORESEEN, problem_of
-from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.cancelling import Cancelling
 from agent_runtime.wire.problems import Problem

@@ -21,14 +21,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import ConversationLocked, LastResponseGone, NotFound
+from agent_runtime.noted import noted
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.responses.creation import Follows
 from agent_runtime.openai_api.responses.items import Item, distinct, items_of, said_in
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import NOTHING_DONE
-from agent_runtime.sessions.noted import noted
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.turns import Turns

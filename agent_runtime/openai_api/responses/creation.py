@@ -16,11 +16,12 @@ from typing import Any
 
 from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
 from agent_runtime.frameworks import Said
+from agent_runtime.http.metrics import Metrics
+from agent_runtime.http.status import problem_of
+from agent_runtime.http.streaming import counted_in
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_for
-from agent_runtime.messages.prompting import history_of
 from agent_runtime.openai_api.messages import Ids, asked_of, conversation
-from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses import shown
 from agent_runtime.openai_api.responses.events import Telling, Told
 from agent_runtime.openai_api.responses.items import Item, items_of, require_distinct, said_in
@@ -37,12 +38,11 @@ from agent_runtime.openai_api.responses.requests import (
     require_possible,
     specs_of,
 )
-from agent_runtime.service.metrics import Metrics
-from agent_runtime.service.status import problem_of
-from agent_runtime.service.streaming import counted_in
+from agent_runtime.openai_api.served import Served
 from agent_runtime.sessions.conversations import Conversations
-from agent_runtime.sessions.stateless import Stateless
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.prompting import history_of
+from agent_runtime.turns.stateless import Stateless
 from agent_runtime.wire.events import TurnEvent
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnResult

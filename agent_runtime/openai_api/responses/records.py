@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.access.identity import current_tenant
+from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import NotFound
+from agent_runtime.noted import noted
 from agent_runtime.openai_api.responses.items import Item
-from agent_runtime.sessions.noted import noted
 from agent_runtime.settings import RuntimeSettings
 from state_store import errors as store_errors
 from state_store.attachments import Attached

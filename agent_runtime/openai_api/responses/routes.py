@@ -11,6 +11,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.errors import TorporError
+from agent_runtime.http.document import Responses as Documented
+from agent_runtime.http.document import content
+from agent_runtime.http.headers import Key
+from agent_runtime.http.streaming import EventStream, first_of, last_of
 from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.paging import Paged
@@ -20,10 +24,6 @@ from agent_runtime.openai_api.responses.requests import (
     unsupported,
 )
 from agent_runtime.openai_api.responses.service import Responses
-from agent_runtime.routes.headers import Key
-from agent_runtime.service.document import Responses as Documented
-from agent_runtime.service.document import content
-from agent_runtime.service.streaming import EventStream, first_of, last_of
 from engine.errors import EngineError
 from state_store.errors import StoreError
 

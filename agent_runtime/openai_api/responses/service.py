@@ -8,11 +8,11 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from agent_runtime.access.standing import outlive_key
+from agent_runtime.caller.standing import outlive_key
 from agent_runtime.errors import BadRequest, NotFound
+from agent_runtime.http.metrics import Metrics
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api.messages import Ids
-from agent_runtime.openai_api.models import Served
 from agent_runtime.openai_api.responses.background import Background, BackgroundRecord
 from agent_runtime.openai_api.responses.conversations import ResponseConversations
 from agent_runtime.openai_api.responses.creation import Creation, Follows, Keep
@@ -21,7 +21,7 @@ from agent_runtime.openai_api.responses.items import Item
 from agent_runtime.openai_api.responses.records import ResponseRecord, ResponseRecords
 from agent_runtime.openai_api.responses.requests import CreateResponse
 from agent_runtime.openai_api.responses.shown import replayed
-from agent_runtime.service.metrics import Metrics
+from agent_runtime.openai_api.served import Served
 from agent_runtime.sessions.conversations import Conversations
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings

@@ -11,10 +11,10 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from agent_runtime.access.standing import while_admitted
+from agent_runtime.caller.standing import while_admitted
 from agent_runtime.errors import ClientGone, TorporError
-from agent_runtime.service.metrics import Metrics
-from agent_runtime.service.status import UNFORESEEN, layer_of, problem_of
+from agent_runtime.http.metrics import Metrics
+from agent_runtime.http.status import UNFORESEEN, layer_of, problem_of
 from agent_runtime.wire.events import Event, TurnEvent, encoded, sent
 from agent_runtime.wire.problems import Problem
 from agent_runtime.wire.turns import TurnResult

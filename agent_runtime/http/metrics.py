@@ -15,10 +15,10 @@ from opentelemetry.util.types import AttributeValue
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_runtime.access.identity import current_tenant
-from agent_runtime.service.engine_metrics import EngineMetrics
-from agent_runtime.service.instruments import Instruments
-from agent_runtime.service.tenant_metrics import TenantMetrics
+from agent_runtime.caller.identity import current_tenant
+from agent_runtime.http.engine_metrics import EngineMetrics
+from agent_runtime.http.instruments import Instruments
+from agent_runtime.http.tenant_metrics import TenantMetrics
 from agent_runtime.telemetry import Telemetry
 from agent_runtime.wire.residency import Resumed, Suspended
 from agent_runtime.wire.scheduling import EngineSlots

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, Self, TypeVar
 from fastapi import Depends, Header, Request, Response
 
 from agent_runtime.errors import BadRequest, HeadMoved
-from agent_runtime.service.document import Responses, one_problem
+from agent_runtime.http.document import Responses, one_problem
 from state_store.store import StateStore
 
 UNCHANGED: Responses = {304: {"description": "Not Modified: the head is the one that is known"}}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
-from agent_runtime.service.instruments import Instruments
+from agent_runtime.http.instruments import Instruments
 from engine.client import Load
 from engine.errors import EngineError
 from engine.pool import Engine

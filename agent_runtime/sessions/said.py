@@ -6,7 +6,7 @@ import asyncio
 
 from agent_runtime.messages.blocks import messages_in
 from agent_runtime.messages.message_log import messages_of
-from agent_runtime.sessions.stateless import said_on_the_wire
+from agent_runtime.turns.stateless import said_on_the_wire
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.messages import SaidMessage
 from state_store.records import Session

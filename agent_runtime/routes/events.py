@@ -8,12 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 
-from agent_runtime.access.standing import while_admitted
+from agent_runtime.caller.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.feed.following import Followers
-from agent_runtime.service.document import problems
-from agent_runtime.service.status import problem_of
-from agent_runtime.service.streaming import EventStream
+from agent_runtime.http.document import problems
+from agent_runtime.http.status import problem_of
+from agent_runtime.http.streaming import EventStream
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.wire.events import sent
 from agent_runtime.wire.sessions import SessionView

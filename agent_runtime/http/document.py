@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from agent_runtime.errors import ClientGone, Forbidden, RateLimited, Unauthorized
-from agent_runtime.service.status import status_and_code
+from agent_runtime.http.status import status_and_code
 from agent_runtime.wire.problems import Problem
 
 Responses = dict[int | str, dict[str, Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agent_runtime.service.instruments import Instruments
+from agent_runtime.http.instruments import Instruments
 from agent_runtime.wire.scheduling import EngineSlots
 from agent_runtime.wire.turns import Usage
 

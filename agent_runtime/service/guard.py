@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_runtime.access.identity import serve_as
 from agent_runtime.access.known_keys import KNOWN_FOR, KnownKeys, rate_limited
-from agent_runtime.access.standing import Standings
+from agent_runtime.caller.identity import serve_as
+from agent_runtime.caller.standing import Standings
 from agent_runtime.console.routes import PATHS as CONSOLE
 from agent_runtime.errors import Forbidden, NotFound, TorporError, Unauthorized
+from agent_runtime.http.request_ids import current_request_id
+from agent_runtime.http.status import problem_of
 from agent_runtime.service.answers import problem_response
-from agent_runtime.service.request_ids import current_request_id
-from agent_runtime.service.status import problem_of
 from state_store.api_keys import ApiKey
 from state_store.errors import StoreError, StoreUnavailable
 from state_store.store import StateStore

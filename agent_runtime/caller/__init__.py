@@ -1,0 +1,1 @@
+"""As whom a request is served, and whether its key still stands."""

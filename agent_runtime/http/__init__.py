@@ -1,0 +1,1 @@
+"""What every route answers with: problems and their codes, streams, tags of heads, request ids."""
