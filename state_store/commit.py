@@ -142,11 +142,19 @@ async def commit(
         return Commit(await lineages.opened(snapshot), "memory", str(error))
 
 
-async def identify(lineages: Lineages, draft: SnapshotDraft, fingerprint: Fingerprint) -> str:
-    """See `StateStore.identify`. fingerprint: the one that the draft names, its files named too."""
-    lineage = await lineages.of_session(draft.session_id)
-    seals = await lineages.seals(lineage)
-    return _snapshot(draft, draft.parent, fingerprint, lineage, token_log(draft), seals, 0).id
+async def identify(
+    lineages: Lineages,
+    draft: SnapshotDraft,
+    fingerprints: Sequence[Fingerprint],
+    *,
+    before: Before,
+) -> list[str]:
+    """Ids of the snapshots that the drafts of the chain make, whether they are committed or not.
+    fingerprints: the ones that they name. Raises as `commit` does before it writes."""
+    keys = LineageKeys("", lineage_of(draft.session_id))  # names nothing that is kept
+    sizes = [0] * len(draft.chain)  # no part of an id
+    steps = await _steps(keys, lineages, draft, fingerprints, before, sizes)
+    return [step.snapshot.id for step in steps]
 
 
 async def _steps(

@@ -205,18 +205,20 @@ class Files:
         itself included; and the draft, with its parent's files if it names none. before: files of
         the snapshot that the first of the chain goes on from. Raises FilesMissing."""
         keys = LineageKeys(self._prefix, lineage_of(draft.session_id))
-        sizes: tuple[int, ...] = ()
-        if draft.onto is not None:
-            sizes, onto = await self.of_draft(draft.onto, before)
-            draft, before = replace(draft, onto=onto), onto.files
-        named = draft.files or before
-        if named is None or named == before:
-            return (*sizes, 0), replace(draft, files=named)
-        known = {} if before is None else await self._sizes(keys, before)
-        new = await self._sizes(keys, named)
-        size = sum(size for blob, size in new.items() if blob not in known)
-        size += await self._own_size(keys, named)
-        return (*sizes, size), replace(draft, files=named)
+        added = []
+        onto: SnapshotDraft | None = None
+        for one in draft.chain:
+            named = one.files or before
+            added.append(0)
+            if named is not None and named != before:
+                known = {} if before is None else await self._sizes(keys, before)
+                new = await self._sizes(keys, named)
+                added[-1] = sum(size for blob, size in new.items() if blob not in known)
+                added[-1] += await self._own_size(keys, named)
+            onto = replace(one, files=named, onto=onto)
+            before = named
+        assert onto is not None, "a chain has the draft itself"
+        return tuple(added), onto
 
     async def loose(self, draft: SnapshotDraft) -> int:
         """Bytes of the files of a draft's chain that count for the quota before it is committed.

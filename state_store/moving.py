@@ -109,8 +109,9 @@ class Moving:
         effects: knows the records of effects; without, they are left out
 
         Everything is checked, and stored under the tenant's own names. An import that fails leaves
-        no session and no snapshot, and objects that expire within an hour. A file can be right and
-        its states made up: import what you would run. Raises InvalidExport; InvalidTenant,
+        no session and no snapshot, and objects that expire within an hour; a process that dies
+        leaves an empty session, which is noted in `unfinished`, or a whole one. A file can be right
+        and its states made up: import what you would run. Raises InvalidExport; InvalidTenant,
         StoreFull.
         """
         return await self._transfers.import_session(

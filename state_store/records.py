@@ -264,7 +264,12 @@ class SnapshotDraft:
     @property
     def chain(self) -> tuple[SnapshotDraft, ...]:
         """All that is committed in one step, parents first."""
-        return (self,) if self.onto is None else (*self.onto.chain, self)
+        last: SnapshotDraft | None = self
+        drafts = []
+        while last is not None:
+            drafts.append(last)
+            last = last.onto
+        return tuple(reversed(drafts))
 
     @property
     def expected_head(self) -> str | None:

@@ -114,6 +114,7 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._transfers = Transfers(
             control, prefix, self._tenants, self._fingerprints, self._sessions, self._leases,
             self._snapshots, self._archiving, self._lineages, self.files, self.effects,
+            self.unfinished,
         )  # fmt: skip
 
     @classmethod

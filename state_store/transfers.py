@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
@@ -18,16 +19,18 @@ from state_store.files import Files
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
 from state_store.forms import StoredForm
+from state_store.layout import new_lineage, new_session_id
 from state_store.leases import Leases
 from state_store.lineages import Lineages
 from state_store.portable.besides import Besides, EffectsAbroad, take_effects, take_files
 from state_store.portable.export import Exported, Source, export
 from state_store.portable.imports import Export
 from state_store.portable.rows import Place, in_thread
-from state_store.records import Session, Snapshot
+from state_store.records import Session, Snapshot, SnapshotDraft
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.tenants import Tenants
+from state_store.unfinished import Begun, Unfinished
 from state_store.vault import TenantKey
 
 _LEASE = 3600  # seconds: nobody else may write a session that is not whole yet
@@ -49,6 +52,7 @@ class Transfers:
         lineages: Lineages,
         files: Files,
         effects: Effects,
+        unfinished: Unfinished,
     ) -> None:
         self._control = control
         self._prefix = prefix
@@ -61,6 +65,7 @@ class Transfers:
         self._lineages = lineages
         self._files = files
         self._effects = effects
+        self._unfinished = unfinished
 
     async def export_session(
         self,
@@ -100,23 +105,24 @@ class Transfers:
                 await in_thread(lambda stop: found.store(place, salt=salt, forms=forms, stop=stop))
             for fingerprint in fingerprints:
                 await self._fingerprints.add(fingerprint)
+            session_id = new_session_id(new_lineage())
+            # If this process dies now, the session is found there, empty, and deleted.
+            await self._unfinished.put(Begun(tenant, session_id, None, time.time()))
             session = await self._sessions.create(
                 tenant=tenant,
                 fingerprint=fingerprints[0],
                 economy=found.manifest.economy,
                 labels=found.manifest.labels,
                 meta=found.manifest.meta,
+                session_id=session_id,
             )
             try:
-                ids = await self._commit(session, found, salt, durability)
-                if effects is not None:
-                    await take_effects(
-                        self._effects, session, found.manifest, _reader(found), effects, ids,
-                        found.invalid,
-                    )  # fmt: skip
+                await self._commit(session, found, salt, durability, effects)
             except BaseException:
                 await asyncio.shield(self._forget(session))
                 raise
+            with contextlib.suppress(StoreError):  # it has gone on, which is found out as well
+                await self._unfinished.drop(tenant, session_id)
             return await self._sessions.get(session.id)
         finally:
             found.close()
@@ -138,37 +144,48 @@ class Transfers:
         return await Besides.gather(self._files, session, history[first:], values)
 
     async def _commit(
-        self, session: Session, found: Export, salt: str, durability: str
-    ) -> dict[str, str]:
-        """Ids of the snapshots, by those that they had."""
+        self,
+        session: Session,
+        found: Export,
+        salt: str,
+        durability: str,
+        effects: EffectsAbroad | None,
+    ) -> None:
+        """All snapshots in one step: before it the session is empty, after it whole."""
         sets = await take_files(self._files, session, found.manifest, _reader(found))
-        ids = {}
         lease, _ = await self._leases.acquire(session.id, ttl=_LEASE, owner="import")
-        drafts = list(found.drafts(session.id, salt))
-        head = None
-        for number, draft in enumerate(drafts, start=1):
-            was = found.manifest.snapshots[number - 1]
+        draft: SnapshotDraft | None = None
+        for one, was in zip(found.drafts(session.id, salt), found.manifest.snapshots, strict=True):
             files = None if was.files is None else sets[was.files]
-            draft = replace(draft, parent=head, economy=session.body.economy, files=files)
+            draft = replace(one, onto=draft, economy=session.body.economy, files=files)
+        if draft is not None:
             before = await committing.look(self._control, self._prefix, draft)
             file_bytes, draft = await self._files.of_draft(draft, before.files)
+            fingerprints = [await self._fingerprints.get(one.fingerprint_id) for one in draft.chain]
             try:
-                commit = await committing.commit(
+                if effects is not None:  # first: a session without is one that has done nothing
+                    ids = await committing.identify(
+                        self._lineages, draft, fingerprints, before=before
+                    )
+                    old = [snapshot.id for snapshot in found.manifest.snapshots]
+                    await take_effects(
+                        self._effects, session, found.manifest, _reader(found), effects,
+                        dict(zip(old, ids, strict=True)), found.invalid,
+                    )  # fmt: skip
+                await committing.commit(
                     self._control,
                     self._prefix,
                     self._lineages,
                     draft,
-                    [await self._fingerprints.get(draft.fingerprint_id)],
+                    fingerprints,
                     lease,
-                    durability if number == len(drafts) else "memory",
+                    durability,
                     before=before,
                     file_bytes=file_bytes,
                 )
             except InvalidDraft as error:
                 raise found.invalid(str(error)) from error
-            head = ids[was.id] = commit.snapshot.id
         await self._leases.release(lease)
-        return ids
 
     async def _forget(self, session: Session) -> None:
         with contextlib.suppress(StoreError):  # the first error is the one to tell

@@ -103,14 +103,15 @@ class Writing:
         return done
 
     async def identify(self, draft: SnapshotDraft) -> str:
-        """The id of the snapshot that a draft with a parent makes, whether it is committed or not.
+        """The id of the snapshot that a draft makes, whether it is committed or not.
 
-        Raises NotFound, UnknownFingerprint, InvalidDraft, FilesMissing, VaultLocked.
+        Raises NotFound, HeadMoved, UnknownFingerprint, InvalidDraft, FilesMissing, VaultLocked.
         """
-        fingerprint = await self.fingerprint(draft.fingerprint_id)
+        fingerprints = [await self.fingerprint(one.fingerprint_id) for one in draft.chain]
         before = await committing.look(self._control, self._prefix, draft)
         _, draft = await self.files.of_draft(draft, before.files)
-        return await committing.identify(self._lineages, draft, fingerprint)
+        ids = await committing.identify(self._lineages, draft, fingerprints, before=before)
+        return ids[-1]
 
     async def remember_fingerprint(self, fingerprint: Fingerprint) -> None:
         """Make a state format known, so that sessions of another one may go on in it."""

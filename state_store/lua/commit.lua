@@ -8,7 +8,7 @@
 -- The expected head is the parent, or descends from it: then the last takes its place.
 -- Returns {'ok', '', and of each pin id and body that it keeps, pin id to remove or ''} or
 -- {reason, detail}.
-local token, expected, prefix, files_at, blob_at, parent = unpack(ARGV)
+local token, expected, prefix, files_at, blob_at, parent = unpack(ARGV, 1, 6)
 local chain = {}
 for at = 7, #ARGV, 8 do
   local id, pin, body, tokens, size, count, total, files = unpack(ARGV, at, at + 7)

@@ -6,6 +6,9 @@ Whatever happened, after recovery the store is in order and the head is old or n
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import replace
+
 import pytest
 from disturbed import BASE, TURN, new_world
 from writer import FINGERPRINT, TENANT, commit, find_sessions, objects_of
@@ -259,6 +262,54 @@ async def test_a_recovery_that_dies_is_finished_by_the_next(server, objects, raw
         return finished
 
     await each_crash(server, objects, raw, scenario)
+
+
+async def test_an_import_that_dies_anywhere_leaves_all_of_a_session_or_an_empty_one_to_collect(
+    server, objects, raw, tmp_path
+):
+    path = tmp_path / "session.torpor"
+    made = set()
+
+    async def scenario(world, crash_at):
+        writer = world.writer
+        session = await writer.session(BASE, TURN, [7] * 8)
+        path.unlink(missing_ok=True)
+        await writer.store.export_session(session.id, path)
+        await writer.store.delete_session(session.id)
+
+        async def take():
+            await world.victim.import_session(path, tenant=TENANT)
+
+        finished = await dies(world, crash_at, take)
+        noted = [begun.session_id async for begun in writer.store.unfinished.every()]
+        for session in await writer.store.sessions(TENANT):
+            tokens = await writer.history(session.id)
+            made.add(len(tokens))
+            assert tokens == [*BASE, *TURN, *[7] * 8] or (tokens == [] and session.id in noted)
+            await writer.store.delete_session(session.id)
+        for session_id in noted:
+            await writer.store.unfinished.drop(TENANT, session_id)
+        await world.check(raw, objects=0)
+        return finished
+
+    await each_crash(server, objects, raw, scenario)
+    assert made == {0, len([*BASE, *TURN]) + 8}
+
+
+async def test_a_history_of_very_many_snapshots_is_imported_in_one_step(writer, tmp_path):
+    """More than Python can nest calls."""
+    store = writer.store
+    session = await writer.session()
+    draft = await writer.draft(session.id, [1])
+    for number in range(2, 1101):
+        one = array("I", [number])
+        draft = replace(draft, new_tokens=one, total_tokens=number, onto=draft)
+    await commit(store, draft)
+    await store.export_session(session.id, tmp_path / "long.torpor")
+    taken = await store.import_session(tmp_path / "long.torpor", tenant=TENANT)
+    assert await writer.history(taken.id) == list(range(1, 1101))
+    assert len(await store.ancestors(taken.head)) == 1100
+    assert [one async for one in store.unfinished.every()] == []
 
 
 @pytest.mark.parametrize("forking", [False, True])
