@@ -359,7 +359,7 @@ def _chunk(event: dict[str, Any], seen: int) -> Chunk:
     if finish is not None and finish["type"] == "abort":
         said = finish.get("message") or "it gives no reason"
         raise _refusal(finish.get("status_code") or 500, said.encode())
-    # SGLang streams cumulative ids unless started with --incremental-streaming-output.
+    # SGLang streams cumulative ids: what would change that is refused (`linker/options.py`).
     new_ids = tuple(event["output_ids"][seen:])
     logprobs: tuple[TokenLogprobs, ...] = ()
     if "output_token_logprobs" in meta:

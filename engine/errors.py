@@ -13,6 +13,7 @@ EngineError
 ├── NoEngine           no live engine fits the session
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
 ├── UnsupportedLayout  the engine's ranks are arranged as snapshots do not support
+├── UnsupportedOption  an option of SGLang's with which turns would be told wrongly
 ├── EngineStartFailed  the engine process could not be started
 └── ImpossiblePlan     what was asked for does not fit the hardware or the model
 """
@@ -73,6 +74,10 @@ class UnsupportedModel(EngineError):
 
 
 class UnsupportedLayout(EngineError):
+    pass
+
+
+class UnsupportedOption(EngineError):
     pass
 
 

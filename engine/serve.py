@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> None:
         arguments: SGLang's command line, without the program name.
 
     Raises:
-        SystemExit: bad arguments, ranks arranged as snapshots do not support, or a patch that did
-            not take effect.
+        SystemExit: bad arguments, ranks arranged or answers streamed as sessions do not support,
+            or a patch that did not take effect.
     """
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     prompts.add_to(app)
     server_args = prepare_server_args(arguments)
     if server_args.enable_unified_cache_external_linker:
-        _require_layout(server_args)
+        _require_servable(server_args)
     if imports.wanted():
         threads.name_cores(server_args.tp_size)
     try:
@@ -55,11 +55,11 @@ def main(arguments: list[str]) -> None:
 def _require_patches() -> None:
     """A plugin that was never run cannot complain (one that failed has ended the process)."""
     from engine.cpu.patches import verify_patches
-    from engine.linker import loads, routed
+    from engine.linker import loads, routed, weights
     from engine.patch import PatchError, require
 
     try:
-        require((*routed.PATCHES, *loads.PATCHES))
+        require((*routed.PATCHES, *loads.PATCHES, *weights.PATCHES))
         if imports.wanted():
             verify_patches()
     except PatchError as error:
@@ -69,14 +69,16 @@ def _require_patches() -> None:
         ) from error
 
 
-def _require_layout(server_args: Any) -> None:
-    from engine.errors import UnsupportedLayout
+def _require_servable(server_args: Any) -> None:
+    from engine.errors import EngineError
     from engine.linker.layouts import require_restorable
+    from engine.linker.options import require_whole_answers
 
     try:
         require_restorable(server_args)
-    except UnsupportedLayout as error:
-        raise SystemExit(f"torpor: UnsupportedLayout: {error}") from error
+        require_whole_answers(server_args)
+    except EngineError as error:
+        raise SystemExit(f"torpor: {type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

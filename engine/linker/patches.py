@@ -1,5 +1,5 @@
-"""Every change we make to SGLang on a GPU or a CPU: for the linker, for routers and load, and
-for grammars."""
+"""Every change we make to SGLang on a GPU or a CPU: for the linker, for routers and load, for
+weights, and for grammars."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from engine.linker import (
     salts,
     steps,
     thinning,
+    weights,
 )
 from engine.patch import Patch
 
@@ -29,5 +30,6 @@ ALL: tuple[Patch, ...] = (
     *thinning.PATCHES,
     *routed.PATCHES,
     *loads.PATCHES,
+    *weights.PATCHES,
     *grammars.PATCHES,
 )

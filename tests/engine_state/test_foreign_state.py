@@ -1,5 +1,6 @@
 """State that another engine would have stored, in the place of ours, never gets to the device."""
 
+import httpx
 import pytest
 import redis
 from engine_cpu.server import MODEL, PAGE_SIZE
@@ -101,3 +102,22 @@ async def test_a_session_of_another_engine_finds_none_that_fits(
         with pytest.raises(NoEngine, match=wanted):
             await pool.pick(wanted)
         await pool.close()
+
+
+CHANGES = {
+    "begin_weight_update": {},
+    "update_weights_from_disk": {"model_path": str(MODEL), "abort_all_requests": True},
+    "update_weights_from_distributed": {"names": [], "dtypes": [], "shapes": []},
+    "update_weights_from_ipc": {"zmq_handles": {}},
+    "update_weights_from_tensor": {"serialized_named_tensors": []},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_an_engine_does_not_become_another_while_it_runs(server, stored, engine, change):
+    answer, _ = stored
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        refused = await client.post(f"/{change}", json=CHANGES[change], timeout=60)
+    assert refused.status_code == 400
+    assert "cannot be changed while it runs" in refused.json()["message"]
+    assert (await ask(engine, PROMPT)).ids == answer.ids

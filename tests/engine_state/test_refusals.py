@@ -9,6 +9,7 @@ from engine_cpu.test_patches import python
 from .linked import linker_arguments
 
 TWO_RANKS = ["--tp-size", "2"]
+IN_PIECES = "--incremental-streaming-output"
 LAYOUTS = {
     "--pp-size": [],
     "--dp-size": [],
@@ -24,19 +25,23 @@ def layouts():
     start = ["--model-path", str(MODEL), *ARGUMENTS, *linker_arguments("redis://nowhere")]
     lines = {flag: [*start, *more, flag, "2"] for flag, more in LAYOUTS.items()}
     lines["tensor parallelism"] = [*start, *TWO_RANKS]
+    lines[IN_PIECES] = [*start, IN_PIECES]
     done = python(
         """
         import json
         from sglang.srt.server_args import prepare_server_args
-        from engine.errors import UnsupportedLayout
+        from engine.errors import UnsupportedLayout, UnsupportedOption
         from engine.linker.layouts import require_restorable
+        from engine.linker.options import require_whole_answers
 
         found = {}
         for name, line in json.loads(sys.argv[1]).items():
             try:
-                require_restorable(prepare_server_args(line))
+                server_args = prepare_server_args(line)
+                require_restorable(server_args)
+                require_whole_answers(server_args)
                 found[name] = None
-            except UnsupportedLayout as error:
+            except (UnsupportedLayout, UnsupportedOption) as error:
                 found[name] = str(error)
         print(json.dumps(found))
         """,
@@ -57,15 +62,26 @@ def test_tensor_parallelism_is_served(layouts):
     assert layouts["tensor parallelism"] is None
 
 
+def test_answers_in_pieces_are_refused_with_what_to_do(layouts):
+    assert f"Leave out {IN_PIECES}." in layouts[IN_PIECES]
+
+
+REFUSED_SERVERS = {
+    ("--pp-size", "2"): "UnsupportedLayout: snapshots support",
+    (IN_PIECES,): "UnsupportedOption: turns read the whole answer",
+}
+
+
 @pytest.mark.slow
-def test_a_server_of_a_refused_layout_ends_with_one_line():
+@pytest.mark.parametrize("arguments", REFUSED_SERVERS)
+def test_a_server_that_is_refused_ends_with_one_line(arguments):
     done = python(
         "serve.main(sys.argv[1:])",
-        *("--model-path", str(MODEL), "--pp-size", "2"),
+        *("--model-path", str(MODEL), *arguments),
         *(*ARGUMENTS, *linker_arguments("redis://nowhere")),
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("torpor: UnsupportedLayout: snapshots support")
+    assert done.stderr.splitlines()[-1].startswith(f"torpor: {REFUSED_SERVERS[arguments]}")
     assert "Traceback" not in done.stderr
 
 

@@ -19,6 +19,7 @@ AT_START = {
     engine.ImpossiblePlan,
     engine.UnsupportedLayout,
     engine.UnsupportedModel,
+    engine.UnsupportedOption,
     store.EmbeddedServerFailed,
     runtime.SetupError,
     store.InvalidUrl,
