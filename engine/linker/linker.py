@@ -235,15 +235,16 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             return -1
         queued, self._queued_loads = self._queued_loads, {}
         counter_index = self.layer_done_counter.update_producer()
-        ready = torch.get_device_module().Event()
-        ready.record()
+        # As SGLang's `cache_controller.py:start_loading`: with overlap scheduling the forward that
+        # runs may still write what was reclaimed, so its stream is waited for, too.
+        free = tuple(self.record_offload_ready())
         requests = {
             rid: tuple(rows for transfers in each for rows in self._rows(transfers))
             for rid, (each, _) in queued.items()
         }
         sessions = {rid: _session(asker.tag) for rid, (_, asker) in queued.items()}
         salts = {rid: asker.salt for rid, (_, asker) in queued.items()}
-        self._loader.submit(Load(int(counter_index), requests, sessions, salts, ready))
+        self._loader.submit(Load(int(counter_index), requests, sessions, salts, free))
         return int(counter_index)
 
     def finish_layer_wise_loading(self, counter_index: int) -> bool:

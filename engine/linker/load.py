@@ -48,14 +48,20 @@ class Load:
 
     sessions: by request, None for one that is no session's
     salts:    that its objects are named under, by request
+    free:     once these have come nothing that runs writes the rows any more: a request that has
+              ended may still be in a forward that was launched before that was known
     """
 
     counter_index: int
     requests: Mapping[str, tuple[Rows, ...]]
     sessions: Mapping[str, str | None]
     salts: Mapping[str, str | None]
-    ready: torch.cuda.Event
+    free: tuple[torch.cuda.Event, ...]
     queued_at: float = field(default_factory=time.monotonic)
+
+    def wait_for_rows(self) -> None:
+        for event in self.free:
+            event.synchronize()
 
 
 class Loader:
@@ -141,7 +147,6 @@ class Loader:
             self._failed[load.counter_index] = failed
             started = time.perf_counter()
             try:
-                load.ready.synchronize()
                 self._fill(load, failed)
             except BaseException as error:  # the forward waits for it: it must hear of anything
                 logger.exception("a batch of %d loads failed", len(load.requests))
@@ -183,6 +188,7 @@ class Loader:
                 )
                 for part, staged in pinned
             ]
+            load.wait_for_rows()
             for layer in range(self._num_layers):
                 for frames, rows_in, rows_out in plan:
                     self._copy(frames, rows_in, rows_out, layer)
@@ -246,6 +252,7 @@ class Loader:
             staged = self._stage(some, rid, load, came)
             try:
                 rows_in = torch.tensor([staged.frames[h] for h in some.hashes])
+                load.wait_for_rows()
                 for layer in range(self._num_layers):
                     self._copy(frames, rows_in, some.rows, layer)
             finally:

@@ -39,7 +39,6 @@ FORMAT = Fingerprint(
     kv_segments=(Stretch("float32", WIDTH),), state_segments=(Stretch("float32", WIDTH),),
     tp_size=1, draft="none", bigram=False, engine="e",
 )  # fmt: skip
-READY = SimpleNamespace(synchronize=lambda: None)
 
 
 def kv(hashes, rows):
@@ -97,10 +96,10 @@ class Rank:
         assert self.offloader.settle(timeout=10)
         return self.offloader.pop_result()
 
-    def load(self, hashes, rows, salt=None):
+    def load(self, hashes, rows, salt=None, free=()):
         self.landed.clear()
         requests = {"request": (kv(hashes, rows),)}
-        self.loader.submit(Load(0, requests, {"request": None}, {"request": salt}, READY))
+        self.loader.submit(Load(0, requests, {"request": None}, {"request": salt}, free))
 
     def close(self):
         self.loader.close()

@@ -1,7 +1,11 @@
 """The linker's threads over a real store, with pages of a device that is plain memory."""
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 import torch
+from engine_cpu.test_patches import python
 
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Offload, Offloader, Rows
@@ -66,6 +70,49 @@ def test_a_prefetch_keeps_no_room_from_loads(rank):
     assert (staged.has(HASHES[:ROOM]), staged.pinned) == ([True] * ROOM, 0)
     assert staged.stage(HASHES[ROOM:], payloads).unstaged == []
     payloads.close()
+
+
+@pytest.mark.parametrize("pages", [1, ROOM + 1])  # layer by layer, and in windows
+def test_nothing_is_written_to_rows_before_both_streams_have_let_go_of_them(rank, pages):
+    rank.store()
+    freed = [threading.Event() for _ in range(2)]
+    rows = list(range(8 - pages, 8))
+    rank.pages[rows] = 0
+    rank.load(HASHES[:pages], rows, free=[SimpleNamespace(synchronize=one.wait) for one in freed])
+    for one in freed:
+        assert not rank.landed.wait(0.3)
+        assert not rank.pages[rows].any()
+        assert rank.staged["kv"].has(HASHES[:1]) == [True]  # what can be done is done meanwhile
+        one.set()
+    assert rank.landed.wait(10)
+    assert rank.loader.take_failed(0) == {}
+    assert rank.pages[rows[-1]].any()
+
+
+def test_a_load_waits_for_the_forward_that_may_still_write_what_was_freed():
+    """With streams of a device by name: this needs no device, and a CPU has none."""
+    done = python(
+        """
+        from types import SimpleNamespace
+        from sglang.srt.mem_cache.unified_cache import unified_cache_linker
+        from engine.linker.linker import TorporLinker
+
+        class Event:
+            def record(self, stream="the scheduler's"):
+                self.stream = stream
+
+        unified_cache_linker.device_module = SimpleNamespace(Event=Event)
+        linker, loads = object.__new__(TorporLinker), []
+        linker.forward_stream = "the forward's"
+        linker.layer_done_counter = SimpleNamespace(update_producer=lambda: 0)
+        linker._queued_loads = {"request": ([], SimpleNamespace(tag=None, salt=None))}
+        linker._loader = SimpleNamespace(submit=loads.append)
+        assert linker.start_layer_wise_loading() == 0
+        print(sorted(event.stream for event in loads[0].free))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == """["the forward's", "the scheduler's"]"""
 
 
 class _Gone:
