@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from engine.client import EngineClient, Load
 from engine.errors import EngineUnreachable, NoEngine
-from engine.linker.config import settling, watched
+from engine.linker.config import prefetching, settling, watched
 from engine.records import EngineRecord, readable
 from engine.refusals import of_another_format
 from engine.replies import (
@@ -37,7 +37,7 @@ from engine.replies import (
     work_of,
 )
 from engine.waiting import WATCH, unless_gone
-from state_store.errors import EngineSilent, StoreUnavailable
+from state_store.errors import EngineFailed, EngineSilent, StoreUnavailable
 from state_store.forms import FormName
 from state_store.store import StateStore
 
@@ -94,7 +94,7 @@ class Engine:
         Raises EngineUnreachable if the engine's linker does not answer within `timeout` s.
         """
         payload = {**_chain(hashes, form), "session": session_id}
-        replies = await self._command("prefetch", payload, timeout)
+        replies = await self._command("prefetch", payload, timeout, at=prefetching)
         reasons = sorted({reply["reason"] for reply in replies if reply["reason"]})
         return Prefetch(
             pages=min(reply["pages"] for reply in replies),
@@ -209,6 +209,10 @@ class Engine:
             return await self._store.send_command(
                 watched(record.boot_id), record.ranks, name, payload, timeout=timeout
             )
+        except EngineFailed as error:
+            raise EngineUnreachable(
+                f"engine {record.engine_id} could not do {name}: {error}"
+            ) from error
         except EngineSilent as error:
             raise EngineUnreachable(
                 f"engine {record.engine_id} does not answer {name}: {error}"
@@ -282,6 +286,10 @@ class Engine:
                     at(record.boot_id), record.ranks, name, dict(payload), timeout=timeout
                 )
             )
+        except EngineFailed as error:
+            raise EngineUnreachable(
+                f"engine {record.engine_id} could not do {name}: {error}"
+            ) from error
         except EngineSilent as error:
             raise EngineUnreachable(
                 f"engine {record.engine_id} did not answer {name} within {timeout:g} s: {error}"

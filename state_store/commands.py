@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 
 from state_store.connection import Control
-from state_store.errors import EngineSilent, StoreError
+from state_store.errors import EngineFailed, EngineSilent, StoreError
 from state_store.registry import POLL, commands_key, engine_key
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class _Call:
         if self.done.done():
             return
         if answer["error"] is not None:
-            error = EngineSilent(f"rank {answer['rank']} failed: {answer['error']}")
+            error = EngineFailed(f"rank {answer['rank']} failed: {answer['error']}")
             self.done.set_exception(error)
             return
         self.answers[answer["rank"]] = answer["result"]

@@ -39,6 +39,7 @@ StoreError
 ├── InvalidExport          a file is no session's export, or damaged; nothing was imported
 ├── BuffersExhausted       no buffers became free in time; nothing was moved
 ├── EngineSilent           an engine did not answer a command in time
+│   └── EngineFailed       it answered that it could not do it
 ├── EngineIdTaken          another engine that lives is registered by this name
 └── EmbeddedServerFailed   the embedded server could not be started or stopped unexpectedly
 """
@@ -223,6 +224,10 @@ class EngineIdTaken(StoreError):
 
 
 class EngineSilent(StoreError):
+    pass
+
+
+class EngineFailed(EngineSilent):
     pass
 
 

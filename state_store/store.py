@@ -417,7 +417,8 @@ class StateStore(Tenancy, Finding, Moving, Writing):
     ) -> list[dict[str, Any]]:
         """Have every rank that listens at `address` run a command; their answers by rank.
 
-        Raises EngineSilent when one does not answer within `timeout` s or reports an error.
+        Raises EngineSilent when one does not answer within `timeout` s, EngineFailed when one
+        reports an error.
         """
         return await self._commands.send(address, ranks, name, payload, timeout=timeout)
 

@@ -26,6 +26,12 @@ def watched(boot_id: str) -> str:
     return f"{boot_id}.watched"
 
 
+def prefetching(boot_id: str) -> str:
+    """The address of commands that read, from an archive that may be slow, so that none that does
+    not waits for them."""
+    return f"{boot_id}.prefetching"
+
+
 def settling(boot_id: str) -> str:
     """The address of commands that wait for offloads, so that none that does not waits for them."""
     return f"{boot_id}.settling"
@@ -53,7 +59,8 @@ class LinkerConfig(BaseModel):
     advertised: str | None = None
     """URL under which runtimes reach the engine's HTTP server; None for where SGLang listens."""
     timeout: float = Field(default=5.0, gt=0)
-    """Seconds without progress after which a socket operation gives up."""
+    """Seconds without progress after which a socket operation gives up; seconds that a read of one
+    object from an archive's bucket may take."""
     uncommitted_ttl: int = Field(default=3600, gt=0)
     """Seconds that an object lives unless a commit pins it. Must outlast the longest turn."""
     load_deadline: float = Field(default=30.0, gt=0)

@@ -1,8 +1,9 @@
 """The linker's conversation with runtimes: registration, and commands about page chains: prefetch,
 renew, settle, persist, where, hold, let go, drop.
 
-Commands arrive through the store (`state_store/registry.py`), one stream per rank, and run on
-a thread of their own: what touches the device waits for the scheduler's next step (`steps.py`).
+Commands arrive through the store (`state_store/registry.py`) and run on threads of their own, those
+that may wait for long apart: what touches the device waits for the scheduler's next step
+(`steps.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.linker import device
 from engine.linker.backlog import Backlog
-from engine.linker.config import HEARTBEAT_TTL, LinkerConfig, settling, watched
+from engine.linker.config import HEARTBEAT_TTL, LinkerConfig, prefetching, settling, watched
 from engine.linker.device import Holds
 from engine.linker.forms import Doors
 from engine.linker.index import StoredIndex
@@ -61,9 +62,10 @@ class Control:
         steps: Steps,
         progress: Progress,
         doors: Doors,
+        reading: Doors,
         master_keys: Sequence[str] = (),
     ) -> None:
-        """master_keys: ids of those that this engine has"""
+        """reading: for prefetches; master_keys: ids of those that this engine has"""
         self._staged = staged
         self._index = index
         self._offloader = offloader
@@ -74,13 +76,13 @@ class Control:
         self._progress = progress
         self._ttl = config.uncommitted_ttl
         self._doors = doors
+        self._reading = reading
         self._doors.ping()  # a wrong URL must stop the engine now, not at the first offload
         self._listener = CommandListener(
             config.url,
             config.boot_id,
             rank,
             {
-                "prefetch": self.prefetch,
                 "renew": self.renew,
                 "where": self.where,
                 "hold": self.hold,
@@ -89,6 +91,14 @@ class Control:
                 "status": self.status,
                 "announce": self.announce,
             },
+            prefix=config.prefix,
+        )
+        # It waits for what the store sends, and for the archive.
+        self._prefetching = CommandListener(
+            config.url,
+            prefetching(config.boot_id),
+            rank,
+            {"prefetch": self.prefetch},
             prefix=config.prefix,
         )
         # These wait for the store to take what others have offloaded.
@@ -138,6 +148,7 @@ class Control:
     def start(self) -> None:
         """Raises EngineIdTaken; StoreUnavailable."""
         self._listener.start()
+        self._prefetching.start()
         self._settling.start()
         self._watched.start()
         if self._heartbeat is not None:
@@ -147,9 +158,11 @@ class Control:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         self._listener.stop()
+        self._prefetching.stop()
         self._settling.stop()
         self._watched.stop()
         self._doors.close()
+        self._reading.close()
 
     def prefetch(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Stage a snapshot's page chain and the state at its end.
@@ -162,7 +175,7 @@ class Control:
         total = sizes["state"] + len(hashes) * sizes["kv"]
         came = self._progress.load_begins(payload["session"], total)
         try:
-            payloads = self._doors.of(_form(payload))
+            payloads = self._reading.of(_form(payload))
             state = self._stage("state", hashes[-1:], payloads, came)
             kv = self._stage("kv", hashes, payloads, came)
         except BaseException:
@@ -286,7 +299,9 @@ class Control:
             "offloads_waiting_most": most,
             "offload_bytes_waiting_most": most_bytes,
             "prefilled_tokens": self._progress.prefilled_tokens,
-            "commands_running": self._listener.is_running + self._settling.is_running,
+            "commands_running": sum(
+                one.is_running for one in (self._listener, self._prefetching, self._settling)
+            ),
         }
 
     def progress(self, payload: dict[str, Any]) -> dict[str, Any]:

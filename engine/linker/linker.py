@@ -133,7 +133,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             client = ObjectClient(config.url, timeout=config.timeout)
             reader = None
             if config.archive is not None:
-                reader = ArchiveReader(open_archive(config.archive), names)
+                reader = ArchiveReader(open_archive(config.archive, timeout=config.timeout), names)
             return Doors(Payloads(client, names, archive=reader), self._forms)
 
         self._staged: dict[Kind, StagedObjects] = {
@@ -179,6 +179,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             steps=self.steps,
             progress=self.progress,
             doors=doors(),
+            reading=doors(),
             master_keys=vault.master_key_ids,
         )
         self._control.start()

@@ -29,7 +29,7 @@ from engine.linker.index import StoredIndex
 from engine.linker.offload import Rows
 from engine.linker.progress import Progress
 from engine.linker.staging import Staged, StagedObjects
-from state_store.errors import StoreError
+from state_store.errors import ArchiveRefused, ArchiveUnavailable, StoreError
 from state_store.layout import Kind
 from state_store.tenant_forms import REFUSALS
 
@@ -296,7 +296,7 @@ class Loader:
             return reading.result(self._left(load))
         except TimeoutError:
             self.late += 1
-        except REFUSALS:  # the store is well, and gives what is others'
+        except (*REFUSALS, ArchiveUnavailable, ArchiveRefused):  # the store is well: see others
             raise
         except StoreError:
             self._distrusted_until = time.monotonic() + _DISTRUST

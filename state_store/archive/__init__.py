@@ -34,14 +34,18 @@ __all__ = ["Archive", "ArchiveReader", "open_archive"]
 _CLOUDS = ("s3", "gs", "az")
 
 
-def open_archive(url: str) -> Archive:
+def open_archive(url: str, *, timeout: float = 60.0) -> Archive:
     """The archive at file:///path, s3://bucket/path, gs://bucket/path or
-    az://account/container/path. Raises ArchiveRefused for any other URL."""
+    az://account/container/path. Raises ArchiveRefused for any other URL.
+
+    timeout: seconds, repeats included, after which an operation on a bucket gives up. Nothing ends
+    what waits for a file system: mount one that may hang, such as NFS, so that it gives up itself.
+    """
     split = urlsplit(url)
     if split.scheme == "file" and split.path and not split.netloc:
         return Directory(Path(unquote(split.path)))
     if split.scheme in _CLOUDS and split.netloc:
-        return Bucket(url)
+        return Bucket(url, timeout=timeout)
     raise ArchiveRefused(
         f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path} is not an archive's URL; "
         "use file:///path, s3://bucket/path, gs://bucket/path or az://account/container/path."

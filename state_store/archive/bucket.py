@@ -38,11 +38,8 @@ _REFUSALS = (
     UnauthenticatedError,
     UnknownConfigurationKeyError,
 )
-_CLIENT: dict[str, Any] = {
-    "timeout": timedelta(seconds=60),
-    "connect_timeout": timedelta(seconds=10),
-}
-_RETRIES: dict[str, Any] = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+_CONNECT = 10.0  # seconds at most to connect
+_RETRIES = 5
 
 
 class Bucket(Archive):
@@ -54,11 +51,15 @@ class Bucket(Archive):
     Raises ArchiveRefused for a URL or setting that the library does not know.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout: float) -> None:
+        """timeout: seconds that a request may take, and seconds after which none is repeated"""
         split = urlsplit(url)
         self.url = f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path}"
         settings: dict[str, Any] = dict(parse_qsl(split.query))
-        client = dict(_CLIENT)
+        limit = timedelta(seconds=timeout)
+        client: dict[str, Any] = {
+            "timeout": limit, "connect_timeout": timedelta(seconds=min(timeout, _CONNECT)),
+        }  # fmt: skip
         if settings.get("endpoint", "").startswith("http://"):
             client["allow_http"] = True
         try:
@@ -66,7 +67,7 @@ class Bucket(Archive):
                 f"{split.scheme}://{split.netloc}{split.path}",
                 config=settings or None,
                 client_options=client,
-                retry_config=_RETRIES,
+                retry_config={"max_retries": _RETRIES, "retry_timeout": limit},
             )
         except (BaseError, ValueError) as error:  # its text may quote a setting
             raise ArchiveRefused(

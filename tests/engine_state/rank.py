@@ -83,7 +83,7 @@ class Rank:
             "rank": 1, "rank_count": 2, "described": None, "staged": self.staged,
             "index": self.index, "progress": Progress(), "offloader": self.offloader,
             "loader": self.loader, "backlog": Backlog(1, 1), "holds": Holds(8, 8),
-            "steps": Steps(Ranks(), dict), "doors": self.doors(),
+            "steps": Steps(Ranks(), dict), "doors": self.doors(), "reading": self.doors(),
         }  # fmt: skip
         config = LinkerConfig(url=self.url, engine_id="e", boot_id="b")
         return Control(config, None, None, **given | parts)

@@ -1,18 +1,23 @@
 """The linker's threads over a real store, with pages of a device that is plain memory."""
 
+import contextlib
 import threading
 from types import SimpleNamespace
 
+import msgpack
 import pytest
+import redis
 import torch
 from engine_cpu.test_patches import python
 
+from engine.linker.config import prefetching
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.progress import Progress
-from state_store.errors import StoreUnavailable
+from state_store.errors import ArchiveRefused, ArchiveUnavailable, StoreUnavailable
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
+from state_store.registry import commands_key
 
 from .rank import HASHES, ROOM, Rank, kv
 
@@ -54,7 +59,7 @@ def test_a_state_without_room_can_be_restored_all_the_same(rank):
     rank.store()
     payloads = rank.payloads()
     held = rank.staged["state"].stage(HASHES[:ROOM], payloads)
-    control = rank.control(index=StoredIndex(), doors=rank.doors(payloads))
+    control = rank.control(index=StoredIndex(), reading=rank.doors(payloads))
     found = control.prefetch({"hashes": HASHES[4:5], "session": None})
     assert (found["state"], found["pages"], found["reason"]) == (True, 1, None)
     rank.staged["state"].release(held)
@@ -113,6 +118,67 @@ def test_a_load_waits_for_the_forward_that_may_still_write_what_was_freed():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == """["the forward's", "the scheduler's"]"""
+
+
+class _WithoutArchive(Payloads):
+    """What has moved to the archive cannot be read there."""
+
+    error = ArchiveUnavailable("the bucket does not answer")
+
+    def _read_archive(self, *_):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ArchiveUnavailable("it is silent"), ArchiveRefused("no")])
+def test_an_archive_that_fails_fails_the_load_that_needs_it_and_nobody_elses(rank, error):
+    rank.store()
+    client = ObjectClient(rank.url, timeout=5.0)
+    payloads = _WithoutArchive(client, rank.names, archive=SimpleNamespace(close=lambda: None))
+    payloads.error = error
+    rank.loader._doors.close()
+    rank.loader._doors = rank.doors(payloads)
+    rank.load(["9" * 64], [7])
+    assert rank.landed.wait(10)
+    assert rank.loader.take_failed(0) == {"request": str(error)}
+    assert not rank.loader.distrusts_store
+
+
+class _Slow(Payloads):
+    """A read of it takes until it is `answered`, as one from an archive may."""
+
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.asked, self.answered = threading.Event(), threading.Event()
+
+    def read(self, items):
+        self.asked.set()
+        assert self.answered.wait(30)
+        return super().read(items)
+
+
+def test_a_prefetch_that_waits_for_the_archive_holds_up_no_other_command(rank):
+    rank.store()
+    slow = _Slow(ObjectClient(rank.url, timeout=5.0), rank.names)
+    control = rank.control(reading=rank.doors(slow))
+    control.start()
+    with contextlib.closing(redis.Redis.from_url(rank.url)) as client:
+
+        def send(address, name, **payload):
+            call = {"call": name, "name": name, "reply": f"reply of {name}", "payload": payload}
+            client.rpush(commands_key("torpor", address, 1), msgpack.packb(call))
+
+        def result(name):
+            answer = client.blpop([f"reply of {name}"], timeout=10)
+            return None if answer is None else msgpack.unpackb(answer[1])["result"]
+
+        send(prefetching("b"), "prefetch", hashes=HASHES[:2], session=None)
+        assert slow.asked.wait(10)
+        send("b", "renew", hashes=HASHES[:2])
+        assert result("renew") == {"forgotten": 0}
+        assert client.llen("reply of prefetch") == 0
+        slow.answered.set()
+        assert result("prefetch")["pages"] == 2
+    control.stop()
 
 
 class _Gone:

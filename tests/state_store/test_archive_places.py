@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -12,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from shelf import RANKS, Shelf, value_of
 from writer import Writer
 
-from state_store.archive import ArchiveReader, bucket, open_archive
+from state_store.archive import ArchiveReader, open_archive
 from state_store.archive.collect import check_archive
 from state_store.archive.names import Generation, object_name, parse_name
 from state_store.errors import ArchiveRefused, ArchiveUnavailable, CorruptObject
@@ -182,11 +184,20 @@ def test_a_bucket_that_is_gone_is_not_an_empty_archive(bucket_url):
         archive.get_into("a", buffer(8))
 
 
-def test_a_bucket_that_does_not_answer_is_unavailable(bucket_url, monkeypatch):
-    monkeypatch.setitem(bucket._RETRIES, "max_retries", 0)
-    archive = open_archive("s3://bucket/path?endpoint=http://127.0.0.1:9&region=r")
+def test_a_bucket_that_does_not_answer_is_unavailable(bucket_url):
+    archive = open_archive("s3://bucket/path?endpoint=http://127.0.0.1:9&region=r", timeout=0.5)
     with pytest.raises(ArchiveUnavailable, match="does not answer"):
         archive.put("a", memoryview(b"x"))
+
+
+def test_a_bucket_that_is_silent_is_waited_for_no_longer_than_was_said(bucket_url):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        archive = open_archive(f"s3://b/p?endpoint={endpoint}&region=r", timeout=0.5)
+        started = time.monotonic()
+        with pytest.raises(ArchiveUnavailable, match="does not answer"):
+            archive.get_into("a", buffer(8))
+        assert 0.5 <= time.monotonic() - started < 20
 
 
 async def test_sessions_move_out_to_a_bucket_and_back(server, tmp_path, bucket_url):

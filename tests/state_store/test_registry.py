@@ -10,7 +10,7 @@ import time
 import msgpack
 import pytest
 
-from state_store.errors import EngineIdTaken, EngineSilent, StoreUnavailable
+from state_store.errors import EngineFailed, EngineIdTaken, EngineSilent, StoreUnavailable
 from state_store.registry import CommandListener, Heartbeat, engine_key
 from state_store.store import StateStore
 
@@ -301,9 +301,9 @@ async def test_a_failing_handler_is_reported_and_the_listener_goes_on(
     store, listen, handler, message
 ):
     listen({"bad": handler, "good": lambda _: {"fine": 1}})
-    with pytest.raises(EngineSilent, match=message):
+    with pytest.raises(EngineFailed, match=message):
         await store.send_command("e", 1, "bad", {}, timeout=5.0)
-    with pytest.raises(EngineSilent, match="unknown"):
+    with pytest.raises(EngineFailed, match="unknown"):
         await store.send_command("e", 1, "unknown", {}, timeout=5.0)
     assert await store.send_command("e", 1, "good", {}, timeout=5.0) == [{"fine": 1}]
 
