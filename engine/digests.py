@@ -37,6 +37,19 @@ def architecture_digest(folder: Path, server_args: Any) -> str:
     return digest.hexdigest()
 
 
+def draft_of(server_args: Any, layers: int) -> str:
+    """How an engine speculates that drafts with so many KV pools: `Fingerprint.draft`. Draft KV of
+    weights in a folder of their own is of no use to others, so that their digest is a part."""
+    if not layers:
+        return "none"
+    folder = server_args.speculative_draft_model_path
+    if folder is None or Path(folder).resolve() == Path(server_args.model_path).resolve():
+        return f"mtp:{layers}"
+    config = files_digest([Path(folder) / "config.json"])
+    own = hashlib.sha256(f"{weights_digest(Path(folder))}{config}".encode())
+    return f"mtp:{layers}:{own.hexdigest()}"
+
+
 def files_digest(paths: Iterable[Path]) -> str:
     """SHA-256 over names, sizes and content; one that is missing counts as empty."""
     digest = hashlib.sha256()

@@ -38,7 +38,8 @@ class Fingerprint(BaseModel):
     """The tensors that a state is the concatenation of, per rank."""
     tp_size: int
     draft: str
-    """How the engine speculates: `mtp:<layers>` or `none`."""
+    """How the engine speculates: `mtp:<layers>`, `mtp:<layers>:<digest>` with a draft from a
+    checkpoint of its own, or `none`."""
     bigram: bool
     """Whether pages are named over token pairs (engines that speculate) or single tokens."""
     engine: str

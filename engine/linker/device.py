@@ -100,14 +100,17 @@ def where(tree: Any, hashes: Sequence[str]) -> OnDevice:
 def drop(tree: Any, hashes: Sequence[str]) -> int:
     """Free what only this chain uses, its end first; pages that were freed.
 
-    Stays: what others continue from, what runs, what is held, what is not yet stored.
+    Stays: what others continue from, what runs, what is held, what is not stored (yet, or any
+    more).
     """
     core, freed = tree.tree_core, 0
     tracker = dict.fromkeys(tree.tree_components, 0)
-    for node, matched in reversed(_path(tree, hashes)):
+    path = _path(tree, hashes)
+    offers.unmark_expired([node for node, _ in path if node.external_cache_stored])
+    for node, matched in reversed(path):
         if matched < len(node.hash_value) or node.id not in core._node_arena:
             continue
-        if not core._is_device_leaf(node):
+        if not core._is_device_leaf(node) or not node.external_cache_stored:
             break
         tree._evict_device_leaf(node.id, tracker)
         freed += matched

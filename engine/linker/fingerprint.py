@@ -7,7 +7,7 @@ from typing import Any
 
 import sglang
 
-from engine.digests import architecture_digest, files_digest, weights_digest
+from engine.digests import architecture_digest, draft_of, files_digest, weights_digest
 from engine.linker.pools import DevicePools
 from engine.linker.segments import ObjectLayout
 from state_store.encodings import Segment
@@ -19,7 +19,8 @@ _STATE_FORMAT = 1  # of `engine/linker/pools.py`; raise it when the order of seg
 def fingerprint_of(
     server_args: Any, params: Any, described: DevicePools, rank_count: int
 ) -> Fingerprint:
-    """params: SGLang's `CacheInitParams`. Reads the checkpoint directory."""
+    """params: SGLang's `CacheInitParams`. Reads the checkpoint's folder, and the draft's if it has
+    its own."""
     folder = Path(server_args.model_path)
     drafts = [*params.mtp_draft_device_pools, *params.sidecar_draft_device_pools]
     return Fingerprint(
@@ -38,7 +39,7 @@ def fingerprint_of(
         kv_segments=_segments(described.kv),
         state_segments=_segments(described.state),
         tp_size=rank_count,
-        draft=f"mtp:{len(drafts)}" if drafts else "none",
+        draft=draft_of(server_args, len(drafts)),
         # `unified_tree_core.py`: a tree that holds Mamba states keys single tokens, even when
         # the engine speculates; without them `describe_pools` accepts no engine that does.
         bigram=False,

@@ -59,19 +59,15 @@ class StoredIndex:
     def __init__(self, capacity: int = 1 << 20) -> None:
         self._known = ObjectSet(capacity)
         self._corrupt = ObjectSet(capacity)
-        self._forgotten = ObjectSet(capacity)
-
-    @property
-    def has_forgotten(self) -> bool:
-        """Whether anything that was known to be stored has turned out to be gone, and is not
-        stored again. False after `clear`: what the device held then is gone too."""
-        return len(self._forgotten) > 0
+        self._counting = threading.Lock()
+        self.losses = 0
+        """How many times something that was known to be stored has turned out to be gone, or to be
+        of no use. Grows once it is no longer known."""
 
     def add(self, kind: Kind, hashes: Collection[str]) -> None:
         """Know of what was written, or read and found whole."""
         self._known.add(kind, hashes)
         self._corrupt.remove(kind, hashes)
-        self._forgotten.remove(kind, hashes)
 
     def saw(self, kind: Kind, hashes: Sequence[str]) -> None:
         """Know of what is there; what was found corrupt stays so until it is written or read."""
@@ -79,12 +75,14 @@ class StoredIndex:
         self.add(kind, [h for h, is_corrupt in zip(hashes, corrupt, strict=True) if not is_corrupt])
 
     def forget(self, kind: Kind, hashes: Iterable[str]) -> None:
-        self._forgotten.add(kind, self._known.remove(kind, hashes))
+        if self._known.remove(kind, hashes):
+            with self._counting:
+                self.losses += 1
 
     def condemn(self, kind: Kind, hashes: Collection[str]) -> None:
         """Remember that these were found corrupt: they are offered again, and overwritten."""
-        self.forget(kind, hashes)
         self._corrupt.add(kind, hashes)
+        self.forget(kind, hashes)
 
     def is_corrupt(self, kind: Kind, page_hash: str) -> bool:
         return self._corrupt.has(kind, [page_hash])[0]
@@ -92,7 +90,6 @@ class StoredIndex:
     def clear(self) -> None:
         """Forget all but what is corrupt."""
         self._known.clear()
-        self._forgotten.clear()
 
     def has(self, kind: Kind, hashes: Sequence[str]) -> list[bool]:
         return self._known.has(kind, hashes)

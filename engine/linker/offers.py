@@ -25,6 +25,8 @@ from engine.linker.thinning import Thinning
 from engine.linker.windows import StateParts
 from engine.patch import Kind, Patch
 
+_LOOKED_AT = "torpor_looked_at"
+"""Of a node: how many losses there had been when it was looked at, an attribute of ours."""
 _watched: list[tuple[StoredIndex, Ranks, Thinning, StateParts]] = []
 
 
@@ -121,14 +123,25 @@ def unmark_expired(nodes: Sequence[Any]) -> list[Any]:
 
 
 def _have_expired(nodes: Sequence[Any]) -> list[bool]:
-    """Whether objects of nodes that were stored are known to be gone, on any rank."""
+    """Whether objects of nodes that were stored are known to be gone, on any rank.
+
+    A node is looked at once after something was lost, and not with every insert: the work must
+    grow with the new tokens, not with the context."""
     if not _watched or not nodes:
         return [False] * len(nodes)
     index, ranks, thinning, parts = _watched[0]
+    changes = index.losses + thinning.recalled
+    due = [getattr(node, _LOOKED_AT, 0) < changes for node in nodes]
     # The usual case costs one small reduction.
-    if not ranks.any([index.has_forgotten or thinning.recalled])[0]:
+    if not ranks.any([any(due)])[0]:
         return [False] * len(nodes)
-    return ranks.any([_is_missed(node, index, thinning, parts) for node in nodes])
+    missed = [
+        is_due and _is_missed(node, index, thinning, parts)
+        for node, is_due in zip(nodes, due, strict=True)
+    ]
+    for node in nodes:
+        setattr(node, _LOOKED_AT, changes)
+    return ranks.any(missed)
 
 
 def _is_missed(node: Any, index: StoredIndex, thinning: Thinning, parts: StateParts) -> bool:

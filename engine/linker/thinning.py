@@ -31,7 +31,7 @@ class Thinning:
     """Decides of each state that is left whether it is stored. For the scheduler's thread.
 
     wanted:   whether the state that is being inserted now is to be stored
-    recalled: whether one that was not stored has ever been wanted later
+    recalled: how many that were not stored have been wanted later
     """
 
     def __init__(self, parts: StateParts, *, interval: int, chunk: int, grid: int) -> None:
@@ -44,7 +44,7 @@ class Thinning:
         self.grid = grid
         self._left_out: OrderedDict[str, None] = OrderedDict()
         self.wanted = True
-        self.recalled = False
+        self.recalled = 0
 
     def wants(self, tree: Any, req: Any, end: int) -> bool:
         """Whether the state is to be stored that the request leaves after `end` of its tokens."""
@@ -70,7 +70,7 @@ class Thinning:
     def recall(self, page_hash: str) -> bool:
         """It is wanted now; whether it was left out."""
         was_left_out = self._left_out.pop(page_hash, 0) is None
-        self.recalled = self.recalled or was_left_out
+        self.recalled += was_left_out
         return was_left_out
 
     def recall_end(self, tree: Any, req: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,27 @@ def test_a_tensor_of_another_name_makes_other_weights(checkpoint):
     renamed = tensors()
     renamed["layers.3.norm.weight"] = renamed.pop("layers.2.norm.weight")
     assert checkpoint("one", tensors()) != checkpoint("other", renamed)
+
+
+def test_a_draft_from_a_folder_of_its_own_is_told_from_the_models_and_from_others(
+    checkpoint, tmp_path
+):
+    checkpoint("model", tensors())
+    checkpoint("draft", tensors())
+    checkpoint("other draft", tensors(**{"layers.2.norm.weight": torch.zeros(300)}))
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+
+    def draft(folder):
+        path = None if folder is None else str(tmp_path / folder)
+        told = SimpleNamespace(
+            model_path=str(tmp_path / "model"), speculative_draft_model_path=path
+        )
+        return digests.draft_of(told, 1)
+
+    assert {draft(None), draft("model"), draft("link")} == {"mtp:1"}
+    assert len({draft(None), draft("draft"), draft("other draft")}) == 3
+    assert draft("draft").startswith("mtp:1:")
+    assert digests.draft_of(None, 0) == "none"
 
 
 def test_what_an_engine_is_told_to_compute_otherwise_is_another_architecture():

@@ -10,10 +10,12 @@ import redis
 import torch
 from engine_cpu.test_patches import python
 
+from engine.linker import offers
 from engine.linker.config import prefetching
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Offload, Offloader, Rows
 from engine.linker.progress import Progress
+from engine.linker.ranks import Ranks
 from state_store.errors import ArchiveRefused, ArchiveUnavailable, StoreUnavailable
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
@@ -231,17 +233,58 @@ def test_what_an_offload_wrote_before_it_failed_counts_as_written(rank):
     offloader.close()
 
 
-def test_what_has_expired_is_told_of_until_it_is_stored_again_or_the_device_is_emptied():
+def test_what_is_lost_is_counted_if_it_was_known():
     index = StoredIndex()
     index.forget("kv", HASHES)  # nobody knew of them
-    assert not index.has_forgotten
+    assert index.losses == 0
     index.add("kv", HASHES)
     index.forget("kv", HASHES[:2])
-    assert index.has_forgotten
-    index.add("kv", HASHES[:1])
-    assert index.has_forgotten
-    index.add("kv", HASHES[1:2])
-    assert not index.has_forgotten
-    index.forget("kv", HASHES[:1])
-    index.clear()
-    assert not index.has_forgotten
+    assert index.losses == 1
+    index.condemn("kv", HASHES[1:3])
+    assert index.losses == 2
+    assert index.has("kv", HASHES[:4]) == [False, False, False, True]
+
+
+class _Asked(StoredIndex):
+    """Notes what is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def has(self, kind, hashes):
+        self.asked += hashes
+        return super().has(kind, hashes)
+
+
+def test_after_a_loss_each_node_of_the_device_is_looked_at_once(monkeypatch):
+    index = _Asked()
+    thinning = SimpleNamespace(recalled=0, is_left_out=lambda _: False)
+    parts = SimpleNamespace(are_at=lambda node: node.has_state)
+    monkeypatch.setattr(offers, "_watched", [(index, Ranks(), thinning, parts)])
+
+    def node(*hashes, has_state=False):
+        index.add("kv", hashes)
+        index.add("state", hashes[-1:] * has_state)
+        return SimpleNamespace(
+            hash_value=list(hashes), has_state=has_state, external_cache_stored=True
+        )
+
+    def expired(nodes):
+        index.asked.clear()
+        return offers.unmark_expired(nodes), list(index.asked)
+
+    chain = [node(*HASHES[:3]), node(*HASHES[3:5], has_state=True)]
+    assert expired(chain) == ([], [])
+    index.add("kv", ["of nothing on the device"])
+    index.forget("kv", ["of nothing on the device"])  # and never stored again
+    assert expired(chain) == ([], [*HASHES[:5], HASHES[4]])
+    for more in HASHES[5:7]:  # what is new, and not all of the context
+        chain.append(node(more))
+        assert expired(chain) == ([], [more])
+    thinning.recalled += 1
+    index._known.remove("state", HASHES[4:5])  # as one that was left out, and is wanted now
+    assert expired(chain)[0] == [chain[1]]
+    assert not chain[1].external_cache_stored
+    index.condemn("kv", HASHES[:1])
+    assert expired(chain)[0] == [chain[0], chain[1]]

@@ -212,6 +212,22 @@ async def test_what_expired_is_persisted_again_on_demand(engine, delete):
     assert found.stored.pages == len(hashes)
 
 
+async def test_what_the_store_has_lost_is_not_dropped_from_the_device(engine, delete):
+    prompt, answer, ready = await begun(engine, 23)
+    hashes, whole = chain(engine, ready), chain(engine, prompt + answer.ids)
+    for page_hash in hashes:
+        delete("kv", page_hash)
+    assert await engine.renew(hashes, timeout=SECONDS) == len(hashes)
+    await engine.drop(whole, timeout=SECONDS)
+    found = await engine.where(hashes, name="", timeout=SECONDS)
+    assert (found.device.pages, found.stored.pages) == (len(hashes), 0)
+    settled = await engine.persist(hashes, timeout=SECONDS)
+    assert (settled.reason, settled.states[-1]) == (None, len(hashes))
+    assert await engine.drop(whole, timeout=SECONDS) >= len(hashes)
+    found = await engine.where(hashes, name="", timeout=SECONDS)
+    assert (found.device.pages, found.stored.pages) == (0, len(hashes))
+
+
 async def test_nothing_is_held_of_what_is_not_there_or_too_much(engine):
     nothing = await engine.hold(["ab" * 32], name="none", seconds=60, timeout=SECONDS)
     assert (nothing.pages, nothing.reason) == (0, "nothing of it is on the device")
