@@ -296,7 +296,7 @@ class Loader:
             return reading.result(self._left(load))
         except TimeoutError:
             self.late += 1
-        except (*REFUSALS, ArchiveUnavailable, ArchiveRefused):  # the store is well: see others
+        except (*REFUSALS, ArchiveUnavailable, ArchiveRefused):  # others' are well
             raise
         except StoreError:
             self._distrusted_until = time.monotonic() + _DISTRUST

@@ -38,8 +38,8 @@ def open_archive(url: str, *, timeout: float = 60.0) -> Archive:
     """The archive at file:///path, s3://bucket/path, gs://bucket/path or
     az://account/container/path. Raises ArchiveRefused for any other URL.
 
-    timeout: seconds, repeats included, after which an operation on a bucket gives up. Nothing ends
-    what waits for a file system: mount one that may hang, such as NFS, so that it gives up itself.
+    timeout: seconds that a request to a bucket may take, and after which none is repeated. Nothing
+    ends what waits for a file system: mount one that may hang, such as NFS, so that it gives up.
     """
     split = urlsplit(url)
     if split.scheme == "file" and split.path and not split.netloc:
