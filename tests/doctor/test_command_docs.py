@@ -1,11 +1,13 @@
 """What the pages of docs that show commands show works, and prints what they show.
 
 In a `console` block a line `$ torpor …` is run and its output follows; `[...]` stands for lines
-that are left out. In a plain block every command is parsed, and run if it starts nothing.
+that are left out. In a plain block every command is parsed, and run if it starts nothing. What else
+is written in a language that something reads, a test of its page reads.
 """
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,36 @@ PAGES = [
     for name in ("profiles.md", "plan.md", "nodes.md", "doctor.md", "engine.md")
 ]
 
-# A bench prints what it measures; what a store prints depends on what is in it.
-OTHERS = [REPOSITORY / "docs" / name for name in ("bench.md", "export-format.md")]
+ALL = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+READ = {
+    ("README.md", "python"): (1, "runtime/test_readme.py"),
+    ("anthropic.md", "python"): (1, "runtime/test_anthropic_page.py"),
+    ("backends.md", "python"): (1, "backends/test_backends_page.py"),
+    ("bench.md", "json"): (1, None),  # measured
+    ("built-in-tools.md", "python"): (1, "tools/test_built_in_tools_page.py"),
+    ("chat.md", "sh"): (1, "backends/test_chat_page.py"),
+    ("configuration.md", "toml"): (1, "operations/test_configuration.py"),
+    ("engine.md", "python"): (1, "runtime/test_boundaries.py"),
+    ("engines.md", "sh"): (1, "runtime/test_engines_page.py"),
+    ("frameworks.md", "python"): (3, "runtime/test_frameworks_page.py"),
+    ("langgraph.md", "python"): (2, "graph/test_langgraph_page.py"),
+    ("mcp-server.md", "json"): (1, "runtime/test_mcp_server_page.py"),
+    ("mcp-server.md", "python"): (1, "runtime/test_mcp_server_page.py"),
+    ("mcp.md", "python"): (1, "tools/test_mcp_page.py"),
+    ("openai-responses.md", "python"): (2, "runtime/test_openai_responses_page.py"),
+    ("openai.md", "js"): (1, "runtime/test_openai_page.py"),
+    ("openai.md", "python"): (2, "runtime/test_openai_page.py"),
+    ("operations.md", "python"): (1, "operations/test_operations_page.py"),
+    ("sandbox.md", "console"): (1, "tools/test_sandbox_page.py"),
+    ("sandbox.md", "python"): (1, "tools/test_sandbox_page.py"),
+    ("scheduling.md", "json"): (1, "scheduling/test_scheduling_page.py"),
+    ("store.md", "python"): (6, "state_store/test_store_page.py"),
+    ("tools.md", "python"): (4, "tools/test_tools_page.py"),
+    ("turns.md", "python"): (1, "runtime/test_turns_page.py"),
+    ("workspaces.md", "python"): (1, "backends/test_workspaces_page.py"),
+}
+"""How many blocks of a language a page has, and the test that reads them."""
 
 
 def blocks(page, language):
@@ -61,13 +91,25 @@ def test_a_command_prints_what_is_shown(arguments, output, capsys, monkeypatch):
 def test_plain_commands_exist_and_those_that_start_nothing_run(capsys):
     lines = [
         shlex.split(line.partition("#")[0])[1:]
-        for page in [*PAGES, *OTHERS]
+        for page in ALL
         for block in blocks(page, "")
-        for line in block.splitlines()
-        if line.strip()
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("torpor ")
     ]
-    assert len(lines) >= 6
+    assert len(lines) >= 60
     for arguments in lines:
         _parser().parse_args(arguments)
         if arguments[0] == "profiles":
             assert main(arguments) == 0
+
+
+def test_every_program_on_a_page_is_read_by_a_test():
+    there_are = Counter(
+        (page.name, kind)
+        for page in ALL
+        for kind in re.findall(r"^```(\w+)\n.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        if kind != "text" and (kind != "console" or page not in PAGES)
+    )
+    assert there_are == {of: count for of, (count, _) in READ.items()}
+    for (page, _), (_, test) in READ.items():
+        assert test is None or page in (REPOSITORY / "tests" / test).read_text(), page

@@ -1,6 +1,9 @@
 """Forks anywhere in a session: they start from a kept state, and go on as the session did."""
 
+import re
 import secrets
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +142,20 @@ async def test_a_fork_of_more_tokens_than_there_are_is_refused(torpor, session):
     with pytest.raises(ApiError, match=f"has {known} tokens") as refused:
         await torpor.fork(session.id, tokens=known + 1)
     assert refused.value.code == "bad_request"
+
+
+async def test_what_the_page_proceeds_with_is_another_answer_to_the_prompt(torpor, session):
+    page = (Path(__file__).parents[2] / "docs" / "engine.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    named = {"torpor": torpor, "session": session}
+    named["result"] = (await say(torpor, session.id, QUESTIONS[0]))[0]
+    returned = textwrap.indent(f"{example}return fork, again", "    ")
+    exec(f"async def shown(torpor, session, result):\n{returned}", names := {})
+    fork, again = await names["shown"](**named)
+    assert again.usage.prompt_tokens == fork.tokens == named["result"].usage.prompt_tokens
+    assert again.token_ids
+    assert (await torpor.get(session.id)).head == named["result"].snapshot
+    await torpor.delete(fork.id)
 
 
 async def test_nothing_to_proceed_with_is_refused(torpor, session):
