@@ -10,6 +10,7 @@ it gives the tokens that the first would have given; sampled it draws others, as
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -26,11 +27,13 @@ from agent_runtime.turns.placing import Placement, Placing
 from agent_runtime.turns.stopping import StopWatch
 from agent_runtime.turns.thinking import ThinkingLimit
 from agent_runtime.wire.turns import TurnRequest
-from engine.client import Chunk, Sampling
+from engine.client import Chunk, EngineClient, Sampling
 from engine.errors import EngineUnreachable, LoadFailed, NoEngine
 from engine.pool import Engine, EnginePool
 from state_store.errors import StoreUnavailable
 from state_store.records import Session
+
+logger = logging.getLogger(__name__)
 
 _LOADS = 2  # attempts at an engine that may load stored state; one more computes everything
 MakeReady = Callable[[Engine], Awaitable[list[str]]]
@@ -165,7 +168,7 @@ class Attempts:
         restore: bool,
     ) -> AsyncGenerator[Chunk]:
         engine = generation.engine
-        client = self._pool.router or engine.client
+        client = self._router(generation) or engine.client
         generated = len(generation.ids)
         sampling = Sampling(
             max_new_tokens=limit.most(request.max_tokens - generated, generated=generated),
@@ -189,6 +192,9 @@ class Attempts:
             marks=generation.marks,
         )
 
+    def _router(self, generation: Generation) -> EngineClient | None:
+        return None if generation.placement.past_router else self._pool.router
+
     async def _watched(
         self, session: Session, generation: Generation, chunks: AsyncGenerator[Chunk]
     ) -> AsyncGenerator[Chunk]:
@@ -198,7 +204,7 @@ class Attempts:
             return await anext(chunks, None)
 
         async with contextlib.aclosing(chunks):
-            if self._pool.router is not None:  # who serves is not known before the first chunk
+            if self._router(generation) is not None:  # who serves is not known before a chunk
                 format_id = generation.engine.record.fingerprint.id
                 first = self._pool.while_all_alive(following(), format_id, session.id)
                 if (chunk := await first) is None:
@@ -214,11 +220,16 @@ class Attempts:
             return
         try:
             engine = await self._pool.with_boot(boot_id)
+            if engine is None:
+                return
+            unsealed = await self._placing.why_unsealed(session, engine)
         except StoreUnavailable:
             return  # then the commit does not ask either
-        if engine is not None:
-            generation.move(Placement(engine, "the router chose it"))
-            self._residency.placed(session.id, boot_id)
+        generation.move(Placement(engine, "the router chose it"))
+        self._residency.placed(session.id, boot_id)
+        if unsealed is not None:
+            logger.warning("%s: %s", session.id, unsealed)
+            generation.reasons.append(unsealed)
 
     async def _move(
         self,

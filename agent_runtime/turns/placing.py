@@ -8,28 +8,37 @@ Only a preference: every engine with the same state format can take any turn, si
 store, but that of an encrypted tenant only one that has the master key. The first two spare reading
 it from there.
 
+Behind a router nobody can say which engine a turn gets. So while any engine lacks the master key of
+an encrypted tenant, that tenant's turns go past the router, to an engine that has it.
+
 Which state format the engine has to have, `formats.py` decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agent_runtime.scheduling.residency import Residency
 from agent_runtime.turns.formats import Formats
 from engine.pool import Engine, EnginePool
+from engine.records import EngineRecord
 from state_store.errors import NotFound
 from state_store.records import Session
 from state_store.store import StateStore
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Placement:
-    """An engine for a turn. `why`: a phrase for people."""
+    """An engine for a turn. `why`: a phrase for people. past_router: it is asked directly, though
+    there is a router."""
 
     engine: Engine
     why: str
+    past_router: bool = False
 
 
 class Placing:
@@ -40,6 +49,7 @@ class Placing:
         self._pool = pool
         self._residency = residency
         self._formats = Formats(store)
+        self._told: set[tuple[str, ...]] = set()
 
     async def place(
         self, session: Session, *, without: Collection[str] = (), like: Engine | None = None
@@ -61,6 +71,33 @@ class Placing:
         usable = await self._pool.usable(
             format_id, without=without, master_key=master_key, records=records
         )
+        chosen = await self._chosen(session, usable)
+        lacking = [] if self._pool.router is None else _lacking(master_key, records)
+        if not lacking:
+            return chosen
+        why = f"lack master key {master_key} of the session's tenant: {', '.join(lacking)}"
+        if (key := (master_key or "", *lacking)) not in self._told:
+            self._told.add(key)
+            logger.warning("turns go past the router, since some engines %s", why)
+        return Placement(
+            chosen.engine, f"{chosen.why}; past the router, since some {why}", past_router=True
+        )
+
+    async def why_unsealed(self, session: Session, engine: Engine) -> str | None:
+        """Why an engine can neither load nor store the session's state, if that is for want of its
+        tenant's key. Raises StoreUnavailable."""
+        if not session.body.encrypted:
+            return None
+        master_key = await self._store.master_key_id(session.body.tenant)
+        if not _lacking(master_key, [engine.record]):
+            return None
+        return (
+            f"the router chose engine {engine.record.engine_id}, which lacks master key "
+            f"{master_key} of the session's tenant: it loads and stores nothing of it; start it "
+            "with --master-key"
+        )
+
+    async def _chosen(self, session: Session, usable: Sequence[Engine]) -> Placement:
         if len(usable) > 1:
             for boot_id, why in await self._near(session):
                 for engine in usable:
@@ -95,3 +132,10 @@ class Placing:
         requests = load.running + load.waiting if load is not None else 1 << 20
         boot_id = engine.record.boot_id
         return max(requests, engine.turns), self._residency.count(boot_id), engine.record.engine_id
+
+
+def _lacking(master_key: str | None, records: Sequence[EngineRecord]) -> list[str]:
+    """Ids of the engines without it; none if none is needed."""
+    if master_key is None:
+        return []
+    return sorted(record.engine_id for record in records if master_key not in record.master_keys)

@@ -127,8 +127,9 @@ class Readiness:
 
     async def _announce(self, hashes: Sequence[str], session: Session, placed: Engine) -> None:
         """To the engines that a router may choose instead of the one where it is staged."""
-        form = FormName.of(session.body)
-        for engine in await self._pool.usable(placed.record.fingerprint.id):
+        form, tenant = FormName.of(session.body), session.body.tenant
+        master_key = await self._store.master_key_id(tenant) if session.body.encrypted else None
+        for engine in await self._pool.usable(placed.record.fingerprint.id, master_key=master_key):
             if engine is not placed:
                 try:
                     await engine.announce(

@@ -436,7 +436,8 @@ class Turns:
             if not self.outage.has_room(len(delta) + request.max_tokens):
                 raise why
             why_there = "it holds the session, and nothing is known of others without the store"
-            generation = Generation(Placement(before.engine, why_there))
+            sealed = session.body.encrypted  # and who has the key cannot be asked
+            generation = Generation(Placement(before.engine, why_there, past_router=sealed))
             asked = before.after(delta).history
             generation.marks = await aside(
                 request.messages, marks_of, self.chat, before, asked, request

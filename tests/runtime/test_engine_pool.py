@@ -7,6 +7,7 @@ The folder's engine is started again for the tests of other modules.
 
 import asyncio
 import contextlib
+import secrets
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ import pytest
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.messages.histories import EMPTY, Histories
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.turns import placing
 from agent_runtime.turns.committing import commit_turn
 from agent_runtime.wire.events import Progress
 from engine.client import Load, Sampling
@@ -29,8 +31,11 @@ from engine.drain import drain
 from engine.errors import EngineBusy, EngineUnreachable
 from engine.launch import EngineOptions, EngineProcess, free_port
 from engine.pool import EnginePool
+from state_store.store import StateStore
+from state_store.vault import Vault
 from tests.serving import runtime_process
 
+from .served import served
 from .talk import HISTORY, PAGE, QUESTIONS, asked_in_fork, difference, say
 
 # The model does not know where this ends: it repeats digits for long.
@@ -206,6 +211,60 @@ async def test_behind_a_router_every_engine_goes_on_with_every_session(routed, t
     assert "router" in " ".join(turn.engine_because for turn in turns)
     assert all(turn.not_durable_because is None for turn in turns)
     await routed.delete(same.id)
+
+
+@pytest.fixture
+async def sealed(stage, router):
+    """A runtime behind the router, of an encrypted tenant whose key only the first engine has."""
+    name = f"sealed-{secrets.token_hex(4)}"
+    vault = Vault.load(stage.master_key)
+    async with await StateStore.connect(stage.store.url, vault=vault) as vaulted:
+        await vaulted.create_tenant(name, encrypted=True)
+        given = {"tenant": name, "master_key_source": stage.master_key, "router": router}
+        async with served(stage, **given) as client:
+            await until_both_serve(router)
+            yield client
+        assert (await vaulted.check_integrity()).problems == []
+        await vaulted.delete_tenant(name)
+
+
+async def test_behind_a_router_an_encrypted_session_goes_past_it_to_an_engine_with_the_key(
+    request, sealed, torpor, new_session, registry
+):
+    session = await new_session()
+    control = await say(torpor, session.id, *HISTORY, *QUESTIONS)
+    system = f"{SYSTEM} {request.node.name} 0"  # the other one's
+    same = await sealed.create(system=system, tools=registry.specs())
+    turns = await say(sealed, same.id, *HISTORY, *QUESTIONS)
+    assert ids(turns) == ids(control)
+    assert {turn.engine for turn in turns} == {"engine"}
+    assert all("past the router, since some lack master key" in t.engine_because for t in turns)
+    assert all(turn.engine_because.endswith(": second") for turn in turns)
+    assert all(turn.not_durable_because is None for turn in turns)
+    assert all(turn.usage.recomputed_tokens <= PAGE for turn in turns[1:])
+
+
+async def test_what_a_router_gives_to_an_engine_without_the_key_is_right_and_says_so(
+    request, sealed, torpor, new_session, registry, pool, monkeypatch
+):
+    session = await new_session()
+    control = await say(torpor, session.id, *HISTORY, *QUESTIONS)
+    system = f"{SYSTEM} {request.node.name} 0"  # the other one's
+    same = await sealed.create(system=system, tools=registry.specs())
+    failed = (await (await pool.named("second")).counts(timeout=30)).failed_offloads
+    # As if it had been started after the turn was placed.
+    lacking = placing._lacking
+    monkeypatch.setattr(placing, "_lacking", lambda key, of: lacking(key, of[:-1] or of))
+    turns = await say(sealed, same.id, *HISTORY, *QUESTIONS)
+    assert ids(turns) == ids(control)
+    assert {turn.engine for turn in turns} == {"engine", "second"}
+    for before, turn in pairwise(turns):
+        if turn.engine == "second":
+            assert "second, which lacks master key" in turn.usage.recompute_reason
+            assert turn.boundary == before.boundary
+        if turn.engine == "second" and turn.usage.prompt_tokens - turn.boundary > 2 * PAGE:
+            assert "is encrypted under master key" in turn.not_durable_because
+    assert (await (await pool.named("second")).counts(timeout=30)).failed_offloads > failed
 
 
 async def test_draining_waits_for_running_turns(torpor, store, pool, new_session):
