@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from agent_runtime.access import key_routes, tenant_routes
 from agent_runtime.anthropic_api import routes as anthropic_routes
@@ -46,6 +46,7 @@ from agent_runtime.service.guard import Guard
 from agent_runtime.service.heads import Heads
 from agent_runtime.service.hosts import Hosts
 from agent_runtime.service.openapi import document_keys
+from agent_runtime.service.queries import known_query
 from agent_runtime.service.traces import Traced
 from agent_runtime.sessions.choices import Choices
 from agent_runtime.sessions.conversations import Conversations
@@ -139,6 +140,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     app.state.chat = chat
     app.state.served = Served(settings, since=time.time())
     mcp = Mounted(app, settings)
+    ours = [Depends(known_query)]  # of routes that are no other protocol's
     answers.add_to(app)
     # The last is the outermost.
     app.add_middleware(Heads)
@@ -150,8 +152,8 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
             standing_tenant=lambda session_id: app.state.turns.outage.tenant_of(session_id),
             outage_seconds=settings.outage_key_seconds,
         )
-        app.include_router(key_routes.router)
-        app.include_router(tenant_routes.router)
+        app.include_router(key_routes.router, dependencies=ours)
+        app.include_router(tenant_routes.router, dependencies=ours)
         document_keys(app)
     app.add_middleware(Traced, tracer=telemetry.tracer)
     app.add_middleware(Measured, metrics=metrics)
@@ -160,8 +162,11 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
         app.add_middleware(Hosts, allowed=settings.answers_to)
     for routes in (
         session_routes, snapshot_routes, holding_routes, turn_routes, version_routes, item_routes,
-        effect_routes, workspace_routes,
-        feed_routes, operation_routes, model_routes, response_routes,
+        effect_routes, workspace_routes, feed_routes,
+    ):  # fmt: skip
+        app.include_router(routes.router, dependencies=ours)
+    for routes in (
+        operation_routes, model_routes, response_routes,
         response_conversation_routes, openai_chat_routes,
         anthropic_routes, console_routes,
     ):  # fmt: skip

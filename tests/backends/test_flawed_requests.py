@@ -44,3 +44,29 @@ async def test_as_many_items_as_may_be_added_at_once_are(http):
     assert (await http.post("/v1/items/many", json={"items": MANY})).status_code == 204
     assert (await http.get("/v1/items/many")).json() == {"items": MANY}
     await http.delete("/v1/items/many")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/sessions?labels=a%3Db", "labels"),
+        ("GET", "/v1/sessions?limit=1&foo=1", "foo"),
+        ("GET", "/v1/sessions/ses-0-0?lineage=true", "lineage"),
+        ("POST", "/v1/sessions?label=a%3Db", "label"),
+        ("DELETE", "/v1/items/x?all=1", "all"),
+    ],
+)
+async def test_a_query_parameter_that_is_not_known_is_refused(http, method, path, name):
+    refused = await http.request(method, path)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert refused.json()["param"] == name
+    assert "Nothing was done" in refused.json()["detail"]
+
+
+async def test_known_query_parameters_and_those_of_other_protocols_are_taken(http):
+    for path in (
+        "/v1/sessions?limit=1&residency=stored&label=a%3Db",
+        "/v1/models?beta=true",
+        "/health?cause=probe",
+    ):
+        assert (await http.get(path)).status_code == 200, path
