@@ -52,6 +52,33 @@ class ApiKey:
         return self.expires_at is not None and self.expires_at <= now
 
 
+@dataclass(frozen=True)
+class KeyLimits:
+    """What a key is to be good for. expires_in: seconds"""
+
+    role: Role
+    expires_in: float | None
+    per_minute: int | None
+
+    def require_for(self, tenant: str) -> None:
+        """Raises InvalidKeyLimits for what no key of the tenant, or of OPERATORS, can have."""
+        if (tenant == OPERATORS) != (self.role == "operator"):
+            raise InvalidKeyLimits(
+                f"a key of role {self.role} cannot be one of {tenant}; none was made. Keys of "
+                "operators are no tenant's, and tenants' keys are of the other roles."
+            )
+        if self.expires_in is not None and not 0 < self.expires_in < math.inf:
+            raise InvalidKeyLimits(
+                f"a key cannot expire in {self.expires_in:g} seconds; none was made. Give it a "
+                "time above 0, or none if it is not to expire."
+            )
+        if self.per_minute is not None and self.per_minute < 1:
+            raise InvalidKeyLimits(
+                f"a key cannot make {self.per_minute} requests a minute; none was made. Let it "
+                "make 1 at least, or any number."
+            )
+
+
 class ApiKeys:
     """See `StateStore.keys`."""
 
@@ -71,21 +98,7 @@ class ApiKeys:
         """A new key, and the text that its owner sends: that is not stored, and cannot be had
         again. tenant: OPERATORS for role `operator`, and only for it; expires_in: seconds. Raises
         InvalidTenant, InvalidKeyLimits."""
-        if (tenant == OPERATORS) != (role == "operator"):
-            raise InvalidKeyLimits(
-                f"a key of role {role} cannot be one of {tenant}; none was made. Keys of operators "
-                "are no tenant's, and tenants' keys are of the other roles."
-            )
-        if expires_in is not None and not 0 < expires_in < math.inf:
-            raise InvalidKeyLimits(
-                f"a key cannot expire in {expires_in:g} seconds; none was made. Give it a time "
-                "above 0, or none if it is not to expire."
-            )
-        if per_minute is not None and per_minute < 1:
-            raise InvalidKeyLimits(
-                f"a key cannot make {per_minute} requests a minute; none was made. Let it make 1 "
-                "at least, or any number."
-            )
+        KeyLimits(role, expires_in, per_minute).require_for(tenant)
         now, secret = time.time(), secrets.token_hex(32)
         key = ApiKey(
             tenant,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from agent_runtime.commands.store_options import add_store_options, store_url
 from agent_runtime.errors import BadRequest
-from state_store.api_keys import OPERATORS
+from state_store.api_keys import OPERATORS, KeyLimits
 from state_store.store import StateStore
 
 _DAY = 86400.0
@@ -57,14 +57,20 @@ def _run(
 
 async def _create(store: StateStore, arguments: argparse.Namespace) -> None:
     whose = _whose(arguments, operators=arguments.role == "operator")
+    limits = KeyLimits(
+        arguments.role,
+        None if arguments.days is None else arguments.days * _DAY,
+        arguments.per_minute,
+    )
+    limits.require_for(whose)  # before a tenant is made for it
     if whose != OPERATORS:
         await store.tenant(whose)  # not one that was deleted
     _, text = await store.keys.create(
         whose,
-        role=arguments.role,
+        role=limits.role,
         name=arguments.name,
-        expires_in=None if arguments.days is None else arguments.days * _DAY,
-        per_minute=arguments.per_minute,
+        expires_in=limits.expires_in,
+        per_minute=limits.per_minute,
     )
     print(text)
 

@@ -158,7 +158,9 @@ def _usage(arguments: argparse.Namespace) -> int:
     async def usage(url: str) -> int:
         async with await StateStore.connect(url, vault=_vault(arguments)) as store:
             one = arguments.tenant
-            for tenant in [one] if one else await store.tenants():
+            if one is not None:
+                await store.find_tenant(one)
+            for tenant in await store.tenants() if one is None else [one]:
                 print(json.dumps(dataclasses.asdict(await store.usage_report(tenant))))
         return 0
 

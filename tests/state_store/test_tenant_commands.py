@@ -142,3 +142,20 @@ def test_an_encrypted_session_of_any_class_moves_by_file_to_another_encrypted_te
 
 def author_frame(ref):
     return Frame(memoryview(bytearray(HEADER_BYTES)), memoryview(bytearray(BYTES[ref.kind])))
+
+
+@pytest.mark.parametrize("wrong", [("--days", "0"), ("--per-minute", "0"), ("--role", "operator")])
+def test_a_key_that_is_refused_makes_no_tenant(own_server, capsys, wrong):
+    create = ["keys", "create", "--tenant", "ghost", *wrong, "--redis", own_server.url]
+    assert main(create) == 1
+    assert main(["store", "delete-tenant", "ghost", "--redis", own_server.url]) == 1
+    assert "no tenant ghost" in capsys.readouterr().err
+
+
+def test_a_tenant_that_is_not_there_takes_nothing_and_is_an_error(own_server, capsys):
+    usage = ["store", "usage", "--redis", own_server.url, "--tenant"]
+    assert main([*usage, "nix"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "there is no tenant nix" in err) == ("", True)
+    assert main(["store", "create-tenant", "nix", "--redis", own_server.url]) == 0
+    assert main([*usage, "nix"]) == 0
