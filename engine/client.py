@@ -32,6 +32,7 @@ from engine.tracing import HOOKS
 
 _NAMES = 1024  # prefixes that a client believes its engine remembers
 _GRAMMAR = re.compile(r"((?:Failed to compile|Grammar).*? grammar.*?)(?:\\n|\"|$)")
+_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of xgrammar's logs: a clock, a file, a line
 EVERY_TURN = httpx.Limits(max_connections=None)  # the engine queues, and is looked at meanwhile
 _UNREADABLE = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 _SHOWN = 200  # characters of an event that cannot be read
@@ -386,8 +387,9 @@ def _refusal(status: int, body: bytes) -> EngineRefused | EngineUnreachable | Lo
         why = f": {reason[1]}" if reason else ""
         return LoadFailed(f"the engine could not load stored state for this request{why}")
     if "grammar" in text and (found := _GRAMMAR.search(text)):
+        why = _PLACE.sub("", found[1]).strip().rstrip(".")
         return GrammarRefused(
-            f"the engine cannot hold the answer to what it was to be: {found[1]} The session is "
+            f"the engine cannot hold the answer to what it was to be: {why}. The session is "
             "unchanged."
         )
     if status in _NOT_HERE:

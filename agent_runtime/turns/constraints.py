@@ -11,8 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.validators import validator_for
+
 from agent_runtime.errors import UnknownTool
 from agent_runtime.wire.constraints import Constraints, NamedTool
+from engine.errors import GrammarRefused
 from tools.define import ToolSpec
 from tools.formats import HERMES, QWEN3_CODER
 
@@ -43,7 +48,7 @@ def structural_tag(
     thinking: whether the prompt ends inside the model's thinking
     limited:  whether that is over when the engine is asked to hold the answer to it
 
-    Raises UnknownTool.
+    Raises UnknownTool, GrammarRefused.
     """
     tools = [ToolSpec.model_validate(tool) for tool in declared]
     form = _form(asked, tools, format)
@@ -58,7 +63,7 @@ def structural_tag(
 def protocol_fields(asked: Constraints, declared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The same for an endpoint of OpenAI's protocol, which has neither patterns nor grammars.
 
-    Raises UnknownTool.
+    Raises UnknownTool, GrammarRefused.
     """
     fields: dict[str, Any] = {}
     if asked.tool_choice != "auto":
@@ -74,6 +79,7 @@ def protocol_fields(asked: Constraints, declared: Sequence[Mapping[str, Any]]) -
     if not asked.parallel_tool_calls:
         fields["parallel_tool_calls"] = False
     if asked.json_schema is not None:
+        _require_schema(asked.json_schema)
         schema = {"name": "answer", "schema": asked.json_schema, "strict": True}
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}
     return fields
@@ -106,8 +112,20 @@ def _callable(asked: Constraints, tools: Sequence[ToolSpec]) -> list[ToolSpec]:
     return chosen
 
 
+def _require_schema(schema: dict[str, Any]) -> None:
+    """Raises GrammarRefused for what is no JSON schema, and says where."""
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except SchemaError as error:
+        raise GrammarRefused(
+            f"an answer cannot be held to `json_schema`, which is no JSON schema: {error.message}, "
+            f"at {error.json_path}. The session is unchanged."
+        ) from error
+
+
 def _content(asked: Constraints) -> _Format | None:
     if asked.json_schema is not None:
+        _require_schema(asked.json_schema)
         return {
             "type": "json_schema",
             "json_schema": asked.json_schema,
