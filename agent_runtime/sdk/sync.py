@@ -15,7 +15,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from agent_runtime.sdk import Torpor
+from agent_runtime.sdk.ledger import SessionLedger
 from agent_runtime.sdk.loops import LoopThread
+from tools.effects import Entry
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -60,6 +62,11 @@ class TorporSync:
         finally:
             self.thread.__exit__(*raised)
 
+    @property
+    def ledger(self) -> SyncLedger:
+        """What the tools of its sessions have done, as `Torpor.ledger` has it."""
+        return SyncLedger(self.torpor.ledger, self.thread)
+
     create = _ended(Torpor.create)
     get = _ended(Torpor.get)
     sessions = _streamed(Torpor.sessions)
@@ -97,3 +104,26 @@ class TorporSync:
     clear_items = _ended(Torpor.clear_items)
     scheduling = _ended(Torpor.scheduling)
     health = _ended(Torpor.health)
+
+
+class SyncLedger:
+    """Its methods are those of `SessionLedger`."""
+
+    def __init__(self, ledger: SessionLedger, thread: LoopThread) -> None:
+        self._ledger = ledger
+        self._thread = thread
+
+    def find(self, entry: Entry) -> Entry | None:
+        return self._thread.run(self._ledger.find(entry))
+
+    def begin(self, entry: Entry) -> Entry | None:
+        return self._thread.run(self._ledger.begin(entry))
+
+    def end(self, entry: Entry) -> None:
+        self._thread.run(self._ledger.end(entry))
+
+    def inherited(self, entry: Entry) -> list[Entry]:
+        return self._thread.run(self._ledger.inherited(entry))
+
+    def of(self, session_id: str, *, lineage: bool = False) -> list[Entry]:
+        return self._thread.run(self._ledger.of(session_id, lineage=lineage))

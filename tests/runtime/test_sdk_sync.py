@@ -9,9 +9,12 @@ import pytest
 
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.sdk import ApiError, Torpor
+from agent_runtime.sdk.ledger import SessionLedger
 from agent_runtime.sdk.loops import LoopThread
-from agent_runtime.sdk.sync import TorporSync
+from agent_runtime.sdk.sync import SyncLedger, TorporSync
 from agent_runtime.wire.turns import TurnResult
+from tools.effects import Effect, Entry, Scope, State
+from tools.results import TextPart, ToolResult
 
 
 @pytest.fixture
@@ -29,6 +32,33 @@ def test_it_has_every_method_of_the_client_that_awaits():
     for name in public(Torpor):
         ours, theirs = getattr(TorporSync, name), getattr(Torpor, name)
         assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_its_ledger_has_every_method_of_the_one_that_awaits(sync):
+    assert public(SyncLedger) == public(SessionLedger)
+    for name in public(SessionLedger):
+        ours, theirs = getattr(SyncLedger, name), getattr(SessionLedger, name)
+        assert inspect.signature(ours) == inspect.signature(theirs)
+    session = sync.create()
+    entry = Entry(
+        branch=session.id,
+        point="beginning",
+        position=0,
+        tool="send",
+        arguments_hash="0" * 64,
+        effect=Effect.EFFECTFUL,
+        scope=Scope.WORLD,
+        at=time.time(),
+    )
+    assert sync.ledger.find(entry) is None
+    assert sync.ledger.begin(entry) is None
+    done = entry.model_copy(
+        update={"state": State.DONE, "result": ToolResult(parts=(TextPart(content="sent"),))}
+    )
+    sync.ledger.end(done)
+    assert sync.ledger.of(session.id) == [done]
+    assert sync.ledger.inherited(entry) == []
+    sync.delete(session.id)
 
 
 def test_a_session_is_talked_to_without_awaiting(sync, registry):
