@@ -158,6 +158,7 @@ class Exchanges:
     async def _observe(self, step: Step) -> None:
         if step.turn is not None:
             self._results.append(step.turn)
+            self._view.took(step.turn)
         else:
             self._view.ran(step)
 

@@ -51,6 +51,9 @@ class PlainView:
     def note(self, text: str) -> None:
         self._tell(one_line(text, 1000))
 
+    def took(self, result: TurnResult) -> None:
+        pass
+
     def done(self, results: Sequence[TurnResult]) -> None:
         self._end_line()
         for problem in results[-1].problems:
@@ -97,9 +100,11 @@ class JsonView:
     def note(self, text: str) -> None:
         self.event("note", text=text)
 
+    def took(self, result: TurnResult) -> None:
+        self.event("result", **_fields(result))
+
     def done(self, results: Sequence[TurnResult]) -> None:
-        for result in results:
-            self.event("result", **_fields(result))
+        pass
 
 
 def _fields(event: BaseModel) -> dict[str, Any]:

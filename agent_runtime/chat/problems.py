@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from agent_runtime.chat.view import harmless
+from agent_runtime.errors import BadRequest, SetupError
 from agent_runtime.sdk.errors import ApiError, ApiUnreachable, passes
 
-FAILED, LATER = 1, 3
-"""Exit codes: it will go wrong again, or it may be tried again."""
+FAILED, WRONG, LATER = 1, 2, 3
+"""Exit codes: it will go wrong again, as what was asked for cannot be, or it may be tried again."""
+
+_WRONG_OPTIONS = ("unsupported", "unknown_option")
+"""Codes of the service, for options that its model does not know."""
 
 _WHAT_TO_DO = {
     "unreachable": "Start a service with `torpor up`, or say where it is with --url.",
@@ -25,5 +29,9 @@ def told(error: Exception) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    may_pass = isinstance(error, ApiError | ApiUnreachable) and passes(error)
-    return LATER if may_pass else FAILED
+    if isinstance(error, ApiError | ApiUnreachable) and passes(error):
+        return LATER
+    is_wrong = isinstance(error, BadRequest | SetupError)
+    if isinstance(error, ApiError):
+        is_wrong = error.code in _WRONG_OPTIONS
+    return WRONG if is_wrong else FAILED

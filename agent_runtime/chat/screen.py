@@ -68,6 +68,9 @@ class Screen:
     def note(self, text: str) -> None:
         self._line(one_line(text, 1000), "yellow")
 
+    def took(self, result: TurnResult) -> None:
+        pass
+
     def done(self, results: Sequence[TurnResult]) -> None:
         last = results[-1]
         if last.finish_reason == "length":

@@ -38,6 +38,9 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """What a person is to know, and the model is not told."""
 
+    def took(self, result: TurnResult) -> None:
+        """A turn that is over; then the tools that it calls are run."""
+
     def done(self, results: Sequence[TurnResult]) -> None:
         """The turns of an exchange that came to its end."""
 
@@ -62,19 +65,22 @@ def usage_line(results: Sequence[TurnResult]) -> str:
     """What turns cost, and how safe they are."""
     usages = [result.usage for result in results]
     last = results[-1]
+    reasons = dict.fromkeys(one.recompute_reason for one in usages if one.recompute_reason)
     parts = [
         f"reused {sum(one.reused_tokens for one in usages)} of "
         f"{sum(one.prompt_tokens for one in usages)} prompt tokens",
-        f"recomputed {sum(one.recomputed_tokens for one in usages)}",
+        _because(f"recomputed {sum(one.recomputed_tokens for one in usages)}", *reasons),
         f"generated {sum(one.completion_tokens for one in usages)}",
-        f"durable: {last.durable or 'no'}",
+        _because(f"durable: {last.durable or 'no'}", last.not_durable_because),
     ]
     if len(results) > 1:
         parts.insert(0, f"{len(results)} turns")
-    reasons = dict.fromkeys(one.recompute_reason for one in usages if one.recompute_reason)
-    if last.not_durable_because:
-        reasons[last.not_durable_because] = None
-    return " · ".join(parts) + (f" ({'; '.join(reasons)})" if reasons else "")
+    return " · ".join(parts)
+
+
+def _because(what: str, *reasons: str | None) -> str:
+    known = [one for one in reasons if one]
+    return f"{what} ({'; '.join(known)})" if known else what
 
 
 def _commands(one: str) -> bool:

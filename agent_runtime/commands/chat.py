@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -47,8 +48,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--yes", action="store_true", help="run `python` and `shell` without asking first"
     )
-    parser.add_argument("--max-tokens", type=int, default=1024, help="of each answer; %(default)s")
-    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy")
+    parser.add_argument(
+        "--max-tokens", type=_max_tokens, default=1024, help="of each answer; %(default)s"
+    )
+    parser.add_argument("--temperature", type=_temperature, default=None, help="0 is greedy")
     parser.add_argument("--effort", choices=get_args(Effort), help="how much the model thinks")
     parser.add_argument(
         "--wait",
@@ -60,6 +63,18 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--files", type=Path, default=_files(), help="where tools keep files")
     parser.add_argument("--json", action="store_true", help="events as lines of JSON")
     parser.set_defaults(run=_run)
+
+
+def _max_tokens(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
+def _temperature(text: str) -> float:
+    if not 0 <= (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{number} is no temperature: it is 0 or more")
+    return number
 
 
 def _files() -> Path:

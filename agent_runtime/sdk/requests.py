@@ -29,6 +29,18 @@ class Told(NamedTuple):
     event: Any
 
 
+def base_url(url: str) -> httpx.URL:
+    """Of a service. Raises BadRequest for what cannot be one, such as a URL without its scheme."""
+    with contextlib.suppress(httpx.InvalidURL):
+        parsed = httpx.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host:
+            return parsed
+    raise BadRequest(
+        f"{url!r} is no URL of a service: it begins with http:// or https://, as in "
+        "http://127.0.0.1:8700. Nothing was sent."
+    )
+
+
 def path_of(kind: str, any_id: str, *more: str) -> str:
     """The path of what is named, as in /v1/sessions/ses-…/fork. Whatever the id is, the path leads
     nowhere else. Raises BadRequest for one that no path can name."""

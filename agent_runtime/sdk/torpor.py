@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from agent_runtime.sdk.errors import ApiUnreachable, read, rows_of
 from agent_runtime.sdk.files import SessionFiles
 from agent_runtime.sdk.ledger import SessionLedger
-from agent_runtime.sdk.requests import Requests, Told, body_of, path_of
+from agent_runtime.sdk.requests import Requests, Told, base_url, body_of, path_of
 from agent_runtime.sdk.tenants import TenantsClient
 from agent_runtime.wire.events import EVENTS, RESUME_EVENTS, Progress, TurnEvent
 from agent_runtime.wire.messages import HistoryPolicy, Message, Options, SaidMessage
@@ -86,9 +86,10 @@ class Torpor:
         timeout: float = 600.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """timeout: seconds; transport: what carries requests, None for the network"""
+        """timeout: seconds; transport: what carries requests, None for the network. Raises
+        BadRequest for what is no URL of a service."""
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=base_url(url),
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(timeout, connect=5.0),
             limits=httpx.Limits(max_connections=None),  # any number of turns may run at a time

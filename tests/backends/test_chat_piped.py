@@ -12,13 +12,16 @@ import time
 import pytest
 
 from agent_runtime.chat.plain import PlainView
-from agent_runtime.chat.problems import told
-from agent_runtime.chat.view import harmless
+from agent_runtime.chat.problems import exit_code, told
+from agent_runtime.chat.view import harmless, usage_line
 from agent_runtime.cli import main
 from agent_runtime.errors import BadRequest
 from agent_runtime.graph import Step
+from agent_runtime.sdk.errors import ApiError
 from agent_runtime.sdk.sync import TorporSync
 from agent_runtime.wire.events import ToolCalled
+from agent_runtime.wire.problems import Problem
+from agent_runtime.wire.turns import TurnResult, Usage
 from engine.launch import free_port
 from tests.backends.scripted import call, says, sent
 from tests.serving import runtime_process
@@ -75,10 +78,11 @@ def test_events_are_lines_of_json(piped, said):
     events = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
     assert [one["event"] for one in events] == [
-        "session", "reasoning", "tool_call", "tool_result", "text", "result", "result",
+        "session", "reasoning", "tool_call", "result", "tool_result", "text", "result",
     ]  # fmt: skip
     assert events[0]["name"] == "joe"
-    assert events[3]["text"] == "42"
+    assert events[3]["tool_calls"][0]["name"] == "calculator"
+    assert events[4]["text"] == "42"
     assert events[-1]["text"] == "It is 42."
 
 
@@ -109,30 +113,78 @@ def test_files_go_with_the_chat(piped, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "words"),
+    ("text", "options", "words", "expected"),
     [
-        (" ", [], "no message on the standard input"),
-        ("x", ["--tools", "forecast"], "no tool 'forecast'"),
-        ("x", ["--tools", "fetch"], "needs --fetch-from"),
-        ("x", ["--session", "ses-0-0"], "not a session"),
-        ("x", ["--session", "bad\nname"], "label"),
-        ("x", ["--key-variable", "TORPOR_NO_SUCH_KEY"], "is not set"),
+        (" ", [], "no message on the standard input", 2),
+        ("x", ["--tools", "forecast"], "no tool 'forecast'", 2),
+        ("x", ["--tools", "fetch"], "needs --fetch-from", 2),
+        ("x", ["--session", "ses-0-0"], "not a session", 1),
+        ("x", ["--session", "bad\nname"], "label", 1),
+        ("x", ["--key-variable", "TORPOR_NO_SUCH_KEY"], "is not set", 2),
+        ("x", ["--url", "foo"], "'foo' is no URL of a service", 2),
+        ("x", ["--url", "127.0.0.1:8700"], "begins with http://", 2),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(piped, said, text, options, words):
+def test_what_cannot_be_is_told_in_a_line(piped, said, text, options, words, expected):
     code, out, err = piped(text, *options)
-    assert (code, out) == (1, "")
+    assert (code, out) == (expected, "")
     assert words in err
     assert err.startswith("torpor: ")
     assert err.count("\n") == 1
     assert not said.seen
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--max-tokens", "0"), ("--temperature", "-1"), ("--temperature", "nan")]
+)
+def test_a_number_that_no_turn_can_have_is_a_wrong_option(piped, said, option, value):
+    with pytest.raises(SystemExit) as ended:
+        piped("Hello?", option, value)
+    assert ended.value.code == 2
+    assert not said.seen
+
+
+def test_options_that_the_model_does_not_know_are_wrong_ones():
+    refused = Problem(
+        type="about:blank", title="Bad Request", status=400, detail="No.", code="unsupported"
+    )
+    assert exit_code(ApiError(refused)) == 2
+    assert exit_code(ApiError(refused.model_copy(update={"code": "context_full"}))) == 1
+
+
+def test_each_reason_stands_behind_what_it_explains():
+    usage = Usage(
+        prompt_tokens=30,
+        completion_tokens=15,
+        reused_tokens=6,
+        recomputed_tokens=24,
+        boundary_tokens=6,
+        recompute_reason="past the last boundary",
+    )
+    result = TurnResult(
+        session_id="ses-0",
+        parent=None,
+        text="Yes.",
+        tool_calls=[],
+        problems=[],
+        finish_reason="stop",
+        token_ids=[],
+        usage=usage,
+        mtp_accept_length=None,
+        durable="memory",
+    )
+    assert usage_line([result]).endswith(
+        "recomputed 24 (past the last boundary) · generated 15 · durable: memory"
+    )
+    late = result.model_copy(update={"not_durable_because": "the store is slow"})
+    assert usage_line([late]).endswith("durable: memory (the store is slow)")
+
+
 def test_a_chat_keeps_the_system_text_and_tools_that_it_was_begun_with(piped, said):
     said.scripted.append(says({"content": "Yes."}))
     piped("Hello?", "--session", "max", "--no-tools")
     code, _, err = piped("Hello?", "--session", "max", "--system", "Be brief.")
-    assert code == 1
+    assert code == 2
     assert "begin another chat" in err
 
 
