@@ -15,6 +15,7 @@ TorporError
 │   ├── TextOnly          an image or another content that is no text
 │   ├── WrongMessage      a framework's message that has no place in the conversation
 │   ├── BadVerdict        a person's answer does not fit what was asked
+│   ├── CallsWaiting      a message comes to a thread in which a person is asked about calls
 │   ├── NoSemanticSearch  a memory is searched by meaning
 │   ├── Unsupported       an option of another API that would have no effect here
 │   │   └── ThreadUnsupportedRequest  a thread of Anthropic's, whose clients go on without
@@ -129,6 +130,11 @@ class WrongMessage(BadRequest):
 
 class BadVerdict(BadRequest):
     code = "bad_verdict"
+
+
+class CallsWaiting(BadRequest):
+    code = "calls_waiting"
+    status = 409
 
 
 class NoSemanticSearch(BadRequest):

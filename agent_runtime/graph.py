@@ -22,7 +22,7 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime import kept_turns
-from agent_runtime.errors import BadVerdict, TorporError
+from agent_runtime.errors import BadRequest, BadVerdict, CallsWaiting, TorporError
 from agent_runtime.kept_turns import KeptTurn, followed, require_taken
 from agent_runtime.sdk import ApiError, ApiUnreachable, Torpor
 from agent_runtime.sdk.errors import passes
@@ -209,10 +209,13 @@ async def ask(
              on from there
     workspace: version of the session's files that the message comes with, if they were changed
 
-    Raises TurnLost for a turn that could not be committed: in a thread, `agent.ainvoke(None, ...)`
-    takes it again. Raises GraphRecursionError for a model that keeps calling tools: after
-    `most_steps` model turns and tool rounds. What it did until then is committed.
+    Raises CallsWaiting if the thread waits for a person's `answer`; BadRequest for None in a thread
+    that has no session. Raises TurnLost for a turn that could not be committed: in a thread,
+    `agent.ainvoke(None, ...)` takes it again. Raises GraphRecursionError for a model that keeps
+    calling tools: after `most_steps` model turns and tool rounds. What it did until then is
+    committed.
     """
+    await _require_open(agent, thread, has_session=session is not None)
     state: Any = {"pending": [Message(role="user", content=text)], "steps": []}
     if isinstance(session, SessionView):
         state |= {"session_id": session.id, "head": session.head or ""}
@@ -244,6 +247,26 @@ async def waiting(agent: Agent, *, thread: str | RunnableConfig) -> list[dict[st
     """The calls that a person is asked about in a thread; none if nobody is asked."""
     state = await agent.aget_state(_config(thread))
     return [call for one in state.interrupts for call in one.value["calls"]]
+
+
+async def _require_open(
+    agent: Agent, thread: str | RunnableConfig | None, *, has_session: bool
+) -> None:
+    """Whether a message can come now. Raises BadRequest, CallsWaiting."""
+    known, asked = False, 0
+    if thread is not None:
+        known = "session_id" in (await agent.aget_state(_config(thread))).values
+        asked = len(await waiting(agent, thread=thread))
+    if not known and not has_session:
+        raise BadRequest(
+            f"thread {thread!r} has no session: its name is another one, or its checkpoints have "
+            "expired. Nothing was sent. Give `ask` the session to go on in."
+        )
+    if asked:
+        raise CallsWaiting(
+            f"the thread waits for a person's leave to make {asked} calls; nothing was sent. Give "
+            "or refuse it with `answer(agent, True or False, thread=...)`, then send the message."
+        )
 
 
 class _Taken(NamedTuple):
@@ -384,6 +407,8 @@ def _each(verdict: Any, asked: int) -> list[bool]:
     if not asked or len(said) != asked or not all(isinstance(one, bool) for one in said):
         raise BadVerdict(
             f"{verdict!r} does not answer {asked} calls; use true, false, or a list of these."
+            if asked
+            else "nobody is asked about calls (0 calls wait): they were answered, or never made."
         )
     return said
 

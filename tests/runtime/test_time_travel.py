@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from agent_runtime.errors import BadVerdict
+from agent_runtime.errors import BadRequest, BadVerdict, CallsWaiting
 from agent_runtime.graph import STATE_TYPES, answer, ask, build_agent, waiting
 from agent_runtime.saver import TorporSaver
 from tests.runtime.talk import PAGE
@@ -119,3 +119,24 @@ async def test_a_verdict_that_fits_no_call_is_an_error_and_can_be_given_again(
     assert (result.text, final.text) == ("582", "318 + 264 = 582.")
     with pytest.raises(BadVerdict, match="0 calls"):
         await answer(careful, True, thread="a")
+
+
+async def test_a_message_does_not_drop_calls_that_a_person_is_asked_about(
+    torpor, registry, saver, session
+):
+    careful = build_agent(
+        torpor, registry, checkpointer=saver, ask_first={"calculator"}, max_tokens=96
+    )
+    await ask(careful, session, "What is 318 + 264?", thread="a")
+    for given in (None, session.id, await torpor.get(session.id)):
+        with pytest.raises(CallsWaiting, match="waits for a person's leave to make 1 calls"):
+            await ask(careful, given, "Thanks.", thread="a")
+    _, final = await answer(careful, True, thread="a")
+    assert final.text == "318 + 264 = 582."
+    assert (await ask(careful, None, "Thanks.", thread="a"))[-1].text
+
+
+@pytest.mark.parametrize("thread", ["nothing", {"configurable": {"thread_id": "nothing"}}, None])
+async def test_a_thread_without_a_session_is_a_clear_error(agent, thread):
+    with pytest.raises(BadRequest, match=r"has no session.*Nothing was sent"):
+        await ask(agent, None, "Hello.", thread=thread)
