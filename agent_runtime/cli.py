@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent_runtime.errors import TorporError
+from agent_runtime.service.signals import stopping
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from tools.errors import ToolsError
@@ -61,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TorporError, EngineError, StoreError, ToolsError) as error:
         print(f"torpor: {error}", file=sys.stderr)
         return 1
-    except _Terminated:
-        return 0 if arguments.until_stopped else 128 + signal.SIGTERM
+    except _Terminated as stopped:
+        return 0 if arguments.until_stopped else 128 + stopped.signal
     except KeyboardInterrupt:
         return 0 if arguments.until_stopped else 128 + signal.SIGINT
 
@@ -75,7 +76,11 @@ def _nobody_reads() -> bool:
 
 
 class _Terminated(KeyboardInterrupt):
-    """By SIGTERM."""
+    """By a signal that stops, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
 
 
 class _Command(argparse.ArgumentParser):
@@ -104,19 +109,21 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM stops as cleanly as Ctrl-C: whatever was started is ended."""
+    """SIGTERM, or a terminal that is closed, stops as cleanly as Ctrl-C: whatever was started is
+    ended."""
 
-    def interrupt(*_: object) -> None:
-        raise _Terminated
+    def interrupt(number: int, _: object) -> None:
+        raise _Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in stopping()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

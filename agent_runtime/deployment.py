@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import httpx
 from agent_runtime.errors import SetupError
 from engine.backends.settings import BackendSettings
 from engine.launch import require_free_port
+from state_store.children import start_child
 
 _START_TIMEOUT = 60.0  # seconds
 _STOP_TIMEOUT = 65.0  # seconds: a runtime's drain_timeout, 30 s, and 35 s for the rest
@@ -46,6 +48,11 @@ class Layout:
     @property
     def native_cache(self) -> Path:
         """Native helpers that SGLang compiles at first use."""
+        return self.data.absolute() / "torch_extensions"
+
+    @property
+    def native_cache_beside(self) -> Path:
+        """The same, for a directory that is emptied now and then."""
         return self.data.absolute().parent / "torch_extensions"
 
 
@@ -67,7 +74,7 @@ def emptied(folder: Path) -> None:
 
 
 class RuntimeProcess:
-    """`torpor serve` as a child process."""
+    """`torpor serve` as a child process. It ends with us."""
 
     def __init__(
         self,
@@ -102,8 +109,9 @@ class RuntimeProcess:
     def start(self) -> None:
         """Start it and wait until it answers. Raises SetupError."""
         with self._log_file.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = start_child(
                 self._command,
+                sent_at_our_end=signal.SIGTERM,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

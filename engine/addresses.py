@@ -8,7 +8,7 @@ import socket
 
 import httpx
 
-from engine.errors import EngineStartFailed
+from engine.errors import EngineStartFailed, OtherEngineLives
 from state_store.address import Address
 from state_store.errors import StoreUnavailable
 from state_store.registry import registered
@@ -55,7 +55,8 @@ def require_free_id(engine_id: str, url: str, redis_url: str, *, prefix: str) ->
     not answer may have died: whether it has shows when this one registers (`Heartbeat.start`).
 
     url: of the engine that is to start
-    Raises EngineStartFailed if one that answers has the id, or the store does not answer.
+    Raises OtherEngineLives if one that answers has the id; EngineStartFailed if the store does not
+    answer.
     """
     try:
         other = registered(redis_url, engine_id, prefix=prefix)
@@ -65,9 +66,10 @@ def require_free_id(engine_id: str, url: str, redis_url: str, *, prefix: str) ->
         return
     with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
         httpx.get(f"{other['url']}/v1/loads", timeout=_LOOK, trust_env=False)
-        raise EngineStartFailed(
+        raise OtherEngineLives(
             f"an engine that lives at {other['url']} is registered as {engine_id}. Nothing was "
-            "started. Give each engine that shares the store an id of its own: --engine-id."
+            "started. Give each engine that shares the store an id of its own: --engine-id.",
+            other["url"],
         )
 
 

@@ -15,6 +15,7 @@ EngineError
 ├── UnsupportedLayout  the engine's ranks are arranged as snapshots do not support
 ├── UnsupportedOption  an option of SGLang's with which turns would be told wrongly
 ├── EngineStartFailed  the engine process could not be started
+│   └── OtherEngineLives  one is registered under its id
 └── ImpossiblePlan     what was asked for does not fit the hardware or the model
 """
 
@@ -83,6 +84,14 @@ class UnsupportedOption(EngineError):
 
 class EngineStartFailed(EngineError):
     pass
+
+
+class OtherEngineLives(EngineStartFailed):
+    """`url`: of the other engine."""
+
+    def __init__(self, message: str, url: str) -> None:
+        super().__init__(message)
+        self.url = url
 
 
 class ImpossiblePlan(EngineError):

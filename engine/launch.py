@@ -24,6 +24,7 @@ from engine.checkpoint import INDEX, read_weights
 from engine.errors import EngineStartFailed
 from engine.linker.config import LinkerConfig
 from engine.profiles import Profile
+from state_store.children import start_child
 from state_store.vault import Vault
 
 START_TIMEOUT = 1800.0  # seconds; loading a terabyte of weights takes a while
@@ -61,7 +62,7 @@ class EngineOptions:
 
 
 class EngineProcess:
-    """SGLang's server process and its children."""
+    """SGLang's server process and its children. They end with us."""
 
     def __init__(self, options: EngineOptions) -> None:
         """Raises EngineStartFailed when there is no model, the port is taken, or nobody can tell
@@ -144,8 +145,9 @@ class EngineProcess:
         self.boot_id = secrets.token_hex(8)  # a new one: what was on the device is not
         options.log_file.parent.mkdir(parents=True, exist_ok=True)
         with options.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = start_child(
                 self.command(),
+                sent_at_our_end=signal.SIGKILL,  # its id and its port are free at once
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -21,6 +21,7 @@ import psutil
 import redis
 from redis.exceptions import BusyLoadingError, ConnectionError
 
+from state_store.children import start_child
 from state_store.errors import EmbeddedServerFailed
 
 _STARTUP = 60.0  # seconds; a large log takes a while to read back
@@ -29,7 +30,7 @@ _SOCKET_NAME_LIMIT = 100  # bytes; the kernel's limit for a unix socket's path i
 
 
 class EmbeddedServer:
-    """A server process over `data_dir`, which one process at a time may use.
+    """A server process over `data_dir`, which one process at a time may use. It ends with us.
 
     Raises EmbeddedServerFailed when the directory is in use or cannot be used, or the server
     does not come up.
@@ -63,10 +64,11 @@ class EmbeddedServer:
                 self._place_socket()
             except OSError as error:
                 raise EmbeddedServerFailed(f"{self.data_dir} cannot be used: {error}") from error
-            # The lock is the server's from here on: held as long as it lives, not as we do.
+            # The lock is the server's from here on: what it leaves behind holds it too.
             options = [word for option in self._options().items() for word in option]
-            self.process = subprocess.Popen(
+            self.process = start_child(
                 [str(self._program()), *options],
+                sent_at_our_end=signal.SIGTERM,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -74,7 +76,7 @@ class EmbeddedServer:
                 start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
             )
             lock.truncate(0)
-            lock.write(f"{self.pid}\n")
+            lock.write(f"{self.pid} {os.getpid()}\n")
         self._wait_until_ready()
 
     def stop(self) -> None:
@@ -157,8 +159,8 @@ class EmbeddedServer:
 def _take_lock(data_dir: Path) -> IO[str]:
     """The lock file, held; it says who holds it. Raises EmbeddedServerFailed, OSError.
 
-    A server that was killed may have left a child, which writes its log anew and has the lock too:
-    the end of that is waited for.
+    A server that was killed may have left a child, which writes its log anew and has the lock too;
+    one whose starter was killed is ending. Their end is waited for.
     """
     lock = (data_dir / "lock").open("a+")
     deadline = time.monotonic() + _STARTUP
@@ -168,22 +170,27 @@ def _take_lock(data_dir: Path) -> IO[str]:
             return lock
         except BlockingIOError as error:
             lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            if _is_dead(holder) and time.monotonic() < deadline:
+            server, _, starter = lock.read().strip().partition(" ")
+            if _is_ending(server, starter) and time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
             lock.close()
             socket = data_dir.absolute() / _SOCKET
             use = f", use it with --redis unix://{socket}" if socket.exists() else ""
             raise EmbeddedServerFailed(
-                f"{data_dir} is in use by another embedded server (process {holder}); stop it"
-                f"{use}, or choose another directory with --data."
+                f"{data_dir} is in use by another embedded server (process {server or 'unknown'}, "
+                f"of process {starter or 'unknown'}); stop the latter{use}, or choose another "
+                "directory with --data."
             ) from error
 
 
-def _is_dead(pid: str) -> bool:
+def _is_ending(server: str, starter: str) -> bool:
+    """Whether it is dead, or has outlived who started it."""
+    if not server.isdecimal():
+        return False
     try:
-        return pid.isdecimal() and psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+        process = psutil.Process(int(server))
+        return process.status() == psutil.STATUS_ZOMBIE or str(process.ppid()) != starter
     except psutil.NoSuchProcess:
         return True
 

@@ -82,7 +82,7 @@ async def measure(
                     engine_id=name,
                     mtp=mtp,
                     linker=linker,
-                    cache_dir=layout.native_cache,
+                    cache_dir=layout.native_cache_beside,
                 )
             )
 

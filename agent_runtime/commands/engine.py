@@ -18,6 +18,7 @@ from agent_runtime.commands.store_options import (
     add_store_options,
     store_url,
 )
+from agent_runtime.service.signals import stopping
 from engine.drain import Drained, drain
 from engine.errors import EngineError
 from engine.launch import EngineProcess
@@ -51,7 +52,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--drain-timeout",
         type=float,
         default=DRAIN_TIMEOUT,
-        help="seconds that running turns get after SIGTERM",
+        help="seconds that running turns get after SIGTERM, or when the terminal is closed",
     )
     up.set_defaults(run=_up, until_stopped=True)
 
@@ -108,14 +109,19 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _drain_at_last(url: str, engine: EngineProcess, timeout: float) -> None:
-    """Before the engine is stopped, come what may; another SIGTERM or a Ctrl-C cuts it short."""
+    """Before the engine is stopped, come what may; another signal or a Ctrl-C cuts it short."""
     engine_id = engine.options.engine_id
-    console.print(f"engine {engine_id} finishes its turns, for up to {timeout:g} s")
+    _say(f"engine {engine_id} finishes its turns, for up to {timeout:g} s")
     try:
         outcome = asyncio.run(_drained(url, engine_id, timeout, boot_id=engine.boot_id))
-        console.print(_told(engine_id, outcome))
+        _say(_told(engine_id, outcome))
     except (EngineError, StoreError) as error:
-        print(f"torpor: {error}", file=sys.stderr)
+        _say(f"torpor: {error}")
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal was closed
+        console.print(text)
 
 
 async def _drained(
@@ -149,10 +155,11 @@ def _told(engine_id: str, outcome: Drained) -> str:
 
 @contextlib.contextmanager
 def _terminate_noted() -> Iterator[threading.Event]:
-    """In the block, SIGTERM sets the event and does nothing else."""
+    """In the block, a signal that stops sets the event and does nothing else."""
     noted = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    before = {number: signal.signal(number, lambda *_: noted.set()) for number in stopping()}
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

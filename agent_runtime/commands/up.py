@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from agent_runtime.commands import engine_options, runtime_options
 from agent_runtime.commands.engine_options import console
 from agent_runtime.commands.store_options import add_data_option, store_at
 from agent_runtime.configuration import Value, configured
+from agent_runtime.errors import SetupError
 from agent_runtime.service.tls import require_certificate
+from engine.errors import OtherEngineLives
 from engine.launch import EngineProcess, free_port, require_free_port
 from engine.profiles import profile_named
 
@@ -47,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
             master_key=settings.master_key_source,
         )
         engine = EngineProcess(options)
-        with engine:
+        with _alone(engine):
             from agent_runtime.service.server import (
                 serve,  # takes seconds, which the engine needs anyway
             )
@@ -65,3 +69,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
             asyncio.run(serve(settings, failed=failed))
     return 0
+
+
+@contextlib.contextmanager
+def _alone(engine: EngineProcess) -> Iterator[None]:
+    """Started, and stopped at the end. Raises SetupError if the store has one already."""
+    try:
+        engine.start()
+    except OtherEngineLives as error:
+        raise SetupError(
+            f"an engine at {error.url} serves this store already. Nothing was started. Use it with "
+            "`torpor serve --redis URL`, or end it first."
+        ) from error
+    try:
+        yield
+    finally:
+        engine.stop()

@@ -96,5 +96,5 @@ class Stage:
             log_file=self.layout.engine_log,
             model=self.model,
             port=self._engine_port,
-            cache_dir=self.layout.native_cache,
+            cache_dir=self.layout.native_cache_beside,
         )

@@ -16,6 +16,7 @@ from agent_runtime.errors import SetupError
 from agent_runtime.http.request_ids import JsonLines
 from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import connections
+from agent_runtime.service.signals import stopping
 from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
 from agent_runtime.settings import ServiceSettings
@@ -32,8 +33,8 @@ _LAST = 5  # seconds that requests get which still run when the service is drain
 async def serve(
     settings: ServiceSettings, *, failed: Callable[[], str | None] = lambda: None
 ) -> None:
-    """Serve until SIGINT or SIGTERM, which drains the runtime first: see `sessions/draining.py`.
-    Another one cuts that short.
+    """Serve until SIGINT or what else stops a service (`stopping`), which drains the runtime first:
+    see `sessions/draining.py`. Another one cuts that short.
 
     failed: looked at twice a second; a message from it ends the service with SetupError.
     Raises SetupError, also for an address that others can reach without keys and for a certificate
@@ -83,7 +84,7 @@ async def serve(
         draining[0].add_done_callback(lambda _: server.stop())
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *stopping()):
         loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve())
     reason: str | None = None

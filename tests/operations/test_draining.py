@@ -71,11 +71,14 @@ async def exit_code(runtime):
     return await asyncio.to_thread(runtime.process.wait, 30)
 
 
-async def test_running_turns_end_and_no_new_ones_begin(runtime, torpor, http, slow, store):
+@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGHUP])
+async def test_running_turns_end_and_no_new_ones_begin(
+    runtime, torpor, http, slow, store, stopped_by
+):
     session, idle = await torpor.create(), await torpor.create()
     turn = await begun(torpor, http, session)
     async with listening(http, f"/v1/sessions/{session.id}/events") as stream:
-        os.kill(runtime.pid, signal.SIGTERM)
+        os.kill(runtime.pid, stopped_by)
         assert (await told(http, is_draining=True))["reason"] == "it is being stopped"
         body = {"messages": [{"role": "user", "content": "Hello."}]}
         refused = await http.post(f"/v1/sessions/{idle.id}/turns", json=body)

@@ -23,6 +23,7 @@ def silent():
     [
         ("keys revoke key-1", signal.SIGINT, 130),
         (f"store export {SESSION} FOLDER/backup", signal.SIGTERM, 143),
+        (f"store export {SESSION} FOLDER/backup", signal.SIGHUP, 129),
         ("serve --model models/demo", signal.SIGTERM, 0),
     ],
 )
@@ -40,3 +41,17 @@ def test_a_command_that_is_stopped_before_it_is_done_has_not_succeeded(
     assert process.returncode == code, output
     assert b"Traceback" not in output
     assert not list(tmp_path.iterdir())
+
+
+def test_nohup_has_a_command_go_on_when_its_terminal_is_closed(silent):
+    """It starts it with SIGHUP ignored."""
+    command = ["nohup", sys.executable, "-m", "agent_runtime.cli", "keys", "revoke", "key-1"]
+    command += ["--redis", f"redis://127.0.0.1:{silent.getsockname()[1]}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    connection, _ = silent.accept()
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.terminate()
+    assert process.wait(60) == 143
+    connection.close()

@@ -1,11 +1,15 @@
 """What goes wrong at the command line is one clear line and a non-zero exit, never a traceback."""
 
+import contextlib
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -163,6 +167,12 @@ def test_an_engine_id_in_use(stage, tmp_path):
     assert not (tmp_path / "engine.log").exists()
 
 
+def test_up_on_a_store_that_has_an_engine_says_what_to_do_with_it(run, stage, tmp_path):
+    done = run("up", "--redis", stage.store.url, "--data", tmp_path, "--port", free_port())
+    assert_clear_failure(done, stage.engine.url, "serves this store already", "torpor serve")
+    assert "--engine-id" not in done.stderr
+
+
 def test_an_unknown_profile(run, tmp_path):
     done = run("engine", "up", "--profile", "gpt", "--data", tmp_path / "data")
     assert_clear_failure(done, "no profile 'gpt'", "demo")
@@ -179,17 +189,17 @@ def test_store_check_of_a_store_in_order(run, stage):
     assert "snapshots" in done.stdout
 
 
-@pytest.fixture
-def up(tmp_path):
-    """`torpor up` on free ports, killed with all its children if a test leaves it."""
+@contextlib.contextmanager
+def running_up(data, **streams):
+    """`torpor up` on free ports, killed with all its children if a test leaves it: it, its URL,
+    its children."""
     port = free_port()
     process = subprocess.Popen(
-        [*TORPOR, "up", "--data", str(tmp_path / "data"), "--port", str(port)],
+        [*TORPOR, "up", "--data", str(data), "--port", str(port)],
         cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"COLUMNS": "200"},
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams),
     )
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -198,13 +208,19 @@ def up(tmp_path):
                 break
         except httpx.HTTPError:
             time.sleep(0.3)
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr and process.stderr.read()
     family = psutil.Process(process.pid).children(recursive=True)
     yield process, url, family
     for member in [*family, psutil.Process(process.pid)] if process.poll() is None else family:
         if member.is_running():
             member.kill()
-    process.wait()
+    process.communicate()
+
+
+@pytest.fixture
+def up(tmp_path):
+    with running_up(tmp_path / "data") as running:
+        yield running
 
 
 def test_up_serves_and_stops_cleanly_when_asked_to(up):
@@ -228,6 +244,43 @@ def test_up_ends_when_its_engine_dies(up):
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "the engine died; sessions are safe in the store" in errors
+
+
+@pytest.mark.slow
+def test_up_that_is_killed_leaves_nothing_behind_and_starts_again(tmp_path):
+    data = tmp_path / "data"
+    with running_up(data) as (process, url, family):
+        created = httpx.post(f"{url}/v1/sessions", json={}, trust_env=False).json()
+        process.kill()
+        process.wait()
+        with running_up(data) as (_, again, _):
+            found = httpx.get(f"{again}/v1/sessions/{created['id']}", trust_env=False)
+            assert found.status_code == 200
+            assert not [p for p in family if p.is_running() and p.status() != "zombie"]
+        assert [one.name for one in tmp_path.iterdir()] == ["data"]  # nothing is left beside it
+
+
+@pytest.mark.slow
+def test_up_stops_cleanly_when_its_terminal_is_closed(tmp_path):
+    ours, theirs = pty.openpty()
+    log = tmp_path / "log"
+
+    def take_terminal():
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    terminal = {"stdin": theirs, "stdout": theirs, "preexec_fn": take_terminal}
+    with (
+        log.open("w") as errors,
+        running_up(tmp_path / "data", stderr=errors, **terminal) as (process, _, family),
+    ):
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(60) == 0
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert left == []
+    assert "drained: 0 turns" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_compose_runs_commands_that_exist(monkeypatch):

@@ -17,6 +17,7 @@ AT_START = {
     engine.BackendKeyMissing,
     engine.EngineStartFailed,
     engine.ImpossiblePlan,
+    engine.OtherEngineLives,
     engine.UnsupportedLayout,
     engine.UnsupportedModel,
     engine.UnsupportedOption,

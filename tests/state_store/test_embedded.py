@@ -91,26 +91,40 @@ def test_a_stopped_server_leaves_no_process_and_no_socket(tmp_path):
     assert not (tmp_path / "own" / "valkey.sock").exists()
 
 
-def test_a_server_whose_starter_was_killed_still_owns_its_directory(tmp_path):
-    code = (
-        "import sys, time, pathlib\n"
-        "from state_store.embedded import EmbeddedServer\n"
-        "server = EmbeddedServer(pathlib.Path(sys.argv[1]))\n"
-        "server.start()\n"
-        "print(server.pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "own")]
+STARTER = """
+import sys, time, pathlib
+from state_store.embedded import EmbeddedServer
+server = EmbeddedServer(pathlib.Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A server that another process has started over `tmp_path / "own"`: that process, its pid."""
+    command = [sys.executable, "-c", STARTER, str(tmp_path / "own")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
-        pid = int(starter.stdout.readline())
+        yield starter, int(starter.stdout.readline())
         starter.kill()
-    orphan = psutil.Process(pid)
-    with pytest.raises(EmbeddedServerFailed, match=f"process {pid}"):
+
+
+def test_a_directory_that_is_in_use_names_who_to_stop(tmp_path, elsewhere):
+    starter, pid = elsewhere
+    with pytest.raises(EmbeddedServerFailed, match=f"process {pid}, of process {starter.pid}"):
         EmbeddedServer(tmp_path / "own").start()
-    orphan.terminate()
-    psutil.wait_procs([orphan], timeout=10)
-    with EmbeddedServer(tmp_path / "own"):
-        pass
+
+
+def test_a_server_ends_with_who_started_it_and_its_directory_is_free(tmp_path, elsewhere):
+    starter, _ = elsewhere
+    server = EmbeddedServer(tmp_path / "own")
+    with redis.Redis(unix_socket_path=str(tmp_path / "own" / "valkey.sock")) as client:
+        client.set("k", b"v")
+    starter.kill()
+    starter.wait()
+    with server:  # it waits for the end of the other, which has just begun
+        assert set_and_get(server) == b"v"
 
 
 HOLD = """
