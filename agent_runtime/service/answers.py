@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from agent_runtime.errors import HeadMoved, TorporError
 from agent_runtime.http.request_ids import current_request_id
@@ -41,16 +42,12 @@ def add_to(app: FastAPI) -> None:
 
 
 def problem_response(
-    problem: Problem,
-    headers: dict[str, str] | None = None,
-    *,
-    path: str,
-    anthropic_client: bool = False,
+    problem: Problem, headers: dict[str, str] | None = None, *, scope: Scope
 ) -> Response:
-    """As the clients of the request's path read it: see `shapes.py`."""
+    """As who sent the request reads it: see `shapes.py`."""
     if problem.code in _NOT_REPEATED:
         headers = {**(headers or {}), "x-should-retry": "false"}
-    shape = shape_of(path, anthropic_client=anthropic_client)
+    shape = shape_of(scope)
     if shape is not None:
         status, body = shape(problem)
         return JSONResponse(body, status_code=status, headers=headers)
@@ -71,8 +68,7 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
         logger.error("%s %s: %s", request.method, request.url.path, error)
     wait = getattr(error, "retry_after", None)
     headers = {} if wait is None else {"Retry-After": f"{wait:.0f}"}
-    version = "anthropic-version" in request.headers
-    return problem_response(problem, headers, path=request.url.path, anthropic_client=version)
+    return problem_response(problem, headers, scope=request.scope)
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -82,7 +78,7 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
         place, flaw = found[0]["loc"][-1], found[0]["ctx"]["error"]
         detail = f"the body is no JSON at its character {place}: {flaw}; nothing was done."
         problem = Problem(title="Malformed body", status=400, code="malformed_body", detail=detail)
-        return problem_response(problem, path=request.url.path)
+        return problem_response(problem, scope=request.scope)
     told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_TOLD]]
     if len(found) > _TOLD:
         told.append(f"and {len(found) - _TOLD} more")
@@ -94,7 +90,7 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
             detail="; ".join(told),
             param=_field(found[0]["loc"]),
         ),
-        path=request.url.path,
+        scope=request.scope,
     )
 
 
@@ -114,7 +110,7 @@ async def _answer_refused(request: Request, error: Exception) -> Response:
     code = _CODES.get(error.status_code, "refused")
     detail = f"{request.method} {request.url.path}: {error.detail}"
     problem = Problem(title=error.detail, status=error.status_code, code=code, detail=detail)
-    return problem_response(problem, dict(error.headers or {}), path=request.url.path)
+    return problem_response(problem, dict(error.headers or {}), scope=request.scope)
 
 
 async def _answer_unforeseen(request: Request, error: Exception) -> Response:
@@ -123,5 +119,5 @@ async def _answer_unforeseen(request: Request, error: Exception) -> Response:
         UNFORESEEN,
         # Answered outside of all middleware.
         {} if request_id is None else {"X-Request-Id": request_id},
-        path=request.url.path,
+        scope=request.scope,
     )

@@ -42,7 +42,7 @@ from agent_runtime.routes import workspaces as workspace_routes
 from agent_runtime.scheduling.residency import Residency
 from agent_runtime.service import answers, operation_routes, operations
 from agent_runtime.service.bodies import Bodies
-from agent_runtime.service.guard import Guard
+from agent_runtime.service.guard import OPEN, Guard
 from agent_runtime.service.heads import Heads
 from agent_runtime.service.hosts import Hosts
 from agent_runtime.service.openapi import document_keys
@@ -144,7 +144,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     answers.add_to(app)
     # The last is the outermost.
     app.add_middleware(Heads)
-    app.add_middleware(Bodies, limits=settings.body_limits)
+    app.add_middleware(Bodies, limits=settings.body_limits, open_to_all=OPEN)
     if settings.require_keys:
         app.add_middleware(
             Guard,

@@ -17,20 +17,31 @@ from agent_runtime.service.nesting import is_within
 from agent_runtime.settings import BodyLimits
 from agent_runtime.wire.problems import Problem
 
+_LARGE = 1 << 16  # bytes that are looked at in a thread, so that others need not wait for the loop
+_BODILESS = {"GET", "HEAD", "OPTIONS"}
+
 
 class Bodies:
     """ASGI middleware: a JSON body is read whole, looked at, and handed on.
 
     Other types are refused, but on the paths in `streamed`, where everything passes as it comes;
-    who reads it there gets BodyTimeout when it does not come.
+    who reads it there gets BodyTimeout when it does not come. Where no body belongs, in a request
+    that only reads and on the paths in `open_to_all`, one is not read, and the connection is closed
+    behind the answer.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: BodyLimits, *, streamed: Collection[str] = ("/v1/import",)
+        self,
+        app: ASGIApp,
+        limits: BodyLimits,
+        *,
+        streamed: Collection[str] = ("/v1/import",),
+        open_to_all: Collection[str] = (),
     ) -> None:
         self._app = app
         self._limits = limits
         self._streamed = streamed
+        self._open_to_all = open_to_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,6 +55,9 @@ class Bodies:
         if length == b"0" and b"transfer-encoding" not in headers:
             await self._app(scope, receive, send)
             return
+        if scope["method"] in _BODILESS or scope["path"] in self._open_to_all:
+            await self._app(scope, _handing(b"", receive), _closing(send))
+            return
         problem = self._of_headers(headers, length)
         body = b""
         if problem is None:
@@ -55,10 +69,11 @@ class Bodies:
                 problem = _problem(
                     408, "body_timeout", f"no more of the body came in {self._limits.seconds:g} s"
                 )
-        problem = problem or self._of_body(body)
+        if problem is None:
+            problem = await self._looked_at(body)
         if problem is not None:
             headers = {"Connection": "close"}
-            await problem_response(problem, headers, path=scope["path"])(scope, receive, send)
+            await problem_response(problem, headers, scope=scope)(scope, receive, send)
             return
         await self._app(scope, _handing(body, receive), send)
 
@@ -106,6 +121,11 @@ class Bodies:
             if size > self._limits.bytes or not message.get("more_body", False):
                 return b"".join(pieces)
 
+    async def _looked_at(self, body: bytes) -> Problem | None:
+        if len(body) < _LARGE:
+            return self._of_body(body)
+        return await asyncio.to_thread(self._of_body, body)
+
     def _of_body(self, body: bytes) -> Problem | None:
         if len(body) > self._limits.bytes:
             return self._too_large()
@@ -147,3 +167,14 @@ def _handing(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return handing
+
+
+def _closing(send: Send) -> Send:
+    """A `send` that has the connection closed behind the answer."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return closing

@@ -84,7 +84,7 @@ class Guard:
             wait = getattr(error, "retry_after", None)
             if wait is not None:
                 headers["Retry-After"] = f"{wait:.0f}"
-            refusal = problem_response(problem, headers, path=scope["path"])
+            refusal = problem_response(problem, headers, scope=scope)
             await refusal(scope, receive, send)
             return
         serve_as(key)

@@ -28,7 +28,7 @@ class Hosts:
         if problem is None:
             await self._app(scope, receive, send)
             return
-        answer = problem_response(problem, {"Connection": "close"}, path=scope["path"])
+        answer = problem_response(problem, {"Connection": "close"}, scope=scope)
         await answer(scope, receive, send)
 
     def _problem(self, scope: Scope) -> Problem | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from starlette.types import Scope
+
 from agent_runtime.anthropic_api import errors as anthropic
 from agent_runtime.openai_api import errors as openai
 from agent_runtime.wire.problems import Problem
@@ -22,15 +24,14 @@ _SHAPES: dict[str, Shape] = {
 }
 
 
-_SHARED = "/v1/models"  # which both kinds of clients ask
+_SHARED = "/v1/models"  # which both kinds of clients ask; Anthropic's say so by a header
 
 
-def shape_of(path: str, *, anthropic_client: bool = False) -> Shape | None:
-    """Of a request's path and all below it; None for problem documents.
-
-    anthropic_client: whether it has `anthropic-version`
-    """
-    if anthropic_client and (path == _SHARED or path.startswith(_SHARED + "/")):
+def shape_of(scope: Scope) -> Shape | None:
+    """Of a request's path and all below it; None for problem documents."""
+    path = scope["path"]
+    is_shared = path == _SHARED or path.startswith(_SHARED + "/")
+    if is_shared and b"anthropic-version" in dict(scope["headers"]):
         return anthropic.told
     return next(
         (shape for root, shape in _SHAPES.items() if path == root or path.startswith(root + "/")),

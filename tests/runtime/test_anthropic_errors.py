@@ -122,3 +122,21 @@ async def test_two_answers_to_how_much_is_thought_are_the_clients_mistake(
         )
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
     assert why in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/x/y"])
+async def test_what_no_route_of_the_models_answers_is_told_to_either_client_so(service, path):
+    version = {"anthropic-version": "2023-06-01"}
+    async with service(keyed=True) as keyed, service() as http:
+        unknown = await keyed.get(path, headers=version | {"x-api-key": "bad"})
+        other_unknown = await keyed.get(path, headers={"x-api-key": "bad"})
+        refused = await http.put(path, headers=version)
+        body = await http.put(path, headers=version, content="x")
+    for answer, kind in (
+        (unknown, "authentication_error"),
+        (refused, "invalid_request_error"),
+        (body, "invalid_request_error"),
+    ):
+        assert (answer.json()["type"], answer.json()["error"]["type"]) == ("error", kind)
+        assert answer.json()["request_id"] == answer.headers["request-id"]
+    assert other_unknown.json()["error"]["code"] == "invalid_api_key"
