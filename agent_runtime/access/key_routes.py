@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent_runtime.caller.identity import current_tenant
 from agent_runtime.http.document import problems
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.lists import FewFields
 from state_store.api_keys import ApiKey, ApiKeys, Role, TenantRole
 from state_store.errors import StoreError
 
 router = APIRouter(prefix="/v1/keys", responses=problems(StoreError))
 
 
-class CreateKey(BaseModel, strict=True):
+class CreateKey(FewFields, strict=True):
     """See `ApiKey`. expires_in: seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from agent_runtime.wire.lists import Several
+from agent_runtime.wire.lists import FewFields, Several
 
 _NOT_READ = {
     "image": "the models read text",
@@ -41,7 +41,7 @@ _FORMS = {"text", "thinking", "tool_use", "tool_result"}
 _Readable = BeforeValidator(_readable)
 
 
-class Wire(BaseModel):
+class Wire(FewFields):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

@@ -37,7 +37,7 @@ class CustomTool(Wire):
     strict: bool = False
     cache_control: CacheControl | None = None
     eager_input_streaming: bool | None = None
-    allowed_callers: list[Literal["direct"]] | None = None
+    allowed_callers: Several[Literal["direct"]] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent_runtime.errors import Unsupported
-from agent_runtime.wire.lists import Several
+from agent_runtime.wire.lists import FEW, FewFields, Named, Several
 from agent_runtime.wire.messages import Effort, HistoryPolicy, OptionValue
 from agent_runtime.wire.turns import Durability
 
 
-class _Wire(BaseModel):
+class _Wire(FewFields):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -70,7 +70,7 @@ class ToolChoice(_Wire):
     function: NamedFunction
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(FewFields):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
     name: str
@@ -96,7 +96,7 @@ class Ours(_Wire):
     regex: str | None = None
     ebnf: str | None = None
     history: HistoryPolicy | None = None
-    template: dict[str, OptionValue] | None = None
+    template: Named[OptionValue] | None = None
     thinking_tokens: int | None = Field(default=None, ge=1, le=65536)
 
 
@@ -106,6 +106,7 @@ Metadata = Annotated[
         Annotated[str, StringConstraints(max_length=512)],
     ],
     Field(max_length=16),
+    FEW,
 ]
 """As OpenAI takes it, which is more than labels may be."""
 
@@ -135,7 +136,7 @@ class ChatRequest(BaseModel):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: dict[str, OptionValue] | None = None
+    chat_template_kwargs: Named[OptionValue] | None = None
     """As vLLM and SGLang call `torpor.template`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -12,7 +12,7 @@ from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import TorporError
 from agent_runtime.http.document import problems
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.wire.lists import Several
+from agent_runtime.wire.lists import FewFields, Several
 from state_store.errors import CorruptObject, StoreError
 from state_store.store import StateStore
 
@@ -30,7 +30,7 @@ class Items(BaseModel):
     items: list[Any]
 
 
-class AddedItems(BaseModel):
+class AddedItems(FewFields):
     """To be put behind those that are there."""
 
     model_config = ConfigDict(extra="forbid")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from agent_runtime.wire.lists import Several
+from agent_runtime.wire.lists import FEW, Several
 from tools.define import ToolSpec
 from tools.schemas import flaw_of
 
@@ -39,5 +39,5 @@ def _told_apart(tools: list[ToolSpec]) -> list[ToolSpec]:
 
 
 DeclaredTools = Annotated[
-    Several[Annotated[ToolSpec, AfterValidator(_usable)]], AfterValidator(_told_apart)
+    Several[Annotated[ToolSpec, FEW, AfterValidator(_usable)]], AfterValidator(_told_apart)
 ]

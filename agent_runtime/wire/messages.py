@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from agent_runtime.wire.base import Wire
+from agent_runtime.wire.lists import FEW
 from tools.calls import ToolCall
 
 OptionValue = bool | int | str
@@ -25,7 +28,7 @@ class Message(Wire):
 
     role: str
     content: str
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: Annotated[tuple[Annotated[ToolCall, FEW], ...], Field(fail_fast=True)] = ()
     reasoning: str = ""
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from agent_runtime.wire.base import Wire
 from agent_runtime.wire.declared_tools import DeclaredTools
+from agent_runtime.wire.lists import Named
 from agent_runtime.wire.messages import HistoryPolicy, OptionValue
 from agent_runtime.wire.turns import RunningTurn, SamplingDefaults
 
@@ -13,9 +14,9 @@ from agent_runtime.wire.turns import RunningTurn, SamplingDefaults
 class CreateSession(Wire, strict=True):
     system: str | None = None
     tools: DeclaredTools = []
-    labels: dict[str, str] = {}
+    labels: Named[str] = {}
     sampling: SamplingDefaults = SamplingDefaults()
-    template: dict[str, OptionValue] = {}
+    template: Named[OptionValue] = {}
     """Options of the model's chat template, as `enable_thinking`, for turns that do not give them
     themselves."""
     history: HistoryPolicy = "append"
@@ -27,7 +28,7 @@ class CreateSession(Wire, strict=True):
 
 
 class LabelsRequest(Wire, strict=True):
-    labels: dict[str, str]
+    labels: Named[str]
     """All that the session is to have."""
 
 
@@ -75,7 +76,7 @@ class ForkRequest(Wire, strict=True):
     """Where to fork: any snapshot in the session's history; its head if None."""
     tokens: int | None = Field(default=None, ge=0)
     """Instead: after so many tokens of the session's history; 0 is before the first turn."""
-    labels: dict[str, str] = {}
+    labels: Named[str] = {}
     expected_head: str | None = None
     """If given, nothing is made unless this is the session's head; "" if it is to be empty."""
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent_runtime.wire.lists import FewFields
+
 _WORDS = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 _Limit = Annotated[int, Field(ge=0, lt=2**53)]  # a double, in the scripts that compare it
 
@@ -21,7 +23,7 @@ class TenantView(BaseModel):
     """Class that its sessions are stored in, unless they say otherwise."""
 
 
-class TenantQuota(BaseModel):
+class TenantQuota(FewFields):
     """How much a tenant may have; None, or nothing said: as much as there is room for."""
 
     model_config = _WORDS

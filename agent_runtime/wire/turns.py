@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from agent_runtime.wire.base import Wire
 from agent_runtime.wire.constraints import Constraints
 from agent_runtime.wire.declared_tools import DeclaredTools
-from agent_runtime.wire.lists import Several
+from agent_runtime.wire.lists import Named, Several
 from agent_runtime.wire.messages import Effort, HistoryPolicy, Message, OptionValue
 from state_store.levels import LEVEL
 from tools.calls import ToolCall
@@ -57,7 +57,7 @@ class TurnRequest(Constraints, strict=True):
     """Numbers of messages behind which a boundary is kept, besides those that always are, so that
     others that begin alike go on from there; 0 is before the first, behind system text and tools.
     """
-    template: dict[str, OptionValue] = {}
+    template: Named[OptionValue] = {}
     """Options of the model's chat template for this turn's prompt, as `enable_thinking`; one that
     it does not know is refused. The session's others stay as they are."""
     effort: Effort | None = None
@@ -98,7 +98,7 @@ class ConversationRequest(TurnRequest):
     tools: DeclaredTools = []
     history: HistoryPolicy = "append"
     stateless: bool | None = None
-    labels: dict[str, str] = {}
+    labels: Named[str] = {}
 
 
 class Usage(Wire):

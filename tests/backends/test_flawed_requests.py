@@ -13,12 +13,14 @@ async def http(scripted_app):
 
 MANY = [0] * 10_000
 MODEL = {"model": "scripted"}
+SAID = {"role": "assistant", "content": ""}
 
 
 @pytest.mark.parametrize(
     ("path", "body", "first"),
     [
         ("/v1/converse", {"messages": MANY}, "messages[0]"),
+        ("/v1/converse", {"messages": [SAID | {"tool_calls": MANY}]}, "messages[0].tool_calls[0]"),
         ("/v1/sessions", {"tools": MANY}, "tools[0]"),
         ("/v1/chat/completions", MODEL | {"messages": MANY}, "messages[0]"),
         ("/v1/responses", MODEL | {"input": MANY}, "input"),
@@ -31,6 +33,36 @@ async def test_a_list_is_read_up_to_its_first_flaw(http, path, body, first):
     told = refused.json()
     assert told.get("error", told)["param"].startswith(first)
     assert len(refused.content) < 2000
+
+
+WIDE = dict.fromkeys(map(str, range(10_000)), None)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/sessions", WIDE),
+        ("/v1/sessions", {"labels": WIDE}),
+        ("/v1/sessions", {"template": WIDE}),
+        ("/v1/sessions", {"tools": [WIDE]}),
+        ("/v1/converse", {"messages": [WIDE]}),
+        ("/v1/converse", {"messages": [SAID | {"tool_calls": [WIDE]}]}),
+        ("/v1/converse", {"messages": [], "labels": WIDE}),
+        ("/v1/chat/completions", MODEL | {"messages": [WIDE]}),
+        ("/v1/chat/completions", MODEL | {"messages": [], "chat_template_kwargs": WIDE}),
+        ("/v1/chat/completions", MODEL | {"messages": [], "torpor": {"template": WIDE}}),
+        ("/v1/chat/completions", MODEL | {"messages": [], "metadata": WIDE}),
+        ("/v1/responses", MODEL | {"input": "x", "text": WIDE}),
+        ("/v1/conversations", {"metadata": WIDE}),
+        ("/v1/items/x", WIDE),
+        ("/v1/messages", MODEL | {"messages": [], "output_config": WIDE}),
+    ],
+)
+async def test_an_object_of_many_flaws_is_refused_for_its_size(http, path, body):
+    refused = await http.post(path, json=body, headers={"anthropic-version": "2023-06-01"})
+    assert refused.status_code in (400, 422)
+    assert "it has 10000 fields" in refused.text
+    assert " more" not in refused.text
 
 
 async def test_of_many_flaws_twenty_are_told(http):

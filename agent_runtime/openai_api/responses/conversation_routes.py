@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from agent_runtime.errors import TorporError
 from agent_runtime.openai_api.chat_models import Metadata
@@ -13,6 +13,7 @@ from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.conversations import ResponseConversations, item_in
 from agent_runtime.openai_api.responses.paging import Page, Paged
 from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.wire.lists import FewFields
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
@@ -23,7 +24,7 @@ router = APIRouter(
 Items = Annotated[list[dict[str, Any]], Field(max_length=20)]
 
 
-class _Body(BaseModel):
+class _Body(FewFields):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

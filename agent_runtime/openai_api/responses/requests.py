@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agent_runtime.errors import BadRequest, Unsupported
 from agent_runtime.openai_api.chat_models import Metadata, Ours
 from agent_runtime.wire.constraints import NamedTool
-from agent_runtime.wire.lists import Several
+from agent_runtime.wire.lists import FewFields, Several
 from agent_runtime.wire.messages import Effort
 from tools.define import ToolSpec
 
@@ -27,7 +27,7 @@ UNSUPPORTED: dict[str, str] = {
 """Fields that are always refused, and why."""
 
 
-class _Asked(BaseModel):
+class _Asked(FewFields, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
