@@ -113,7 +113,7 @@ class Choices:
             await self._conversations.discard(fork.id)
             return
         try:
-            await self._turns.claims.drop(f"{key}/fork")  # so that a retry makes another
+            await self._turns.claims.drop(part_of(key, "fork"))  # so that a retry makes another
         except StoreError as error:
             logger.warning("%s is left to a retry: %s", fork.id, error)
             return

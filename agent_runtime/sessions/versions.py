@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.session_events import Rewound
-from agent_runtime.wire.sessions import ForkRequest, SessionView, SnapshotView
+from agent_runtime.wire.sessions import Forked, ForkRequest, SessionView, SnapshotView
 from agent_runtime.wire.versions import (
     BranchView,
     DiffView,
@@ -32,6 +33,8 @@ from state_store.records import Session, Snapshot
 from state_store.store import StateStore
 
 _AT_A_TIME = 8  # forks that are made
+_LOOK_AGAIN = 0.05  # seconds, while somebody else makes a fork
+_LOOKS = 20  # at a fork, before it is left to who makes it
 
 
 class Versions:
@@ -78,20 +81,34 @@ class Versions:
             async def made(fork_id: str) -> Fork:
                 async with places:
                     try:
-                        fork = await self._sessions.make_fork(session_id, at, fork_id)
+                        fork = await self._made_once(session_id, at, fork_id)
                     except StillRunning:  # no answer to note: another request has one soon
                         raise
                     except (TorporError, EngineError, StoreError) as error:
                         return Fork(problem=problem_of(error))
                 return Fork(fork=fork)
 
-            making = [asyncio.ensure_future(made(fork_id)) for fork_id in ids]
-            await asyncio.wait(making)  # all of them, before one is said to be made still
-            return Forks(forks=[fork.result() for fork in making])
+            # All of them, before one is said to be made still.
+            making = await asyncio.gather(*map(made, ids), return_exceptions=True)
+            forks: list[Fork] = []
+            for told in making:
+                if isinstance(told, BaseException):
+                    raise told
+                forks.append(told)
+            return Forks(forks=forks)
 
         what = f"forks of {session_id}"
         once = self._turns.claims.once
         return await once(key, what, request, new_ids, make, Forks, lasts=_lasts)
+
+    async def _made_once(self, session_id: str, at: ForkRequest, fork_id: str) -> Forked:
+        """One that another request with the key makes just now is waited for a little: of several
+        that make the same forks at once, each would find some that it must leave to the others."""
+        for _ in range(_LOOKS):
+            with contextlib.suppress(StillRunning):
+                return await self._sessions.make_fork(session_id, at, fork_id)
+            await asyncio.sleep(_LOOK_AGAIN)
+        return await self._sessions.make_fork(session_id, at, fork_id)
 
     async def rewind(self, session_id: str, request: RewindRequest) -> SessionView:
         """Move the session's head back. What no session reaches any more is let go.

@@ -1,11 +1,16 @@
 """A fork inside a turn that is asked for again with its key: made once, and never taken away."""
 
 import asyncio
+import gc
 from array import array
 
 import httpx
 import pytest
 
+from agent_runtime.errors import NotFound, StillRunning, TorporError
+from agent_runtime.wire.messages import Message
+from agent_runtime.wire.turns import ConversationRequest, TurnResult, Usage
+from engine.errors import EngineError
 from state_store.errors import StoreUnavailable
 from state_store.records import SnapshotDraft
 from tests.state_store.writer import FINGERPRINT, RANKS
@@ -89,6 +94,43 @@ async def test_a_second_request_does_not_undo_what_the_first_still_makes(
     for one in told:
         assert (await store.session(one["id"])).head == one["head"]
         await store.delete_session(one["id"])
+
+
+async def test_forks_that_many_ask_for_at_once_are_made_once_and_told_to_all(
+    scripted_app, fork, monkeypatch, caplog
+):
+    """Each makes other ones first, so that all find some that others make."""
+    sessions, store = scripted_app.state.sessions, scripted_app.state.store
+    real, asked = sessions.make_fork, []
+    before = {one.id for one in await store.sessions("default")}
+
+    async def in_turn(session_id, at, fork_id):
+        asked.append(fork_id)
+        await asyncio.sleep(0.02 * (len(asked) % 3))
+        return await real(session_id, at, fork_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "make_fork", in_turn)
+        answers = await asyncio.gather(*(fork("forks", count=3) for _ in range(6)))
+    assert [one.status_code for one in answers] == [201] * 6
+    made = {told["fork"]["id"] for one in answers for told in one.json()["forks"]}
+    assert {one.id for one in await store.sessions("default")} - before == made
+    assert len(made) == 3
+    for one in made:
+        await store.delete_session(one)
+
+
+async def test_forks_that_are_still_made_are_refused_without_a_word_in_the_log(
+    scripted_app, fork, monkeypatch, caplog
+):
+    async def still(*_):
+        raise StillRunning("by another request")
+
+    monkeypatch.setattr(scripted_app.state.sessions, "make_fork", still)
+    refused = await fork("forks", count=3)
+    assert (refused.status_code, refused.json()["code"]) == (409, "still_running")
+    gc.collect()
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
 
 
 async def test_a_fork_that_could_not_be_told_of_is_told_of_with_what_was_done_in_it_since(
@@ -205,3 +247,26 @@ async def test_a_fork_that_was_made_is_told_of_although_the_session_has_gone_on(
     await commit(store, session_id, 7)
     again = await fork(tokens=None, expected_head=head)
     assert again.json()["head"] == head
+
+
+async def test_a_further_answer_that_failed_is_asked_for_again_in_a_fork_that_is_made_again(
+    scripted_app, session_id
+):
+    store, choices = scripted_app.state.store, scripted_app.state.choices
+    first = TurnResult(
+        session_id=session_id, parent=None, text="", tool_calls=[], problems=[],
+        finish_reason="stop", token_ids=[], mtp_accept_length=None,
+        snapshot=(await store.session(session_id)).head,
+        usage=Usage(
+            prompt_tokens=50, completion_tokens=50, reused_tokens=0, recomputed_tokens=0,
+            boundary_tokens=0, recompute_reason=None,
+        ),
+    )  # fmt: skip
+    asked = ConversationRequest(messages=[Message(role="user", content="Hi")])
+    before = {one.id for one in await store.sessions("default")}
+    for _ in range(3):
+        with pytest.raises((EngineError, TorporError)) as failed:  # nothing here generates
+            async for _ in choices._other(asked, first, 1, "a further answer"):
+                pass
+        assert not isinstance(failed.value, NotFound)
+        assert {one.id for one in await store.sessions("default")} == before
