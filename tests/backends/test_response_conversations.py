@@ -1,6 +1,7 @@
 """OpenAI's `/v1/conversations` with its own client, over an endpoint that a test has answer."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 
@@ -9,6 +10,8 @@ import openai
 import pytest
 from redis import Redis
 
+from agent_runtime.openai_api.responses.conversations import Talk
+from state_store.errors import QuotaExceeded
 from state_store.quotas import Quota
 from tests.backends.scripted import call, client_of, says, scripted_runtime, sent
 
@@ -365,3 +368,55 @@ async def test_items_whose_ids_come_twice_get_ids_of_their_own(scripted):
     await scripted.conversations.items.delete("msg_1", conversation_id=conversation.id)
     left = await scripted.conversations.items.list(conversation.id, order="asc")
     assert [item.content[0].text for item in left.data] == ["Two.", "Three."]
+
+
+async def test_a_retry_tells_a_conversation_of_a_response_whose_client_went_too_early(
+    scripted, said, monkeypatch
+):
+    said.scripted.append(says({"content": "One."}))
+    talk = await scripted.conversations.create(items=[user("0?")])
+    headers = {"Idempotency-Key": secrets.token_hex(8)}
+    is_kept = asyncio.Event()
+
+    async def never(*_):
+        is_kept.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Talk, "went_on", never)
+        asking = asyncio.create_task(ask(scripted, talk, "1?", extra_headers=headers))
+        await asyncio.wait_for(is_kept.wait(), 30)
+        asking.cancel()
+        await asyncio.wait([asking])
+    assert await texts(scripted, talk, order="asc") == ["0?"]
+    for _ in range(100):
+        with contextlib.suppress(openai.ConflictError):  # until its lease is given back
+            await scripted.conversations.items.create(talk.id, items=[user("2?")])
+            break
+        await asyncio.sleep(0.02)
+    again = await ask(scripted, talk, "1?", extra_headers=headers)
+    assert again.output_text == "One."
+    assert await texts(scripted, talk, order="asc") == ["0?", "1?", "One.", "2?"]
+    assert await ask(scripted, talk, "1?", extra_headers=headers) == again
+    assert await texts(scripted, talk, order="asc") == ["0?", "1?", "One.", "2?"]
+
+
+async def test_a_response_is_not_kept_whose_conversation_cannot_go_on_with_it(
+    scripted, said, monkeypatch
+):
+    said.scripted.append(says({"content": "One."}))
+    talk = await scripted.conversations.create()
+    headers = {"Idempotency-Key": secrets.token_hex(8)}
+
+    async def refused(*_):
+        raise QuotaExceeded("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Talk, "went_on", refused)
+        lost = await ask(scripted, talk, "1?", extra_headers=headers)
+    assert lost.store is False
+    with pytest.raises(openai.NotFoundError):
+        await scripted.responses.retrieve(lost.id)
+    again = await ask(scripted, talk, "1?", extra_headers=headers)
+    assert (again.id, again.store) == (lost.id, True)
+    assert await texts(scripted, talk, order="asc") == ["1?", "One."]

@@ -80,6 +80,11 @@ class Talk:
         self._record = record
         self.follows = follows
 
+    @property
+    def last(self) -> str | None:
+        """Id of its last response."""
+        return self._record.last
+
     async def went_on(self, response: ResponseRecord) -> None:
         """Its last response is this one, which has read all that was pending."""
         update = {"last": response.id, "pending": [], "deleted": []}
@@ -189,6 +194,23 @@ class ResponseConversations:
         """For the length of the block, nobody else goes on with it. Raises LastResponseGone."""
         async with self._changing(conversation_id) as (session, record):
             yield Talk(self, session, record, await self._follows(record))
+
+    async def catch_up(self, response: ResponseRecord) -> None:
+        """Go on with a response that was kept when nothing could be written of its conversation any
+        more, unless somebody has gone on without it."""
+        name = response.conversation_id
+        if name is None:
+            return
+        with contextlib.suppress(NotFound):  # then the conversation is deleted
+            if (await self.get(name)).last != response.behind:
+                return
+            async with self._changing(name) as (session, record):
+                if record.last != response.behind:
+                    return
+                read = {item["id"] for item in response.input}
+                pending = [item for item in record.pending if item["id"] not in read]
+                update = {"last": response.id, "pending": pending}
+                await self.put(session, record.model_copy(update=update))
 
     async def put(self, session: Session, record: ConversationRecord) -> None:
         packed = record.model_dump_json(exclude_defaults=True).encode()

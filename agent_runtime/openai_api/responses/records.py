@@ -40,6 +40,7 @@ class ResponseRecord(BaseModel):
     previous:    id of the response that it follows, which is in the session previous_session_id
     begins_with: id of the response whose items, output included, the request repeats
     followed_by: id of the one that begins with this one's
+    behind:      id of the response that was last in its conversation when it was asked for
     count, digest: of all items that led to it, its own output included; 0 and "" if they were not
                  counted when it was stored
     deleted:     for who asks for it; its items are still those of its conversation
@@ -55,6 +56,7 @@ class ResponseRecord(BaseModel):
     previous_session_id: str | None = None
     begins_with: str | None = None
     followed_by: str | None = None
+    behind: str | None = None
     count: int = 0
     digest: str = ""
     deleted: bool = False

@@ -27,6 +27,7 @@ from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.idempotency import part_of
 from agent_runtime.turns.turns import Turns
+from state_store.errors import StoreError
 from state_store.store import StateStore
 
 
@@ -61,6 +62,7 @@ class Responses:
         if key is not None:
             with contextlib.suppress(NotFound):
                 record, _ = await self._records.get(ids.of("resp_"))
+                await self.conversations.catch_up(record)
                 for told in Telling(ids, ()).again(replayed(record.response)):
                     yield told
                 return
@@ -76,7 +78,10 @@ class Responses:
         key = uuid.uuid4().hex if key is None else await self._claimed(key, request)
         ids = Ids(key)
         with contextlib.suppress(NotFound):
-            return await self.get(ids.of("resp_"))
+            found = await self._found(ids.of("resp_"))
+            if isinstance(found, ResponseRecord):
+                await self.conversations.catch_up(found)
+            return found.response
         follows = await self._creation.behind(request.previous_response_id)
         if request.conversation_id is not None:
             follows = await self.conversations.follows(request.conversation_id)
@@ -183,8 +188,13 @@ class Responses:
         async with self.conversations.talking(request.conversation_id) as talk:
 
             async def keep(record: ResponseRecord, parent: str | None) -> None:
+                record = record.model_copy(update={"behind": talk.last})
                 await self._keep(record, parent)
-                await talk.went_on(record)
+                try:
+                    await talk.went_on(record)
+                except StoreError:  # it is said not to be kept, and a retry makes both
+                    await self._records.delete(record)
+                    raise
 
             yield talk.follows, keep
 
