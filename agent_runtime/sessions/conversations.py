@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from agent_runtime.caller.identity import current_tenant
-from agent_runtime.errors import BadRequest, HeadMoved, NoBackend
+from agent_runtime.errors import BadRequest, HeadMoved, NoBackend, StillRunning
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.idempotency import Claim, part_of
@@ -220,13 +220,22 @@ class Conversations:
         turn = turn_of(request, asked.said[place.messages :], head=place.snapshot or "")
         # A turn that finds its place taken is another than the one in a fork of it.
         turn_key = None if key is None else part_of(key, "turn", place.session_id)
-        ended = False
+        begun = ended = False
         try:
             events = self._turns.run(place.session_id, turn, key=turn_key)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    ended = isinstance(event, TurnResult)
+                    begun, ended = True, isinstance(event, TurnResult)
                     yield event
+        except NotFound as error:
+            gone = key is not None and is_made and not begun
+            if not gone or await self._sessions.made(place.session_id) is not None:
+                raise
+            # It was made by a request with the key, which has failed since and taken it away.
+            raise StillRunning(
+                "the first request with this key has just failed, and nothing was done. Ask again "
+                "in a moment."
+            ) from error
         finally:
             if is_made and ended:
                 await self._turns.unfinished.end(place.session_id)

@@ -175,3 +175,23 @@ async def test_an_answer_is_given_although_it_cannot_be_noted(converse, store, m
     monkeypatch.setattr(store.notes, "put", gone)
     result = await result_of(converse(ASKED, HELLO))
     assert (await store.session(result.session_id)).head == result.snapshot
+
+
+async def test_a_session_that_goes_with_the_first_request_is_made_again_for_a_retry(
+    converse, store, scripted, monkeypatch
+):
+    """The retry has found it, and the first request takes it away before its turn begins."""
+    create = store.create_session
+
+    async def taken_away(**named):
+        session = await create(**named)
+        await store.delete_session(session.id)
+        return session
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create_session", taken_away)
+        with pytest.raises(StillRunning):
+            await result_of(converse(ASKED, HELLO, "k"))
+        scripted[0].clear()
+    result = await result_of(converse(ASKED, HELLO, "k"))
+    assert [one.id for one in await store.sessions("default")] == [result.session_id]
