@@ -7,15 +7,10 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from agent_runtime.anthropic_api.errors import told
-from agent_runtime.errors import TorporError
 from agent_runtime.frameworks import typed_arguments, untold
-from agent_runtime.http.status import problem_of
 from agent_runtime.openai_api.messages import Ids, ours
 from agent_runtime.wire.events import Progress, Reasoning, Text, TurnEvent
 from agent_runtime.wire.turns import TurnResult
-from engine.errors import EngineError
-from state_store.errors import StoreError
 from tools.define import ToolSpec
 
 Block = dict[str, Any]
@@ -49,24 +44,21 @@ class Answer:
         }
 
     async def events(self, turn: AsyncGenerator[TurnEvent]) -> AsyncGenerator[Event]:
-        """The same in pieces. Calls come last, each in one piece.
-
-        What goes wrong on the way is the last event, `error`.
-        """
+        """The same in pieces, from the first event of the turn on. Calls come last, each whole."""
         # How much was read is known at the end, and told there.
         usage = {"input_tokens": 0, "output_tokens": 0, "service_tier": "standard"}
         start = {**self._head(), "content": [], "stop_reason": None, "stop_sequence": None}
-        yield {"type": "message_start", "message": {**start, "usage": usage}}
-        yield {"type": "ping"}
         blocks = _Blocks()
-        try:
-            async with contextlib.aclosing(turn):
-                async for event in turn:
-                    for piece in self._pieces(blocks, event):
-                        yield piece
-        except (TorporError, EngineError, StoreError) as error:
-            _, body = told(problem_of(error))
-            yield body
+        has_begun = False
+        # Closed even if the client goes away, so that the lease is given back at once.
+        async with contextlib.aclosing(turn):
+            async for event in turn:
+                if not has_begun:
+                    has_begun = True
+                    yield {"type": "message_start", "message": {**start, "usage": usage}}
+                    yield {"type": "ping"}
+                for piece in self._pieces(blocks, event):
+                    yield piece
 
     def _pieces(self, blocks: _Blocks, event: TurnEvent) -> list[Event]:
         match event:

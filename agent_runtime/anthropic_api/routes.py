@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.anthropic_api.answers import Answer, Event
-from agent_runtime.anthropic_api.errors import documented
+from agent_runtime.anthropic_api.errors import documented, told
 from agent_runtime.anthropic_api.reading import (
     conversation_of,
     messages_of,
@@ -21,13 +21,13 @@ from agent_runtime.anthropic_api.reading import (
 from agent_runtime.anthropic_api.request import CountRequest, MessagesRequest
 from agent_runtime.errors import TorporError, Unsupported
 from agent_runtime.http.headers import Key
-from agent_runtime.http.streaming import EventStream, counted, first_of, last_of
+from agent_runtime.http.streaming import counted, last_of, streamed_as
 from agent_runtime.messages.aside import aside
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api.messages import Ids
 from agent_runtime.openai_api.served import served
 from agent_runtime.sessions.conversations import Conversations
-from agent_runtime.wire.events import TurnEvent
+from agent_runtime.wire.problems import Problem
 from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store.errors import StoreError
@@ -56,9 +56,7 @@ async def create(
         result = await last_of(http, turn)
         assert isinstance(result, TurnResult), "a turn ends with its result"
         return JSONResponse(answer.message(result))
-    first = await first_of(http, turn)  # errors before it get their own status
-    events = answer.events(_with(first, turn))
-    return EventStream(_lines(events))
+    return await streamed_as(http, _written(answer.events(turn)), _failed)
 
 
 @router.post("/count_tokens")
@@ -79,16 +77,15 @@ async def count_tokens(http: Request, request: CountRequest, version: Version) -
     return {"input_tokens": len(prompt)}
 
 
-async def _with(first: TurnEvent, rest: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:
-    # Closed even if the client goes away, so that the lease is given back at once.
-    async with contextlib.aclosing(rest):
-        yield first
-        async for event in rest:
-            yield event
-
-
-async def _lines(events: AsyncGenerator[Event]) -> AsyncIterator[str]:
+async def _written(events: AsyncGenerator[Event]) -> AsyncGenerator[str]:
     async with contextlib.aclosing(events):
         async for event in events:
-            data = json.dumps(event, ensure_ascii=False)
-            yield f"event: {event['type']}\ndata: {data}\n\n"
+            yield _one(event)
+
+
+def _failed(problem: Problem) -> str:
+    return _one(told(problem)[1])
+
+
+def _one(event: Event) -> str:
+    return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"

@@ -80,6 +80,16 @@ async def counted_in(
             yield event
 
 
+def counted_problem(metrics: Metrics, error: Exception) -> Problem:
+    """Of an error that ends an answer which has begun; one that nobody foresaw is in the log."""
+    ours = isinstance(error, (TorporError, EngineError, StoreError, ToolsError))
+    if not ours:
+        logger.error("an answer is cut short: %r", error, exc_info=error)
+    problem = problem_of(error) if ours else UNFORESEEN
+    metrics.error(layer_of(error), problem.code)
+    return problem
+
+
 async def _unless_gone(http: Request, wanted: Awaitable[_Some]) -> _Some:
     working = asyncio.ensure_future(wanted)
     gone = asyncio.ensure_future(_gone(http))
@@ -115,10 +125,4 @@ async def _stream(
             async for piece in rest:
                 yield piece
     except Exception as error:
-        ours = isinstance(error, (TorporError, EngineError, StoreError, ToolsError))
-        if not ours:
-            logger.exception("%s %s", http.method, http.url.path)
-        problem = problem_of(error) if ours else UNFORESEEN
-        metrics: Metrics = http.app.state.metrics
-        metrics.error(layer_of(error), problem.code)
-        yield failed(problem)
+        yield failed(counted_problem(http.app.state.metrics, error))

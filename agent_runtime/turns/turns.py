@@ -49,7 +49,7 @@ from agent_runtime.turns.writing import Writers
 from agent_runtime.wire.events import Progress, TurnEvent, replayed
 from agent_runtime.wire.turns import Cancellation, Timing, TurnRequest, TurnResult
 from engine.pool import Engine, EnginePool
-from state_store.errors import LeaseHeld, StoreUnavailable
+from state_store.errors import LeaseHeld, NotFound, StoreUnavailable
 from state_store.records import Lease, Session
 from state_store.store import StateStore
 from tools.tool import ToolSpec
@@ -172,7 +172,12 @@ class Turns:
             now = await self.records.read(session)
             if now is None or now.id != record.id:
                 break
-        head = (await self._store.session(session_id)).head
+        try:
+            head = (await self._store.session(session_id)).head
+        except NotFound:
+            if record is None:
+                raise
+            head = record.head  # it was made for the turn's answer, and went with it
         return Cancellation(
             session_id=session_id,
             turn=None if record is None else record.id,

@@ -14,11 +14,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound, TorporError
+from agent_runtime.errors import BadRequest, NotFound, PreviousResponseNotFound
 from agent_runtime.frameworks import Said
 from agent_runtime.http.metrics import Metrics
-from agent_runtime.http.status import problem_of
-from agent_runtime.http.streaming import counted_in
+from agent_runtime.http.streaming import counted_in, counted_problem
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.messages.efforts import options_for
 from agent_runtime.openai_api.messages import Ids, asked_of, conversation
@@ -46,7 +45,6 @@ from agent_runtime.turns.stateless import Stateless
 from agent_runtime.wire.events import TurnEvent
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnResult
-from engine.errors import EngineError
 from state_store import errors as store_errors
 from state_store.errors import StoreError
 from state_store.records import Session
@@ -200,10 +198,10 @@ class Creation:
                     yield telling.ended(
                         await self._kept(response, asked, follows, way, event, keep)
                     )
-        except (TorporError, EngineError, StoreError) as error:
+        except Exception as error:
             if not has_begun or not asked.request.stream:
                 raise
-            problem = problem_of(error)
+            problem = counted_problem(self._metrics, error)
             yield telling.ended(
                 shown.failed(begun, status=problem.status, code=problem.code, detail=problem.detail)
             )

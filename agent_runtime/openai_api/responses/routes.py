@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
@@ -14,7 +14,7 @@ from agent_runtime.errors import TorporError
 from agent_runtime.http.document import Responses as Documented
 from agent_runtime.http.document import content
 from agent_runtime.http.headers import Key
-from agent_runtime.http.streaming import EventStream, first_of, last_of
+from agent_runtime.http.streaming import EventStream, last_of, streamed_as
 from agent_runtime.openai_api.errors import refusals
 from agent_runtime.openai_api.responses.events import Told
 from agent_runtime.openai_api.responses.paging import Paged
@@ -24,6 +24,7 @@ from agent_runtime.openai_api.responses.requests import (
     unsupported,
 )
 from agent_runtime.openai_api.responses.service import Responses
+from agent_runtime.wire.problems import Problem
 from engine.errors import EngineError
 from state_store.errors import StoreError
 
@@ -66,8 +67,8 @@ async def create(
         return JSONResponse(await responses.begin(request, key=key))
     events = responses.create(request, key=key)
     if request.stream:
-        first = await first_of(http, events)  # errors before it get their own status
-        return EventStream(_sent(first, events))
+        written = _Written(events)
+        return await streamed_as(http, written.pieces(), written.failed)
     return JSONResponse((await last_of(http, events))["response"])
 
 
@@ -110,12 +111,24 @@ async def input_items(responses: Asked, response_id: str, page: Paged) -> dict[s
     return page.of(await responses.input_items(response_id))
 
 
-async def _sent(first: Told, rest: AsyncGenerator[Told]) -> AsyncIterator[str]:
-    # Closed even if the client goes away, so that the lease is given back at once.
-    async with contextlib.aclosing(rest):
-        yield _one(first)
-        async for told in rest:
-            yield _one(told)
+class _Written:
+    """Events as they are sent."""
+
+    def __init__(self, events: AsyncGenerator[Told]) -> None:
+        self._events = events
+        self._next = 0
+
+    async def pieces(self) -> AsyncGenerator[str]:
+        # Closed even if the client goes away, so that the lease is given back at once.
+        async with contextlib.aclosing(self._events):
+            async for told in self._events:
+                self._next = told["sequence_number"] + 1
+                yield _one(told)
+
+    def failed(self, problem: Problem) -> str:
+        """What goes wrong when the response is no more to be told of: see `Creation.events`."""
+        told = {"code": problem.code, "message": problem.detail, "param": problem.param}
+        return _one({"type": "error", **told, "sequence_number": self._next})
 
 
 def _one(told: Told) -> str:
