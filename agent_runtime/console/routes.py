@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 
 from agent_runtime.errors import NotFound
+from agent_runtime.http.pages import page_headers
 
 router = APIRouter(prefix="/console", include_in_schema=False)
 
@@ -21,11 +22,7 @@ _KINDS = {
 }
 _PAGE = "index.html"
 # Whatever a session says, it can neither run here nor be sent anywhere else.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
-)
+_HEADERS = page_headers("script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; ")
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,8 @@ class _File:
         return cls(
             body,
             {
+                **_HEADERS,
                 "Content-Type": _KINDS[path.suffix],
-                "Content-Security-Policy": _POLICY,
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-                "Cross-Origin-Opener-Policy": "same-origin",
-                "Cross-Origin-Resource-Policy": "same-origin",
                 # Asked for each time, and sent only if it is another: modules of two versions
                 # do not fit each other.
                 "Cache-Control": "no-cache",

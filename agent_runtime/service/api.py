@@ -40,7 +40,7 @@ from agent_runtime.routes import turns as turn_routes
 from agent_runtime.routes import versions as version_routes
 from agent_runtime.routes import workspaces as workspace_routes
 from agent_runtime.scheduling.residency import Residency
-from agent_runtime.service import answers, operation_routes, operations
+from agent_runtime.service import answers, docs_page, operation_routes, operations
 from agent_runtime.service.bodies import Bodies
 from agent_runtime.service.guard import OPEN, Guard
 from agent_runtime.service.heads import Heads
@@ -135,7 +135,13 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
             if backend is not None:
                 await backend.close()
 
-    app = FastAPI(title="Torpor", version=version("torpor"), lifespan=lifespan)
+    app = FastAPI(
+        title="Torpor",
+        version=version("torpor"),
+        lifespan=lifespan,
+        docs_url=None,  # `docs_page` is in its place
+        redoc_url=None,
+    )
     app.state.settings, app.state.metrics = settings, metrics
     app.state.chat = chat
     app.state.served = Served(settings, since=time.time())
@@ -168,7 +174,7 @@ def create_app(settings: RuntimeSettings, telemetry: Telemetry | None = None) ->
     for routes in (
         operation_routes, model_routes, response_routes,
         response_conversation_routes, openai_chat_routes,
-        anthropic_routes, console_routes,
+        anthropic_routes, console_routes, docs_page,
     ):  # fmt: skip
         app.include_router(routes.router)
 

@@ -22,6 +22,7 @@ from agent_runtime.errors import Forbidden, NotFound, TorporError, Unauthorized
 from agent_runtime.http.request_ids import current_request_id
 from agent_runtime.http.status import problem_of
 from agent_runtime.service.answers import problem_response
+from agent_runtime.service.docs_page import PATH as DOCS
 from state_store.api_keys import ApiKey
 from state_store.errors import StoreError, StoreUnavailable
 from state_store.store import StateStore
@@ -29,7 +30,7 @@ from state_store.store import StateStore
 audit = logging.getLogger("torpor.audit")
 """One line of JSON per request that changes something or is refused."""
 
-OPEN = {"/health", "/ready"} | CONSOLE
+OPEN = {"/health", "/ready", DOCS} | CONSOLE
 _ADMINS = re.compile(r"/v1/keys(/.*)?|/v1/scheduling")
 _OPERATORS = re.compile(r"/metrics|/v1/scheduling|/v1/tenants(/.*)?")
 _OPERATORS_ONLY = re.compile(r"/metrics|/v1/tenants(/.*)?")

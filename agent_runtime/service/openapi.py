@@ -8,9 +8,10 @@ from fastapi import FastAPI
 
 from agent_runtime.service.guard import OPEN
 
+_SAYS = "An API key, as `torpor keys create` prints it; one of the two headers is enough."
 _SCHEMES = {
-    "key": {"type": "http", "scheme": "bearer"},
-    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "key": {"type": "http", "scheme": "bearer", "description": _SAYS},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": _SAYS},
 }
 
 

@@ -114,7 +114,7 @@ async def test_an_operator_sees_no_session_and_changes_none(app, torpor):
             assert (refused.status_code, "Ours." in refused.text) == (403, False), path
             asked += 1
     assert asked >= 40
-    assert (await answer(operator, "GET", "/docs")).status_code == 403
+    assert (await answer(operator, "GET", "/openapi.json")).status_code == 403
     assert (await acme.get(session.id)).id == session.id
 
 

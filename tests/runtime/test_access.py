@@ -84,7 +84,8 @@ async def test_nothing_is_served_without_a_key_but_whether_the_service_lives(app
             else:
                 assert (answer.status_code, code_in(answer)) == (401, "unauthorized"), path
                 assert answer.headers["www-authenticate"] == "Bearer"
-        assert (await nobody.get("/docs")).status_code == 401
+        assert (await nobody.get("/openapi.json")).status_code == 401
+        assert (await nobody.get("/docs")).status_code == 200  # which has nothing of anybody
 
 
 @pytest.mark.parametrize("change", ["other secret", "other tenant", "other id", "no shape"])
