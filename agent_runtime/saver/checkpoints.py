@@ -25,6 +25,7 @@ from agent_runtime.saver.keys import Place, ThreadKeys
 from agent_runtime.saver.memo import Memo
 from agent_runtime.saver.reading import Row
 from agent_runtime.saver.retention import needed
+from agent_runtime.saver.sealing import CLEAR, Sealing
 from agent_runtime.saver.thread import Thread
 from agent_runtime.saver.values import Stored
 from state_store.connection import Control
@@ -48,6 +49,7 @@ class TorporSaver(BlockingSaver):
         ttl: float | None = None,
         keep: int | None = None,
         types: Collection[type] | None = None,
+        sealing: Sealing = CLEAR,
     ) -> None:
         """ttl:  seconds that a thread lives after its last write; for ever if None
         keep: newest checkpoints of each namespace of a thread that stay, in steps of some; all if
@@ -56,6 +58,7 @@ class TorporSaver(BlockingSaver):
               what Python has. Others in a checkpoint are not made then: who can write to the
               store could have any class made. If None, all are, as LangGraph's savers do, and
               LangGraph warns.
+        sealing: of a tenant's values, see `connect`
         """
         super().__init__(serde=_serializer(types))
         if ttl is not None and ttl <= 0:
@@ -66,6 +69,7 @@ class TorporSaver(BlockingSaver):
         self._prefix = prefix
         self._ttl = ttl
         self._keep = keep
+        self._sealing = sealing
         self._stored = Stored()
         self._memo = Memo()
 
@@ -205,7 +209,9 @@ class TorporSaver(BlockingSaver):
 
     def _thread(self, thread_id: str) -> Thread:
         keys = ThreadKeys(self._prefix, thread_id)
-        return Thread(self._control, keys, self.serde, self._memo, self._ttl, self._stored)
+        return Thread(
+            self._control, keys, self.serde, self._memo, self._sealing, self._ttl, self._stored
+        )
 
     def _thread_of(self, config: RunnableConfig) -> Thread:
         return self._thread(str(config["configurable"]["thread_id"]))

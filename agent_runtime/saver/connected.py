@@ -8,8 +8,10 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Self, TypeVar
 
 from agent_runtime.errors import AsyncOnly
+from agent_runtime.saver.sealing import sealing_of
 from agent_runtime.sdk.loops import LoopThread, run_in
 from state_store.connection import Control
+from state_store.vault import Vault
 
 _T = TypeVar("_T")
 
@@ -25,15 +27,35 @@ class Connected:
     _loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    async def connect(cls, url: str, *, timeout: float = 10.0, **options: Any) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        tenant: str | None = None,
+        vault: Vault | None = None,
+        store_prefix: str = "torpor",
+        prefix: str = "torpor:graph",
+        **options: Any,
+    ) -> Self:
         """Open the store at a URL and check that it answers; options as of the class.
 
         timeout: seconds that any one command may take
+        tenant: whose all of it is, apart from what others and nobody have there: sealed with its
+                key if it is encrypted, which is kept until this is closed. It must have been made.
+        vault: the master keys of encrypted tenants; store_prefix: of the store that has the tenant
+
+        Raises NotFound, TenantDeleted, VaultLocked, InvalidKey, InvalidTenant for the tenant.
         """
         control = await Control.connect(url, timeout=timeout)
         try:
+            if tenant is not None:
+                prefix = f"{prefix}:of:{tenant}"
+                options["sealing"] = await sealing_of(
+                    control, tenant, prefix, vault=vault, store_prefix=store_prefix
+                )
             make: Any = cls
-            made: Self = make(control, **options)
+            made: Self = make(control, prefix=prefix, **options)
         except BaseException:
             await control.close()
             raise

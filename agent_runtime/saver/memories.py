@@ -35,6 +35,7 @@ from langgraph.store.base import (
 
 from agent_runtime.errors import NoSemanticSearch
 from agent_runtime.saver.connected import Connected
+from agent_runtime.saver.sealing import CLEAR, Sealing
 from state_store.connection import Control
 
 _WRITE = Path(__file__).with_name("lua") / "write.lua"
@@ -101,9 +102,16 @@ class TorporStore(Connected, BaseStore):
     supports_ttl = True
 
     def __init__(
-        self, control: Control, *, prefix: str = "torpor:graph", ttl: TTLConfig | None = None
+        self,
+        control: Control,
+        *,
+        prefix: str = "torpor:graph",
+        ttl: TTLConfig | None = None,
+        sealing: Sealing = CLEAR,
     ) -> None:
+        """sealing: of a tenant's values, see `connect`"""
         self.ttl_config = ttl
+        self._sealing = sealing
         self._control = control
         self._prefix = prefix
         self._serde = JsonPlusSerializer()
@@ -202,7 +210,7 @@ class TorporStore(Connected, BaseStore):
         for place, packed in zip(places, stored, strict=True):
             if packed is None:
                 continue
-            entry = self._unpack(packed)
+            entry = self._unpack(place, packed)
             if entry.dead:
                 await self._replace(place, None, read=entry)
             else:
@@ -224,7 +232,7 @@ class TorporStore(Connected, BaseStore):
             [self._items(root), self._order(root)],
             place.field,
             b"" if read is None else read.stored,
-            b"" if entry is None else self._pack(entry),
+            b"" if entry is None else self._pack(place, entry),
         )
 
     @property
@@ -237,14 +245,15 @@ class TorporStore(Connected, BaseStore):
     def _order(self, root: str) -> str:
         return f"{self._prefix}:{{memory:{root}}}:order"
 
-    def _pack(self, entry: _Entry) -> bytes:
-        value = self._serde.dumps_typed(entry.value)
+    def _pack(self, place: _Place, entry: _Entry) -> bytes:
+        value = self._sealing.seal(self._serde.dumps_typed(entry.value), "memory", place.field)
         times = [entry.created, entry.updated, entry.ttl, entry.expires]
         return bytes(msgpack.packb([value, *times]))
 
-    def _unpack(self, packed: bytes) -> _Entry:
-        value, *times = msgpack.unpackb(packed)
-        return replace(_Entry(self._serde.loads_typed(tuple(value)), *times), stored=packed)
+    def _unpack(self, place: _Place, packed: bytes) -> _Entry:
+        (kind, body), *times = msgpack.unpackb(packed)
+        serialized = self._sealing.open((kind, body), "memory", place.field)
+        return replace(_Entry(self._serde.loads_typed(serialized), *times), stored=packed)
 
 
 def _item(place: _Place, entry: _Entry) -> dict[str, Any]:

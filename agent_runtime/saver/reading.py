@@ -21,7 +21,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from agent_runtime.errors import CheckpointLost
 from agent_runtime.saver.keys import Place, ThreadKeys, parse_write, value_field
 from agent_runtime.saver.memo import Memo
-from agent_runtime.saver.values import CHUNK, DIGEST_BYTES, put_together, split
+from agent_runtime.saver.sealing import Sealing, Serialized
+from agent_runtime.saver.values import CHUNK, DIGEST_BYTES, put_together, split, tree_of
 from state_store.connection import Control
 
 LUA = Path(__file__).with_name("lua")
@@ -73,6 +74,7 @@ class Reading:
     keys: ThreadKeys
     serde: SerializerProtocol
     memo: Memo
+    sealing: Sealing
 
     async def tuple_at(self, namespace: str, checkpoint_id: str | None) -> CheckpointTuple | None:
         """A checkpoint, the newest if no id is given, in one round trip; None if it is not there.
@@ -83,8 +85,9 @@ class Reading:
         if not found:
             return None
         *_, field, packed, writes = found
-        pending = self._in_order(_pairs(writes))
-        return self._made(Place.parse(field), self._row(packed), _Values.of(found, held), pending)
+        place = Place.parse(field)
+        pending = self._in_order(place, _pairs(writes))
+        return self._made(place, self._row(place, packed), _Values.of(found, held), pending)
 
     async def delta_history(
         self, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
@@ -116,7 +119,7 @@ class Reading:
                 raise self._lost(f"checkpoint {checkpoint_id or 'the newest'}")
             for raw, writes, values in line:  # newest first
                 asked = found.keys() - seeds.keys()
-                for write in reversed(self._in_order(_pairs(writes), asked)):
+                for write in reversed(self._in_order(Place.parse(raw), _pairs(writes), asked)):
                     found[write[1]]["writes"].append(write)
                 for channel, stored_in in _pairs(values).items():
                     seeds[channel.decode()] = (Place.parse(raw), stored_in)
@@ -153,7 +156,7 @@ class Reading:
         rows = {}
         for place in places:
             if (packed := stored.get(place.field.encode())) is not None:
-                rows[place] = self._row(packed)
+                rows[place] = self._row(place, packed)
         return rows
 
     async def runs(self) -> dict[Place, str]:
@@ -220,20 +223,24 @@ class Reading:
             *fields,
         )
 
-    def _row(self, packed: bytes) -> Row:
+    def _row(self, place: Place, packed: bytes) -> Row:
         # Rows that were stored before they named the channels with values have four parts.
         (kind, checkpoint), (kind_of_metadata, metadata), parent, versions, *valued = (
             msgpack.unpackb(packed, raw=True)
         )
         texts = {channel.decode(): version.decode() for channel, version in versions.items()}
         whole: Any = {"channel_versions": texts}
-        whole |= self.serde.loads_typed((kind.decode(), checkpoint))
+        whole |= self._opened((kind.decode(), checkpoint), "checkpoint", place.field)
         return Row(
             whole,
-            self.serde.loads_typed((kind_of_metadata.decode(), metadata)),
+            self._opened((kind_of_metadata.decode(), metadata), "metadata", place.field),
             None if parent is None else parent.decode(),
             frozenset(channel.decode() for channels in valued for channel in channels),
         )
+
+    def _opened(self, sealed: Serialized, *place: str | bytes) -> Any:
+        """What was serialized and sealed for that place. Raises CorruptObject."""
+        return self.serde.loads_typed(self.sealing.open(sealed, *place))
 
     def _made(
         self, place: Place, row: Row, stored: _Values, pending: list[PendingWrite]
@@ -255,7 +262,10 @@ class Reading:
     def _value(self, place: Place, field: bytes, stored: _Values) -> Any:
         try:
             entry, bodies = stored.entries[field], stored.bodies
-            return put_together(entry, bodies, self.serde, lambda name: self._items(name, stored))
+            if tree_of(entry) is None:
+                _, kind, body = msgpack.unpackb(entry)
+                return self._opened((kind, body), "value", field)
+            return put_together(entry, bodies, lambda name: self._items(name, stored))
         except KeyError as error:
             raise self._lost(f"checkpoint {place.id}") from error
 
@@ -273,7 +283,7 @@ class Reading:
         items = []
         for digest in split(stored.bodies[chunk]):
             kind, body = msgpack.unpackb(stored.bodies[digest])
-            items.append(self.serde.loads_typed((kind, body)))
+            items.append(self._opened((kind, body), "item", digest))
         if len(items) == CHUNK:
             self.memo.keep(owner, chunk, items)
         return items
@@ -308,19 +318,22 @@ class Reading:
             for place in places:
                 pipeline.hgetall(self.keys.writes(place))
             stored = await pipeline.execute() if places else []
-        return {p: self._in_order(found) for p, found in zip(places, stored, strict=True)}
+        return {p: self._in_order(p, found) for p, found in zip(places, stored, strict=True)}
 
     def _in_order(
-        self, stored: Mapping[bytes, bytes], channels: Collection[str] | None = None
+        self,
+        place: Place,
+        stored: Mapping[bytes, bytes],
+        channels: Collection[str] | None = None,
     ) -> list[PendingWrite]:
-        """Those to `channels`; all of them if None."""
+        """Writes to a checkpoint: those to `channels`; all of them if None."""
         found = []
         for raw, entry in stored.items():
             task_id, index = parse_write(raw)
             channel, kind, body, task_path = msgpack.unpackb(entry)
             if channels is not None and channel not in channels:
                 continue
-            value = self.serde.loads_typed((kind, body))
+            value = self._opened((kind, body), "write", place.field, raw)
             found.append((writes_sort_key(task_path, task_id, index), (task_id, channel, value)))
         return [write for _, write in sorted(found, key=lambda one: one[0])]
 

@@ -12,6 +12,7 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 
 from agent_runtime.saver.keys import Place, value_field, write_field
 from agent_runtime.saver.reading import BATCH, LUA, Reading, Row
+from agent_runtime.saver.sealing import Serialized
 from agent_runtime.saver.values import Parts, Stored, split, take_apart, tree_of
 
 _FEW = 2  # chunks of each level
@@ -38,14 +39,14 @@ class Thread(Reading):
         """values: channel -> (version, value) of what is new with this checkpoint; inherited: of
         what it has from earlier ones, sent only if it is not there any more; enlist: done before
         the thread's first one is stored"""
-        packed = self._packed(row)
+        packed = self._packed(place, row)
         keys, thread_id = self.keys, self.keys.thread_id
         fresh, kept = _by_field(place, values), _by_field(place, inherited)
 
         def is_stored(chunk: bytes) -> bool:
             return self.stored.has(thread_id, chunk)
 
-        parts = take_apart(list(fresh.values()), self.serde, self.memo, is_stored)
+        parts = self._apart(fresh, is_stored)
         sent = self._new(parts)
         is_listed = False
         while True:  # what is not there is sent; at most each level, then what a sweep took
@@ -79,13 +80,13 @@ class Thread(Reading):
                 continue
             if outcome == b"disinherited":  # the thread expired, or was trimmed, since it was read
                 fresh |= {field.decode(): kept.pop(field.decode()) for field in missing}
-                parts = take_apart(list(fresh.values()), self.serde, self.memo, is_stored)
+                parts = self._apart(fresh, is_stored)
                 sent = self._new(parts)
                 continue
             for digest in missing:
                 body = parts.body(digest)
                 if body is None:  # the process knew it to be stored, and a sweep took it
-                    parts = take_apart(list(fresh.values()), self.serde, self.memo, lambda _: False)
+                    parts = self._apart(fresh, lambda _: False)
                     sent = {}
                     break
                 sent[digest] = body
@@ -97,10 +98,12 @@ class Thread(Reading):
         keys, words = self.keys, []
         for position, (channel, value) in enumerate(writes):
             index = WRITES_IDX_MAP.get(channel, position)
-            entry = msgpack.packb([channel, *self.serde.dumps_typed(value), task_path])
+            field = write_field(task_id, index)
+            sealed = self._sealed(value, "write", place.field, field)
+            entry = msgpack.packb([channel, *sealed, task_path])
             # What a task has written stands when the task runs again; errors and interrupts,
             # which have negative indexes, are replaced.
-            words += [write_field(task_id, index), entry, int(index < 0)]
+            words += [field, entry, int(index < 0)]
         has_rows, is_due = await self.control.run(
             LUA / "put_writes.lua",
             [keys.written, keys.renewed, keys.writes(place), *keys.fixed],
@@ -178,7 +181,14 @@ class Thread(Reading):
                 for key in (target.keys.written, *map(target.keys.writes, written)):
                     await client.pexpire(key, target._milliseconds_of_writes)
 
-    def _packed(self, row: Row) -> bytes:
+    def _sealed(self, value: Any, *place: str | bytes) -> Serialized:
+        return self.sealing.seal(self.serde.dumps_typed(value), *place)
+
+    def _apart(self, values: Mapping[str, Any], is_stored: Callable[[bytes], bool]) -> Parts:
+        """values: by their fields"""
+        return take_apart(values, self.serde, self.memo, is_stored, self.sealing)
+
+    def _packed(self, place: Place, row: Row) -> bytes:
         """A MessagePack that the scripts' one can read, which knows no bytes."""
         versions = row.checkpoint["channel_versions"]
         apart = {"channel_values"}
@@ -187,8 +197,8 @@ class Thread(Reading):
         checkpoint = {key: value for key, value in row.checkpoint.items() if key not in apart}
         packed: bytes = msgpack.packb(
             [
-                self.serde.dumps_typed(checkpoint),
-                self.serde.dumps_typed(row.metadata),
+                self._sealed(checkpoint, "checkpoint", place.field),
+                self._sealed(row.metadata, "metadata", place.field),
                 row.parent,
                 {channel: str(version) for channel, version in versions.items()},
                 sorted(row.valued),

@@ -26,6 +26,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_runtime.saver.memo import Memo, fingerprint
+from agent_runtime.saver.sealing import CLEAR, Sealing
 
 CHUNK = 64  # digests
 DIGEST_BYTES = 16
@@ -74,8 +75,10 @@ class Parts:
     tops:    digests that the entries name
     depths:  of all their trees together
     chunks:  digest -> digests of CHUNK chunks or items or fewer, one after another
-    items:   digest -> item, serialized
+    items:   digest -> item, serialized; it is sealed when it is sent
     """
+
+    sealing: Sealing = CLEAR
 
     entries: list[bytes] = field(default_factory=list)
     tops: list[bytes] = field(default_factory=list)
@@ -90,23 +93,26 @@ class Parts:
     def body(self, digest: bytes) -> bytes | None:
         """None of a chunk that was not taken apart, being stored already."""
         if digest in self.items:
-            return bytes(msgpack.packb(self.items[digest]))
+            return bytes(msgpack.packb(self.sealing.seal(self.items[digest], "item", digest)))
         return self.chunks.get(digest)
 
 
 def take_apart(
-    values: Sequence[Any],
+    values: Mapping[str, Any],
     serde: SerializerProtocol,
     memo: Memo,
     is_stored: Callable[[bytes], bool],
+    sealing: Sealing = CLEAR,
 ) -> Parts:
-    """is_stored: whether a chunk is; its messages, if they are in the memo, are not serialized"""
-    parts = Parts()
-    for value in values:
+    """values: by their fields in the store
+    is_stored: whether a chunk is; its messages, if they are in the memo, are not serialized"""
+    parts = Parts(sealing=sealing)
+    for where, value in values.items():
         is_snapshot = type(value) is _DeltaSnapshot
         items = value.value if is_snapshot else value
         if type(items) is not list or len(items) < _SHORT:
-            parts.entries.append(msgpack.packb([_PLAIN, *serde.dumps_typed(value)]))
+            sealed = sealing.seal(serde.dumps_typed(value), "value", where)
+            parts.entries.append(msgpack.packb([_PLAIN, *sealed]))
             continue
         names = [
             _chunk_of_items(items[start : start + CHUNK], parts, serde, memo, is_stored)
@@ -131,15 +137,12 @@ def tree_of(entry: bytes) -> Tree | None:
 def put_together(
     entry: bytes,
     bodies: Mapping[bytes, bytes],
-    serde: SerializerProtocol,
     make: Callable[[bytes], Sequence[Any]],
 ) -> Any:
-    """bodies: of the chunks that the value needs; make: from a chunk of items, the items. Raises
-    KeyError if a chunk is not there."""
+    """A list, of its tree. bodies: of the chunks that it needs; make: from a chunk of items, the
+    items. Raises KeyError if a chunk is not there."""
     tree = tree_of(entry)
-    if tree is None:
-        _, kind, body = msgpack.unpackb(entry)
-        return serde.loads_typed((kind, body))
+    assert tree is not None, "asked for with the entries of lists only"
     names = tree.tops
     for _ in range(tree.depth - 1):
         names = [below for name in names for below in split(bodies[name])]
@@ -169,7 +172,8 @@ def _chunk_of_items(
     digests = []
     for item in items:
         serialized = serde.dumps_typed(item)
-        digests.append(_digest(b"item", serialized[0].encode(), serialized[1]))
+        key = parts.sealing.digest_key
+        digests.append(_digest(b"item", serialized[0].encode(), serialized[1], key))
         parts.items[digests[-1]] = serialized
     name = _chunk(digests, parts)
     if seen is not None:
@@ -179,13 +183,13 @@ def _chunk_of_items(
 
 def _chunk(digests: Sequence[bytes], parts: Parts) -> bytes:
     body = b"".join(digests)
-    name = _digest(b"chunk", b"", body)
+    name = _digest(b"chunk", b"", body, parts.sealing.digest_key)
     parts.chunks[name] = body
     return name
 
 
-def _digest(kind: bytes, form: bytes, content: bytes) -> bytes:
-    """form: how the content is serialized"""
-    digest = hashlib.blake2b(form + b"\0", digest_size=DIGEST_BYTES, person=kind)
+def _digest(kind: bytes, form: bytes, content: bytes, key: bytes) -> bytes:
+    """form: how the content is serialized; key: empty for none"""
+    digest = hashlib.blake2b(form + b"\0", digest_size=DIGEST_BYTES, person=kind, key=key)
     digest.update(content)
     return digest.digest()

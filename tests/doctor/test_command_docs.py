@@ -33,7 +33,7 @@ READ = {
     ("engine.md", "python"): (1, "runtime/test_boundaries.py"),
     ("engines.md", "sh"): (1, "runtime/test_engines_page.py"),
     ("frameworks.md", "python"): (3, "runtime/test_frameworks_page.py"),
-    ("langgraph.md", "python"): (2, "graph/test_langgraph_page.py"),
+    ("langgraph.md", "python"): (3, "graph/test_langgraph_page.py"),
     ("mcp-server.md", "json"): (1, "runtime/test_mcp_server_page.py"),
     ("mcp-server.md", "python"): (1, "runtime/test_mcp_server_page.py"),
     ("mcp.md", "python"): (1, "tools/test_mcp_page.py"),

@@ -15,6 +15,12 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
+def own_server(tmp_path):
+    with EmbeddedServer(tmp_path / "store") as running:
+        yield running
+
+
+@pytest.fixture
 async def saver(server):
     async with await TorporSaver.connect(server.url, prefix=f"t{secrets.token_hex(4)}") as opened:
         yield opened

@@ -99,7 +99,7 @@ async def test_a_growing_conversation_stores_each_message_once(saver):
 
 async def test_a_message_that_is_lost_is_an_error_and_not_a_shorter_conversation(saver):
     messages = await say(talker(saver), "a")
-    items = take_apart([messages], saver.serde, Memo(), lambda _: False).items
+    items = take_apart({"messages": messages}, saver.serde, Memo(), lambda _: False).items
     async with saver._control.guard() as client:
         assert await client.hdel(ThreadKeys(saver._prefix, "a").items, list(items)[3]) == 1
     with pytest.raises(CheckpointLost):
