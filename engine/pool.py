@@ -305,7 +305,7 @@ class EnginePool:
         self._store = store
         self._engines: dict[str, Engine] = {}
         self._aside: dict[str, float] = {}
-        self._unreadable: frozenset[str] = frozenset()
+        self._unreadable: dict[str, str] = {}
 
     async def pick(
         self, fingerprint_id: str | None = None, *, master_key: str | None = None
@@ -357,7 +357,7 @@ class EnginePool:
             refusals += [f"{engine.record.engine_id} (does not answer)" for engine in engines]
         if fingerprint_id is not None and others:
             refusals += await of_another_format(self._store, fingerprint_id, others)
-        refusals += [f"{name} (of another version)" for name in sorted(self._unreadable)]
+        refusals += [f"{name} ({why})" for name, why in sorted(self._unreadable.items())]
         raise NoEngine(
             f"no engine with fingerprint {fingerprint_id or 'any'} can take a turn; registered: "
             f"{', '.join(refusals) or 'none'}. The session is kept. Start an engine with the same "

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from state_store.fingerprint import Fingerprint
+from state_store.protocol import PROTOCOL, differs
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +49,23 @@ class EngineRecord(BaseModel):
 
 def readable(
     published: Sequence[Mapping[str, Any]], known: Collection[str]
-) -> tuple[list[EngineRecord], frozenset[str]]:
-    """The records that this version can read, and the engines of the others: they may be of a
+) -> tuple[list[EngineRecord], dict[str, str]]:
+    """The records that this version can read, and why not the others, by engine: they may be of a
     newer one, and are no reason to serve nobody. Those that are not in `known` are logged."""
-    records, unreadable = [], set()
+    records, unreadable = [], {}
     for raw in published:
-        try:
-            records.append(EngineRecord.model_validate(raw))
-        except ValidationError as error:
-            name = str(raw.get("engine_id", "an engine without a name"))
-            unreadable.add(name)
-            if name not in known:
-                logger.error("engine %s is passed over: its record is unreadable: %s", name, error)
-    return records, frozenset(unreadable)
+        name = str(raw.get("engine_id", "an engine without a name"))
+        spoken = raw.get("protocol")
+        if spoken not in (None, PROTOCOL):
+            why = differs("it", spoken, ours=PROTOCOL, what="it gets no turns")
+            unreadable[name] = why
+        else:
+            try:
+                records.append(EngineRecord.model_validate(raw))
+                continue
+            except ValidationError as error:
+                why = f"its record is unreadable: {error}"
+                unreadable[name] = "of another version"
+        if name not in known:
+            logger.error("engine %s is passed over: %s", name, why)
+    return records, unreadable

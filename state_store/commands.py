@@ -20,7 +20,8 @@ from typing import Any
 import msgpack
 
 from state_store.connection import Control
-from state_store.errors import EngineFailed, EngineSilent, StoreError
+from state_store.errors import EngineFailed, EngineSilent, OtherProtocol, StoreError
+from state_store.protocol import PROTOCOL, differs
 from state_store.registry import POLL, commands_key, engine_key
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Call:
-    """answers: by rank; done: when all ranks have answered, or one with an error"""
+    """address: of the engine; answers: by rank; done: when all ranks have answered, or one with an
+    error"""
 
+    address: str
     ranks: int
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)
     done: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+    def refuse(self, spoken: object) -> None:
+        """The engine speaks another version of the protocol."""
+        if not self.done.done():
+            who = f"the engine at {self.address}"
+            self.done.set_exception(OtherProtocol(differs(who, spoken, ours=PROTOCOL)))
 
     def take(self, answer: Mapping[str, Any]) -> None:
         if self.done.done():
@@ -96,8 +105,11 @@ class Commands:
     ) -> list[dict[str, Any]]:
         """See `StateStore.send_command`."""
         call_id = secrets.token_hex(8)
-        call = self._calls[call_id] = _Call(ranks)
-        sent = {"call": call_id, "name": name, "payload": dict(payload), "reply": self._replies}
+        call = self._calls[call_id] = _Call(address, ranks)
+        sent = {
+            "call": call_id, "protocol": PROTOCOL, "name": name, "payload": dict(payload),
+            "reply": self._replies,
+        }  # fmt: skip
         try:
             async with asyncio.timeout(timeout):
                 if self._reader is None or self._reader.done():  # it listens before it is answered
@@ -127,6 +139,11 @@ class Commands:
             await pipeline.execute()
 
     def _take(self, packed: bytes) -> None:
+        if (other := _of_another_protocol(packed)) is not None:
+            call_id, spoken = other
+            if call_id in self._calls:
+                self._calls[call_id].refuse(spoken)
+            return
         answer = _read_answer(packed)
         call = None if answer is None else self._calls.get(answer["call"])
         if answer is None or (call is not None and answer["rank"] >= call.ranks):
@@ -163,19 +180,32 @@ def _record(name: bytes, packed: bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else {"engine_id": name.decode()}
 
 
-def _read_answer(packed: bytes) -> dict[str, Any] | None:
-    """What a rank says of a call; None for what is no answer, such as an engine's of another
-    version."""
+def _of_another_protocol(packed: bytes) -> tuple[str, object] | None:
+    """The call, and the protocol that its answer is in, if that is not ours."""
+    answer = _unpacked(packed)
+    if not isinstance(answer, dict) or not isinstance(answer.get("call"), str):
+        return None
+    spoken = answer.get("protocol")
+    return None if spoken in (None, PROTOCOL) else (answer["call"], spoken)
+
+
+def _unpacked(packed: bytes) -> object:
     try:
-        answer = msgpack.unpackb(packed)
+        return msgpack.unpackb(packed)
     except Exception:  # there are many ways to be no msgpack
         return None
+
+
+def _read_answer(packed: bytes) -> dict[str, Any] | None:
+    """What a rank says of a call; None for what is no answer."""
+    answer = _unpacked(packed)
     well_formed = (
         isinstance(answer, dict)
         and isinstance(answer.get("call"), str)
+        and answer.get("protocol") == PROTOCOL
         and type(answer.get("rank")) is int
         and answer["rank"] >= 0
         and isinstance(answer.get("error", 0), str | None)
         and (answer["error"] is not None or "result" in answer)
     )
-    return answer if well_formed else None
+    return answer if isinstance(answer, dict) and well_formed else None

@@ -40,6 +40,7 @@ StoreError
 ├── BuffersExhausted       no buffers became free in time; nothing was moved
 ├── EngineSilent           an engine did not answer a command in time
 │   └── EngineFailed       it answered that it could not do it
+│       └── OtherProtocol  it speaks another version of the protocol; nothing was done
 ├── EngineIdTaken          another engine that lives is registered by this name
 └── EmbeddedServerFailed   the embedded server could not be started or stopped unexpectedly
 """
@@ -228,6 +229,10 @@ class EngineSilent(StoreError):
 
 
 class EngineFailed(EngineSilent):
+    pass
+
+
+class OtherProtocol(EngineFailed):
     pass
 
 

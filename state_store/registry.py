@@ -19,6 +19,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from state_store.address import Address
 from state_store.errors import EngineIdTaken, StoreUnavailable
+from state_store.protocol import PROTOCOL, differs
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Heartbeat(_Thread):
         self._names = f"{prefix}:engines"
         self._engine_id = engine_id
         self._boot_id = record["boot_id"]
-        self._record = msgpack.packb(dict(record))
+        self._record = _packed(record)
         self._ttl = ttl
         self._is_new = False
         self._is_displaced = False
@@ -131,7 +132,7 @@ class Heartbeat(_Thread):
         Raises StoreUnavailable when it is not after 5 s: then it will be later.
         """
         with self._changed:
-            self._record, self._is_new = msgpack.packb(dict(record)), True
+            self._record, self._is_new = _packed(record), True
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: not self._is_new, timeout=POLL * 5):
                 raise StoreUnavailable(f"the record of {self._engine_id} is not published yet.")
@@ -215,18 +216,28 @@ class CommandListener(_Thread):
 
     def _answer(self, call: dict[str, Any]) -> None:
         answer: dict[str, Any] = {
-            "call": call["call"], "rank": self._rank, "result": None, "error": None,
+            "call": call["call"], "rank": self._rank, "protocol": PROTOCOL,
+            "result": None, "error": None,
         }  # fmt: skip
-        try:
-            result = self._handlers[call["name"]](call["payload"])
-            packed = msgpack.packb(answer | {"result": result})
-        except Exception as error:
-            logger.exception("command %s failed", call["name"])
-            packed = msgpack.packb(answer | {"error": f"{type(error).__name__}: {error}"})
+        if call.get("protocol") != PROTOCOL:
+            refusal = differs("who sent the command", call.get("protocol"), ours=PROTOCOL)
+            logger.error("a command is refused: %s", refusal)
+            packed = msgpack.packb(answer | {"error": refusal})
+        else:
+            try:
+                result = self._handlers[call["name"]](call["payload"])
+                packed = msgpack.packb(answer | {"result": result})
+            except Exception as error:
+                logger.exception("command %s failed", call["name"])
+                packed = msgpack.packb(answer | {"error": f"{type(error).__name__}: {error}"})
         pipeline = self._client.pipeline(transaction=False)
         pipeline.rpush(call["reply"], packed)
         pipeline.expire(call["reply"], _REPLY_TTL)
         pipeline.execute()
+
+
+def _packed(record: Mapping[str, Any]) -> bytes:
+    return bytes(msgpack.packb({"protocol": PROTOCOL, **record}))
 
 
 def registered(url: str, engine_id: str, *, prefix: str) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ _STATUS: dict[type[Exception], int] = {
     store.BuffersExhausted: 503,
     store.EngineSilent: 503,
     store.EngineFailed: 503,
+    store.OtherProtocol: 503,
     store.EngineIdTaken: 409,
     tools.ToolsError: 500,
     tools.BadDefinition: 400,

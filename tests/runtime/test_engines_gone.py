@@ -14,6 +14,7 @@ from engine.linker.progress import Work
 from engine.pool import EnginePool
 from state_store.embedded import EmbeddedServer
 from state_store.fingerprint import Fingerprint
+from state_store.protocol import PROTOCOL
 from state_store.registry import Heartbeat
 from state_store.store import StateStore
 
@@ -129,6 +130,22 @@ async def test_engines_that_end_together_are_forgotten_by_two_who_look_at_once(
     go_on.set()
     assert await first == []
     assert gone[0].client.is_closed
+
+
+async def test_an_engine_of_another_protocol_gets_no_turns_and_both_are_named(
+    pool, engines, server, caplog
+):
+    other = dict(engines["a"].record, engine_id="other", boot_id="other", protocol=PROTOCOL + 1)
+    beat = Heartbeat(server.url, "other", other, ttl=60.0, prefix="torpor")
+    beat.start()
+    try:
+        assert [record.engine_id for record in await pool.records()] == ["a", "b"]
+        both = f"speaks protocol {PROTOCOL + 1}, and this process protocol {PROTOCOL}"
+        assert f"engine other is passed over: it {both}: it gets no turns" in caplog.text
+        with pytest.raises(NoEngine, match=rf"other \(it {both}"):
+            await pool.usable("f" * 32)
+    finally:
+        await asyncio.to_thread(beat.stop)
 
 
 async def test_an_engine_of_another_version_is_passed_over_and_named(pool, engines, server, caplog):

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 
 import msgpack
 import pytest
 
-from state_store.errors import EngineFailed, EngineIdTaken, EngineSilent, StoreUnavailable
+from state_store.errors import (
+    EngineFailed,
+    EngineIdTaken,
+    EngineSilent,
+    OtherProtocol,
+    StoreUnavailable,
+)
+from state_store.protocol import PROTOCOL
 from state_store.registry import CommandListener, Heartbeat, engine_key
 from state_store.store import StateStore
 
-RECORD = {"engine_id": "e", "boot_id": "first"}
+RECORD = {"protocol": PROTOCOL, "engine_id": "e", "boot_id": "first"}
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +228,7 @@ async def test_what_is_no_answer_disturbs_no_call(store, listen, raw, caplog, wr
     await asyncio.sleep(0)
     (name,) = store._commands._calls
     if isinstance(wrong, dict) and wrong.get("call") == "the call":
-        wrong = wrong | {"call": name}
+        wrong = wrong | {"call": name, "protocol": PROTOCOL}
     packed = wrong if isinstance(wrong, bytes) else msgpack.packb(wrong)
     raw.rpush(store._commands._replies, packed)
 
@@ -306,6 +314,40 @@ async def test_a_failing_handler_is_reported_and_the_listener_goes_on(
     with pytest.raises(EngineFailed, match="unknown"):
         await store.send_command("e", 1, "unknown", {}, timeout=5.0)
     assert await store.send_command("e", 1, "good", {}, timeout=5.0) == [{"fine": 1}]
+
+
+BOTH = rf"speaks protocol {PROTOCOL + 1}, and this process protocol {PROTOCOL}: nothing was done"
+
+
+async def test_an_engine_of_another_protocol_runs_nothing_and_both_sides_are_named(
+    store, listen, monkeypatch, caplog
+):
+    ran = []
+    monkeypatch.setattr("state_store.registry.PROTOCOL", PROTOCOL + 1)
+    listen({"x": lambda payload: ran.append(payload) or {}})
+    with pytest.raises(OtherProtocol, match=f"the engine at e {BOTH}"):
+        await store.send_command("e", 1, "x", {}, timeout=5.0)
+    assert ran == []
+    assert (
+        f"who sent the command speaks protocol {PROTOCOL}, and this process protocol {PROTOCOL + 1}"
+        in caplog.text
+    )
+
+
+async def test_a_runtime_of_another_protocol_is_refused_and_both_sides_are_named(
+    store, listen, raw, prefix
+):
+    ran = []
+    listen({"x": lambda payload: ran.append(payload) or {}})
+    for spoken, named in ((PROTOCOL + 1, BOTH), (None, "no version of the protocol")):
+        call = {"call": "c", "reply": f"{prefix}:reply:c"}  # the rest may be anything
+        raw.rpush(
+            f"{prefix}:commands:e:0", msgpack.packb(call | ({"protocol": spoken} if spoken else {}))
+        )
+        _, packed = await asyncio.to_thread(raw.blpop, [call["reply"]], timeout=5)
+        answer = msgpack.unpackb(packed)
+        assert (answer["call"], answer["protocol"], ran) == ("c", PROTOCOL, [])
+        assert re.search(named, answer["error"])
 
 
 async def test_a_listener_goes_on_after_a_command_that_it_cannot_read(store, listen, raw, prefix):
