@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from typing import Self
 
 from state_store.archive import open_archive
-from state_store.archive.archivist import WORKERS, Archivist, Moved
+from state_store.archive.archivist import WORKERS, Archivist
 from state_store.archive.base import Archive
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE
 from state_store.archive.collect import collect_condemned, collect_orphans, count_condemned
+from state_store.archive.collect_files import collect_files, count_condemned_files
+from state_store.archive.moved import Moved
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.residency import Residency, residencies, residency, sample_of
 from state_store.archive.sweep import SweepReport, move_session_out, sweep
 from state_store.archive.targets import Target, targets_of_resume
 from state_store.connection import Control
-from state_store.errors import ArchiveUnavailable
-from state_store.layout import is_snapshot_id
+from state_store.errors import ArchivedObjectsLost, ArchiveUnavailable
+from state_store.layout import LineageKeys, is_snapshot_id, lineage_of
 from state_store.objects import ObjectClient
-from state_store.records import Snapshot
+from state_store.records import Session, Snapshot
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
 from state_store.uses import Uses
@@ -124,9 +126,37 @@ class Archiving:
             # First: else what is back might stay for good, on no sweep's list.
             await self._uses.note(session.body.tenant, any_id)
         history = await self._history(head)
-        if whole or not history:
-            return await archivist.bring_back(history)
-        return await archivist.bring_back_targets(targets_of_resume(self._prefix, history))
+        lost: ArchivedObjectsLost | None = None
+        moved = Moved()
+        try:
+            if whole or not history:
+                moved = await archivist.bring_back(history)
+            else:
+                resumed = targets_of_resume(self._prefix, history)
+                moved = await archivist.bring_back_targets(resumed)
+        except ArchivedObjectsLost as error:
+            lost = error
+        files = await archivist.files.bring_back(history if whole else history[-1:])
+        if lost is None and files.problems:
+            lost = ArchivedObjectsLost(
+                f"{len(files.problems)} archived contents of files are gone or not whole; all else "
+                f"is back. {' '.join(files.problems[:3])}",
+                [],
+            )
+        if lost is not None:
+            raise lost
+        moved.add(files)
+        return moved
+
+    async def bring_files_back(self, session: Session) -> Moved:
+        archivist = self._require_open().archivist
+        keys = LineageKeys(self._prefix, lineage_of(session.id))
+        async with self._control.guard() as client:
+            archived = await client.exists(keys.cold_files)
+        if session.head is None or not archived:
+            return Moved()
+        await self._uses.note(session.body.tenant, session.id)  # see `bring_back`
+        return await archivist.files.bring_back([await self._snapshots.record(session.head)])
 
     async def sweep(self, policy: ArchivePolicy) -> SweepReport:
         opened = self._require_open()
@@ -139,8 +169,9 @@ class Archiving:
         how many generations."""
         if self._opened is None:
             return 0
-        return await collect_condemned(
-            self._control, self._prefix, self._opened.archive, older_than=MOVE_LIMIT
+        place = (self._control, self._prefix, self._opened.archive)
+        return await collect_condemned(*place, older_than=MOVE_LIMIT) + await collect_files(
+            *place, older_than=MOVE_LIMIT
         )
 
     async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
@@ -161,13 +192,15 @@ class Archiving:
     async def collect(self) -> Collected:
         """Delete what nothing names any more, as long as an archive is open."""
         if self._opened is None:
-            waiting = await count_condemned(self._control, self._prefix)
-            return Collected(waiting=waiting)
+            return Collected(waiting=await self._count_condemned())
         archive = self._opened.archive
         condemned = await self.collect_condemned()
         orphans = await collect_orphans(self._control, self._prefix, archive, older_than=ORPHAN_AGE)
-        waiting = await count_condemned(self._control, self._prefix)
-        return Collected(condemned, orphans, waiting)
+        return Collected(condemned, orphans, await self._count_condemned())
+
+    async def _count_condemned(self) -> int:
+        place = (self._control, self._prefix)
+        return await count_condemned(*place) + await count_condemned_files(*place)
 
     async def _sample(self, head: str) -> list[Target]:
         """What is looked at of a resume there. A history never changes, and is read once."""

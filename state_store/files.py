@@ -9,20 +9,24 @@ and count for the tenant's quota.
 Snapshots count how often a set is held, sets count their blobs, in the scripts that commit and
 bury; so forks and rewinding need nothing more. What nothing holds any more lives on for a while; of
 an encrypted tenant, only what a session of the lineage has lately been told is there. Contents of
-such a tenant are sealed and names are keyed. A server keeps all files of a lineage in one slot;
-they are not archived.
+such a tenant are sealed and names are keyed. A server keeps all files of a lineage in one slot.
+Blobs of idle sessions are in the archive (`archive/files.py`): they can be named as ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from state_store.archive.base import Archive
+from state_store.archive.cold_files import ColdFile
+from state_store.archive.files import look_files
 from state_store.cipher import SEALED_BYTES
 from state_store.connection import Control
 from state_store.errors import (
+    ArchiveUnavailable,
     CorruptObject,
     FilesMissing,
     InvalidArgument,
@@ -54,7 +58,16 @@ class Files:
     Names of blobs are the SHA-256 of their contents in hex, whatever they are called in the store.
     """
 
-    def __init__(self, control: Control, prefix: str, lineages: Lineages, quotas: Quotas) -> None:
+    def __init__(
+        self,
+        control: Control,
+        prefix: str,
+        lineages: Lineages,
+        quotas: Quotas,
+        archive: Callable[[], Archive | None],
+    ) -> None:
+        """archive: the one that is open"""
+        self._archive = archive
         self._control = control
         self._prefix = prefix
         self._lineages = lineages
@@ -101,11 +114,12 @@ class Files:
         return names
 
     async def get(self, session: Session, name: str) -> bytes:
-        """A content. Raises FilesMissing, CorruptObject."""
+        """A content, from wherever it is. Raises FilesMissing, CorruptObject; ArchiveUnavailable
+        and ArchiveRefused if the archive has it and cannot be read here."""
         keys, seals = await self._place(session)
-        blob = keys.blob(_stored(name, seals))
-        async with self._control.guard() as client:
-            value: bytes | None = await client.get(blob)
+        stored = _stored(name, seals)
+        blob = keys.blob(stored)
+        value = await self._read(keys, stored)
         if value is None:
             raise FilesMissing(f"the store has no file content {name[:12]}…", [name])
         content = value if seals is None else seals.open(value, blob)
@@ -119,11 +133,9 @@ class Files:
         added = 0 if seals is None else SEALED_BYTES
         sizes: list[int] = []
         for start in range(0, len(names), _BATCH):
-            async with self._control.guard() as client:
-                pipeline = client.pipeline(transaction=False)
-                for name in names[start : start + _BATCH]:
-                    pipeline.strlen(keys.blob(_stored(name, seals)))
-                sizes += await pipeline.execute()
+            batch = [_stored(name, seals) for name in names[start : start + _BATCH]]
+            for found in await look_files(self._control, keys, batch):
+                sizes.append(ColdFile.parse(found.cold).size if found.cold else found.size)
         return {name: size - added for name, size in zip(names, sizes, strict=True)}
 
     async def put_set(self, session: Session, files: FileSet) -> str:
@@ -255,6 +267,29 @@ class Files:
             await self._quotas.release(room)
             raise
 
+    async def _read(self, keys: LineageKeys, stored: str) -> bytes | None:
+        """A content as it is stored."""
+        seen: set[bytes] = set()
+        while True:  # it moves at any time, in one step
+            async with self._control.guard() as client:
+                value: bytes | None = await client.get(keys.blob(stored))
+                cold: bytes | None = await client.hget(keys.cold_files, stored)
+            if value is not None or (cold is None and b"" in seen):
+                return value
+            archive = self._archive()
+            if cold is not None and archive is None:
+                raise ArchiveUnavailable(
+                    "this file is in the archive, and none is open here; nothing is lost. Start "
+                    "the process with --archive URL, or resume the session where it is open."
+                )
+            try:
+                if cold is not None and archive is not None:
+                    return await ColdFile.parse(cold).read(archive, keys.lineage, stored)
+            except CorruptObject:
+                if cold in seen:
+                    raise
+            seen.add(cold or b"")
+
     async def _sizes(self, keys: LineageKeys, name: str) -> dict[str, int]:
         async with self._control.guard() as client:
             blobs, sizes = await client.hmget(keys.files(name), "blobs", "sizes")
@@ -282,7 +317,8 @@ class Files:
 
 def _beside(keys: LineageKeys, session: Session) -> list[str]:
     """The first keys of the scripts that keep."""
-    return [keys.session(session.id), keys.held_files, keys.wanted_files, keys.loose_files]
+    there = [keys.session(session.id), keys.held_files, keys.wanted_files, keys.loose_files]
+    return [*there, keys.cold_files, keys.condemned_files]
 
 
 def _times(session: Session) -> list[int]:

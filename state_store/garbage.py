@@ -202,7 +202,7 @@ async def _files(control: Control, keys: LineageKeys, name: str) -> list[str]:
         return []
     async with control.guard() as client:
         blobs: bytes | None = await client.hget(keys.files(name), "blobs")
-    beside = [keys.wanted_files, keys.sessions]
+    beside = [keys.wanted_files, keys.sessions, keys.cold_files, keys.condemned_files]
     return [*beside, keys.files(name), *map(keys.blob, (blobs or b"").decode().split())]
 
 
@@ -231,7 +231,7 @@ async def unpin(
 async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lineage: str) -> None:
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
     beside = [keys.fence, keys.seed, keys.usage, keys.effects, keys.held_files]
-    beside += [keys.wanted_files, keys.loose_files]
+    beside += [keys.wanted_files, keys.loose_files, keys.cold_files, keys.condemned_files]
     if not await control.run("forget_lineage", [*holding, *beside]):
         return
     async with control.guard() as client:

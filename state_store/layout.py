@@ -166,6 +166,18 @@ class LineageKeys:
         return self._key("loose-files")
 
     @property
+    def cold_files(self) -> str:
+        """Hash: blob that is in the archive and not here -> how it is known there, see
+        `state_store/archive/files.py`."""
+        return self._key("cold-files")
+
+    @property
+    def condemned_files(self) -> str:
+        """Hash: blob and generation to be deleted from the archive -> when it was condemned, unix
+        time. Outlives the lineage."""
+        return self._key("condemned-files")
+
+    @property
     def places_of_loose(self) -> list[str | bytes]:
         """What `lua/loose_files.lua` takes."""
         return [self.loose_files, self.held_files, self.usage]

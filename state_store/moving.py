@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from state_store.archive.archivist import Moved
+from state_store.archive.moved import Moved
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.residency import Residency
 from state_store.archive.sweep import SweepReport
@@ -30,7 +30,8 @@ class Moving:
     async def archive_session(
         self, session_id: str, *, spare: float = 60.0, tenant: str | None = None
     ) -> Moved:
-        """Move everything that a session holds to the archive, however lately it was used.
+        """Move everything that a session holds to the archive, however lately it was used: pages,
+        states and the contents of files.
 
         spare: seconds; what is also held by another session of its history that was used within
                them, or is being written, stays.
@@ -46,13 +47,18 @@ class Moving:
     ) -> Moved:
         """Move everything that a session, or the history up to a snapshot, holds back to Redis.
 
-        whole: without, only what continuing from there loads: its pages and its one state. Those
-               of earlier turns stay archived, for forks to read there.
+        whole: without, only what continuing from there loads: its pages and its one state, and
+               the files of its head. Those of earlier turns stay archived, for forks to read there.
 
         Raises NotFound; StoreFull when there is no room: the rest stays archived and readable;
         ArchivedObjectsLost when everything else is back; ArchiveUnavailable, ArchiveRefused.
         """
         return await self._archiving.bring_back(any_id, whole=whole, tenant=tenant)
+
+    async def bring_files_back(self, session: Session) -> Moved:
+        """Move what the files of a session's head need back to Redis, and nothing else. What the
+        archive has lost is in the `problems`. Raises as `bring_back`."""
+        return await self._archiving.bring_files_back(session)
 
     async def sweep(self, policy: ArchivePolicy) -> SweepReport:
         """Move sessions out, the idlest first, for as long as the policy gives a reason. Any

@@ -101,7 +101,9 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         self._labels = Labels(control, prefix)
         self.items = Items(control, prefix, self._tenants, self._quotas)
         self.effects = Effects(control, prefix, self._lineages, self._quotas)
-        self.files = Files(control, prefix, self._lineages, self._quotas)
+        self.files = Files(
+            control, prefix, self._lineages, self._quotas, lambda: self._archiving.archive
+        )
         self.attachments = Attachments(control, prefix, self._lineages, self._quotas)
         self._sessions = Sessions(
             control, prefix, self._tenants, self._lineages, self._uses, self._labels, self._quotas

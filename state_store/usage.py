@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import xxhash
 
+from state_store.archive.cold_files import ColdFile
 from state_store.archive.targets import Target, look, targets_of
 from state_store.connection import Control
 from state_store.errors import NotFound
@@ -27,6 +28,7 @@ class Usage:
     shared_bytes:   objects that several of the tenant's sessions reach, each counted once
     archived_bytes: those of both that are in the archive and not in Redis
     file_bytes:     of the files that each snapshot adds to its parent's
+    archived_file_bytes: of contents of files that are in the archive and not in Redis, as stored
     effect_bytes:   records of what tools have done, as they are stored
     attached_bytes: of what is kept with sessions besides, as it is stored: responses, conversations
     note_bytes:     of notes, as they are stored: turns that run, answers by their idempotency keys,
@@ -43,6 +45,7 @@ class Usage:
     shared_bytes: int
     archived_bytes: int
     file_bytes: int
+    archived_file_bytes: int
     effect_bytes: int
     attached_bytes: int
     note_bytes: int
@@ -79,7 +82,7 @@ class Usages:
         async with self._control.guard() as client:
             session_ids = [raw.decode() for raw in await client.zrange(listed, 0, -1)]
         lineages = {lineage_of(session_id) for session_id in session_ids}
-        sessions = snapshots = tokens = file_bytes = effect_bytes = 0
+        sessions = snapshots = tokens = file_bytes = archived_file_bytes = effect_bytes = 0
         tally = _Tally()
         owners: dict[int, str | None] = {}  # digest of an object's name -> the one that reaches it
         for lineage in sorted(lineages):
@@ -96,15 +99,18 @@ class Usages:
                 file_bytes += snapshot.file_bytes
                 tokens += snapshot.total_tokens - (parent.total_tokens if parent else 0)
                 await self._add(tally, owners, snapshot, owner)
+            keys = LineageKeys(self._prefix, lineage)
             async with self._control.guard() as client:
-                counted = await client.hget(LineageKeys(self._prefix, lineage).usage, "effects")
+                counted = await client.hget(keys.usage, "effects")
+                cold = await client.hvals(keys.cold_files)
             effect_bytes += int(counted or 0)
+            archived_file_bytes += sum(ColdFile.parse(one).size for one in cold)
         attached = await count_attached(self._control, self._prefix, lineages)
         places = TenantKeys(self._prefix, tenant).places_of_notes
         notes = int(await self._control.run("count_notes", places))
         return Usage(
             tenant, sessions, snapshots, tokens, tally.own, tally.shared, tally.archived,
-            file_bytes, effect_bytes, attached, notes,
+            file_bytes, archived_file_bytes, effect_bytes, attached, notes,
         )  # fmt: skip
 
     async def _add(

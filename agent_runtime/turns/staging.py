@@ -24,6 +24,19 @@ from state_store.store import StateStore
 logger = logging.getLogger(__name__)
 
 
+async def bring_files_back(store: StateStore, session: Session) -> None:
+    """Those of the head, as far as they can be: what stays archived is read there."""
+    if not store.has_archive:
+        return
+    try:
+        moved = await store.bring_files_back(session)
+    except StoreError as error:
+        logger.warning("files of %s stay archived in part: %s", session.id, error)
+        return
+    for problem in moved.problems:
+        logger.error("files of %s: %s", session.id, problem)
+
+
 class Staging:
     """Stages sessions; what it moves in the background ends with `close`."""
 

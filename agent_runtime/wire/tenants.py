@@ -49,6 +49,7 @@ class TenantUsage(BaseModel):
     shared_bytes: int
     archived_bytes: int
     file_bytes: int
+    archived_file_bytes: int
     effect_bytes: int
     attached_bytes: int
     note_bytes: int

@@ -13,10 +13,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from state_store.archive.base import Archive
 from state_store.archive.clock import MOVE_LIMIT, read_clock
+from state_store.archive.files import FileArchivist
+from state_store.archive.moved import Moved
 from state_store.archive.names import Generation, all_ranks, object_name
 from state_store.archive.targets import Target, look, targets_of
 from state_store.codec import HEADER_BYTES, check_value
@@ -39,26 +41,6 @@ _RETURN_TTL = 300  # seconds that bytes on their way back live unless they arriv
 _ATTEMPTS = 3
 
 
-@dataclass
-class Moved:
-    """What a move did.
-
-    objects, bytes: moved, on all ranks
-    already:        were there before
-    busy:           stay because somebody else has used them lately
-    left:           stay because they changed under the move, are held by nobody any more, or are
-                    not whole in Redis
-    problems:       what was found damaged, in words
-    """
-
-    objects: int = 0
-    bytes: int = 0
-    already: int = 0
-    busy: int = 0
-    left: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class _Copy:
     """One object copied on all ranks: the header of each rank's value, and their bytes."""
@@ -68,7 +50,10 @@ class _Copy:
 
 
 class Archivist:
-    """Moves what histories hold. Any number may work at the same time, on the same objects."""
+    """Moves what histories hold. Any number may work at the same time, on the same objects.
+
+    files: moves the contents of their files
+    """
 
     def __init__(
         self, control: Control, prefix: str, client: ObjectClient, archive: Archive
@@ -78,6 +63,7 @@ class Archivist:
         self._prefix = prefix
         self._client = client
         self.archive = archive
+        self.files = FileArchivist(control, prefix, archive)
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="torpor-archivist")
         self._local = threading.local()
 

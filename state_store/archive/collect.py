@@ -10,12 +10,20 @@ from itertools import islice
 
 from state_store.archive.base import Archive, StoredFile
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE, read_clock
-from state_store.archive.names import Generation, StoredName, all_ranks, object_name, parse_name
+from state_store.archive.names import (
+    Generation,
+    StoredFileName,
+    StoredName,
+    all_ranks,
+    object_name,
+    parse_file_name,
+    parse_name,
+)
 from state_store.archive.targets import target_beside
 from state_store.codec import HEADER_BYTES, check_value
 from state_store.connection import Control
 from state_store.errors import CorruptObject
-from state_store.layout import PART_BYTES
+from state_store.layout import PART_BYTES, LineageKeys
 
 _BATCH = 256
 _READERS = 4
@@ -106,7 +114,7 @@ async def collect_orphans(
         old = [
             (file.name, stored)
             for file in batch
-            if (stored := parse_name(prefix, file.name)) is not None
+            if (stored := parse_name(prefix, file.name) or parse_file_name(file.name)) is not None
             and clock.now - stored.generation.started >= older_than
         ]
         if not old:
@@ -114,7 +122,10 @@ async def collect_orphans(
         async with control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for _, stored in old:
-                pipeline.get(stored.names.cold_key(stored.ref))
+                if isinstance(stored, StoredName):
+                    pipeline.get(stored.names.cold_key(stored.ref))
+                else:
+                    pipeline.hget(LineageKeys(prefix, stored.lineage).cold_files, stored.blob)
             colds = await pipeline.execute()
         orphans = [
             name
@@ -186,8 +197,8 @@ def _check_cold(prefix: str, archive: Archive, key: bytes, cold: bytes, frame: m
     return total
 
 
-def _is_orphan(stored: StoredName, cold: bytes | None) -> bool:
-    return stored.partial or cold is None or cold != str(stored.generation).encode()
+def _is_orphan(stored: StoredName | StoredFileName, cold: bytes | None) -> bool:
+    return stored.partial or not cold or cold.split()[0] != str(stored.generation).encode()
 
 
 def _condemned(member: bytes) -> tuple[Generation, int]:

@@ -1,6 +1,7 @@
 """Names in the archive, and the generation that tells two stays of one object apart.
 
     <store>/<kind>/<fingerprint>/<rank>/<first 2 hex digits>/<tag>.<generation>
+    <store>/file/<lineage>/<first 2 hex digits>/<blob>.<generation>
 
 `<store>` is the id that a store gives itself at first use: two stores that share an archive never
 take each other's objects for rubbish. A generation is used for one attempt to move one object out
@@ -23,6 +24,9 @@ _GENERATION = r"([0-9a-f]{16})-(\d+)-(\d+)-([0-9a-f]{16})"
 _NAME = re.compile(
     r"[0-9a-f]{16}/(kv|state)/([0-9a-f]{32})/(\d+)/[0-9a-f]{2}/"
     r"([0-9a-f]{64})(?:\.(\d+))?\.(" + _GENERATION + r")(\.part)?"
+)
+_FILE = re.compile(
+    r"[0-9a-f]{16}/file/([0-9a-f]{16})/[0-9a-f]{2}/([0-9a-f]{64})\.(" + _GENERATION + r")(\.part)?"
 )
 
 
@@ -66,6 +70,15 @@ class StoredName(NamedTuple):
     partial: bool
 
 
+class StoredFileName(NamedTuple):
+    """As `StoredName`, of a content of a lineage's files. blob: its name in the store"""
+
+    lineage: str
+    blob: str
+    generation: Generation
+    partial: bool
+
+
 def object_name(names: ObjectNames, ref: ObjectRef, generation: Generation) -> str:
     return (
         f"{generation.store}/{ref.kind}/{names.fingerprint_id}/{names.rank}/"
@@ -96,3 +109,17 @@ def parse_name(prefix: str, name: str) -> StoredName | None:
         Generation.parse(generation),
         match.group(match.lastindex or 0) == PART_SUFFIX,
     )
+
+
+def file_name(lineage: str, blob: str, generation: Generation) -> str:
+    return f"{generation.store}/file/{lineage}/{blob[:2]}/{blob}.{generation}"
+
+
+def parse_file_name(name: str) -> StoredFileName | None:
+    """None for a name that is not of a content."""
+    match = _FILE.fullmatch(name)
+    if match is None:
+        return None
+    lineage, blob, generation = match.groups()[:3]
+    partial = match.group(match.lastindex or 0) == PART_SUFFIX
+    return StoredFileName(lineage, blob, Generation.parse(generation), partial)

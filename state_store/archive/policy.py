@@ -15,7 +15,8 @@ class ArchivePolicy:
     memory_high:  when Redis uses more than this, the idlest sessions are moved ...
     memory_low:   ... until it uses less than this. Both bytes (int) or a fraction of the server's
                   `maxmemory` (float, over 0 to 1.0); None: memory is not looked at
-    tenant_quota_bytes: what one tenant's objects in Redis may come to, counted as on the device;
+    tenant_quota_bytes: what one tenant's objects in Redis may come to, counted as on the device,
+                  and the contents of its files;
                   over it the tenant's idlest sessions are moved. None: without limit
     spare:        seconds; whoever was used within them is moved for no reason at all
     """

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol
 
-from state_store.archive.archivist import Archivist, Moved
+from state_store.archive.archivist import Archivist
 from state_store.archive.clock import read_clock
+from state_store.archive.moved import Moved
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.targets import Target, look, targets_of
 from state_store.connection import Control
@@ -223,8 +224,10 @@ class _Sweep:
         return sum(i["used_memory"] for i in infos), sum(i["maxmemory"] for i in infos)
 
     async def _tenant_bytes(self, tenant: str) -> int:
-        """Bytes of the objects in Redis that a tenant's sessions hold, each counted once."""
+        """Bytes of the objects and contents of files in Redis that a tenant's sessions hold, each
+        counted once."""
         seen: set[bytes] = set()
+        files: dict[str, set[str]] = {}  # by lineage
         total = 0
         for session_id in self._used[tenant]:
             try:
@@ -234,6 +237,8 @@ class _Sweep:
             new = [t for t in targets_of(self._prefix, history) if t.pins not in seen]
             seen.update(target.pins for target in new)
             total += await self._resident_bytes(new)
+            counted = files.setdefault(lineage_of(session_id), set())
+            total += await self._archivist.files.resident_bytes(history, counted)
         return total
 
     async def _resident_bytes(self, targets: Iterable[Target]) -> int:
@@ -276,25 +281,29 @@ class _Sweep:
         moved = await self._archivist.move_out(free, idle=own_idle)
         if targets:
             self._resident[idler.tenant] -= before - await self._resident_bytes(targets)
+        files = await self._archivist.files.move_out(history, but=in_use.values())
+        if idler.tenant in self._resident:
+            self._resident[idler.tenant] -= files.bytes
+        moved.add(files)
         moved.busy += sum(len(snapshot.objects) for snapshot in history if snapshot.id in in_use)
         if not moved.busy and not moved.left:
             used = TenantKeys(self._prefix, idler.tenant).used
             await self._control.run("shelve", [used], idler.session_id, repr(idler.used))
         return moved
 
-    async def _in_use(self, idler: _Idler, idle: float) -> set[str]:
-        """Snapshots that sessions of the same lineage used within `idle` s reach."""
+    async def _in_use(self, idler: _Idler, idle: float) -> dict[str, Snapshot]:
+        """By their ids, snapshots that sessions of the same lineage used within `idle` s reach."""
         keys = LineageKeys(self._prefix, lineage_of(idler.session_id))
         async with self._control.guard() as client:
             kin = {raw.decode() for raw in await client.smembers(keys.sessions)}
         kin.discard(idler.session_id)
         used = self._used[idler.tenant]
-        reached: set[str] = set()
+        reached: dict[str, Snapshot] = {}
         for session_id in kin:
             async with self._control.guard() as client:
                 leased = await client.exists(keys.lease(session_id))
             if leased or self._now - used.get(session_id, 0.0) < idle:
-                reached.update(snapshot.id for snapshot in await self._history(session_id))
+                reached.update({one.id: one for one in await self._history(session_id)})
         return reached
 
     async def _history(self, session_id: str) -> list[Snapshot]:

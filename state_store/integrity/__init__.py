@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from state_store.archive.base import Archive
 from state_store.connection import Control
-from state_store.integrity.files import check_files
+from state_store.integrity.files import check_archived_files, check_files
 from state_store.integrity.lineages import check_lineage, discover
 from state_store.integrity.listings import check_listings
 from state_store.integrity.lost import forget_lost
@@ -72,6 +72,7 @@ async def _walk(control: Control, prefix: str, archive: Archive | None) -> Walk:
     await check_cold(walk)
     if archive is not None:
         await check_archived(walk, archive)
+        await check_archived_files(walk, archive)
     await check_listings(walk)
     return walk
 

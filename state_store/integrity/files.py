@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from state_store.archive.base import Archive
+from state_store.archive.collect_files import check_cold_files, lineages_with
+from state_store.integrity.report import Problem
 from state_store.integrity.walk import Walk, batches
 from state_store.layout import LineageKeys
 from state_store.records import Snapshot
@@ -19,9 +22,16 @@ async def check_files(walk: Walk, keys: LineageKeys, snapshots: Sequence[Snapsho
     """
     async with walk.control.guard() as client:
         held = [raw.decode(errors="replace") for raw in await client.hkeys(keys.held_files)]
-    if not held and all(snapshot.files is None for snapshot in snapshots):
+        archived = len(await client.hkeys(keys.cold_files))
+    if not held and not archived and all(snapshot.files is None for snapshot in snapshots):
         return
-    missing, expiring, wrong = await _count(walk, keys, "look")
+    walk.report.archived += archived
+    missing, expiring, wrong, strange = await _count(walk, keys, "look")
+    for raw, what in zip(strange[::2], strange[1::2], strict=True):
+        walk.found(
+            "file-archived", _key(keys, raw), f"in the archive, and {what.decode()}",
+            repairable=True, lineage=keys.lineage,
+        )  # fmt: skip
     for raw in missing:
         walk.found("file-missing", _key(keys, raw), "needed, and not there", repairable=False)
     for raw in expiring:
@@ -38,6 +48,28 @@ async def check_files(walk: Walk, keys: LineageKeys, snapshots: Sequence[Snapsho
         await _check_contents(walk, keys, [one for one in held if one.startswith("blob:")])
 
 
+async def check_archived_files(walk: Walk, archive: Archive) -> None:
+    """That the archive has, whole, what it is said to have of files."""
+    async for keys in lineages_with(walk.control, walk.prefix, "cold-files"):
+        whole, damaged = await check_cold_files(walk.control, keys, archive)
+        walk.report.archived_bytes += whole
+        for blob, value, message in damaged:
+            walk.found(
+                "file-lost", keys.blob(blob), message,
+                repairable=True, lineage=keys.lineage, blob=blob, value=value,
+            )  # fmt: skip
+
+
+async def forget_lost_files(walk: Walk, problems: Sequence[Problem]) -> None:
+    """Of what the archive has lost it is not said any more that it is there: whoever has such a
+    content still is asked for it, and it is whole again."""
+    for one in problems:
+        keys = LineageKeys(walk.prefix, one.detail["lineage"])
+        places = [keys.cold_files, keys.condemned_files]
+        blob, value = one.detail["blob"], one.detail["value"]
+        await walk.control.run("forget_cold_file", places, blob, value)
+
+
 async def mend_files(walk: Walk, lineages: Sequence[str]) -> None:
     """While a record is missing, what it may have held is not let go of."""
     for lineage in lineages:
@@ -47,7 +79,7 @@ async def mend_files(walk: Walk, lineages: Sequence[str]) -> None:
 async def _count(walk: Walk, keys: LineageKeys, mode: str) -> tuple[list[bytes], ...]:
     found: list[list[bytes]] = await walk.control.run(
         "count_files",
-        [keys.held_files, keys.refs, keys.dead],
+        [keys.held_files, keys.refs, keys.dead, keys.cold_files, keys.condemned_files],
         *(mode, keys.snapshot_prefix, keys.files(""), keys.blob("")),
     )
     return tuple(found)

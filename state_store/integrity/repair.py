@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from state_store import garbage
-from state_store.integrity.files import mend_files
+from state_store.integrity.files import forget_lost_files, mend_files
 from state_store.integrity.lineages import discover, mend_leases, still_alive, survey
 from state_store.integrity.listings import dangling
 from state_store.integrity.report import Kind, Problem
@@ -157,7 +157,8 @@ _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
     (("unlisted-lineage",), _relist_lineages),
     (("snapshot-field",), _restore_fields),
     (("unlisted-session", "references", "stray-snapshot", "stray-log", "totals"), _recount),
-    (("file-references", "file-expires"), _recount_files),
+    (("file-references", "file-expires", "file-archived"), _recount_files),
+    (("file-lost",), forget_lost_files),
     (("lease",), _mend_leases),
     (("unpinned",), _pin_again),
     (("object-expires", "seed-expires"), _persist),

@@ -27,6 +27,8 @@ Kind = Literal[
     "file-missing",  # a set that a snapshot holds, or a blob that such a set needs
     "file-damaged",  # its content is not what its name says
     "file-expires",  # though a snapshot holds it
+    "file-archived",  # a content that the archive has: how is malformed, or it is in Redis too
+    "file-lost",  # the archive's bytes of a content are gone or damaged
     # objects
     "object-missing",  # on some rank, and not archived
     "object-damaged",  # its bytes are not what its name says
@@ -74,8 +76,8 @@ class Report:
     objects, object_bytes:   in Redis and held by live snapshots; a shared one counts once, and
                              each rank's bytes are an object
     unheld:                  objects in Redis that nobody holds; they expire by themselves
-    archived, archived_bytes: objects in the archive, each rank's counted; the bytes are known
-                             only if the archive was read
+    archived, archived_bytes: objects in the archive, each rank's counted, and contents of files;
+                             the bytes are known only if the archive was read
     repaired:                problems that were found and are gone
     """
 

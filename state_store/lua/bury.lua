@@ -1,7 +1,8 @@
+-- Uses: cold_files
 -- Remove a dead snapshot whose pins are gone, and let go of its parent.
--- KEYS: snapshot, tokens, refs, dead, usage, held files; if it has files: wanted files, sessions, its
---       set of files and the blobs of that: a server of a cluster that lacks one of them, while their slot moves, then does
---       nothing at all
+-- KEYS: snapshot, tokens, refs, dead, usage, held files; if it has files: wanted files, sessions,
+--       cold files, condemned files, its set of files and the blobs of that: a server of a cluster that
+--       lacks one of them, while their slot moves, then does nothing at all
 -- ARGV: snapshot id, pin id that was removed, seconds that files live on which nothing holds any
 --       more, 0 if they go at once but for those that a session still wants
 -- Returns {'ok', its labels as they are stored}, or {'alive'}.
@@ -17,18 +18,27 @@ local parent, size, count, labels = unpack(fields)
 redis.call('DEL', KEYS[1], KEYS[2])
 local now = redis.call('TIME')[1]
 local function let_go(kind, key)
-  local what = kind .. string.match(key, '[^:]+$')
+  local name = string.match(key, '[^:]+$')
+  local what, cold = kind .. name, kind == 'blob:' and redis.call('HGET', KEYS[9], name)
   if redis.call('HINCRBY', KEYS[6], what, -1) > 0 then return false end
   redis.call('HDEL', KEYS[6], what)
   local left = tonumber(ARGV[3])
   if left == 0 and redis.call('EXISTS', KEYS[8]) == 1 then
     left = (redis.call('HGET', KEYS[7], what) or now) - now
   end
-  if left > 0 then redis.call('EXPIRE', key, left) else redis.call('UNLINK', key) end
+  if cold and left > 0 then
+    keep_cold(KEYS[9], name, cold, now + left)
+  elseif cold then
+    condemn_cold(KEYS[9], KEYS[10], name, cold)
+  elseif left > 0 then
+    redis.call('EXPIRE', key, left)
+  else
+    redis.call('UNLINK', key)
+  end
   return true
 end
-if KEYS[9] and let_go('files:', KEYS[9]) then
-  for i = 10, #KEYS do let_go('blob:', KEYS[i]) end
+if KEYS[11] and let_go('files:', KEYS[11]) then
+  for i = 12, #KEYS do let_go('blob:', KEYS[i]) end
 end
 if size then
   redis.call('HINCRBY', KEYS[5], 'bytes', 0 - size) -- and not -size: Redis 7.0 refuses a -0

@@ -1,7 +1,7 @@
 -- Make a snapshot the head of a session, if the caller may; or the last of several, each of which
 -- goes on from the one before it: then all of them are there, or none.
--- KEYS: session, lease, refs, dead, journals, aborted, usage, held files; of each its snapshot and
---       tokens
+-- KEYS: session, lease, refs, dead, journals, aborted, usage, held files, cold files; of each its
+--       snapshot and tokens
 -- ARGV: lease token, expected head, key prefixes of snapshots, of sets of files and of blobs (same
 --       slot), parent of the first; of each its id, pin id, body, tokens, bytes of its objects and
 --       number of its tokens, for quotas, tokens of the whole history, name of its files or ''
@@ -12,7 +12,7 @@ local token, expected, prefix, files_at, blob_at, parent = unpack(ARGV, 1, 6)
 local chain = {}
 for at = 7, #ARGV, 8 do
   local id, pin, body, tokens, size, count, total, files = unpack(ARGV, at, at + 7)
-  local key = 9 + 2 * #chain
+  local key = 10 + 2 * #chain
   chain[#chain + 1] = {id = id, pin = pin, body = body, tokens = tokens, size = size,
     count = count, total = total, files = files, record = KEYS[key], log = KEYS[key + 1]}
 end
@@ -57,7 +57,9 @@ for _, one in ipairs(chain) do
     one.blobs = redis.call('HGET', files_at .. one.files, 'blobs')
     if not one.blobs then return {'no_files', ''} end
     for name in string.gmatch(one.blobs, '%x+') do
-      if redis.call('EXISTS', blob_at .. name) == 0 then return {'no_files', name} end
+      if redis.call('EXISTS', blob_at .. name) == 0 and redis.call('HEXISTS', KEYS[9], name) == 0 then
+        return {'no_files', name}
+      end
     end
   end
 end

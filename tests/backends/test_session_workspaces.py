@@ -41,6 +41,21 @@ def machine(torpor, tmp_path):
     return at
 
 
+@pytest.fixture
+async def machine_of(tmp_path):
+    """Workspaces of one machine by its name, for a runtime of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def at(app, name: str) -> tuple[Torpor, SessionWorkspaces]:
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            client = Torpor("http://scripted", transport=transport)
+            stack.push_async_exit(client)
+            workspaces = SessionWorkspaces(client, Workspaces(tmp_path / name), file_tools)
+            return client, workspaces
+
+        yield at
+
+
 def writes(path: str, content: str, call_id: str = "call_a"):
     return says(call("write_file", call_id, path=path, content=content), finish="tool_calls")
 
@@ -454,3 +469,32 @@ async def test_a_merge_drops_nothing_that_was_kept_or_done(torpor, said, machine
     (path / "more").write_text("four")
     merged = await here.merge(session.id, other.id, version)
     assert merged.note.endswith(f"put aside as {merged.aside}: more")
+
+
+async def test_files_of_an_archived_session_are_there_again_on_another_runtime(
+    bare_store, said, machine_of, tmp_path
+):
+    archive = f"file://{tmp_path / 'archive'}"
+    async with scripted_runtime(bare_store.url, said, archive_url=archive) as one:
+        torpor, here = machine_of(one, "here")
+        session = await torpor.create(tools=here.specs())
+        await work(torpor, said, here, session.id, ("plan", "one " * 500), ("note", "two"))
+        store = one.state.store
+        await store.archive_session(session.id)
+        keys = LineageKeys("torpor", lineage_of(session.id))
+        assert await store._control.redis.hlen(keys.cold_files) == 1
+    async with scripted_runtime(bare_store.url, said, archive_url=archive) as other:
+        torpor, there = machine_of(other, "there")
+        await torpor.resume(session.id)
+        assert not await other.state.store._control.redis.exists(keys.cold_files)
+        assert await files_of(there, session.id) == {"note": "two", "plan": "one " * 500}
+        await other.state.store.archive_session(session.id, spare=0)
+        _, elsewhere = machine_of(other, "elsewhere")  # read where they are
+        assert await files_of(elsewhere, session.id) == {"note": "two", "plan": "one " * 500}
+        await work(torpor, said, there, session.id, ("note", "three"))
+    async with scripted_runtime(bare_store.url, said) as without:
+        torpor, last = machine_of(without, "last")
+        with pytest.raises(ApiError, match="archive") as refused:
+            await last.open(session.id)
+        assert refused.value.code == "archive_unavailable"
+        await torpor.delete(session.id)

@@ -13,8 +13,9 @@ import redis
 from writer import Trips
 
 from state_store.archive import ArchiveReader, open_archive
-from state_store.archive.archivist import Archivist, Moved
+from state_store.archive.archivist import Archivist
 from state_store.archive.collect import check_archive, collect_condemned, collect_orphans
+from state_store.archive.moved import Moved
 from state_store.archive.policy import ArchivePolicy
 from state_store.archive.sweep import SweepReport, sweep
 from state_store.archive.targets import Target, targets_of
@@ -231,6 +232,7 @@ class Steps:
         self._loop = asyncio.get_running_loop()
         archivist._client = _Counted(archivist._client, self, ("get_into", "put", "replace"))
         archivist.archive = _Counted(archivist.archive, self, ("put", "get_into", "delete"))
+        archivist.files.archive = archivist.archive
 
     def step(self, operation: Callable[[], object]) -> object:
         """Called in the archivist's threads."""

@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 from shelf import FINGERPRINT, RANKS, Shelf, value_of
 
-from state_store.archive.archivist import Moved
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE, read_clock
 from state_store.archive.collect import check_archive, collect_condemned, collect_orphans
+from state_store.archive.moved import Moved
 from state_store.archive.names import Generation, all_ranks, object_name
 from state_store.archive.residency import residency, sample_of
 from state_store.archive.targets import look

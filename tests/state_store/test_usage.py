@@ -80,7 +80,8 @@ def test_the_command_prints_a_line_of_json_for_each_tenant(own_server, capsys):
     line = {
         "tenant": TENANT, "sessions": 1, "snapshots": 1, "tokens": 4,
         "own_bytes": TURN, "shared_bytes": 0, "archived_bytes": 0,
-        "file_bytes": 0, "effect_bytes": 0, "attached_bytes": 0, "note_bytes": 0,
+        "file_bytes": 0, "archived_file_bytes": 0, "effect_bytes": 0, "attached_bytes": 0,
+        "note_bytes": 0,
     }  # fmt: skip
     assert main(["store", "usage", "--redis", own_server.url]) == 0
     assert [json.loads(one) for one in capsys.readouterr().out.splitlines()] == [line]
