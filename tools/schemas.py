@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_args
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    StrictStr,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
 _MOST_SHOWN = 200
 _ONE = ("not", "if", "then", "else")
@@ -58,11 +67,19 @@ def objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
 # ---- shape -----------------------------------------------------------------------------------
 
 
-def _unless_boolean(value: Any, read: Callable[[Any], Schema]) -> Schema | bool:
+def _unless_boolean(value: Any, read: core_schema.ValidatorFunctionWrapHandler) -> Schema | bool:
     return value if isinstance(value, bool) else read(value)
 
 
-Part = Annotated["Schema", WrapValidator(_unless_boolean)]
+def _schema_or_boolean(part: Any, build: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    """Of a union pydantic would tell what is wrong once for each of its members."""
+    schema, _ = get_args(part)
+    return core_schema.no_info_wrap_validator_function(
+        _unless_boolean, build.generate_schema(schema)
+    )
+
+
+Part = Annotated["Schema | bool", GetPydanticSchema(_schema_or_boolean)]
 
 
 class Schema(BaseModel):
@@ -74,6 +91,8 @@ class Schema(BaseModel):
     defs: dict[str, Part] = Field(default={}, alias="$defs")
     definitions: dict[str, Part] = {}
     properties: dict[str, Part] = {}
+    unevaluated_properties: Part = Field(default=True, alias="unevaluatedProperties")
+    unevaluated_items: Part = Field(default=True, alias="unevaluatedItems")
     required: list[StrictStr] = []
     enum: list[Any] = []
     all_of: list[Part] = Field(default=[], alias="allOf")

@@ -10,6 +10,7 @@ has no bounds, wherever a schema has a `$schema`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ from tools.canonical import canonical
 from tools.errors import ToolsError
 from tools.patterns import is_found, is_found_linearly
 from tools.schemas import objects_in, referred
+from tools.unevaluated import unevaluated_items, unevaluated_properties
 
 __all__ = ["MOST_VIOLATIONS", "OfflineValidator", "Violation", "of_wrong_type"]
 
@@ -48,7 +50,7 @@ class Unusable(ToolsError):
 class OfflineValidator:
     """For a schema that may come from anywhere; it is used inside `bounded`.
 
-    Not checked are `unevaluatedProperties`, `unevaluatedItems` and formats.
+    Not checked are formats.
     """
 
     __slots__ = ("_resolver", "_root", "schema")
@@ -74,6 +76,27 @@ class OfflineValidator:
 
     # ---- for the keywords --------------------------------------------------------------------
 
+    def entered(self, schema: Any) -> OfflineValidator:
+        """The same, for a part of the schema in which references may lead from another place."""
+        resolver = self._resolver
+        if resolver is not None and isinstance(schema, Mapping) and "$id" in schema:
+            resolver = resolver.in_subresource(DRAFT202012.create_resource(schema))
+        return self._at(schema, resolver)
+
+    def referred(self, ref: Any) -> tuple[OfflineValidator, Any]:
+        """The same for what a reference leads to, and that schema. Raises Unusable, TooCostly."""
+        current().charge(weight(current().size(ref)))
+        if self._resolver is None and (ref == "#" or str(ref).startswith("#/")):
+            found = referred(ref, self._root)
+            if found is None:
+                raise Unusable(f"the reference {short(ref)} leads nowhere")
+            return self._at(found, None), found
+        try:
+            resolved = (self._resolver or _resolver_of(self._root)).lookup(ref)
+        except Unresolvable:
+            raise Unusable(f"the reference {short(ref)} leads nowhere") from None
+        return self._at(resolved.contents, resolved.resolver), resolved.contents
+
     def descend(
         self, instance: Any, schema: Any, path: Any = None, schema_path: Any = None
     ) -> Iterator[Violation]:
@@ -84,10 +107,7 @@ class OfflineValidator:
             yield _placed(Violation(f"{short(instance)} is not allowed here"), path)
             return
         current().charge(len(schema) // 8)
-        resolver = self._resolver
-        if resolver is not None and "$id" in schema:
-            resolver = resolver.in_subresource(DRAFT202012.create_resource(schema))
-        here = self._at(schema, resolver)
+        here = self.entered(schema)
         for name, value in schema.items():
             if (keyword := _KEYWORDS.get(name)) is not None:
                 for error in keyword(here, value, instance, schema) or ():
@@ -100,18 +120,7 @@ class OfflineValidator:
             raise Unusable(f"there is no type {short(kind)}") from None
 
     def _validate_reference(self, ref: Any, instance: Any) -> Iterator[Violation]:
-        current().charge(weight(current().size(ref)))
-        if self._resolver is None and (ref == "#" or str(ref).startswith("#/")):
-            found, resolver = referred(ref, self._root), None
-            if found is None:
-                raise Unusable(f"the reference {short(ref)} leads nowhere")
-        else:
-            try:
-                resolved = (self._resolver or _resolver_of(self._root)).lookup(ref)
-            except Unresolvable:
-                raise Unusable(f"the reference {short(ref)} leads nowhere") from None
-            found, resolver = resolved.contents, resolved.resolver
-        return self._at(found, resolver).iter_errors(instance)
+        return self.referred(ref)[0].iter_errors(instance)
 
     def _at(self, schema: Any, resolver: Any) -> OfflineValidator:
         other = OfflineValidator.__new__(OfflineValidator)
@@ -393,6 +402,10 @@ _KEYWORDS: dict[str, Keyword] = {
     "items": _items,
     "prefixItems": _STANDARD["prefixItems"],
     "contains": _contains,
+    "unevaluatedItems": _charged(unevaluated_items, _outer),
+    "unevaluatedProperties": _charged(
+        functools.partial(unevaluated_properties, matches=_matches), _outer
+    ),
     "uniqueItems": _charged(_unique_items, lambda _, instance: _whole(None, instance)),
     "allOf": _STANDARD["allOf"],
     "anyOf": _any_of,
