@@ -5,6 +5,7 @@ TorporError
 │   ├── InvalidRequest    the client library is given fields that its request cannot have
 │   ├── TemplateRewrites  what new messages append cannot be told from what was there
 │   ├── UnknownOption     the model's chat template does not know an option
+│   ├── FilesNotKept      a fork is to begin where the files of a turn are not kept any more
 │   ├── NoMessages        a history is to be rendered anew, and its messages are not known
 │   ├── ContextFull       the turn does not fit the model's context
 │   ├── BodyTooLarge      an import is larger than the service takes
@@ -86,6 +87,17 @@ class TemplateRewrites(BadRequest):
 
 class UnknownOption(BadRequest):
     code = "unknown_option"
+
+
+class FilesNotKept(BadRequest):
+    """between: token counts of the two nearest places where a fork has its files"""
+
+    code = "files_not_kept"
+    status = 409
+
+    def __init__(self, message: str, *, between: tuple[int, int]) -> None:
+        super().__init__(message, param="tokens")
+        self.between = between
 
 
 class NoMessages(BadRequest):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent_runtime.errors import BadRequest, StillRunning
+from agent_runtime.errors import BadRequest, FilesNotKept, StillRunning
 from agent_runtime.messages import points
 from agent_runtime.messages.transcripts import part_of
 from agent_runtime.turns.turns import Turns
@@ -33,8 +33,8 @@ async def fork_at(
     """A session whose history is the first `tokens` tokens of this one's. One that has the id
     `fork_id` already is made whole, if it is not.
 
-    Raises BadRequest when it has fewer, or when it is not known which files it had there; NotFound,
-    VaultLocked. Then nothing was made. StillRunning while another request makes it.
+    Raises BadRequest when it has fewer, FilesNotKept when it had files there that are let go;
+    NotFound, VaultLocked. Then nothing was made. StillRunning while another request makes it.
     """
     place = await store.place(session.id, tokens)
     before, whole = place.before, place.within
@@ -92,15 +92,19 @@ async def _tokens_of(store: StateStore, session: Session) -> int:
 
 
 def _require_files(whole: Snapshot, before: Snapshot | None) -> None:
-    """Raises BadRequest for a snapshot of several turns, which have not all the same files: it has
-    those of the last only."""
+    """Raises FilesNotKept for a snapshot of several turns, which had not all the same files: it
+    holds those of the last only, and a fork with other files than its messages speak of would be a
+    wrong continuation."""
     replaced = points.replaced_in(whole)
     files = {before.files if before else None, whole.files, *(one.files for one in replaced)}
     if replaced and len(files) > 1:
-        raise BadRequest(
-            f"the {before.total_tokens if before else 0} to {whole.total_tokens} tokens of "
-            f"{whole.session_id} were rewritten as one, and its files changed meanwhile: which it "
-            "had between them is not known. Nothing was made. Fork at one of the two."
+        start, end = before.total_tokens if before else 0, whole.total_tokens
+        raise FilesNotKept(
+            f"tokens {start} to {end} of {whole.session_id} are {len(replaced)} turns that were "
+            "rendered anew as one snapshot, and their tools changed its files: those in between "
+            f"are not kept. Nothing was made. Fork at {start} tokens, with the files before these "
+            f"turns, or at {end}, with those after them.",
+            between=(start, end),
         )
 
 

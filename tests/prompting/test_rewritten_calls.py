@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agent_runtime.errors import BadRequest
+from agent_runtime.errors import FilesNotKept
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
 from agent_runtime.wire.messages import Message
@@ -151,8 +151,10 @@ async def test_a_fork_inside_of_what_was_rewritten_has_no_files_of_another_turn(
     before, whole, _ = await store.ancestors((await store.session(session.id)).head)
     inside = (before.total_tokens + whole.total_tokens) // 2
     if changed:
-        with pytest.raises(BadRequest, match=f"{before.total_tokens} to {whole.total_tokens}"):
+        with pytest.raises(FilesNotKept, match="Nothing was made") as refused:
             await files_at(desk, session.id, inside)
+        assert refused.value.between == (before.total_tokens, whole.total_tokens)
+        assert (refused.value.code, refused.value.param) == ("files_not_kept", "tokens")
         assert len(await store.sessions("default")) == 1
     else:
         assert await files_at(desk, session.id, inside) == first

@@ -6,6 +6,7 @@ from typing import get_args
 
 from agent_runtime.errors import (
     Cancelled,
+    FilesNotKept,
     HeadMoved,
     KeyReused,
     NoMessages,
@@ -37,7 +38,7 @@ def test_ways_to_deal_with_templates_are_those_that_there_are():
     table = PAGE.split("| `history` | |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [*get_args(HistoryPolicy)]
     assert f"`{CreateSession.model_fields['history'].default}` (default)" in table
-    for error in (NoMessages, UnknownOption):
+    for error in (FilesNotKept, NoMessages, UnknownOption):
         assert f"`{error.code}`" in PAGE
     assert "rewritten_tokens" in Usage.model_fields
 
