@@ -147,8 +147,8 @@ async def messages(http: Request, session_id: str) -> list[SaidMessage]:
     return await said(state.store, state.turns, session)
 
 
-@router.get("/{session_id}/residency")
-async def residency(sessions: Asked, session_id: str) -> Whereabouts:
+@router.get("/{session_id}/whereabouts")
+async def whereabouts(sessions: Asked, session_id: str) -> Whereabouts:
     return await sessions.whereabouts(session_id)
 
 

@@ -196,7 +196,7 @@ class Torpor:
         """Where the state of the session's head is now."""
         return read(
             Whereabouts,
-            await self._requests.call("GET", path_of("sessions", session_id, "residency")),
+            await self._requests.call("GET", path_of("sessions", session_id, "whereabouts")),
         )
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:

@@ -33,7 +33,7 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "PUT /v1/sessions/{session_id}/labels": ("setLabels", "Replace a session's labels"),
     "GET /v1/sessions/{session_id}/events": ("followSession", "Follow what happens to a session"),
     "GET /v1/sessions/{session_id}/snapshots": ("listSnapshots", "List a session's snapshots"),
-    "GET /v1/sessions/{session_id}/residency": ("locateSession", "Find where the state is"),
+    "GET /v1/sessions/{session_id}/whereabouts": ("locateSession", "Find where the state is"),
     "POST /v1/sessions/{session_id}/turns": ("takeTurn", "Take a turn"),
     "POST /v1/sessions/{session_id}/turns/resume": ("resumeTurn", "Run an interrupted turn again"),
     "POST /v1/sessions/{session_id}/cancel": ("cancelTurn", "End the turn that runs"),

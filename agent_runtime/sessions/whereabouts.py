@@ -27,9 +27,9 @@ async def whereabouts(
         return found
     if await turns.stateless.holds(session):
         tokens = tokens_of(await store.snapshot(session.head))
-        told = {"residency": "none", "tokens": tokens, "reason": WHY}
+        told = {"in_store": "none", "tokens": tokens, "reason": WHY}
         return found.model_copy(update=told)
-    found = found.model_copy(update={"residency": await store.residency(session_id)})
+    found = found.model_copy(update={"in_store": await store.residency(session_id)})
     try:
         engine = await engine_of(session, pool, turns.placing, residency)
     except NoEngine as error:

@@ -11,7 +11,7 @@ from agent_runtime.wire.turns import Durability
 class Whereabouts(Wire):
     """Where the state of a session's head is, as the engine and the store say it now.
 
-    residency:     where the store has it, whatever an engine holds: `stored`, `archived`, `partly`,
+    in_store:      where the store has it, whatever an engine holds: `stored`, `archived`, `partly`,
                    `lost`, `tokens`; `empty`, or `none` without state
     engine:        whose device and host memory was looked at, None if no engine fits
     device_tokens, staged_tokens, stored_tokens:
@@ -26,7 +26,7 @@ class Whereabouts(Wire):
 
     session_id: str
     head: str | None
-    residency: str = "empty"
+    in_store: str = "empty"
     tokens: int = 0
     boundary: int = 0
     engine: str | None = None

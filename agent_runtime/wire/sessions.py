@@ -33,7 +33,11 @@ class LabelsRequest(Wire, strict=True):
 
 
 class SessionView(Wire):
-    """A session as the API shows it. Token counts are of its head."""
+    """A session as the API shows it. Token counts are of its head.
+
+    residency: the nearest place that has its head's bytes: `device`, as far as this runtime knows,
+               else what `Whereabouts.in_store` says
+    """
 
     id: str
     head: str | None

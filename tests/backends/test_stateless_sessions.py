@@ -62,7 +62,7 @@ async def test_a_turn_says_that_all_of_it_is_computed_again(torpor, session):
     assert (view.head, view.residency, view.boundary) == (second.snapshot, "none", 0)
     assert view.tokens == usage.prompt_tokens + usage.completion_tokens
     there = await torpor.whereabouts(session.id)
-    assert (there.residency, there.tokens) == ("none", view.tokens)
+    assert (there.in_store, there.tokens) == ("none", view.tokens)
     assert there.reason == "the backend keeps no state"
 
 

@@ -1,4 +1,4 @@
-"""`GET /v1/sessions/{id}/residency` says what the engine and the store say now."""
+"""`GET /v1/sessions/{id}/whereabouts` says what the engine and the store say now."""
 
 import secrets
 
@@ -16,11 +16,12 @@ async def test_a_session_is_found_on_the_device_in_host_memory_and_in_the_store(
 ):
     created = await torpor.create(system=f"You are {secrets.token_hex(8)}.", tools=registry.specs())
     empty = await torpor.whereabouts(created.id)
-    assert (empty.residency, empty.head, empty.stored_tokens) == ("empty", None, 0)
+    assert (empty.in_store, empty.head, empty.stored_tokens) == ("empty", None, 0)
 
     (*_, last) = await say(torpor, created.id, *HISTORY)
     found = await torpor.whereabouts(created.id)
-    assert (found.residency, found.head) == ("stored", last.snapshot)
+    assert (found.in_store, found.head) == ("stored", last.snapshot)
+    assert (await torpor.get(created.id)).residency == "device"
     assert found.tokens > found.boundary == last.boundary > 0
     assert (found.device_tokens, found.stored_tokens) == (last.boundary, last.boundary)
     assert found.staged_tokens == 0

@@ -100,9 +100,9 @@ async function resume(page) {
 }
 
 async function where(page) {
-  const told = await get(v1("sessions", page.id, "residency"));
+  const told = await get(v1("sessions", page.id, "whereabouts"));
   const rows = [
-    ["Residency", told.residency],
+    ["In the store", told.in_store],
     ["Engine", told.engine || "none"],
     ["From the device", `${count(told.device_tokens)} of ${count(told.tokens)} tokens`],
     ["From its host memory", `${count(told.staged_tokens)} tokens`],
