@@ -8,14 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from state_store.archive import open_archive
 from state_store.archive.archivist import WORKERS, Archivist
 from state_store.archive.base import Archive
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE
-from state_store.archive.collect import collect_condemned, collect_orphans, count_condemned
+from state_store.archive.collect import (
+    Condemned,
+    collect_condemned,
+    collect_orphans,
+    count_condemned,
+)
 from state_store.archive.collect_files import collect_files, count_condemned_files
 from state_store.archive.moved import Moved
 from state_store.archive.policy import ArchivePolicy
@@ -42,11 +47,13 @@ class Collected:
     orphans:   files that moves which never ended left behind, deleted
     waiting:   condemned generations that are still there: younger than a move may take, or no
                archive is open here to delete them from
+    damaged:   of those, what cannot be read and waits for `store check --repair`
     """
 
     condemned: int = 0
     orphans: int = 0
     waiting: int = 0
+    damaged: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,18 +168,18 @@ class Archiving:
     async def sweep(self, policy: ArchivePolicy) -> SweepReport:
         opened = self._require_open()
         report = await sweep(self._control, self._prefix, self._snapshots, opened.archivist, policy)
-        report.collected = await self.collect_condemned()
+        report.collected = (await self.collect_condemned()).collected
         return report
 
-    async def collect_condemned(self) -> int:
-        """Delete what was archived and is held by nothing any more, as long as an archive is open;
-        how many generations."""
+    async def collect_condemned(self) -> Condemned:
+        """Delete what was archived and is held by nothing any more, as long as an archive is
+        open."""
         if self._opened is None:
-            return 0
+            return Condemned(0, 0)
         place = (self._control, self._prefix, self._opened.archive)
-        return await collect_condemned(*place, older_than=MOVE_LIMIT) + await collect_files(
-            *place, older_than=MOVE_LIMIT
-        )
+        found = await collect_condemned(*place, older_than=MOVE_LIMIT)
+        files = await collect_files(*place, older_than=MOVE_LIMIT)
+        return replace(found, collected=found.collected + files)
 
     async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
         head = (await self._sessions.record(session_id, tenant=tenant)).head
@@ -196,7 +203,8 @@ class Archiving:
         archive = self._opened.archive
         condemned = await self.collect_condemned()
         orphans = await collect_orphans(self._control, self._prefix, archive, older_than=ORPHAN_AGE)
-        return Collected(condemned, orphans, await self._count_condemned())
+        waiting = await self._count_condemned()
+        return Collected(condemned.collected, orphans, waiting, condemned.damaged)
 
     async def _count_condemned(self) -> int:
         place = (self._control, self._prefix)

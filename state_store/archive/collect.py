@@ -7,6 +7,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
+
+from redis.exceptions import ResponseError
 
 from state_store.archive.base import Archive, StoredFile
 from state_store.archive.clock import MOVE_LIMIT, ORPHAN_AGE, read_clock
@@ -45,19 +48,29 @@ class ArchiveReport:
     damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Condemned:
+    """collected: generations that were deleted
+    damaged:   keys, and names in them, that cannot be read and were left alone
+    """
+
+    collected: int
+    damaged: int
+
+
 async def collect_condemned(
     control: Control, prefix: str, archive: Archive, *, older_than: float = MOVE_LIMIT
-) -> int:
-    """Delete the generations that were condemned over `older_than` s ago; how many.
+) -> Condemned:
+    """Delete the generations that were condemned over `older_than` s ago.
 
     The wait has two reasons. A server that comes back from a crash without its last writes may
     name again what was condemned in them: until then the bytes are there. And a script that was
     to make a generation cold may still be on its way; it is refused as long as that is condemned,
     and by its age afterwards. So a shorter wait is safe only while nobody moves anything.
 
-    What cannot be read is logged, and left for `store check`.
+    What cannot be read is logged and counted, and left for `store check`.
     """
-    collected = 0
+    collected, damaged = 0, 0
     async for keys in control.scan(f"{prefix}:condemned:*"):
         now = (await read_clock(control, prefix)).now
         async with control.guard() as client:
@@ -65,7 +78,11 @@ async def collect_condemned(
             for key in keys:
                 pipeline.smembers(key)
             due, names = [], []
-            for key, members in zip(keys, await pipeline.execute(), strict=True):
+            for key, members in zip(keys, await replies_of(pipeline), strict=True):
+                if isinstance(members, ResponseError):
+                    logger.error("%r is left alone: %s", key, members)
+                    damaged += 1
+                    continue
                 for member in members:
                     try:
                         target = target_beside(prefix, key, ranks=1)
@@ -73,6 +90,7 @@ async def collect_condemned(
                         since = _condemned_at(member)
                     except CorruptObject as error:
                         logger.error("a condemned generation is left alone: %s", error)
+                        damaged += 1
                         continue
                     if now - since >= older_than:
                         due.append((key, member))
@@ -84,18 +102,19 @@ async def collect_condemned(
             if due:
                 await pipeline.execute()
             collected += len(due)
-    return collected
+    return Condemned(collected, damaged)
 
 
 async def count_condemned(control: Control, prefix: str) -> int:
-    """Generations that wait to be deleted."""
+    """Generations that wait to be deleted; a key that cannot be read counts as one."""
     counts: dict[bytes, int] = {}
     async for keys in control.scan(f"{prefix}:condemned:*"):
         async with control.guard() as client:
             pipeline = client.pipeline(transaction=False)
             for key in keys:
                 pipeline.scard(key)
-            counts.update(zip(keys, await pipeline.execute(), strict=True))
+            for key, count in zip(keys, await replies_of(pipeline), strict=True):
+                counts[key] = 1 if isinstance(count, ResponseError) else count
     return sum(counts.values())
 
 
@@ -126,7 +145,7 @@ async def collect_orphans(
                     pipeline.get(stored.names.cold_key(stored.ref))
                 else:
                     pipeline.hget(LineageKeys(prefix, stored.lineage).cold_files, stored.blob)
-            colds = await pipeline.execute()
+            colds = await replies_of(pipeline)
         orphans = [
             name
             for (name, stored), cold in zip(old, colds, strict=True)
@@ -197,7 +216,20 @@ def _check_cold(prefix: str, archive: Archive, key: bytes, cold: bytes, frame: m
     return total
 
 
-def _is_orphan(stored: StoredName | StoredFileName, cold: bytes | None) -> bool:
+async def replies_of(pipeline: Any) -> list[Any]:
+    """With a ResponseError in the place of each reply of a key that is not of its type."""
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        wrong_type = isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
+        if isinstance(reply, Exception) and not wrong_type:
+            raise reply
+    return replies
+
+
+def _is_orphan(stored: StoredName | StoredFileName, cold: bytes | ResponseError | None) -> bool:
+    if isinstance(cold, ResponseError):
+        logger.error("%s stays in the archive, its cold key cannot be read: %s", stored, cold)
+        return False
     return stored.partial or not cold or cold.split()[0] != str(stored.generation).encode()
 
 
@@ -217,5 +249,6 @@ def _take(files: Iterator[StoredFile], count: int) -> list[StoredFile]:
 
 
 __all__: Sequence[str] = (
-    "ArchiveReport", "check_archive", "collect_condemned", "collect_orphans", "count_condemned",
+    "ArchiveReport", "Condemned", "check_archive", "collect_condemned", "collect_orphans",
+    "count_condemned", "replies_of",
 )  # fmt: skip

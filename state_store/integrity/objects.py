@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, cast
 
 import xxhash
+from redis.exceptions import ResponseError
 
 from state_store.archive.base import Archive
-from state_store.archive.collect import check_archive
+from state_store.archive.collect import check_archive, replies_of
 from state_store.codec import HEADER_BYTES, check_value
 from state_store.connection import Call
 from state_store.errors import CorruptObject, UnknownFingerprint
@@ -332,7 +333,17 @@ async def check_cold(walk: Walk) -> None:
             pipeline = client.pipeline(transaction=False)
             pipeline.get(names.cold_key(ref))
             pipeline.smembers(key)
-            cold, members = await pipeline.execute()
+            cold, members = await replies_of(pipeline)
+        if isinstance(members, ResponseError):
+            members = ()
+            walk.found(
+                "condemned",
+                key,
+                "is no set of generations of the archive",
+                repairable=True,
+                keys=[names.cold_key(ref), key],
+                member=b"",
+            )
         for member in sorted(members):
             generation, _, at = member.partition(b"@")
             if not is_generation(generation) or not (at or b"0").isdigit():

@@ -408,6 +408,8 @@ async def test_what_is_condemned_under_no_name_keeps_nothing_else_in_the_archive
     condemned = raw.keys(f"{prefix}:condemned:*")
     raw.sadd(condemned[0], b"x")
     raw.sadd(f"{prefix}:condemned:odd", b"y")
+    raw.set(f"{prefix}:condemned:of-a-wrong-type", b"z")
     collected = (await writer.store.recover(older_than=0)).collected
-    assert (collected.condemned, collected.waiting) == (len(condemned), 2)
+    assert (collected.condemned, collected.waiting) == (len(condemned), 3)
+    assert collected.damaged == 3
     assert not [one for one in folder.rglob("*") if one.is_file() and "kv" in str(one)]

@@ -299,6 +299,13 @@ def archive_what_nobody_holds(scene):
 
 
 @damage("condemned")
+def make_what_is_condemned_something_else(scene):
+    key = scene.names[0].condemned_key(scene.page)
+    scene.raw.delete(key)
+    scene.raw.set(key, "of a wrong type")
+
+
+@damage("condemned")
 def condemn_what_the_archive_needs(scene):
     scene.raw.set(scene.names[0].cold_key(scene.state), generation("2"))
     scene.raw.sadd(scene.names[0].condemned_key(scene.state), f"{generation('2')}@1")
