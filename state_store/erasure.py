@@ -14,6 +14,7 @@ from state_store.integrity import forget_lost
 from state_store.layout import TenantKeys
 from state_store.sessions import UNMADE, Sessions
 from state_store.tenants import Tenants
+from state_store.unfinished import Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -67,22 +68,31 @@ async def delete_sessions(control: Control, prefix: str, sessions: Sessions, nam
     return removed
 
 
-async def recover(control: Control, prefix: str, tenants: Tenants, sessions: Sessions) -> None:
+async def recover(
+    control: Control, prefix: str, tenants: Tenants, sessions: Sessions, unfinished: Unfinished
+) -> None:
     """Delete what was stored for tenants while they were deleted, or left when that ended half
-    way, and whose writers have died."""
+    way, and whose writers have died. And correct the lists of tenants."""
     before = f"{prefix}:{{tenant:"
+    recorded: set[str] = set()
     left: set[str] = set()
+    waiting: set[str] = set()
     async for found in control.scan(f"{before}*}}:*"):
         for key in found:
             name, _, what = key.decode(errors="replace").removeprefix(before).partition("}:")
-            if what != "record":
-                left.add(name)
+            (recorded if what == "record" else left).add(name)
+            if what == "unfinished":
+                waiting.add(name)
     for name in sorted(left):
         try:
             if await tenants.is_deleted(name):
                 await delete_sessions(control, prefix, sessions, name)
         except (InvalidTenant, CorruptObject) as error:
             logger.error("whether tenant %s was deleted cannot be told: %s", name, error)
+    missing, dangling = await tenants.list.unlisted(sorted(recorded))
+    await tenants.list.list_again(missing)
+    await tenants.list.unlist(dangling)
+    await unfinished.list_again(await unfinished.unlisted(sorted(waiting)))
 
 
 async def rewrite_logs(control: Control) -> None:

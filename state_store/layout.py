@@ -225,6 +225,17 @@ class OperatorKeys:
         """As `TenantKeys.spent`."""
         return self._key(f"spent:{key_id}:{minute}")
 
+    @property
+    def tenants(self) -> str:
+        """Sorted set of the names of all tenants that were made and not deleted, by name."""
+        return self._key("tenants")
+
+    @property
+    def unfinished(self) -> str:
+        """Sorted set of the names of tenants that may have sessions in `TenantKeys.unfinished`, by
+        when one was last put there."""
+        return self._key("unfinished")
+
 
 @dataclass(frozen=True)
 class TenantKeys:

@@ -391,7 +391,9 @@ class StateStore(Tenancy, Finding, Moving, Writing):
                     self._control, self._prefix, lineage, older_than=older_than
                 )
         with going_on_without("tenants that were deleted"):
-            await erasure.recover(self._control, self._prefix, self._tenants, self._sessions)
+            await erasure.recover(
+                self._control, self._prefix, self._tenants, self._sessions, self.unfinished
+            )
         await self._labels.recover(older_than=older_than)
         await self._quotas.recover()
         collected = await self._archiving.collect()

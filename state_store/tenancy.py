@@ -74,9 +74,13 @@ class Tenancy:
         """As `tenant`, and none is made. Raises NotFound, InvalidTenant, TenantDeleted."""
         return await self._tenants.find(name)
 
-    async def every_tenant(self) -> list[Tenant]:
-        """All tenants that were made and not deleted, by name: read from every key of the store."""
-        return await self._tenants.every()
+    async def page_of_tenants(
+        self, *, limit: int, after: str | None = None
+    ) -> tuple[list[Tenant], str | None]:
+        """At most `limit` tenants that were made and not deleted, by name, from after a name on;
+        and the name that the next ones come after, None if there are none. Raises
+        InvalidArgument."""
+        return await self._tenants.list.page(limit=limit, after=after)
 
     async def rewrap_tenant(self, name: str) -> None:
         """Wrap the tenant's key with the newest master key, so that older ones can go.

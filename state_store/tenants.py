@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 
-from state_store.connection import Command, Control
+from state_store.connection import Command, Control, Script
 from state_store.encodings import LOSSLESS, economy_named
 from state_store.errors import NotFound, StoreUnavailable, TenantDeleted, TenantExists
 from state_store.forms import page_salt
 from state_store.layout import TenantKeys
 from state_store.records import Tenant
+from state_store.tenant_list import TenantList
 from state_store.tenant_seals import TenantSeals
 from state_store.vault import TenantKey, Vault, master_key_id
 
@@ -23,6 +24,7 @@ class Tenants:
         self._control = control
         self._prefix = prefix
         self._vault = vault
+        self.list = TenantList(control, prefix)
         self._known: dict[str, Tenant] = {}
         self._keys: dict[str, TenantKey] = {}
 
@@ -48,7 +50,7 @@ class Tenants:
         stored = await self._stored(name)
         if stored is not None and not Tenant.unpack(stored).deleted:
             raise _exists(name)
-        if not await self._replace(name, stored, tenant):
+        if not await self._make(name, stored, tenant):
             raise _exists(name)
         self._known[name] = tenant
         return tenant
@@ -62,15 +64,6 @@ class Tenants:
         if tenant.deleted:
             raise _deleted(name)
         return tenant
-
-    async def every(self) -> list[Tenant]:
-        """By name, and none that was deleted. Looks at every key of the store."""
-        found: list[Tenant] = []
-        async for names in self._control.scan(f"{self._prefix}:{{tenant:*}}:record"):
-            replies = await self._control.exchange([("GET", name) for name in names])
-            found += [Tenant.unpack(stored) for stored in replies if stored is not None]
-        there = {tenant.name: tenant for tenant in found if not tenant.deleted}
-        return [there[name] for name in sorted(there)]
 
     async def is_deleted(self, name: str) -> bool:
         stored = await self._stored(name)
@@ -111,6 +104,7 @@ class Tenants:
             if tenant.deleted or await self._replace(name, stored, gone):
                 self._known.pop(name, None)
                 self._keys.pop(tenant.id, None)
+                await self.list.unlist([name])
                 return True
         raise _too_busy(name)
 
@@ -159,7 +153,7 @@ class Tenants:
         stored = await self._stored(name)
         if stored is None:
             fresh = Tenant(name=name, id=secrets.token_hex(8), salt=secrets.token_hex(16))
-            await self._replace(name, None, fresh)
+            await self._make(name, None, fresh)
             stored = await self._stored(name)
         if stored is None:
             raise _too_busy(name)
@@ -173,6 +167,17 @@ class Tenants:
         async with self._control.guard() as client:
             stored: bytes | None = await client.get(TenantKeys(self._prefix, name).record)
             return stored
+
+    async def _make(self, name: str, read: bytes | None, tenant: Tenant) -> bool:
+        """As `_replace`, of a tenant that is not there."""
+        listing = self.list.naming(name)
+        replacing = Script(
+            "replace", [TenantKeys(self._prefix, name).record], [read or b"", tenant.pack()]
+        )
+        _, made, _ = await self._control.exchange([listing], [replacing], [listing])
+        if not made:
+            await self.list.unlist([name])
+        return bool(made)
 
     async def _replace(self, name: str, read: bytes | None, tenant: Tenant) -> bool:
         """Whether the record was still the one that was read, and is now the new one."""

@@ -1,14 +1,25 @@
-"""Sessions that are made for something that may never come, so that they are not left for good."""
+"""Sessions that are made for something that may never come, so that they are not left for good.
+
+They lie with their tenants, and tenants that may have some are listed: first, so that none is put
+where nobody looks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import msgpack
 
-from state_store.connection import Control
-from state_store.layout import TenantKeys
+from state_store.connection import Control, Script
+from state_store.errors import CorruptObject
+from state_store.layout import OperatorKeys, TenantKeys
+from state_store.recovering import going_on_without
+
+logger = logging.getLogger(__name__)
+
+_UNLISTED = 60  # seconds after which a listed tenant without any is not about to have one
 
 
 class Begun(NamedTuple):
@@ -26,12 +37,15 @@ class Unfinished:
     def __init__(self, control: Control, prefix: str) -> None:
         self._control = control
         self._prefix = prefix
+        self._listed = OperatorKeys(prefix).unfinished
 
     async def put(self, begun: Begun) -> None:
         """Raises InvalidTenant."""
-        async with self._control.guard() as client:
-            row = msgpack.packb([begun.head, begun.at])
-            await client.hset(self._all(begun.tenant), begun.session_id, row)
+        row = msgpack.packb([begun.head, begun.at])
+        await self._control.exchange(
+            [self._listing(begun.tenant)],
+            [("HSET", self._all(begun.tenant), begun.session_id, row)],
+        )
 
     async def drop(self, tenant: str, session_id: str) -> None:
         """Raises InvalidTenant."""
@@ -39,15 +53,52 @@ class Unfinished:
             await client.hdel(self._all(tenant), session_id)
 
     async def every(self) -> AsyncIterator[Begun]:
-        """Of all tenants; some may come twice. Looks at every key of the store."""
-        before, after = f"{self._prefix}:{{tenant:", "}:unfinished"
-        async for keys in self._control.scan(f"{before}*{after}"):
-            for key in keys:
-                tenant = key.decode().removeprefix(before).removesuffix(after)
+        """Of all tenants. What cannot be read is logged, and keeps nobody from the others."""
+        async with self._control.guard() as client:
+            listed = await client.zrange(self._listed, 0, -1, withscores=True)
+        for raw, listed_at in listed:
+            rows: dict[bytes, bytes] = {}
+            with going_on_without(f"unfinished sessions of tenant {raw!r}"):
+                key = self._all(raw.decode(errors="replace"))
                 async with self._control.guard() as client:
                     rows = await client.hgetall(key)
-                for session_id, row in rows.items():
-                    yield Begun(tenant, session_id.decode(), *msgpack.unpackb(row))
+                if not rows:
+                    seen = [raw, repr(listed_at), _UNLISTED]
+                    await self._control.run("unlist", [self._listed, self._listed], *seen)
+            for session_id, row in rows.items():
+                try:
+                    begun = _begun(raw.decode(), session_id, row)
+                except CorruptObject as error:
+                    logger.error("unfinished session %r is left alone: %s", session_id, error)
+                    continue
+                yield begun
+
+    async def unlisted(self, tenants: Sequence[str]) -> list[str]:
+        """Of tenants that have some, those that are not listed."""
+        if not tenants:
+            return []
+        async with self._control.guard() as client:
+            scores = await client.zmscore(self._listed, tenants)
+        missing = [one for one, score in zip(tenants, scores, strict=True) if score is None]
+        have = await self._control.exchange([("EXISTS", self._all(one)) for one in missing])
+        return [one for one, has in zip(missing, have, strict=True) if has]
+
+    async def list_again(self, tenants: Sequence[str]) -> None:
+        """Has `every` look at them."""
+        if tenants:
+            await self._control.exchange([self._listing(one) for one in tenants])
+
+    def _listing(self, tenant: str) -> Script:
+        return Script("use", [self._listed], [tenant, ""])
 
     def _all(self, tenant: str) -> str:
         return TenantKeys(self._prefix, tenant).unfinished
+
+
+def _begun(tenant: str, session_id: bytes, row: bytes) -> Begun:
+    """Raises CorruptObject."""
+    try:
+        head, at = msgpack.unpackb(row)
+        return Begun(tenant, session_id.decode(), head, float(at))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptObject(f"its row cannot be read: {error!r}") from error

@@ -29,16 +29,15 @@ async def tenants(
     after: Annotated[str | None, Query(description="A tenant's name.")] = None,
 ) -> list[TenantView]:
     """By name, and none that was deleted; the `Link` header leads to the next ones, if there are
-    any. Each page is read from all names in the store."""
-    every = [
-        TenantView(name=tenant.name, encrypted=tenant.encrypted, economy=tenant.economy)
-        for tenant in await _store(http).every_tenant()
-        if after is None or tenant.name > after
-    ]
-    if len(every) > limit:
-        query = urlencode({"limit": limit, "after": every[limit - 1].name})
+    any."""
+    found, following = await _store(http).page_of_tenants(limit=limit, after=after)
+    if following is not None:
+        query = urlencode({"limit": limit, "after": following})
         response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
-    return every[:limit]
+    return [
+        TenantView(name=tenant.name, encrypted=tenant.encrypted, economy=tenant.economy)
+        for tenant in found
+    ]
 
 
 @router.get("/{name}/usage")

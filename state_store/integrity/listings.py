@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from state_store.errors import CorruptObject, InvalidId, InvalidTenant
+from state_store.integrity.report import Problem
 from state_store.integrity.walk import Walk, batches, pairs
 from state_store.layout import (
     LineageKeys,
@@ -19,6 +20,8 @@ from state_store.layout import (
 from state_store.quotas import SUM, wrong_sum
 from state_store.records import LabelSet, Tenant
 from state_store.sessions import UNMADE
+from state_store.tenant_list import TenantList
+from state_store.unfinished import Unfinished
 
 
 async def check_listings(walk: Walk) -> None:
@@ -37,6 +40,35 @@ async def check_listings(walk: Walk) -> None:
             if label_of(f"{walk.prefix}:{name}") is not None:
                 await _check_dangling(walk, keys, f"{walk.prefix}:{name}")
     await _check_missing(walk)
+    await _check_tenants(walk)
+
+
+async def _check_tenants(walk: Walk) -> None:
+    """That the lists of tenants name those that they are to name."""
+    recorded = sorted(name for name, keys in walk.tenants.items() if "record" in keys)
+    tenants = TenantList(walk.control, walk.prefix)
+    first, again = await tenants.unlisted(recorded), await tenants.unlisted(recorded)
+    for name in set(first[0]).intersection(again[0]):
+        walk.found("unlisted-tenant", name, "the store does not list it", repairable=True)
+    for name in set(first[1]).intersection(again[1]):  # else it was being made or deleted
+        walk.found("unlisted-tenant", name, "is listed, and is not there", repairable=True)
+    waiting = sorted(name for name, keys in walk.tenants.items() if "unfinished" in keys)
+    for name in await Unfinished(walk.control, walk.prefix).unlisted(waiting):
+        walk.found(
+            "unlisted-unfinished",
+            name,
+            "recovery is not told to look for its unfinished sessions",
+            repairable=True,
+        )
+
+
+async def list_tenants(walk: Walk, problems: Sequence[Problem]) -> None:
+    """Correct the lists of tenants by their records."""
+    await TenantList(walk.control, walk.prefix).unlist([one.subject for one in problems])
+
+
+async def list_unfinished(walk: Walk, problems: Sequence[Problem]) -> None:
+    await Unfinished(walk.control, walk.prefix).list_again([one.subject for one in problems])
 
 
 async def _check_record(walk: Walk, keys: TenantKeys) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from state_store import garbage
 from state_store.integrity.files import forget_lost_files, mend_files
 from state_store.integrity.lineages import discover, mend_leases, still_alive, survey
-from state_store.integrity.listings import dangling
+from state_store.integrity.listings import dangling, list_tenants, list_unfinished
 from state_store.integrity.report import Kind, Problem
 from state_store.integrity.walk import Walk, batches
 from state_store.layout import LineageKeys, ObjectRef, lineage_of
@@ -166,6 +166,8 @@ _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
     (("object-leaks",), _expire),
     (("cold-key", "cold-unheld"), _mend_cold),
     (("condemned",), _pardon),
+    (("unlisted-tenant",), list_tenants),
+    (("unlisted-unfinished",), list_unfinished),
     (("list-dangling",), _unlist),
     (("list-missing",), _list_again),
 )

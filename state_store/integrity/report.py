@@ -29,6 +29,8 @@ Kind = Literal[
     "file-expires",  # though a snapshot holds it
     "file-archived",  # a content that the archive has: how is malformed, or it is in Redis too
     "file-lost",  # the archive's bytes of a content are gone or damaged
+    "unlisted-tenant",  # the store's list lacks it, or names one that is not there
+    "unlisted-unfinished",  # it has unfinished sessions, and recovery is not told to look for them
     # objects
     "object-missing",  # on some rank, and not archived
     "object-damaged",  # its bytes are not what its name says

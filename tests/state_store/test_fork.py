@@ -116,4 +116,4 @@ async def test_deleted_in_any_order_the_rest_keeps_exactly_what_it_reaches(write
     left = {
         key.decode().split(":", 1)[1].partition(":")[0] for key in raw.keys(f"{writer.prefix}:*")
     }
-    assert left <= {"kv", "state", "{tenant", "fingerprint"}  # the objects expire
+    assert left <= {"kv", "state", "{tenant", "{operators}", "fingerprint"}  # the objects expire
