@@ -12,60 +12,100 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from agent_runtime.sdk import Torpor
 from agent_runtime.sdk.ledger import SessionLedger
 from agent_runtime.sdk.loops import LoopThread
-from tools.effects import Entry
+from agent_runtime.sdk.tenants import TenantsClient
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Client = TypeVar("_Client")
+
+
+class _Blocking(Generic[_Client]):
+    """client: which awaits; thread: where it does"""
+
+    client: _Client
+    thread: LoopThread
 
 
 def _ended(
-    method: Callable[Concatenate[Torpor, _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate[TorporSync, _P], _T]:
+    method: Callable[Concatenate[_Client, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[_Blocking[_Client], _P], _T]:
     @functools.wraps(method)
-    def call(self: TorporSync, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self.thread.run(method(self.torpor, *args, **kwargs))
+    def call(self: _Blocking[_Client], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.thread.run(method(self.client, *args, **kwargs))
 
     return call
 
 
 def _streamed(
-    method: Callable[Concatenate[Torpor, _P], AsyncGenerator[_T]],
-) -> Callable[Concatenate[TorporSync, _P], Generator[_T]]:
+    method: Callable[Concatenate[_Client, _P], AsyncGenerator[_T]],
+) -> Callable[Concatenate[_Blocking[_Client], _P], Generator[_T]]:
     @functools.wraps(method)
-    def call(self: TorporSync, /, *args: _P.args, **kwargs: _P.kwargs) -> Generator[_T]:
-        return self.thread.each(method(self.torpor, *args, **kwargs))
+    def call(self: _Blocking[_Client], /, *args: _P.args, **kwargs: _P.kwargs) -> Generator[_T]:
+        return self.thread.each(method(self.client, *args, **kwargs))
 
     return call
 
 
-class TorporSync:
+class LedgerSync(_Blocking[SessionLedger]):
+    """As `SessionLedger`."""
+
+    def __init__(self, client: SessionLedger, thread: LoopThread) -> None:
+        self.client = client
+        self.thread = thread
+
+    find = _ended(SessionLedger.find)
+    begin = _ended(SessionLedger.begin)
+    end = _ended(SessionLedger.end)
+    inherited = _ended(SessionLedger.inherited)
+    of = _ended(SessionLedger.of)
+
+
+class TenantsSync(_Blocking[TenantsClient]):
+    """As `TenantsClient`, for who runs the service."""
+
+    def __init__(self, client: TenantsClient, thread: LoopThread) -> None:
+        self.client = client
+        self.thread = thread
+
+    all = _streamed(TenantsClient.all)
+    usage = _ended(TenantsClient.usage)
+    quota = _ended(TenantsClient.quota)
+    set_quota = _ended(TenantsClient.set_quota)
+
+
+class TorporSync(_Blocking[Torpor]):
     """One runtime, by its URL. Use as a context manager."""
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
         """timeout: seconds"""
-        self.torpor = Torpor(url, api_key=api_key, timeout=timeout)
+        self.client = Torpor(url, api_key=api_key, timeout=timeout)
         self.thread = LoopThread()
 
     def __enter__(self) -> Self:
         self.thread.__enter__()
-        self.thread.run(self.torpor.__aenter__())
+        self.thread.run(self.client.__aenter__())
         return self
 
     def __exit__(self, *raised: object) -> None:
         try:
-            self.thread.run(self.torpor.__aexit__(*raised))
+            self.thread.run(self.client.__aexit__(*raised))
         finally:
             self.thread.__exit__(*raised)
 
     @property
-    def ledger(self) -> SyncLedger:
+    def ledger(self) -> LedgerSync:
         """What the tools of its sessions have done, as `Torpor.ledger` has it."""
-        return SyncLedger(self.torpor.ledger, self.thread)
+        return LedgerSync(self.client.ledger, self.thread)
+
+    @property
+    def tenants(self) -> TenantsSync:
+        """As `Torpor.tenants`."""
+        return TenantsSync(self.client.tenants, self.thread)
 
     create = _ended(Torpor.create)
     get = _ended(Torpor.get)
@@ -104,26 +144,3 @@ class TorporSync:
     clear_items = _ended(Torpor.clear_items)
     scheduling = _ended(Torpor.scheduling)
     health = _ended(Torpor.health)
-
-
-class SyncLedger:
-    """Its methods are those of `SessionLedger`."""
-
-    def __init__(self, ledger: SessionLedger, thread: LoopThread) -> None:
-        self._ledger = ledger
-        self._thread = thread
-
-    def find(self, entry: Entry) -> Entry | None:
-        return self._thread.run(self._ledger.find(entry))
-
-    def begin(self, entry: Entry) -> Entry | None:
-        return self._thread.run(self._ledger.begin(entry))
-
-    def end(self, entry: Entry) -> None:
-        self._thread.run(self._ledger.end(entry))
-
-    def inherited(self, entry: Entry) -> list[Entry]:
-        return self._thread.run(self._ledger.inherited(entry))
-
-    def of(self, session_id: str, *, lineage: bool = False) -> list[Entry]:
-        return self._thread.run(self._ledger.of(session_id, lineage=lineage))

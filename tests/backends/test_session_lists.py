@@ -6,7 +6,11 @@ import httpx
 import pytest
 
 from agent_runtime.sdk import ApiError
+from agent_runtime.sdk.sync import TorporSync
+from agent_runtime.wire.tenants import TenantQuota
+from state_store.api_keys import OPERATORS
 from state_store.layout import LineageKeys, lineage_of
+from tests.serving import runtime_process
 
 
 @pytest.fixture
@@ -66,3 +70,19 @@ async def test_a_session_that_has_lost_something_hides_no_others(torpor, session
         await redis.hset(keys.session(sessions[1]), "head", head)
     else:
         await redis.hset(keys.snapshot(head), mapping=was)
+
+
+async def test_tenants_are_read_and_limited_without_awaiting(bare_store, store, tmp_path):
+    _, key = await store.keys.create(OPERATORS, role="operator")
+    process = runtime_process(
+        bare_store.url, tmp_path / "log", backend="http://127.0.0.1:1", options=["--require-keys"]
+    )
+    with process, TorporSync(process.url, api_key=key) as torpor:
+        limits = TenantQuota(sessions=3)
+        assert torpor.tenants.set_quota("sync-only", limits) == limits
+        assert torpor.tenants.quota("sync-only") == limits
+        assert "sync-only" in [tenant.name for tenant in torpor.tenants.all(limit=1)]
+        assert torpor.tenants.usage("sync-only").sessions == 0
+        with pytest.raises(ApiError) as missing:
+            torpor.tenants.usage("sync-none")
+        assert missing.value.code == "not_found"

@@ -11,7 +11,8 @@ from agent_runtime.demo.script import SYSTEM
 from agent_runtime.sdk import ApiError, Torpor
 from agent_runtime.sdk.ledger import SessionLedger
 from agent_runtime.sdk.loops import LoopThread
-from agent_runtime.sdk.sync import SyncLedger, TorporSync
+from agent_runtime.sdk.sync import LedgerSync, TenantsSync, TorporSync
+from agent_runtime.sdk.tenants import TenantsClient
 from agent_runtime.wire.turns import TurnResult
 from tools.effects import Effect, Entry, Scope, State
 from tools.results import TextPart, ToolResult
@@ -27,18 +28,18 @@ def public(kind):
     return {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}
 
 
-def test_it_has_every_method_of_the_client_that_awaits():
-    assert public(TorporSync) == public(Torpor)
-    for name in public(Torpor):
-        ours, theirs = getattr(TorporSync, name), getattr(Torpor, name)
+@pytest.mark.parametrize(
+    ("blocking", "awaiting"),
+    [(TorporSync, Torpor), (TenantsSync, TenantsClient), (LedgerSync, SessionLedger)],
+)
+def test_it_has_every_method_of_the_client_that_awaits(blocking, awaiting):
+    assert public(blocking) == public(awaiting)
+    for name in public(awaiting):
+        ours, theirs = getattr(blocking, name), getattr(awaiting, name)
         assert inspect.signature(ours) == inspect.signature(theirs)
 
 
-def test_its_ledger_has_every_method_of_the_one_that_awaits(sync):
-    assert public(SyncLedger) == public(SessionLedger)
-    for name in public(SessionLedger):
-        ours, theirs = getattr(SyncLedger, name), getattr(SessionLedger, name)
-        assert inspect.signature(ours) == inspect.signature(theirs)
+def test_its_ledger_is_written_and_read(sync):
     session = sync.create()
     entry = Entry(
         branch=session.id,
