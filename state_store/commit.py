@@ -261,7 +261,7 @@ def _script(
 ) -> Script:
     session = [keys.session(draft.session_id), keys.lease(draft.session_id)]
     taken = [*session, keys.refs, keys.dead, keys.journals, keys.aborted, keys.usage]
-    taken += [keys.held_files, keys.cold_files]
+    taken += [keys.held_files, keys.cold_files, keys.tree]
     first = draft.chain[0].parent or ""
     values: list[str | bytes | int] = [lease.token, draft.expected_head or ""]
     values += [keys.snapshot_prefix, keys.files(""), keys.blob(""), first]

@@ -182,6 +182,7 @@ async def unwind(control: Control, prefix: str, lineage: str) -> int:
                 keys.dead,
                 keys.usage,
                 keys.held_files,
+                keys.tree,
                 *await _files(control, keys, files.decode()),
             ],
             snapshot_id,
@@ -232,6 +233,7 @@ async def _forget_if_empty(control: Control, keys: LineageKeys, prefix: str, lin
     holding = [keys.sessions, keys.refs, keys.journals, keys.aborted]
     beside = [keys.fence, keys.seed, keys.usage, keys.effects, keys.held_files]
     beside += [keys.wanted_files, keys.loose_files, keys.cold_files, keys.condemned_files]
+    beside += [keys.tree]
     if not await control.run("forget_lineage", [*holding, *beside]):
         return
     async with control.guard() as client:

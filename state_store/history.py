@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from state_store import garbage
 from state_store.connection import Control
 from state_store.errors import HeadMoved, LeaseLost, NotFound
 from state_store.layout import LineageKeys, is_snapshot_id, lineage_of
+from state_store.pages import Listed, part_of
 from state_store.records import Lease, Session, Snapshot
 from state_store.sessions import Sessions
 from state_store.snapshots import Snapshots
@@ -103,6 +105,18 @@ class Tree:
         return dict(heads)
 
 
+class TreePage(NamedTuple):
+    """Snapshots and sessions that were made one after the other, each the newest first: a snapshot
+    comes before its parent, on this page or an earlier one.
+
+    end: where the next page begins after, None if there is none
+    """
+
+    snapshots: list[Snapshot]
+    sessions: list[Session]
+    end: Listed | None
+
+
 class Histories:
     """See the methods of the same names in `StateStore`."""
 
@@ -171,6 +185,18 @@ class Histories:
             f"snapshots of lineage {lineage} are missing (first: {min(missing)}), or come and go "
             "faster than they can be read; check_integrity tells which."
         )
+
+    async def page_of_tree(self, lineage: str, *, limit: int, after: Listed | None) -> TreePage:
+        keys = LineageKeys(self._prefix, lineage)
+        async with self._control.guard() as client:
+            part = await part_of(client, keys.tree, limit=limit, after=after)
+        ids = [place.id for place in part.places]
+        snapshots = [one for one in ids if is_snapshot_id(one)]
+        # What is being let go of is not shown, nor what is gone since it was listed.
+        dying = await self._control.exchange([("SISMEMBER", keys.dead, one) for one in snapshots])
+        alive = [one for one, dead in zip(snapshots, dying, strict=True) if not dead]
+        sessions = await self._sessions.get_many([one for one in ids if not is_snapshot_id(one)])
+        return TreePage(await self._snapshots.get_many(alive), sessions, part.end)
 
     async def _check_is_in(self, session: Session, snapshot_id: str) -> None:
         with contextlib.suppress(NotFound):

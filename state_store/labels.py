@@ -173,7 +173,7 @@ class Labels:
             part = await part_of(client, fewest, limit=limit, after=after)
             pipeline = client.pipeline(transaction=False)
             for one in others if part.places else ():
-                pipeline.zmscore(one, [place.session_id for place in part.places])
+                pipeline.zmscore(one, [place.id for place in part.places])
             scores = await pipeline.execute() if len(pipeline) else []
         under_all = [
             place for place, *rest in zip(part.places, *scores, strict=True) if None not in rest

@@ -113,6 +113,12 @@ class LineageKeys:
         return self._key("sessions")
 
     @property
+    def tree(self) -> str:
+        """Sorted set of the ids of its sessions and snapshots by when they were made: a snapshot
+        after its parent."""
+        return self._key("tree")
+
+    @property
     def refs(self) -> str:
         """Hash: snapshot id -> number of children and heads that hold it."""
         return self._key("refs")

@@ -1,4 +1,4 @@
-"""Lists of sessions, a part at a time: sorted sets of session ids by creation, newest first."""
+"""Lists a part at a time: sorted sets of ids by creation, newest first."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from state_store.records import Session
 
 
 class Listed(NamedTuple):
-    """A place in a tenant's list of sessions. It stays one when the session is deleted."""
+    """A place in a list of sessions or snapshots. It stays one when what is there is deleted."""
 
     created_at: float
-    session_id: str
+    id: str
 
 
 class Part(NamedTuple):

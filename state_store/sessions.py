@@ -248,6 +248,11 @@ class Sessions:
                 return owner
         raise unreadable or NotFound(f"no {any_id}.")
 
+    async def get_many(self, session_ids: Sequence[str]) -> list[Session]:
+        """Those that are there and can be read, in one round trip. Raises VaultLocked."""
+        rows = await self._read(session_ids)
+        return [await self.opened(row) for row in rows if isinstance(row, Session)]
+
     async def of_tenant(self, tenant: str) -> list[Session]:
         """All sessions of a tenant, newest first. Raises VaultLocked."""
         async with self._control.guard() as client:
@@ -273,7 +278,7 @@ class Sessions:
         async with self._control.guard() as client:
             key = TenantKeys(self._prefix, tenant).sessions
             part = await part_of(client, key, limit=limit, after=after)
-        listed = [(place.session_id.encode(), place.created_at) for place in part.places]
+        listed = [(place.id.encode(), place.created_at) for place in part.places]
         return Page(await self._listed(tenant, listed), part.end)
 
     async def delete(self, session_id: str, *, tenant: str | None = None) -> None:
@@ -292,6 +297,7 @@ class Sessions:
                 keys.attachments(session_id),
                 keys.feed(session_id),
                 keys.usage,
+                keys.tree,
             ],
             session_id,
         )
@@ -321,7 +327,7 @@ class Sessions:
 
     async def _carrying(self, tenant: str, wanted: Mapping[str, str], part: Part) -> list[Session]:
         """Those of a part of the list of some labels that carry them."""
-        ids = [place.session_id for place in part.places]
+        ids = [place.id for place in part.places]
         rows = dict(zip(ids, await self._read(ids), strict=True))
         written = {one: row.labels if isinstance(row, Session) else {} for one, row in rows.items()}
         carrying = await self._labels.carrying(tenant, wanted, written)
@@ -379,7 +385,14 @@ class Sessions:
         labelling = self._labels.enlisting(body.tenant, body.id, session.labels)
         making = Script(
             "fork",
-            [keys.snapshot(head or ""), keys.refs, keys.session(body.id), keys.sessions, keys.seed],
+            [
+                keys.snapshot(head or ""),
+                keys.refs,
+                keys.session(body.id),
+                keys.sessions,
+                keys.seed,
+                keys.tree,
+            ],
             [
                 head or "",
                 body.id,
@@ -387,6 +400,7 @@ class Sessions:
                 LabelSet(labels=session.labels).pack(),
                 b"" if seals is None else seals.seed,
                 int(root),
+                body.created_at,
             ],
         )
         room = await self._quotas.reserve(body.tenant, sessions=1)

@@ -36,7 +36,7 @@ from state_store.files import Files
 from state_store.finding import Finding
 from state_store.fingerprint import Fingerprint
 from state_store.fingerprints import Fingerprints
-from state_store.history import Diff, Histories, Place, Tree
+from state_store.history import Diff, Histories, Place, Tree, TreePage
 from state_store.integrity import Report
 from state_store.items import Items
 from state_store.labels import Labels
@@ -45,6 +45,7 @@ from state_store.leases import Leases
 from state_store.lineages import Lineages
 from state_store.moving import Moving
 from state_store.notes import Notes, SessionNotes
+from state_store.pages import Listed
 from state_store.portable.export import Exported
 from state_store.quotas import Quotas
 from state_store.records import (
@@ -303,9 +304,10 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         session = await self._sessions.get(session_id, tenant=tenant)
         return await self._histories.place(session.head, tokens)
 
-    async def new_tokens(self, snapshot: Snapshot) -> array[int]:
-        """The token ids that a snapshot added to its history: uint32[n]. Raises as `tokens`."""
-        return array("I", (await self._snapshots.token_logs([snapshot]))[0])
+    async def new_tokens(self, snapshots: Sequence[Snapshot]) -> list[array[int]]:
+        """The token ids that each of `snapshots`, of one lineage, added to its history: uint32[n].
+        Raises as `tokens`."""
+        return [array("I", log) for log in await self._snapshots.token_logs(snapshots)]
 
     async def tokens(self, snapshot_id: str, *, tenant: str | None = None) -> array[int]:
         """All token ids of the history that ends in `snapshot_id`: uint32[total_tokens].
@@ -332,6 +334,23 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         """
         await self._sessions.check_tenant(any_id, tenant)
         return await self._histories.tree(lineage_of(any_id))
+
+    async def page_of_tree(
+        self,
+        any_id: str,
+        *,
+        limit: int,
+        after: Listed | None = None,
+        tenant: str | None = None,
+    ) -> TreePage:
+        """At most `limit` sessions and snapshots of the lineage of a session or snapshot, the
+        newest first, from after a place on: as much is read as is shown, whatever the tree has.
+
+        What is made meanwhile is before the first page, and heads are where they are now.
+        Raises NotFound, InvalidId, InvalidArgument, VaultLocked.
+        """
+        await self._sessions.owner_of(any_id, tenant=tenant)
+        return await self._histories.page_of_tree(lineage_of(any_id), limit=limit, after=after)
 
     async def boundary_is_stored(self, snapshot_id: str) -> bool:
         """Whether the state at the snapshot's boundary is in Redis, on every rank. False for one

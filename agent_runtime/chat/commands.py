@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ from agent_runtime.chat.view import usage_line
 from agent_runtime.errors import BadRequest, NotFound
 from agent_runtime.wire.sessions import SessionView
 from agent_runtime.wire.turns import TurnResult
+from agent_runtime.wire.versions import TreeView
 
 
 class Next(Enum):
@@ -108,7 +110,8 @@ class Commands:
 
     async def _tree(self, _: str) -> Next:
         session = await self._sitting.look()
-        self._screen.tree(await self._torpor.tree(session.id), session.id)
+        pages = [page async for page in self._torpor.tree(session.id)]
+        self._screen.tree(TreeView.whole(pages), session.id)
         return Next.PROMPT
 
     async def _sessions(self, _: str) -> Next:
@@ -180,14 +183,16 @@ class Commands:
     async def _before_message(self, count: int) -> str:
         """Where the session was before so many of a person's messages; "" if it was empty."""
         session = await self._sitting.look()
-        said = [
-            one.snapshot for one in await self._torpor.messages(session.id) if one.role == "user"
-        ]
-        asked = list(dict.fromkeys(said))
+        asked: dict[str, None] = {}  # snapshots, the last one first
+        async with contextlib.aclosing(self._torpor.messages(session.id)) as messages:
+            async for one in messages:
+                if one.role == "user":
+                    asked[one.snapshot] = None
+                if len(asked) == count > 0:
+                    break
         if not 1 <= count <= len(asked):
             raise BadRequest(f"this chat has {len(asked)} messages of yours to take back.")
-        parents = {one.id: one.parent for one in await self._torpor.snapshots(session.id)}
-        return parents[asked[-count]] or ""
+        return (await self._torpor.snapshot([*asked][-1])).parent or ""
 
 
 def _new_file(name: str) -> Path:

@@ -28,7 +28,7 @@ from agent_runtime.wire.versions import TreeView
 CALL = "→"
 
 _CLEAR = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
-_MOST_SHOWN = 6  # messages of an earlier sitting
+MOST_SHOWN = 6  # messages of an earlier sitting
 _DIGEST_CHARS = 8  # of a snapshot's id, as they are shown
 
 
@@ -100,12 +100,12 @@ class Screen:
                 "dim",
             )
 
-    def history(self, said: Sequence[SaidMessage]) -> None:
-        """The last messages, a line for each that was said, called or given back."""
-        shown = [one for one in said if one.role != "system"]
-        if len(shown) > _MOST_SHOWN:
-            self._line(f"… {len(shown) - _MOST_SHOWN} earlier messages", "dim")
-        for one in shown[-_MOST_SHOWN:]:
+    def history(self, said: Sequence[SaidMessage], *, are_all: bool) -> None:
+        """The last messages, a line for each that was said, called or given back. are_all: whether
+        nothing was said before them"""
+        if not are_all:
+            self._line("… earlier messages", "dim")
+        for one in said:
             for who, text in parts_of(one):
                 said_by = who if who == CALL else f"{who}:"
                 self._line(f"{said_by} {one_line(text, 200)}", "dim")

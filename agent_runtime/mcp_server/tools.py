@@ -261,10 +261,19 @@ class _Tools:
         await asyncio.gather(*telling)
         return resumed
 
-    async def tree(self, session_id: Id) -> TreeView:
-        """Show a session, all its forks and theirs, and the snapshots that they reach."""
-        async with self._connect() as torpor:
-            return await torpor.tree(session_id)
+    async def tree(
+        self,
+        session_id: Id,
+        limit: Annotated[int, Field(ge=1, le=1000)] = 100,
+        after: Annotated[str | None, Field(description="`next` of the page before")] = None,
+    ) -> TreeView:
+        """Show a session, all its forks and theirs, and the snapshots that they reach: a page of
+        them, the newest first. `next` is where the next page begins."""
+        async with (
+            self._connect() as torpor,
+            contextlib.aclosing(torpor.tree(session_id, limit=limit, after=after)) as pages,
+        ):
+            return await anext(pages)
 
     async def diff(
         self, session_id: Id, other: Annotated[str, Field(description="a session or a snapshot")]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agent_runtime.errors import BadRequest
 from agent_runtime.messages.chat import ChatFormat
@@ -29,29 +30,38 @@ _CALL = ToolCall(name="f", arguments={"a": "v"})
 
 @dataclass(frozen=True)
 class Placed:
-    """A message and where it ends, in tokens. Its role is "" if it cannot be told."""
+    """A message, where the block that it is in ends, in tokens, and its number in that. Its role is
+    "" if it cannot be told."""
 
     end: int
+    number: int
     message: Message
 
 
-def messages_in(
-    chat: ChatFormat, ids: Sequence[int], *, system: str | None, tools: Sequence[ToolSpec]
-) -> list[Placed]:
-    """system, tools: of the session, which `ids` begin with as the template shows them
+def messages_from_end(
+    chat: ChatFormat,
+    ids: Sequence[int],
+    *,
+    start: int,
+    system: str | None,
+    tools: Sequence[ToolSpec],
+) -> Iterator[Placed]:
+    """The last message first; each is read when it is taken.
 
-    Its first message is the system text, if there is one. Results of tools that the template puts
+    ids:   a history from token `start` on; a message that may have begun before that is left out
+    system, tools: of the session, which its history begins with as the template shows them
+
+    The first message is the system text, if there is one. Results of tools that the template puts
     into one block are messages of their own. An answer that has not begun is none.
     """
     blocks = _Blocks(chat, system, tools)
-    found: list[Placed] = []
-    start = 0
-    for end in [*(at + 1 for at, one in enumerate(ids) if one == chat.eos_id), len(ids)]:
-        if start < end:
-            read = blocks.read(ids[start:end], is_first=start == 0)
-            found += [Placed(end, message) for message in read]
-        start = end
-    return found
+    ends = [at + 1 for at, one in enumerate(ids) if one == chat.eos_id]
+    places = list(pairwise([*([] if start else [0]), *ends, len(ids)]))
+    for begin, end in reversed(places):
+        if begin < end:
+            read = blocks.read(ids[begin:end], is_first=start + begin == 0)
+            for number, message in reversed(list(enumerate(read))):
+                yield Placed(start + end, number, message)
 
 
 def calls_at_end(chat: ChatFormat, ids: Sequence[int], *, tools: Sequence[ToolSpec]) -> int | None:
@@ -60,10 +70,10 @@ def calls_at_end(chat: ChatFormat, ids: Sequence[int], *, tools: Sequence[ToolSp
     start = max(0, len(ids) - 1)
     while start and ids[start - 1] != chat.eos_id:
         start -= 1
-    found = messages_in(chat, ids[start:], system=None, tools=tools)
-    if not found or found[-1].message.role != "assistant":
+    last = next(messages_from_end(chat, ids[start:], start=0, system=None, tools=tools), None)
+    if last is None or last.message.role != "assistant":
         return None
-    return len(found[-1].message.tool_calls)
+    return len(last.message.tool_calls)
 
 
 @dataclass(frozen=True)

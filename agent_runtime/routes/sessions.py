@@ -139,12 +139,24 @@ async def snapshots(
 
 
 @router.get("/{session_id}/messages")
-async def messages(http: Request, session_id: str) -> list[SaidMessage]:
-    """What was said in the session's history, the oldest first."""
+async def messages(
+    http: Request,
+    response: Response,
+    session_id: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="As the `Link` header has it.")] = None,
+) -> list[SaidMessage]:
+    """What was said in the session's history, the newest first; the `Link` header leads to the
+    next ones, if there are any."""
     state = http.app.state
     tenant = current_tenant(state.settings.tenant)
     session = await state.store.session(session_id, tenant=tenant)
-    return await said(state.store, state.turns, session)
+    found, following = await said(state.store, state.turns, session, limit=limit, after=after)
+    if following is not None:
+        query = urlencode({"limit": limit, "after": following})
+        path = f"{router.prefix}/{session_id}/messages"
+        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    return found
 
 
 @router.get("/{session_id}/whereabouts")

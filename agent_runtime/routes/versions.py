@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
@@ -57,8 +58,21 @@ async def diff(
 
 
 @router.get("/sessions/{session_id}/tree")
-async def tree(versions: Asked, session_id: str) -> TreeView:
-    return await versions.tree(session_id)
+async def tree(
+    versions: Asked,
+    response: Response,
+    session_id: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> TreeView:
+    """Snapshots and sessions, `limit` of both together, the newest first; the `Link` header leads
+    to the next ones, if there are any."""
+    found = await versions.tree(session_id, limit=limit, after=after)
+    if found.next is not None:
+        query = urlencode({"limit": limit, "after": found.next})
+        path = f"{router.prefix}/sessions/{session_id}/tree"
+        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    return found
 
 
 @router.get(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from agent_runtime.sdk import Torpor
 from tools.memory_search import Memory
 
+_PAGE = 1000  # messages, the most that one request reads
+
 
 class SessionMemories:
     """`tools.memory_search.Memories` of a session: a fork knows what its history leads to,
@@ -15,7 +17,9 @@ class SessionMemories:
         self._session_id = session_id
 
     async def memories(self) -> list[Memory]:
-        said = await self._torpor.messages(self._session_id)
-        return [
-            Memory(one.text, one.role, one.at) for one in said if one.text and one.role != "system"
+        newest_first = [
+            Memory(one.text, one.role, one.at)
+            async for one in self._torpor.messages(self._session_id, limit=_PAGE)
+            if one.text and one.role != "system"
         ]
+        return newest_first[::-1]

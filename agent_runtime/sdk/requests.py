@@ -74,11 +74,17 @@ class Requests:
 
     async def listed(self, path: str) -> AsyncGenerator[dict[str, Any]]:
         """Rows of all pages."""
+        async with contextlib.aclosing(self.pages(path)) as pages:
+            async for page in pages:
+                for row in rows_of(page):
+                    yield row
+
+    async def pages(self, path: str) -> AsyncGenerator[Any]:
+        """The JSON of each page, read when it is taken."""
         following: str | None = path
         while following is not None:
             response = await self._answered("GET", following, None, None)
-            for row in rows_of(json_of(response)):
-                yield row
+            yield json_of(response)
             following = response.links.get("next", {}).get("url")
 
     async def streamed(

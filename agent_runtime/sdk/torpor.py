@@ -176,9 +176,8 @@ class Torpor:
         return read(SessionView, await self._requests.call("PUT", path, body))
 
     async def snapshot(self, snapshot_id: str) -> SnapshotView:
-        return read(
-            SnapshotView, await self._requests.call("GET", path_of("snapshots", snapshot_id))
-        )
+        path = path_of("snapshots", snapshot_id)
+        return read(SnapshotView, await self._requests.call("GET", path))
 
     async def label_snapshot(self, snapshot_id: str, labels: Mapping[str, str]) -> SnapshotView:
         """In place of those that it has. It keeps them for as long as a session reaches it."""
@@ -194,10 +193,8 @@ class Torpor:
 
     async def whereabouts(self, session_id: str) -> Whereabouts:
         """Where the state of the session's head is now."""
-        return read(
-            Whereabouts,
-            await self._requests.call("GET", path_of("sessions", session_id, "whereabouts")),
-        )
+        path = path_of("sessions", session_id, "whereabouts")
+        return read(Whereabouts, await self._requests.call("GET", path))
 
     async def snapshots(self, session_id: str) -> list[SnapshotView]:
         """The session's history, root first."""
@@ -206,10 +203,12 @@ class Torpor:
         )
         return [read(SnapshotView, row) async for row in rows][::-1]
 
-    async def messages(self, session_id: str) -> list[SaidMessage]:
-        """What was said in the session's history, the oldest first, as text."""
-        rows = await self._requests.call("GET", path_of("sessions", session_id, "messages"))
-        return [read(SaidMessage, row) for row in rows_of(rows)]
+    async def messages(self, session_id: str, *, limit: int = 100) -> AsyncGenerator[SaidMessage]:
+        """What was said in the session's history, as text: the newest first, read `limit` at a
+        time."""
+        path = _page_path(path_of("sessions", session_id, "messages"), {}, limit)
+        async for row in self._requests.listed(path):
+            yield read(SaidMessage, row)
 
     async def stream(
         self,
@@ -418,11 +417,15 @@ class Torpor:
         path = f"{path_of('sessions', session_id, 'diff')}?{urlencode({'other': other})}"
         return read(DiffView, await self._requests.call("GET", path))
 
-    async def tree(self, session_id: str) -> TreeView:
-        """The session, all its forks and theirs, and what they reach."""
-        return read(
-            TreeView, await self._requests.call("GET", path_of("sessions", session_id, "tree"))
-        )
+    async def tree(
+        self, session_id: str, *, limit: int = 1000, after: str | None = None
+    ) -> AsyncGenerator[TreeView]:
+        """The session, all its forks and theirs, and what they reach: pages of `limit` snapshots
+        and sessions, the newest first, see `TreeView.whole`. after: `next` of an earlier page"""
+        asked = {"limit": limit} | ({} if after is None else {"after": after})
+        path = f"{path_of('sessions', session_id, 'tree')}?{urlencode(asked)}"
+        async for page in self._requests.pages(path):
+            yield read(TreeView, page)
 
     async def export(self, session_id: str, path: Path) -> None:
         """Write the session with its whole history to a file, which is there once it is whole."""

@@ -113,7 +113,7 @@ async def _commit_part(
 ) -> None:
     """Commit the tokens of `whole`'s turn up to `tokens` onto `before`, the fork's head."""
     page_size = (await store.fingerprint(whole.fingerprint_id)).page_size
-    log = await store.new_tokens(whole)
+    (log,) = await store.new_tokens([whole])
     known = before.total_tokens if before else 0
     pages = whole.page_chain
     base = whole.boundary // page_size - len(pages)  # own pages may start before the parent's end

@@ -60,7 +60,7 @@ class Listing:
         tenant = current_tenant(self._settings.tenant)
         kept = self._turns.outage.kept_turns()
         alive = {record.boot_id for record in await self._pool.records()}
-        place = None if after is None else _place(after)
+        place = place_of(after)
         # One more than the page, to know whether there is one; more where many are not shown.
         is_sparse = residency is not None or len(labels or ()) > 1
         at_once = max(limit + 1, _AT_ONCE) if is_sparse else limit + 1
@@ -72,12 +72,12 @@ class Listing:
             )
             for start in range(0, len(page.sessions), _AT_ONCE):
                 if len(views) == limit:
-                    return views, _written(place)
+                    return views, written(place)
                 batch = page.sessions[start : start + _AT_ONCE]
                 listed = await self._sessions.listed(batch, kept, alive)
                 for session, view in zip(batch, listed, strict=True):
                     if len(views) == limit:
-                        return views, _written(place)
+                        return views, written(place)
                     place = Listed(session.body.created_at, session.id)
                     if view is not None and residency in (None, view.residency):
                         views.append(view)
@@ -85,7 +85,7 @@ class Listing:
             if place is None:
                 return views, None
             looked_at += at_once
-        return views, _written(place)
+        return views, written(place)
 
     async def page_of_snapshots(
         self, labels: Mapping[str, str], *, limit: int, after: str | None = None
@@ -96,13 +96,13 @@ class Listing:
         Raises BadRequest for a place that is none, InvalidLabels.
         """
         tenant = current_tenant(self._settings.tenant)
-        place = None if after is None else _place(after)
+        place = place_of(after)
         found = await self._store.find_snapshots(tenant, labels)
         places = [(Listed(one.created_at, one.id), one) for one in found]
         places.sort(key=lambda one: one[0], reverse=True)
         rest = [one for one in places if place is None or one[0] < place]
         views = await self._sessions.snapshot_views([one for _, one in rest[:limit]])
-        return views, _written(rest[limit - 1][0]) if len(rest) > limit else None
+        return views, written(rest[limit - 1][0]) if len(rest) > limit else None
 
 
 def labels_of(assignments: Sequence[str]) -> dict[str, str]:
@@ -117,12 +117,16 @@ def labels_of(assignments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _written(place: Listed | None) -> str:
+def written(place: Listed | None) -> str:
+    """As `place_of` reads it."""
     assert place is not None, "a page without a session is no page"
-    return f"{place.created_at!r},{place.session_id}"
+    return f"{place.created_at!r},{place.id}"
 
 
-def _place(after: str) -> Listed:
+def place_of(after: str | None) -> Listed | None:
+    """Where a page begins after. Raises BadRequest."""
+    if after is None:
+        return None
     created_at, _, session_id = after.partition(",")
     with contextlib.suppress(ValueError):
         if math.isfinite(float(created_at)):

@@ -12,6 +12,7 @@ from agent_runtime.errors import BadRequest, StillRunning, TorporError
 from agent_runtime.feed.posting import Feed
 from agent_runtime.http.status import problem_of
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
+from agent_runtime.sessions.listing import place_of, written
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.expected import require_head
@@ -143,11 +144,12 @@ class Versions:
             right_tokens=diff.right_tokens,
         )
 
-    async def tree(self, session_id: str) -> TreeView:
-        """Of the session's lineage. Raises NotFound."""
-        tree = await self._store.tree(session_id)
+    async def tree(self, session_id: str, *, limit: int, after: str | None = None) -> TreeView:
+        """A page of the session's lineage. Raises NotFound, and BadRequest for a place that is
+        none."""
+        tree = await self._store.page_of_tree(session_id, limit=limit, after=place_of(after))
         return TreeView(
-            snapshots=[await self._view(one) for one in tree.snapshots.values()],
+            snapshots=await self._sessions.snapshot_views(tree.snapshots),
             sessions=[
                 BranchView(
                     id=one.id,
@@ -158,6 +160,7 @@ class Versions:
                 )
                 for one in tree.sessions
             ],
+            next=None if tree.end is None else written(tree.end),
         )
 
     async def export(self, session_id: str, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -71,10 +72,20 @@ class BranchView(Wire):
 
 
 class TreeView(Wire):
-    """A session, all its forks and theirs, and the snapshots that they reach.
+    """A page of a session, all its forks and theirs, and the snapshots that they reach.
 
-    snapshots: each after its parent; sessions: oldest first
+    snapshots, sessions: the newest first, a snapshot before its parent; which may be on a later
+                         page, as may be a session's head on an earlier one
+    next:                the `after` of the next page, None if there is none
     """
 
     snapshots: list[SnapshotView]
     sessions: list[BranchView]
+    next: str | None = None
+
+    @classmethod
+    def whole(cls, pages: Sequence[TreeView]) -> TreeView:
+        """Of all its pages, as they came: the oldest first, and each snapshot after its parent."""
+        snapshots = [one for page in pages for one in page.snapshots]
+        sessions = [one for page in pages for one in page.sessions]
+        return cls(snapshots=snapshots[::-1], sessions=sessions[::-1])

@@ -44,6 +44,8 @@ class Survey:
     logs: list[str]
     wanted: dict[str, int]
     totals: list[str]
+    misplaced: list[str]
+    phantoms: list[str]
 
 
 async def discover(walk: Walk) -> dict[str, Lineage]:
@@ -80,7 +82,7 @@ async def survey(walk: Walk, lineage: str, found: Lineage, *, mend: bool = False
     sessions = sorted(found.sessions)
     reply = await walk.control.run(
         "survey",
-        [keys.sessions, keys.refs, keys.dead, keys.usage],
+        [keys.sessions, keys.refs, keys.dead, keys.usage, keys.tree],
         "mend" if mend else "look",
         keys.session(""),
         keys.snapshot_prefix,
@@ -89,7 +91,7 @@ async def survey(walk: Walk, lineage: str, found: Lineage, *, mend: bool = False
         *sessions,
         *strays,
     )
-    gaps, heads, snapshots, refs, dead, unlisted, tops, logs, wanted, totals = reply
+    gaps, heads, snapshots, refs, dead, unlisted, tops, logs, wanted, totals, *tree = reply
     nodes = {}
     for at in range(0, len(snapshots), 4):
         raw_id, parent, pin, log_bytes = snapshots[at : at + 4]
@@ -105,6 +107,8 @@ async def survey(walk: Walk, lineage: str, found: Lineage, *, mend: bool = False
         logs=[_text(raw) for raw in logs],
         wanted={_text(one): int(count) for one, count in pairs(wanted)},
         totals=[_text(total) if isinstance(total, bytes) else str(total) for total in totals],
+        misplaced=[_text(raw) for raw in tree[0]],
+        phantoms=[_text(raw) for raw in tree[1]],
     )
 
 
@@ -126,6 +130,7 @@ async def check_lineage(walk: Walk, lineage: str, found: Lineage) -> list[Snapsh
     gaps = walk.gaps
     readable = await _check_snapshots(walk, keys, structure, live)
     _check_counts(walk, lineage, structure, whole=walk.gaps == gaps and structure.gaps == 0)
+    _check_tree(walk, lineage, structure)
     return readable
 
 
@@ -267,6 +272,15 @@ def _check_totals(walk: Walk, lineage: str, structure: Survey, *, whole: bool) -
             repairable=whole or too_few,
             lineage=lineage,
         )
+
+
+def _check_tree(walk: Walk, lineage: str, structure: Survey) -> None:
+    for found, message in (
+        (structure.misplaced, "the tree of its lineage lacks it, or has it before its parent"),
+        (structure.phantoms, "the tree of its lineage lists it, and it is no more"),
+    ):
+        for one in sorted(found):
+            walk.found("tree", one, message, repairable=True, lineage=lineage)
 
 
 async def _check_leases(walk: Walk, lineage: str, keys: LineageKeys, found: Lineage) -> None:

@@ -44,6 +44,7 @@ async def forget_lost(
         keys.sessions,
         keys.attachments(session_id),
         keys.feed(session_id),
+        keys.tree,
     ]
     await control.run("forget", forgotten, session_id, body or b"")
     async with control.guard() as client:

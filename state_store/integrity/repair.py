@@ -156,7 +156,10 @@ _MENDS: Sequence[tuple[tuple[Kind, ...], Mend]] = (
     (("journal", "tenant-totals"), _drop_entries),
     (("unlisted-lineage",), _relist_lineages),
     (("snapshot-field",), _restore_fields),
-    (("unlisted-session", "references", "stray-snapshot", "stray-log", "totals"), _recount),
+    (
+        ("unlisted-session", "references", "stray-snapshot", "stray-log", "totals", "tree"),
+        _recount,
+    ),
     (("file-references", "file-expires", "file-archived"), _recount_files),
     (("file-lost",), forget_lost_files),
     (("lease",), _mend_leases),

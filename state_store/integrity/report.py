@@ -22,6 +22,7 @@ Kind = Literal[
     "journal",  # of a commit in progress or abandoned, and unreadable
     "lease",  # malformed, of no session, or never expires
     "unlisted-session",  # its lineage does not list it
+    "tree",  # a lineage's tree lacks or misplaces what is there, or lists what is no more
     "unlisted-lineage",  # the store does not list it
     "file-references",  # a set of files, or a blob, counts more or fewer references than it has
     "file-missing",  # a set that a snapshot holds, or a blob that such a set needs

@@ -1,7 +1,7 @@
 -- Make a snapshot the head of a session, if the caller may; or the last of several, each of which
 -- goes on from the one before it: then all of them are there, or none.
--- KEYS: session, lease, refs, dead, journals, aborted, usage, held files, cold files; of each its
---       snapshot and tokens
+-- KEYS: session, lease, refs, dead, journals, aborted, usage, held files, cold files, tree; of each
+--       its snapshot and tokens
 -- ARGV: lease token, expected head, key prefixes of snapshots, of sets of files and of blobs (same
 --       slot), parent of the first; of each its id, pin id, body, tokens, bytes of its objects and
 --       number of its tokens, for quotas, tokens of the whole history, name of its files or ''
@@ -12,7 +12,7 @@ local token, expected, prefix, files_at, blob_at, parent = unpack(ARGV, 1, 6)
 local chain = {}
 for at = 7, #ARGV, 8 do
   local id, pin, body, tokens, size, count, total, files = unpack(ARGV, at, at + 7)
-  local key = 10 + 2 * #chain
+  local key = 11 + 2 * #chain
   chain[#chain + 1] = {id = id, pin = pin, body = body, tokens = tokens, size = size,
     count = count, total = total, files = files, record = KEYS[key], log = KEYS[key + 1]}
 end
@@ -84,6 +84,13 @@ local function way_back(from, total)
   end
   return string.format('%s %d %s %s', total, one.depth, one.tokens, one.over)
 end
+-- When a snapshot was made by the server's clock, and in any case after its parent; see `LineageKeys.tree`.
+local clock = redis.call('TIME')
+local function made(after)
+  local now = tonumber(clock[1] .. '.' .. string.format('%06d', clock[2]))
+  local before = after ~= '' and tonumber(redis.call('ZSCORE', KEYS[10], after) or '0') or 0
+  return string.format('%.6f', math.max(now, before + 0.000002))
+end
 -- A right that is missing breaks the script off in the middle. So a record is written whole, and
 -- what refers to something is counted before it does and forgotten after it did: what was begun
 -- holds too much at worst, which recovery and repair let go.
@@ -100,6 +107,7 @@ for _, one in ipairs(chain) do
       redis.call('PERSIST', files_at .. one.files)
     end
     if one.files ~= '' then redis.call('HINCRBY', KEYS[8], 'files:' .. one.files, 1) end
+    redis.call('ZADD', KEYS[10], made(parent), one.id)
     redis.call('SET', one.log, one.tokens)
     if parent ~= '' then redis.call('HINCRBY', KEYS[3], parent, 1) end
     redis.call('HSET', one.record, 'body', one.body, 'parent', parent, 'pin', one.pin,

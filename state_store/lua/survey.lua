@@ -1,10 +1,12 @@
 -- Count what a lineage's heads and its dead reach, as one; and mend the counts if asked.
--- KEYS: sessions, refs, dead, usage
+-- KEYS: sessions, refs, dead, usage, tree
 -- ARGV: 'look' or 'mend', key prefixes of sessions, snapshots and token logs (same slot), how many
 --       of the ids that follow are sessions' that have a record and may be on no list; the others
 --       are snapshots' that have a record or a token log and may be reached by nobody
 -- Returns {gaps, {session id, head or '?'}, {snapshot id, parent or '?', pin or '', bytes of its
 -- token log}, refs, dead, unlisted sessions, snapshots that nobody reaches, token logs of no
+-- snapshot, {snapshot id, references it has}, usage and what it ought to be, ids that the tree lacks
+-- or has before their parents, ids that it lists and that are no more}.
 -- A gap is a record that is missing though something names it. What it held cannot be told, so
 -- while there is one nothing is let go.
 local mending = ARGV[1] == 'mend'
@@ -20,7 +22,7 @@ for i = 6, first_snapshot - 1 do
   end
 end
 
-local wanted, waiting, sessions, snapshots, reached = {}, {}, {}, {}, {}
+local wanted, waiting, sessions, snapshots, reached, parents = {}, {}, {}, {}, {}, {}
 local bytes, tokens = 0, 0
 local function refer(id)
   wanted[id] = (wanted[id] or 0) + 1
@@ -37,6 +39,7 @@ local function walk()
       for _, value in ipairs({id, parent, record[2] or '', size}) do
         snapshots[#snapshots + 1] = value
       end
+      parents[id] = parent
       if parent == '?' then gaps = gaps + 1 elseif parent ~= '' then refer(parent) end
     end
   end
@@ -82,6 +85,40 @@ for i = first_snapshot, #ARGV do
     logs[#logs + 1] = id
   end
 end
+-- The tree lists all that has a record: a session anywhere, a snapshot after its parent.
+local places, misplaced, phantoms = {}, {}, {}
+local rows = redis.call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES')
+for i = 1, #rows, 2 do
+  local id = rows[i]
+  places[id] = tonumber(rows[i + 1])
+  local named = reached[id] or listed[id] or wanted[id]
+  if not named and redis.call('EXISTS', session_at .. id, snapshot_at .. id) == 0 then
+    phantoms[#phantoms + 1] = id
+    if mending then redis.call('ZREM', KEYS[5], id) end
+  end
+end
+local function misplace(id, place)
+  misplaced[#misplaced + 1] = id
+  places[id] = place
+  if mending then redis.call('ZADD', KEYS[5], string.format('%.6f', place), id) end
+end
+for i = 1, #sessions, 2 do
+  if sessions[i + 1] ~= '?' and not places[sessions[i]] then misplace(sessions[i], i / 1000000) end
+end
+local placed = {}
+for id in pairs(reached) do
+  local path = {}
+  while reached[id] and not placed[id] do
+    placed[id] = true
+    path[#path + 1] = id
+    id = parents[id]
+  end
+  for i = #path, 1, -1 do
+    local place, after = places[path[i]], places[parents[path[i]]] or -1
+    if not place or place <= after then misplace(path[i], math.max(after, 0) + 0.000002) end
+  end
+end
+
 local refs = redis.call('HGETALL', KEYS[2])
 local usage = redis.call('HMGET', KEYS[4], 'bytes', 'tokens')
 usage = {usage[1] or '0', usage[2] or '0', bytes, tokens}
@@ -111,4 +148,5 @@ if mending then
     redis.call('HINCRBY', KEYS[4], 'version', 1)
   end
 end
-return {gaps, sessions, snapshots, refs, dead, unlisted, tops, logs, needed, usage}
+return {gaps, sessions, snapshots, refs, dead, unlisted, tops, logs, needed, usage,
+  misplaced, phantoms}

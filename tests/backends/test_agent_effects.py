@@ -114,7 +114,7 @@ async def test_files_effects_and_what_was_said_are_their_tenants_alone(bare_stor
             ben.files.missing(session.id, [name]),
             ben.files.put(session.id, [b"x"]),
             ben.ledger.of(session.id),
-            ben.messages(session.id),
+            anext(ben.messages(session.id)),
         ):
             with pytest.raises(ApiError) as refused:
                 await peeking

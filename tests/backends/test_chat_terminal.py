@@ -242,7 +242,7 @@ async def test_the_commands_fork_rewind_switch_and_show(chat, said, torpor, tmp_
         fay.press("z")
         assert fay.end()[0] == 0
     fork = await named(torpor, "fay/2")
-    rows = await torpor.messages(fork.id)
+    rows = [row async for row in torpor.messages(fork.id)][::-1]
     assert [row.text for row in rows] == ["One.", "Answer 0.", "Other.", "Answer 2."]
 
 

@@ -6,6 +6,7 @@ import pytest
 from agent_runtime.graph import ask, build_agent
 from agent_runtime.sdk import Torpor
 from agent_runtime.sdk.memories import SessionMemories
+from agent_runtime.sdk.sync import TorporSync
 from agent_runtime.wire.messages import Message
 from tests.backends.scripted import call, says
 from tools.calls import ToolCall
@@ -53,14 +54,14 @@ async def test_a_branch_remembers_what_its_history_leads_to(torpor, said):
     await torpor.rewind(session.id, turns=1)
     assert await search(torpor, session.id, "garden") == []
     assert await search(torpor, session.id, "harbour") == ["The harbour's code is 4712."]
-    rows = await torpor.messages(session.id)
+    rows = [row async for row in torpor.messages(session.id)][::-1]
     assert [(row.role, row.text) for row in rows] == [
         ("system", "You are kind."),
         ("user", "The harbour's code is 4712."),
         ("assistant", "I keep it."),
     ]
     await torpor.rewind(session.id, snapshot="")
-    assert await torpor.messages(session.id) == []
+    assert [row async for row in torpor.messages(session.id)] == []
 
 
 async def test_what_was_said_has_calls_and_results_apart(torpor, said):
@@ -69,7 +70,7 @@ async def test_what_was_said_has_calls_and_results_apart(torpor, said):
     await torpor.turn(session.id, "The weather in Brest?")
     said.scripted.append(says({"content": "Calm."}))
     await torpor.turn(session.id, [Message(role="tool", content="calm")])
-    rows = await torpor.messages(session.id)
+    rows = [row async for row in torpor.messages(session.id)][::-1]
     assert [(row.role, row.text) for row in rows] == [
         ("user", "The weather in Brest?"),
         ("assistant", "I look."),
@@ -91,3 +92,29 @@ async def test_the_agent_loop_gives_each_branch_its_own_memory(torpor, said):
         said.scripted += [says(piece, finish="tool_calls"), says({"content": "4712"})]
         steps = await ask(agent, branch, "Which code?")
         assert "The harbour's code is 4712." in steps[1].text
+
+
+async def test_what_was_said_is_read_in_pages(torpor, said, chat_service):
+    session = await torpor.create(system="You are kind.")
+    for number in range(20):
+        await say(torpor, said, session.id, f"Question {number}.", f"Answer {number}.")
+    pages = [
+        [row async for row in torpor.messages(session.id, limit=limit)]
+        for limit in (1, 7, 41, 1000)
+    ]
+    assert pages[1:] == pages[:1] * 3
+    assert [row.text for row in pages[0][::-1]] == [
+        "You are kind.",
+        *(text for n in range(20) for text in (f"Question {n}.", f"Answer {n}.")),
+    ]
+    with TorporSync(chat_service.url) as sync:
+        assert list(sync.messages(session.id, limit=9)) == pages[0]
+    async with httpx.AsyncClient(base_url=chat_service.url, trust_env=False) as http:
+        path = f"/v1/sessions/{session.id}/messages"
+        page = await http.get(f"{path}?limit=3")
+        assert [row["text"] for row in page.json()] == ["Answer 19.", "Question 19.", "Answer 18."]
+        page = await http.get(page.links["next"]["url"])
+        assert next(row["text"] for row in page.json()) == "Question 18."
+        assert "next" not in (await http.get(f"{path}?limit=41")).links
+        for query, status in (("limit=0", 422), ("limit=1001", 422), ("after=x", 400)):
+            assert (await http.get(f"{path}?{query}")).status_code == status

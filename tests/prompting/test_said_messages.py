@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from agent_runtime.errors import BadRequest
 from agent_runtime.sessions.said import said
 from agent_runtime.wire.messages import Message
+from state_store.errors import NotFound
 from tools.calls import ToolCall
 
 from .desk import SYSTEM, Desk
@@ -29,7 +31,77 @@ async def told(desk: Desk, session_id: str) -> list[tuple[str, str, list[ToolCal
 
 
 async def rows(desk, session):
-    return await said(desk.store, desk.turns, session)
+    """The oldest first; pages of any size have the same."""
+    found = [await paged(desk, session, limit) for limit in (1000, 3, 1)]
+    assert found[1:] == found[:1] * 2
+    return found[0]
+
+
+async def paged(desk, session, limit):
+    newest_first, after = [], None
+    while True:
+        page, after = await said(desk.store, desk.turns, session, limit=limit, after=after)
+        assert len(page) == limit or after is None
+        newest_first += page
+        if after is None:
+            return newest_first[::-1]
+
+
+async def long_session(desk: Desk, turns: int):
+    session = await desk.create(history="append")
+    for number in range(turns):
+        asked = await desk.ask(session.id, Message(role="user", content=f"{number:06}"))
+        await desk.answer(asked, "Yes.")
+    return await desk.store.session(session.id)
+
+
+async def test_a_page_is_read_at_the_same_cost_wherever_it_is_in_any_history(desk, server):
+    at = desk("demo")
+    short, long = await long_session(at, 40), await long_session(at, 160)
+    with redis.Redis.from_url(server.url) as raw:
+
+        async def cost(session, after=None):
+            before = raw.info("stats")
+            page, following = await said(at.store, at.turns, session, limit=8, after=after)
+            after = raw.info("stats")
+            assert len(page) == 8
+            sums = ("total_commands_processed", "total_net_output_bytes")
+            return [after[one] - before[one] for one in sums], following
+
+        await cost(short)  # the server knows the script from here on
+        (commands, size), _ = await cost(short)
+        after = None
+        for _ in range(20):
+            (taken, read), after = await cost(long, after)
+            assert taken <= 1.2 * commands
+            assert read <= 1.2 * size
+
+
+async def test_a_place_among_messages_stays_one_while_the_session_goes_on(desk):
+    at = desk("demo")
+    session = await long_session(at, 3)
+    first, after = await said(at.store, at.turns, session, limit=2, after=None)
+    asked = await at.ask(session.id, Message(role="user", content="More."))
+    await at.answer(asked, "Yes.")
+    session = await at.store.session(session.id)
+    rest, _ = await said(at.store, at.turns, session, limit=100, after=after)
+    assert [one.text for one in (*first, *rest)] == [
+        "Yes.", "000002", "Yes.", "000001", "Yes.", "000000", SYSTEM,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "after", ["", "x", "{snapshot}", "{snapshot},1", "{session},1,0", "{snapshot},-1,0"]
+)
+async def test_what_is_no_place_among_messages_is_refused(desk, after):
+    at = desk("demo")
+    session = await long_session(at, 1)
+    after = after.format(snapshot=session.head, session=session.id)
+    with pytest.raises(BadRequest, match="no place among messages"):
+        await said(at.store, at.turns, session, limit=1, after=after)
+    other = await long_session(at, 1)
+    with pytest.raises(NotFound, match="not in the history"):
+        await said(at.store, at.turns, session, limit=1, after=f"{other.head},9,0")
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

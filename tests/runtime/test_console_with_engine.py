@@ -32,7 +32,7 @@ async def test_a_session_is_talked_to_moved_and_exported(stage, registry, open_p
         await page.reload()
         await page.locator(".live.on").wait_for()
         assert await log.locator(".message").all_inner_texts() == shown
-        rows = await torpor.messages(session.id)
+        rows = [row async for row in torpor.messages(session.id)][::-1]
         assert [row.role for row in rows] == [
             "system", "user", "assistant", "tool", "assistant"
         ]  # fmt: skip

@@ -31,7 +31,7 @@ def test_the_program_runs(stage, monkeypatch, capsys):
     exec(compile(program, "turns.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "tokens more" in printed
-    assert "3 sessions in the tree" in printed
+    assert "3 sessions and" in printed
 
 
 def test_ways_to_deal_with_templates_are_those_that_there_are():

@@ -34,7 +34,7 @@ async def test_what_was_said_in_a_session_with_state_can_be_read_and_searched(to
     session = await torpor.create(system="You are Torpor.")
     first = await torpor.turn(session.id, "The harbour's code is 4712.", max_tokens=24)
     await torpor.turn(session.id, "The garden's code is 9034.", max_tokens=4)
-    rows = await torpor.messages(session.id)
+    rows = [row async for row in torpor.messages(session.id)][::-1]
     assert [row.role for row in rows] == ["system", "user", "assistant", "user", "assistant"]
     assert [row.text for row in rows[1::2]] == [
         "The harbour's code is 4712.",

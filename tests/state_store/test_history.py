@@ -6,6 +6,7 @@ import pytest
 from writer import TENANT, Trips
 
 from state_store.errors import CorruptObject, ForeignTenant, InvalidId, NotFound
+from state_store.history import TreePage
 from state_store.layout import LineageKeys, lineage_of
 from state_store.store import StateStore
 
@@ -157,6 +158,98 @@ async def test_what_is_gone_has_no_tree(writer):
         await writer.store.tree("nothing")
 
 
+# ---- pages of a tree --------------------------------------------------------------
+
+
+async def pages_of(store, any_id: str, limit: int) -> list[TreePage]:
+    pages, after = [], None
+    while True:
+        pages.append(await store.page_of_tree(any_id, limit=limit, after=after))
+        after = pages[-1].end
+        if after is None:
+            return pages
+
+
+async def forked(writer, turns: int):
+    """A session of so many turns, and a fork of it for each third one."""
+    root = await writer.session([1])
+    for number in range(2, turns + 1):
+        await writer.turn(root.id, [number])
+        if number % 3 == 0:
+            await writer.store.fork(root.id)
+    return root
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+async def test_pages_of_a_tree_are_the_whole_of_it(writer, limit):
+    root = await forked(writer, 12)
+    early = await writer.store.fork(root.id, snapshot_id=(await ids_of(writer, root))[0])
+    await writer.turn(early.id, [7])
+    pages = await pages_of(writer.store, root.id, limit)
+    assert all(len(page.snapshots) + len(page.sessions) == limit for page in pages[:-1])
+    snapshots = [one for page in pages for one in page.snapshots]
+    sessions = [one for page in pages for one in page.sessions]
+    tree = await writer.store.tree(root.id)
+    assert {one.id: one for one in snapshots} == tree.snapshots
+    assert sessions[::-1] == list(tree.sessions)
+    seen: set[str] = set()
+    for one in snapshots:
+        assert one.parent not in seen  # a parent is no newer
+        seen.add(one.id)
+
+
+async def test_a_page_of_a_tree_costs_what_it_shows_however_much_there_is(writer, raw):
+    small, large = await forked(writer, 12), await forked(writer, 240)
+
+    async def cost(root, after=None):
+        before = raw.info("stats")
+        page = await writer.store.page_of_tree(root.id, limit=6, after=after)
+        after = raw.info("stats")
+        assert len(page.snapshots) + len(page.sessions) == 6
+        sums = ("total_commands_processed", "total_net_output_bytes")
+        return [after[one] - before[one] for one in sums], page.end
+
+    await cost(small)  # the server knows the script from here on
+    (commands, size), _ = await cost(small)
+    after = None
+    for _ in range(40):
+        (taken, read), after = await cost(large, after)
+        assert taken <= 1.2 * commands
+        assert read <= 1.3 * size
+
+
+async def test_pages_of_a_tree_leave_out_what_is_being_let_go(writer, server, prefix):
+    root = await writer.session(*TURNS[:2])
+    branch = await writer.store.fork(root.id)
+    await writer.turn(branch.id, [7])
+    async with await StateStore.connect(server.url, prefix=prefix) as dying:
+        Trips(dying).crash_at = ("after", 3)  # deleted; nothing is unwound yet
+        with pytest.raises(Exception, match="crash"):
+            await dying.delete_session(branch.id)
+    (page,) = await pages_of(writer.store, root.id, 9)
+    assert [one.id for one in page.sessions] == [root.id]
+    assert len(page.snapshots) == 2
+    await writer.store.recover(older_than=0)
+    assert await pages_of(writer.store, root.id, 9) == [page]
+
+
+async def test_what_is_made_while_a_tree_is_read_moves_no_page(writer):
+    root = await forked(writer, 6)
+    first = await writer.store.page_of_tree(root.id, limit=3)
+    rest = await writer.store.page_of_tree(root.id, limit=99, after=first.end)
+    newest = await writer.store.fork(root.id)
+    await writer.turn(newest.id, [9])
+    assert await writer.store.page_of_tree(root.id, limit=99, after=first.end) == rest
+    assert (await writer.store.page_of_tree(root.id, limit=2)).sessions[0].id == newest.id
+
+
+async def test_a_lineage_that_is_deleted_leaves_no_tree(writer, raw, prefix):
+    root = await forked(writer, 4)
+    for session in (await writer.store.tree(root.id)).sessions:
+        await writer.store.delete_session(session.id)
+    assert raw.exists(LineageKeys(prefix, lineage_of(root.id)).tree) == 0
+
+
 # ---- costs ----------------------------------------------------------------------
 
 
@@ -212,6 +305,7 @@ async def test_nothing_of_one_tenant_answers_to_another(writer):
         lambda tenant: store.tokens(session.head, tenant=tenant),
         lambda tenant: store.diff(session.id, session.head, tenant=tenant),
         lambda tenant: store.tree(session.id, tenant=tenant),
+        lambda tenant: store.page_of_tree(session.id, limit=9, tenant=tenant),
         lambda tenant: store.rewind(session.id, session.head, lease=lease, tenant=tenant),
         lambda tenant: store.delete_session(session.id, tenant=tenant),
     ]

@@ -161,6 +161,7 @@ async def test_repair_leaves_the_unfinished_to_recovery(scene, writer, raw, pref
     doomed = await writer.session([40, 41, 42, 43])
     keys = LineageKeys(prefix, lineage_of(doomed.id))
     raw.srem(keys.sessions, doomed.id)
+    raw.zrem(keys.tree, doomed.id)
     raw.delete(keys.session(doomed.id))
     raw.hdel(keys.refs, doomed.head)
     raw.sadd(keys.dead, doomed.head)

@@ -167,6 +167,32 @@ def unlist_a_session(scene):
     scene.raw.srem(scene.keys.sessions, scene.session.id)
 
 
+@damage("tree")
+def lose_the_tree(scene):
+    scene.raw.delete(scene.keys.tree)
+
+
+@damage("tree")
+def lose_a_snapshot_from_the_tree(scene):
+    return scene.raw.zrem(scene.keys.tree, scene.history[0].id)
+
+
+@damage("tree")
+def lose_a_session_from_the_tree(scene):
+    return scene.raw.zrem(scene.keys.tree, scene.session.id)
+
+
+@damage("tree")
+def put_a_snapshot_before_its_parent(scene):
+    scene.raw.zadd(scene.keys.tree, {scene.head.id: 1})
+
+
+@damage("tree")
+def list_what_is_no_more_in_the_tree(scene):
+    gone = {f"{one}-{scene.keys.lineage}-{'f' * 16}": 1 for one in ("ses", "snp")}
+    scene.raw.zadd(scene.keys.tree, gone)
+
+
 @damage("unlisted-lineage")
 def unlist_a_lineage(scene):
     scene.raw.srem(f"{scene.writer.prefix}:lineages", scene.keys.lineage)

@@ -41,6 +41,18 @@ export async function page(path, options) {
   return { rows: await answer.json(), next: link && link[1] };
 }
 
+/** The first pages of a list, as many as that, and the query of the next one. */
+export async function pages(path, limit, many, options) {
+  const found = [];
+  let next = `limit=${limit}`;
+  while (next && found.length < many) {
+    const one = await page(`${path}?${next}`, options);
+    found.push(one.rows);
+    next = one.next;
+  }
+  return { found, next };
+}
+
 /** The answer to a request. Throws Problem for every one that is no success. */
 export async function send(method, path, { json, headers = {}, signal } = {}) {
   const sent = { Accept: "application/json", ...headers };

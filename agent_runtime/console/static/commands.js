@@ -129,11 +129,13 @@ async function exported(page) {
 
 function remove(page) {
   const expected = page.view.head || ""; // as it is shown now, not when that is answered
-  const forks = page.tree.sessions.length - 1;
-  const many = forks === 1 ? "The other session of its tree keeps what it reaches."
+  const forks = page.tree.sessions.filter((one) => one.id !== page.id).length;
+  const isWhole = !page.tree.next;
+  const many = !isWhole ? "Other sessions of its tree keep what they reach."
+    : forks === 1 ? "The other session of its tree keeps what it reaches."
     : `The ${count(forks)} other sessions of its tree keep what they reach.`;
   const what = `${nameOf(page.view)} (${count(page.view.tokens)} tokens) will be deleted for good.`;
-  const text = `${what} ${forks ? many : "Nothing of it is kept."}`;
+  const text = `${what} ${forks || !isWhole ? many : "Nothing of it is kept."}`;
   return confirm("Delete the session", text, "Delete", async () => {
     const query = new URLSearchParams({ expected_head: expected });
     await send("DELETE", `${v1("sessions", page.id)}?${query}`);

@@ -26,13 +26,13 @@ export class Graph {
     new ResizeObserver(() => this.draw()).observe(this.node);
   }
 
-  /** tree: as the API gives it; session: the one that is looked at; chosen: id of a row */
+  /** tree: what was read of it; session: the one that is looked at; chosen: id of a row */
   show(tree, session, chosen) {
     this.session = session;
     this.heads = Map.groupBy(tree.sessions, (one) => one.head || ROOT);
     this.tokens = new Map(tree.snapshots.map((one) => [one.id, one.tokens]));
     this.rows = layOut(tree, session.head);
-    const lanes = Math.max(...this.rows.flatMap((row) => [row.lane, ...row.through, ...row.merging]));
+    const lanes = Math.max(0, ...this.rows.flatMap((row) => [row.lane, ...row.through, ...row.merging]));
     this.width = (Math.min(lanes, MOST_LANES) + 1) * LANE + 8;
     this.space.style.height = `${this.rows.length * HEIGHT}px`;
     this.at = this.rows.findIndex((row) => row.id === chosen);

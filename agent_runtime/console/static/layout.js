@@ -11,14 +11,14 @@ export const ROOT = ""; // the place before the first turn
 
 /** Rows from the top. Each is { snapshot (null at the root), id, lane, through: other lanes that
  * pass, merging: lanes that end here from above, up and down: whether its own lane goes on there,
- * mine: whether it is in the history of `head` }.
+ * mine: whether it is in the history of `head` }. The root is the last one, if all was read.
  *
- * tree: as the API gives it, parents before their children */
+ * tree: what was read of it, parents before their children; next: whether there is more */
 export function layOut(tree, head) {
   const mine = historyOf(tree, head);
   const rows = [];
   const lanes = [{ awaits: head || ROOT, isDrawn: false }];
-  for (const snapshot of [...newestFirst(tree.snapshots), null]) {
+  for (const snapshot of [...newestFirst(tree.snapshots), ...(tree.next ? [] : [null])]) {
     const id = snapshot ? snapshot.id : ROOT;
     const waiting = [...lanes.keys()].filter((lane) => lanes[lane]?.awaits === id);
     const lane = waiting.length ? waiting[0] : firstFree(lanes);

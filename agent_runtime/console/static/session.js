@@ -1,10 +1,10 @@
 // One session: its messages, what may be said next, and its tree; alive by its events.
 
-import { get, post, Problem, randomKey, v1 } from "./api.js";
+import { get, page, pages, post, Problem, randomKey, v1 } from "./api.js";
 import { headOf } from "./commands.js";
 import { Composer } from "./composer.js";
 import { detailsOf } from "./details.js";
-import { h, put, redraw } from "./dom.js";
+import { button, h, put, redraw } from "./dom.js";
 import { Exchange, noteOf } from "./exchange.js";
 import { nameOf } from "./format.js";
 import { Graph } from "./graph.js";
@@ -12,6 +12,9 @@ import { ROOT } from "./layout.js";
 import { alertOf, notice, tried } from "./problems.js";
 import { follow } from "./streams.js";
 import { bubble, Transcript } from "./transcript.js";
+
+const MESSAGES = 60; // of a page
+const ROWS = 500; // snapshots and sessions of a page of the tree
 
 // After these the same request may be sent again, under its key.
 const AGAIN = ["still_running", "broken_off", "draining", "overloaded", "rate_limited", "lease_held"];
@@ -27,7 +30,7 @@ export class SessionPage {
     this.elsewhere = null; // how far a turn of another client is
     this.head = h("header", { class: "session-head" });
     this.place = h("div", {}); // of problems, and of what commands say
-    this.transcript = new Transcript((snapshot) => this.graph.choose(snapshot));
+    this.transcript = new Transcript((snapshot) => this.graph.choose(snapshot), () => this.saidEarlier());
     this.composer = new Composer(`torpor-draft:${id}`, {
       send: (messages, options) => this.send({ messages, ...options }),
       proceed: (options) => this.send({ proceed: true, ...options }),
@@ -37,6 +40,7 @@ export class SessionPage {
       resume: () => this.resume(),
     });
     this.graph = new Graph((snapshot) => this.choose(snapshot));
+    this.earlier = h("div", { class: "row center" });
     this.details = h("div", {});
   }
 
@@ -47,7 +51,7 @@ export class SessionPage {
       h("div", { class: "columns" },
         h("section", { class: "conversation", "aria-label": "Conversation" }, this.transcript.node, this.composer.node),
         h("section", { class: "history", "aria-label": "Tree" },
-          h("h2", {}, "Tree"), this.graph.node, this.details)));
+          h("h2", {}, "Tree"), this.graph.node, this.earlier, this.details)));
     this.draw();
     follow(this.id, {
       signal: this.signal,
@@ -81,27 +85,64 @@ export class SessionPage {
     else sessionStorage.removeItem(`torpor-turn:${this.id}`);
   }
 
+  /** Reads as many pages as were there. */
   async load() {
     const signal = this.signal;
-    this.loads = (this.loads || 0) + 1;
-    const load = this.loads;
-    const found = await Promise.all([
+    const load = this.begun();
+    const [view, said, tree] = await Promise.all([
       get(v1("sessions", this.id), { signal }),
-      get(v1("sessions", this.id, "messages"), { signal }),
-      get(v1("sessions", this.id, "tree"), { signal }),
+      pages(v1("sessions", this.id, "messages"), MESSAGES, this.saidPages || 1, { signal }),
+      pages(v1("sessions", this.id, "tree"), ROWS, this.treePages || 1, { signal }),
     ]);
-    if (load === this.loads) [this.view, this.said, this.tree] = found; // no later one was begun
+    if (load !== this.loads) return; // a later one was begun
+    this.view = view;
+    [this.saidPages, this.treePages] = [said.found.length, tree.found.length];
+    this.said = said.found.flat().reverse();
+    this.saidNext = said.next;
+    this.tree = grown({ snapshots: [], sessions: [] }, tree.found, tree.next);
+  }
+
+  /** Its number: what was read is shown only if nothing was begun to be read since. */
+  begun() {
+    this.loads = (this.loads || 0) + 1;
+    return this.loads;
+  }
+
+  saidEarlier() {
+    return tried(this.place, async () => {
+      const load = this.begun();
+      const { rows, next } = await page(
+        `${v1("sessions", this.id, "messages")}?${this.saidNext}`, { signal: this.signal });
+      if (load !== this.loads) return;
+      this.saidPages += 1;
+      this.said = [...rows.toReversed(), ...this.said];
+      this.saidNext = next;
+      this.transcript.showEarlier(this.said, Boolean(next));
+    });
+  }
+
+  treeEarlier() {
+    return tried(this.place, async () => {
+      const load = this.begun();
+      const { rows, next } = await page(
+        `${v1("sessions", this.id, "tree")}?${this.tree.next}`, { signal: this.signal });
+      if (load !== this.loads) return;
+      this.treePages += 1;
+      this.tree = grown(this.tree, [rows], next);
+      this.draw();
+    });
   }
 
   draw() {
     document.title = `${nameOf(this.view)} · Torpor`;
-    this.transcript.show(this.said);
+    this.transcript.show(this.said, Boolean(this.saidNext));
     const head = this.view.head || ROOT;
     const isThere = this.chosen === ROOT || this.isIn(this.chosen);
     // Who looks at the head goes on with it.
     if (!isThere || this.chosen === this.drawnHead) this.chosen = head;
     this.drawnHead = head;
     this.graph.show(this.tree, this.view, this.chosen);
+    redraw(this.earlier, this.tree.next && button("Show earlier snapshots", () => this.treeEarlier()));
     redraw(this.details, detailsOf(this, this.chosen));
     this.drawHead();
     this.drawComposer();
@@ -217,7 +258,8 @@ export class SessionPage {
     }
     this.view = view;
     this.tree.snapshots.push(snapshot);
-    this.tree.sessions.find((one) => one.id === this.id).head = snapshotId;
+    const own = this.tree.sessions.find((one) => one.id === this.id);
+    if (own) own.head = snapshotId;
     this.said = [...this.said, ...said];
     this.draw();
   }
@@ -276,6 +318,16 @@ export class SessionPage {
       await this.look();
     }
   }
+}
+
+/** A tree with further pages of it: parents before their children, and the oldest sessions first. */
+function grown(tree, pages, next) {
+  const older = (name) => pages.flatMap((one) => one[name]).reverse();
+  return {
+    snapshots: [...older("snapshots"), ...tree.snapshots],
+    sessions: [...older("sessions"), ...tree.sessions],
+    next,
+  };
 }
 
 /** Tells whether other messages are to be shown as unanswered. */

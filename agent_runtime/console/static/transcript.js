@@ -3,15 +3,16 @@
 import { button, h, put } from "./dom.js";
 import { count, short, time } from "./format.js";
 
-const SHOWN = 60; // messages at first, and more at a time
 const LONG = 6000; // characters of one text that are shown at once
 
 const NAMES = { system: "System", user: "User", assistant: "Model", tool: "Tool result", "": "Unknown" };
 
 export class Transcript {
-  /** chosen: is told which snapshot a person wants to see */
-  constructor(chosen) {
+  /** chosen: is told which snapshot a person wants to see; more: reads earlier messages and shows
+   * them */
+  constructor(chosen, more) {
     this.chosen = chosen;
+    this.more = more;
     this.notes = new Map(); // nodes that say how a turn was, by its snapshot
     this.earlier = h("div", { class: "row center" });
     this.list = h("div", { class: "messages" });
@@ -22,14 +23,24 @@ export class Transcript {
     }, this.earlier, this.list, this.last);
   }
 
-  /** said: messages as the API gives them */
-  show(said) {
+  /** said: messages as the API gives them, the oldest first; hasEarlier: whether others were said
+   * before */
+  show(said, hasEarlier) {
+    const isFirst = this.said === undefined;
     const wasAtEnd = this.isAtEnd();
-    const isFirst = this.first === undefined;
     this.said = said;
-    this.first = Math.max(0, Math.min(this.first ?? Infinity, said.length - SHOWN));
+    this.hasEarlier = hasEarlier;
     this.draw();
     if (wasAtEnd || isFirst) this.toEnd();
+  }
+
+  /** The same with earlier messages before those that are shown: what is in sight stays there. */
+  showEarlier(said, hasEarlier) {
+    const height = this.node.scrollHeight;
+    const top = this.node.scrollTop;
+    Object.assign(this, { said, hasEarlier });
+    this.draw();
+    this.node.scrollTop = top + this.node.scrollHeight - height;
   }
 
   /** Shows what is not in the history, behind it; null for nothing. */
@@ -59,14 +70,8 @@ export class Transcript {
   }
 
   draw() {
-    const more = button(`Show earlier messages (${count(this.first)})`, () => {
-      const height = this.node.scrollHeight;
-      this.first = Math.max(0, this.first - SHOWN);
-      this.draw();
-      this.node.scrollTop += this.node.scrollHeight - height;
-    });
-    put(this.earlier, this.first > 0 && more);
-    const shown = this.said.slice(this.first);
+    put(this.earlier, this.hasEarlier && button("Show earlier messages", this.more));
+    const shown = this.said;
     put(this.list, shown.length ? shown.map((one, place) => this.message(one, shown[place + 1])) : h(
       "p", { class: "empty" }, "Nothing was said yet."));
   }
