@@ -11,6 +11,7 @@ is recorded in any case.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from state_store.connection import Control
@@ -44,15 +45,26 @@ class Effects:
 
     async def get(self, session_id: str, name: str) -> EffectRecord:
         """Of the session's lineage. Raises CorruptObject."""
+        (record,) = await self.get_many(session_id, [name])
+        return record
+
+    async def get_many(self, session_id: str, names: Sequence[str]) -> list[EffectRecord]:
+        """As `get`, in one round trip."""
+        if not names:
+            return []
         seals = await self._seals(session_id)
         keys = LineageKeys(self._prefix, lineage_of(session_id))
-        field = _field(name, seals)
+        fields = [_field(name, seals) for name in names]
         async with self._control.guard() as client:
-            stored: bytes | None = await client.hget(keys.effects, field)
-        if stored is None:
-            return EffectRecord(None, b"")
-        opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{field}")
-        return EffectRecord(opened[_NONCE:], stored)
+            rows: list[bytes | None] = await client.hmget(keys.effects, fields)
+        found = []
+        for field, stored in zip(fields, rows, strict=True):
+            if stored is None:
+                found.append(EffectRecord(None, b""))
+                continue
+            opened = stored if seals is None else seals.open(stored, f"{keys.effects}#{field}")
+            found.append(EffectRecord(opened[_NONCE:], stored))
+        return found
 
     async def replace(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from agent_runtime.messages.points import points_of
-from agent_runtime.sessions.ledger import IMPORTED, entries_of, name_of, packed_of
+from agent_runtime.sessions.ledger import IMPORTED
+from agent_runtime.sessions.ledger_records import entries_of, name_of, name_of_imported, packed
 from state_store.errors import CorruptObject
 from state_store.portable.besides import EffectsAbroad, Ids
 from state_store.records import Session, Snapshot
@@ -27,11 +28,11 @@ class LedgerAbroad(EffectsAbroad):
         }
         places = {one.id: ids[one.within] for one in points}
         found: dict[str, list[Entry]] = {}
-        for one in entries_of(values):
+        for one in sorted(entries_of(values), key=lambda one: (one.at, one.position)):
             if one.branch in branches.get(one.point, ()):
                 there = one.model_copy(update={"branch": IMPORTED, "point": places[one.point]})
                 found.setdefault(name_of(one), []).append(there)
-        return [packed_of(entries) for entries in found.values()]
+        return [packed(entries) for entries in found.values()]
 
     def arriving(self, value: bytes, ids: Ids) -> tuple[str, bytes]:
         try:
@@ -43,4 +44,4 @@ class LedgerAbroad(EffectsAbroad):
         if any(one.branch != IMPORTED or one.point not in ids for one in entries):
             raise ValueError("it is of no snapshot of the session")
         moved = [one.model_copy(update={"point": ids[one.point]}) for one in entries]
-        return name_of(entries[0]), packed_of(moved)
+        return name_of_imported(entries[0]), packed(moved)

@@ -17,13 +17,14 @@ from writer import TENANT, commit
 from agent_runtime.routes.workspaces import router
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
+from agent_runtime.sessions.ledger_records import entries_of
 from agent_runtime.settings import RuntimeSettings
 from state_store.errors import CorruptObject, InvalidExport
 from state_store.files import BLOB_BYTES, FileSet
 from state_store.portable.besides import Besides
 from tools.calls import ToolCall
 from tools.define import define
-from tools.effects import Effect
+from tools.effects import Effect, Entry, Scope
 from tools.registry import Registry
 from tools.results import Ending
 from tools.running import Executor, Place
@@ -271,6 +272,26 @@ async def test_what_is_no_record_is_refused(writer, count, made):
     assert ABROAD.arriving(value, ids)[1] == value
     with pytest.raises(ValueError):  # noqa: PT011
         ABROAD.arriving(made(value), ids)
+
+
+async def test_calls_that_do_the_same_leave_in_the_order_they_were_started(writer):
+    session = await writer.session(range(8))
+    ledger = StoreLedger(writer.store, durability="memory")
+    begun = [
+        Entry(
+            branch=session.id, point=session.head, position=place, tool="send",
+            arguments_hash="0" * 64, effect=Effect.EFFECTFUL, scope=Scope.WORLD, at=float(at),
+        )
+        for at, place in enumerate((2, 0, 3, 1))
+    ]  # fmt: skip
+    for one in begun:
+        await ledger.begin(one)
+    history = await writer.store.ancestors(session.head)
+    ids = {one.id: one.id for one in history}
+    values = await writer.store.effects.all(session.id)
+    for order in (values, values[::-1]):
+        (value,) = ABROAD.leaving(order, session, history, ids)
+        assert [one.position for one in entries_of([value])] == [2, 0, 3, 1]
 
 
 def needs_a_large_content(manifest):

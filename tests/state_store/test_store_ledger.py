@@ -6,7 +6,8 @@ import time
 import pytest
 from writer import TENANT
 
-from agent_runtime.sessions.ledger import StoreLedger, name_of, packed_of
+from agent_runtime.sessions.ledger import StoreLedger
+from agent_runtime.sessions.ledger_records import name_of, name_of_entry
 from state_store.errors import (
     CorruptObject,
     DurabilityNotReached,
@@ -201,15 +202,53 @@ async def test_a_call_that_is_made_again_and_again_does_not_write_the_results_be
     assert [one.result for one in await ledger.of(session.id)] == [result] * 20
 
 
-async def test_a_ledger_of_before_results_were_apart_goes_on(ledger, writer, store):
+async def test_a_call_writes_as_much_however_often_the_like_of_it_was_made(ledger, writer, store):
     session = await writer.session([1, 2, 3, 4])
-    old = entry(session.id, session.head, state=State.DONE, result=ToolResult.of("7"))
-    nothing = await store.effects.get(session.id, name_of(old))
-    assert await store.effects.replace(session.id, name_of(old), nothing, packed_of([old]))
-    new = entry(session.id, "another", state=State.DONE, result=ToolResult.of("8"))
-    await ledger.end(new)
-    assert [await ledger.find(one) for one in (old, new)] == [old, new]
-    assert await ledger.of(session.id) == [old, new]
+    redis = store._control.redis
+
+    async def sent_by(number):
+        before = (await redis.info("stats"))["total_net_input_bytes"]
+        called = entry(session.id, f"point {number:04}")
+        assert await ledger.begin(called) is None
+        await ledger.end(called.model_copy(update={"state": State.DONE}))
+        return (await redis.info("stats"))["total_net_input_bytes"] - before
+
+    sizes = [await sent_by(number) for number in range(200)]
+    assert max(sizes) < 16384
+    assert max(sizes[100:]) <= 1.1 * max(sizes[:100])
+    assert [one.state for one in await ledger.of(session.id)] == [State.DONE] * 200
+
+
+async def test_a_fork_knows_of_all_calls_that_were_begun_at_once(ledger, writer):
+    session = await writer.session([1, 2, 3, 4])
+    begun = [
+        entry(session.id, session.head).model_copy(update={"position": number})
+        for number in range(50)
+    ]
+    await asyncio.gather(*map(ledger.begin, [*begun, *begun]))
+    fork = await writer.store.fork(session.id)
+    asked = entry(fork.id, session.head)
+    assert sorted(one.position for one in await ledger.inherited(asked)) == [0]
+    await writer.turn(session.id, [5])
+    later = await writer.store.fork(session.id)
+    asked = entry(later.id, later.head)
+    assert sorted(one.position for one in await ledger.inherited(asked)) == [*range(50)]
+
+
+async def test_a_call_that_is_listed_and_was_not_begun_is_none(ledger, writer, monkeypatch):
+    session = await writer.session([1, 2, 3, 4])
+
+    async def dies(*_, **__):
+        raise ConnectionError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_change", dies)
+        with pytest.raises(ConnectionError):
+            await ledger.begin(entry(session.id, session.head))
+    fork = await writer.store.fork(session.id)
+    assert await _inherited(ledger, fork.id, session.head) == []
+    assert await ledger.begin(entry(session.id, session.head)) is None
+    assert await _inherited(ledger, fork.id, session.head) == [(session.id, session.head)]
 
 
 async def test_a_ledger_goes_with_its_session(ledger, writer):
@@ -224,13 +263,31 @@ async def _inherited(ledger, branch, point, what="sheep"):
     return [(one.branch, one.point) for one in await ledger.inherited(entry(branch, point, what))]
 
 
-@pytest.mark.parametrize("damaged", [b"\xc1", b"\x90", b"\x92\x01\x07", b"\x92\x02\x91\x80", b"{}"])
+DAMAGED = [b"\xc1", b"\x90", b"\x92\x01\x07", b"\x92\x02\x91\x80", b"\x93\x03\x01\x02", b"{}"]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
 async def test_a_damaged_entry_says_so(ledger, writer, store, damaged):
     session = await writer.session([1, 2, 3, 4])
     called = entry(session.id, session.head)
-    nothing = await store.effects.get(session.id, name_of(called))
-    await store.effects.replace(session.id, name_of(called), nothing, damaged)
+    name = name_of_entry(called)
+    await store.effects.replace(
+        session.id, name, await store.effects.get(session.id, name), damaged
+    )
     with pytest.raises(CorruptObject):
         await ledger.find(called)
     with pytest.raises(CorruptObject):
         await ledger.of(session.id)
+
+
+@pytest.mark.parametrize("damaged", [*DAMAGED, b"\x92\x01\x90", b"\x93\x02\x00\x91\x01"])
+async def test_a_damaged_list_of_calls_says_so(ledger, writer, store, damaged):
+    session = await writer.session([1, 2, 3, 4])
+    called = entry(session.id, session.head)
+    name = name_of(called)
+    await store.effects.replace(
+        session.id, name, await store.effects.get(session.id, name), damaged
+    )
+    for method in (ledger.begin, ledger.inherited):
+        with pytest.raises(CorruptObject):
+            await method(called)
