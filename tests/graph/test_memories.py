@@ -141,10 +141,10 @@ async def test_reading_an_item_takes_nothing_back_that_was_written_meanwhile(ser
 
 async def test_an_expired_item_that_is_written_anew_is_not_removed(server, memories):
     class Overtaken(TorporStore):
-        def _unpack(self, packed):
+        def _unpack(self, place, packed):
             with redis.Redis.from_url(server.url) as client:
-                client.hset(self._items("a"), b"a\0k", self._pack(fresh))
-            return super()._unpack(packed)
+                client.hset(self._items("a"), b"a\0k", self._pack(place, fresh))
+            return super()._unpack(place, packed)
 
     fresh = _Entry.new({"n": 2}, None, None)
     await memories.aput(("a",), "k", {"n": 1}, ttl=1e-6)
