@@ -10,18 +10,29 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.anthropic_api.errors import ErrorBody
+from agent_runtime.anthropic_api.errors import ErrorBody, documented
 from agent_runtime.anthropic_api.models import AnthropicModel, AnthropicModels
 from agent_runtime.errors import ModelNotFound, NotFound
+from agent_runtime.http.document import Responses
 from agent_runtime.openai_api.errors import OpenAIErrorBody, refusals
 from agent_runtime.openai_api.served import ModelView, served
 
-_REFUSALS = {
-    status: {**refusal, "model": OpenAIErrorBody | ErrorBody}
-    for status, refusal in refusals(ModelNotFound, NotFound).items()
-}
 
-router = APIRouter(prefix="/v1/models", responses=_REFUSALS)
+def _refusals(*trees: type[Exception]) -> Responses:
+    """In both forms, whose statuses and codes differ."""
+    forms = (refusals(*trees), documented(*trees))
+    return {
+        status: {
+            "model": OpenAIErrorBody | ErrorBody,
+            "description": "; ".join(
+                form[status]["description"] for form in forms if status in form
+            ),
+        }
+        for status in sorted({*forms[0], *forms[1]}, key=int)
+    }
+
+
+router = APIRouter(prefix="/v1/models", responses=_refusals(ModelNotFound, NotFound))
 
 
 class ModelList(BaseModel):
