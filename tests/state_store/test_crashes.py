@@ -14,7 +14,7 @@ from disturbed import BASE, TURN, new_world
 from writer import FINGERPRINT, TENANT, commit, find_sessions, objects_of
 
 from state_store.errors import StoreError
-from state_store.layout import TenantKeys
+from state_store.layout import OperatorKeys, TenantKeys
 
 pytestmark = pytest.mark.usefixtures("small_batches")
 
@@ -335,7 +335,8 @@ async def test_a_session_that_is_half_made_can_be_found_and_deleted(
         tenant = TenantKeys(writer.prefix, TENANT)
         # Its name may stay listed for a while, as long as it might still be made.
         left = {key.decode() for key in raw.keys(f"{writer.prefix}:{{*")}
-        assert left <= {tenant.record, tenant.sessions}
+        listed = OperatorKeys(writer.prefix).tenants
+        assert left <= {tenant.record, tenant.sessions, listed}
         assert raw.keys(f"{writer.prefix}:lineages") == []
         return finished
 
