@@ -70,29 +70,34 @@ class TenantList:
             raw = await client.zrange(self._listed, 0, -1)
         listed = {one.decode(errors="replace") for one in raw}
         every = sorted(listed.union(names))
-        there = {
-            name
-            for name, tenant in zip(every, await self._there(every), strict=True)
-            if tenant is not None
-        }
-        return sorted(there - listed), sorted(listed - there)
+        found = dict(zip(every, await self._records(every), strict=True))
+        there = {name for name, tenant in found.items() if isinstance(tenant, Tenant)}
+        gone = {name for name, tenant in found.items() if tenant is None}
+        return sorted(there - listed), sorted(listed & gone)
 
     def naming(self, name: str) -> Command:
         """Lists a tenant."""
         return ("ZADD", self._listed, 0, name)
 
     async def _there(self, names: Sequence[str]) -> list[Tenant | None]:
-        """The record of each, None where there is none, where the tenant was deleted, and where it
-        cannot be read, which is logged."""
+        """The record of each; None as well where it cannot be read, which is logged."""
         found: list[Tenant | None] = []
+        for name, tenant in zip(names, await self._records(names), strict=True):
+            if isinstance(tenant, CorruptObject):
+                logger.error("tenant %s is left out of the list: %s", name, tenant)
+            found.append(tenant if isinstance(tenant, Tenant) else None)
+        return found
+
+    async def _records(self, names: Sequence[str]) -> list[Tenant | CorruptObject | None]:
+        """None where there is none, and where the tenant was deleted."""
+        found: list[Tenant | CorruptObject | None] = []
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
             reading = [("GET", f"{self._prefix}:{{tenant:{name}}}:record") for name in batch]
-            for name, stored in zip(batch, await self._control.exchange(reading), strict=True):
+            for stored in await self._control.exchange(reading):
                 try:
                     tenant = None if stored is None else Tenant.unpack(stored)
+                    found.append(None if tenant is None or tenant.deleted else tenant)
                 except CorruptObject as error:
-                    logger.error("tenant %s is left out of the list: %s", name, error)
-                    tenant = None
-                found.append(None if tenant is None or tenant.deleted else tenant)
+                    found.append(error)
         return found

@@ -62,7 +62,7 @@ async def during(move, work):
 async def delete_only(store, keys, session_id):
     """Delete a session, and unwind nothing."""
     beside = [keys.refs, keys.dead, keys.sessions]
-    own = [keys.attachments(session_id), keys.feed(session_id), keys.usage]
+    own = [keys.attachments(session_id), keys.feed(session_id), keys.usage, keys.tree]
     places = [keys.session(session_id), keys.lease(session_id), *beside, *own]
     await store._control.run("delete", places, session_id)
 
