@@ -32,7 +32,8 @@ async def test_a_suspended_chat_goes_on_from_all_that_is_stored(stage, torpor, f
         shown = chat.prompt("zoe")
         assert "The code of harbour is 4712." in shown
         assert f"reused {view.boundary} of " in shown
-        assert f" recomputed {view.tokens - view.boundary} · " in shown
+        recomputed = view.tokens - view.boundary
+        assert f" recomputed {recomputed} (past the last boundary) · " in shown
         assert "(past the last boundary)" in shown
         chat.say("/rewind 2")
         chat.prompt("zoe")
