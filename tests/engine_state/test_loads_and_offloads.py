@@ -19,6 +19,7 @@ from engine.linker.ranks import Ranks
 from state_store.errors import ArchiveRefused, ArchiveUnavailable, StoreUnavailable
 from state_store.objects import ObjectClient
 from state_store.payloads import Payloads
+from state_store.protocol import PROTOCOL
 from state_store.registry import commands_key
 
 from .rank import HASHES, ROOM, Rank, kv
@@ -167,6 +168,7 @@ def test_a_prefetch_that_waits_for_the_archive_holds_up_no_other_command(rank):
 
         def send(address, name, **payload):
             call = {"call": name, "name": name, "reply": f"reply of {name}", "payload": payload}
+            call["protocol"] = PROTOCOL
             client.rpush(commands_key("torpor", address, 1), msgpack.packb(call))
 
         def result(name):

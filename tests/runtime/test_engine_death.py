@@ -63,7 +63,7 @@ class _Settling:
     [
         (Settled((1,), None), "2 of 2 objects"),
         (EngineUnreachable("engine is gone"), "engine is gone"),
-        (Settled((), None), None),
+        (Settled((), None), "has stored no state"),
         (Settled((), "too slow"), "too slow"),
     ],
     ids=["claims what is not there", "gone", "stored nothing", "too slow"],
@@ -92,4 +92,4 @@ async def test_tokens_are_committed_even_if_their_state_is_not_stored(
     await pool.close()
     assert commit.snapshot.boundary == 0
     assert list(await store.tokens(commit.snapshot.id)) == list(range(PAGE + 1))
-    assert why in shortfall if why else shortfall is None
+    assert why in shortfall
