@@ -8,14 +8,19 @@ What is not kept and not committed is nowhere: the session does not know that it
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_runtime.errors import TurnLost
+from agent_runtime.errors import StillRunning, TurnLost
+from agent_runtime.sdk.errors import ApiError
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnResult
+
+_PAUSES = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0)  # seconds
 
 
 class TakesTurns(Protocol):
@@ -46,9 +51,7 @@ async def followed(
     those that still wait for the store. Raises TurnLost, and what a turn raises."""
     waiting: list[KeptTurn] = []
     for turn in kept:
-        result = await client.turn(
-            session_id, turn.messages, idempotency_key=turn.key, **turn.options
-        )
+        result = await _asked_again(client, session_id, turn)
         require_taken(result)
         if result.token_ids != turn.said:
             raise TurnLost(
@@ -62,6 +65,21 @@ async def followed(
         else:
             head = result.snapshot
     return head, waiting
+
+
+async def _asked_again(client: TakesTurns, session_id: str, turn: KeptTurn) -> TurnResult:
+    """What became of a turn. If its runtime is committing it right now, that is waited for."""
+    ask = functools.partial(
+        client.turn, session_id, turn.messages, idempotency_key=turn.key, **turn.options
+    )
+    for pause in _PAUSES:
+        try:
+            return await ask()
+        except ApiError as error:
+            if error.code != StillRunning.code:
+                raise
+            await asyncio.sleep(pause)
+    return await ask()
 
 
 def require_taken(result: TurnResult) -> None:
