@@ -77,7 +77,6 @@ class Control:
         self._ttl = config.uncommitted_ttl
         self._doors = doors
         self._reading = reading
-        self._doors.ping()  # a wrong URL must stop the engine now, not at the first offload
         self._listener = CommandListener(
             config.url,
             config.boot_id,

@@ -129,12 +129,16 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             layout = layouts[kind]
             return Frames(layout, max(least, budget // layout.payload_bytes), pin=pin)
 
-        def doors() -> Doors:  # each thread has a connection of its own
+        def doors() -> Doors:
+            """Each thread has connections of its own, opened now: a wrong URL must stop the engine
+            here, and the first session that comes does not wait for them."""
             client = ObjectClient(config.url, timeout=config.timeout)
             reader = None
             if config.archive is not None:
                 reader = ArchiveReader(open_archive(config.archive, timeout=config.timeout), names)
-            return Doors(Payloads(client, names, archive=reader), self._forms)
+            opened = Doors(Payloads(client, names, archive=reader), self._forms)
+            opened.ping()
+            return opened
 
         self._staged: dict[Kind, StagedObjects] = {
             "kv": StagedObjects(frames("kv", config.kv_staging_bytes, 8), "kv"),
