@@ -60,7 +60,7 @@ class Constants:
 
     def changed(self, values: Mapping[str, float]) -> Constants:
         """Raises ImpossiblePlan for a constant that there is none of, or that is not positive
-        and finite."""
+        and finite, and for an efficiency above the whole of a GPU."""
         known = {field.name for field in dataclasses.fields(self)}
         unknown = sorted(values.keys() - known)
         if unknown:
@@ -69,6 +69,10 @@ class Constants:
             is_zero = value == 0 and name not in ("replicas", "fixed")
             if not math.isfinite(value) or value < 0 or is_zero:
                 raise ImpossiblePlan(f"{name} is {value:g}; it must be positive and finite.")
+        if values.get("efficiency", 0.0) > 1:
+            raise ImpossiblePlan(
+                f"efficiency is {values['efficiency']:g}; it is a part of a GPU's peak, 1 at most."
+            )
         return dataclasses.replace(self, **values)
 
 

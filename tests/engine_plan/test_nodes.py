@@ -202,6 +202,7 @@ def test_curves_are_drawn_and_what_does_not_fit_is_told(tmp_path, capsys):
         (["--network", "nan"], "--network and --shards must be positive and finite"),
         (["--set", "speed=3"], "no constant speed"),
         (["--set", "fixed=nan"], "fixed is nan; it must be positive and finite"),
+        (["--set", "efficiency=1.2"], "efficiency is 1.2; it is a part of a GPU's peak, 1 at"),
         (["--set", "client=inf"], "client is inf; it must be positive and finite"),
     ],
 )

@@ -1,6 +1,7 @@
 """What `torpor plan` answers, and what it refuses."""
 
 import json
+import math
 import secrets
 from itertools import product
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_a_slow_store_never_breaks_even():
         ({"gpu": "TPU"}, "no accelerator 'TPU'.*H100"),
         ({"precision": "int2"}, "no int2 variant; choose from bf16, fp8, nvfp4"),
         ({"gpus": 4, "tp": 3}, "4 GPUs do not divide into engines of 3"),
-        ({"gpus": 0}, "gpus is 0"),
+        ({"gpus": 0}, "gpus is 0; it must be a whole number from 1"),
         ({"model": "nowhere"}, "neither a profile .* nor a directory"),
         ({"redis_memory": 10 * GIB}, "of Redis memory, 10.0 GiB are given. . sessions would fit"),
         ({"ssm_dtype": "int4"}, "the dtype 'int4' is not known"),
@@ -184,6 +185,23 @@ def test_a_slow_store_never_breaks_even():
 )
 def test_what_is_impossible_is_refused_with_the_reason_and_what_would_fit(changes, words):
     with pytest.raises(ImpossiblePlan, match=words):
+        plan(question(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gpus": -1}, {"gpus": 2.5}, {"gpus": 10**18}, {"sessions": 0}, {"context": 0},
+        {"tp": 0}, {"tp": -1}, {"states": 0}, {"states": -5}, {"turn_tokens": 0},
+        {"shared_tokens": -64}, {"turns_per_second": 0}, {"turns_per_second": math.nan},
+        {"store_bandwidth": math.inf}, {"store_bandwidth": math.nan}, {"device_bandwidth": -1.0},
+        {"prefill_rate": 0}, {"prefill_rate": -2.0}, {"redis_memory": -1}, {"redis_memory": 0},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_number_that_counts_nothing_is_refused_by_its_name(changes):
+    ((name, value),) = changes.items()
+    with pytest.raises(ImpossiblePlan, match=rf"^{name} is {value:g}|^{name} is {value};"):
         plan(question(**changes))
 
 
@@ -290,6 +308,23 @@ def test_the_command_refuses_in_one_line(capsys):
     errors = capsys.readouterr().err
     assert errors.startswith("torpor: the bf16 weights of nemotron-3-ultra do not fit")
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--gpus", "0xH100", "torpor: gpus is 0; it must be a whole number from 1"),
+        ("--turn", "0", "torpor: turn_tokens is 0; it must be a whole number from 1"),
+        ("--context", "0K", "torpor: context is 0; it must be a whole number from 1"),
+        ("--store-bandwidth", "1e308", "torpor: store_bandwidth is inf; it must be above 0 and"),
+        ("--gpus", "999999999999999xH100", "torpor: gpus is 999999999999999; it must be a whole"),
+    ],
+)
+def test_the_command_refuses_a_number_that_counts_nothing(option, value, words, capsys):
+    usual = {"--model": "nemotron-3-nano", "--gpus": "H200", "--sessions": "1", "--context": "1K"}
+    usual[option] = value
+    assert main(["plan", *(word for pair in usual.items() for word in pair)]) == 1
+    assert capsys.readouterr().err.startswith(words)
 
 
 @pytest.mark.parametrize("bad", [["--gpus", "eight"], ["--context", "many"], ["--gpus", "8-B"]])
