@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from engine.errors import UnsupportedModel
 from engine.file_hashes import sha256_of
 
 _COMPUTES_OTHERWISE = (
@@ -21,9 +22,16 @@ _COMPUTES_OTHERWISE = (
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 over names, sizes and content of the weight files, all of it: an edited row of an
-    embedding is another model. Hashes of large files are remembered (`file_hashes`)."""
+    embedding is another model. Hashes of large files are remembered (`file_hashes`). Raises
+    UnsupportedModel for a folder without any: all models would be one."""
     digest = hashlib.sha256()
     paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise UnsupportedModel(
+            f"there are no *.safetensors in {folder}, so this engine's state cannot be told from "
+            "that of other models. Nothing was stored. Start the engine with a folder that has "
+            "the weights in such files."
+        )
     for path, content in zip(paths, sha256_of(paths), strict=True):
         digest.update(f"{path.name}:{path.stat().st_size}:{content};".encode())
     return digest.hexdigest()
@@ -39,7 +47,8 @@ def architecture_digest(folder: Path, server_args: Any) -> str:
 
 def draft_of(server_args: Any, layers: int) -> str:
     """How an engine speculates that drafts with so many KV pools: `Fingerprint.draft`. Draft KV of
-    weights in a folder of their own is of no use to others, so that their digest is a part."""
+    weights in a folder of their own is of no use to others, so that their digest is a part. Raises
+    UnsupportedModel as `weights_digest`."""
     if not layers:
         return "none"
     folder = server_args.speculative_draft_model_path

@@ -6,20 +6,22 @@ nor once per rank: hashes are kept in `$XDG_CACHE_HOME/torpor/sha256` (by defaul
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 _LARGE = 64 << 20  # bytes: what is smaller is read in no time
 _THREADS = 16  # hashing lets go of the interpreter
-_HEX_DIGITS = 64
+_HASH = re.compile(rb"[0-9a-f]{64}")  # else a write was cut short, or a disk lost it
+_MOST_READ = 65  # bytes: one more than a hash has
 
 
 def sha256_of(paths: Sequence[Path]) -> list[str]:
@@ -38,27 +40,34 @@ def sha256_of(paths: Sequence[Path]) -> list[str]:
 def _hash_of(path: Path) -> str:
     if path.stat().st_size < _LARGE:
         return _sha256(path)
-    known = _folder() / _identity(path)
-    with contextlib.ExitStack() as stack:
-        try:
-            known.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(known.open("a+"))
-            fcntl.flock(file, fcntl.LOCK_EX)  # others wait here for the one that hashes
-            file.seek(0)
-            kept = file.read()
-        except OSError as error:
-            logger.warning("the hash of %s is not kept, and taken at each start: %s", path, error)
-            return _sha256(path)
-        if len(kept) == _HEX_DIGITS:
-            return kept
+    try:
+        file = _locked(_folder() / _identity(path))
+    except (OSError, RuntimeError) as error:  # the latter where there is no home
+        logger.warning("the hash of %s is not kept, and taken at each start: %s", path, error)
+        return _sha256(path)
+    with file:
+        if _HASH.fullmatch(kept := file.read(_MOST_READ)):
+            return kept.decode()
         hashed = _sha256(path)
         try:
             file.truncate(0)
-            file.write(hashed)
-            file.flush()
+            file.write(hashed.encode())
         except OSError as error:
             logger.warning("the hash of %s could not be kept: %s", path, error)
         return hashed
+
+
+def _locked(place: Path) -> FileIO:
+    """The file at `place`, made if it is not there, once nobody else has it. Raises OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.open("a+b", buffering=0)  # else closing it writes again what could not be written
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)  # others wait here for the one that hashes
+        file.seek(0)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _sha256(path: Path) -> str:

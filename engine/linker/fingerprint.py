@@ -20,7 +20,7 @@ def fingerprint_of(
     server_args: Any, params: Any, described: DevicePools, rank_count: int
 ) -> Fingerprint:
     """params: SGLang's `CacheInitParams`. Reads the checkpoint's folder, and the draft's if it has
-    its own."""
+    its own. Raises UnsupportedModel where one has no weight files."""
     folder = Path(server_args.model_path)
     drafts = [*params.mtp_draft_device_pools, *params.sidecar_draft_device_pools]
     return Fingerprint(

@@ -2,9 +2,9 @@
 
 Contract: `sglang/srt/mem_cache/unified_cache/unified_cache_linker.py`. The radix tree asks
 `lookup` for the prefix lengths that can be restored, queues `load`s into private device slots
-and `offload`s every node it inserts. Payloads travel on two threads of their own; the runtime
-speaks to a third (`engine/linker/control.py`) to prefetch a snapshot before it submits a
-request and to settle offloads before it commits one.
+and `offload`s every node it inserts. Payloads travel on threads of their own; the runtime speaks
+to others (`engine/linker/control.py`) to prefetch a snapshot before it submits a request and to
+settle offloads before it commits one.
 
 Loaded by `--unified-cache-external-linker-backend dynamic`.
 """
@@ -62,9 +62,10 @@ logger = logging.getLogger(__name__)
 class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     """KV pages, states (Mamba, sliding windows) and draft KV between the device pools and Redis.
 
-    Raises UnsupportedModel for pools it cannot store, UnsupportedLayout for ranks that are not
-    arranged for it, UnsupportedOption for answers in pieces, PatchError when a hook is not in
-    place, StoreUnavailable when the store does not answer at start.
+    Raises UnsupportedModel for pools it cannot store and for a folder without weight files,
+    UnsupportedLayout for ranks that are not arranged for it, UnsupportedOption for answers in
+    pieces, PatchError when a hook is not in place, StoreUnavailable when the store does not answer
+    at start.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from engine_cpu.server import MODEL
 from safetensors.torch import save_file
 
 from engine import digests, file_hashes
+from engine.errors import UnsupportedModel
 
 
 @pytest.fixture
@@ -104,12 +105,43 @@ def test_ranks_that_start_together_hash_a_file_once(checkpoint, tmp_path, monkey
     assert len(hashed) == 1
 
 
-def test_what_was_half_kept_is_hashed_again(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "left",
+    [b"", b"a1b2c3", bytes(64), b"\xff" * 64, b"0" * 65],
+    ids=["nothing", "a part", "zeros", "no text", "more"],
+)
+def test_what_is_kept_and_no_hash_is_hashed_again(checkpoint, tmp_path, left):
     first = checkpoint("one", tensors())
     (kept,) = (tmp_path / "cache" / "torpor" / "sha256").iterdir()
-    kept.write_text(kept.read_text()[:20])
+    kept.write_bytes(left)
     assert digests.weights_digest(tmp_path / "one") == first
     assert len(kept.read_text()) == 64
+
+
+def test_a_full_disk_keeps_no_hash_and_no_engine_from_starting(checkpoint, tmp_path):
+    first = checkpoint("one", tensors())
+    shutil.rmtree(tmp_path / "cache")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path / "one")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == first, done.stderr
+    assert "could not be kept" in done.stderr
+
+
+def test_a_user_without_a_home_is_told_that_hashes_are_not_kept(
+    checkpoint, tmp_path, monkeypatch, caplog
+):
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    first = checkpoint("one", tensors())
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert digests.weights_digest(tmp_path / "one") == first
+    assert "is not kept" in caplog.text
 
 
 def test_hashes_that_cannot_be_kept_are_said_and_taken_each_time(
@@ -126,6 +158,17 @@ def test_a_tensor_of_another_name_makes_other_weights(checkpoint):
     renamed = tensors()
     renamed["layers.3.norm.weight"] = renamed.pop("layers.2.norm.weight")
     assert checkpoint("one", tensors()) != checkpoint("other", renamed)
+
+
+def test_models_without_weight_files_are_refused_and_not_taken_for_one(checkpoint, tmp_path):
+    checkpoint("model", tensors())
+    told = SimpleNamespace(
+        model_path=str(tmp_path / "model"), speculative_draft_model_path="someone/on-a-hub"
+    )
+    with pytest.raises(UnsupportedModel, match=r"no \*\.safetensors in someone/on-a-hub"):
+        digests.draft_of(told, 1)
+    with pytest.raises(UnsupportedModel, match="from that of other models"):
+        digests.weights_digest(tmp_path)
 
 
 def test_a_draft_from_a_folder_of_its_own_is_told_from_the_models_and_from_others(
@@ -168,6 +211,16 @@ def test_what_an_engine_is_told_to_compute_otherwise_is_another_architecture():
     assert len({plain, *others}) == 3
     assert plain == of_another_context
 
+
+ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from engine import digests, file_hashes
+from engine.errors import UnsupportedModel
+file_hashes._LARGE = 1 << 10
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+print(digests.weights_digest(Path(sys.argv[1])), end="")
+"""
 
 PROGRAM = """
 import argparse, json, sys
