@@ -152,8 +152,8 @@ class Transfers:
         effects: EffectsAbroad | None,
     ) -> None:
         """All snapshots in one step: before it the session is empty, after it whole."""
-        sets = await take_files(self._files, session, found.manifest, _reader(found))
         lease, _ = await self._leases.acquire(session.id, ttl=_LEASE, owner="import")
+        sets = await take_files(self._files, session, found.manifest, _reader(found))
         draft: SnapshotDraft | None = None
         for one, was in zip(found.drafts(session.id, salt), found.manifest.snapshots, strict=True):
             files = None if was.files is None else sets[was.files]

@@ -19,7 +19,8 @@ from agent_runtime.sessions.effects_abroad import LedgerAbroad
 from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
 from agent_runtime.sessions.ledger_records import entries_of
 from agent_runtime.settings import RuntimeSettings
-from state_store.errors import CorruptObject, InvalidExport
+from state_store import transfers
+from state_store.errors import CorruptObject, InvalidExport, LeaseHeld
 from state_store.files import BLOB_BYTES, FileSet
 from state_store.portable.besides import Besides
 from tools.calls import ToolCall
@@ -108,6 +109,25 @@ async def test_files_and_effects_go_along(writer, another, path, count):
     back = await store.import_session(path, tenant=TENANT, effects=ABROAD)
     assert "number 1" in (await called(store, tool, back, "a letter")).text
     assert await contents(store, back, await store.snapshot(back.head)) == wanted[2]
+
+
+async def test_nobody_writes_an_imported_session_while_its_files_come(
+    writer, another, path, monkeypatch
+):
+    session = await writer.session()
+    await turn(writer, session, range(8), await keep(writer.store, session, b"one"))
+    await writer.store.export_session(session.id, path)
+    take = transfers.take_files
+
+    async def take_slowly(files, empty, *rest):
+        (listed,) = await another.sessions("elsewhere")  # anybody may find it there
+        with pytest.raises(LeaseHeld):
+            await another.acquire(listed.id, ttl=30, owner="somebody")
+        return await take(files, empty, *rest)
+
+    monkeypatch.setattr(transfers, "take_files", take_slowly)
+    taken = await another.import_session(path, tenant="elsewhere")
+    assert await contents(another, taken, await another.snapshot(taken.head)) == [b"one"]
 
 
 async def test_what_is_not_known_to_have_ended_stays_unknown(writer, another, path, count):
