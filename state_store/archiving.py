@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from state_store.archive import open_archive
@@ -179,7 +179,7 @@ class Archiving:
         place = (self._control, self._prefix, self._opened.archive)
         found = await collect_condemned(*place, older_than=MOVE_LIMIT)
         files = await collect_files(*place, older_than=MOVE_LIMIT)
-        return replace(found, collected=found.collected + files)
+        return Condemned(found.collected + files.collected, found.damaged + files.damaged)
 
     async def residency(self, session_id: str, *, tenant: str | None) -> Residency:
         head = (await self._sessions.record(session_id, tenant=tenant)).head

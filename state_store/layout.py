@@ -174,7 +174,7 @@ class LineageKeys:
     @property
     def cold_files(self) -> str:
         """Hash: blob that is in the archive and not here -> how it is known there, see
-        `state_store/archive/files.py`."""
+        `state_store/archive/cold_files.py` and `lua/cold_files.lua`."""
         return self._key("cold-files")
 
     @property

@@ -34,9 +34,7 @@ async def part_of(client: Any, key: str, *, limit: int, after: Listed | None) ->
     as much as it has, and those that were created in the same moment as `after`. Raises
     InvalidArgument."""
     if limit < 1:
-        raise InvalidArgument(
-            f"a page of {limit} sessions has no end to go on from; give at least 1."
-        )
+        raise InvalidArgument(f"a page of {limit} has no end to go on from; give at least 1.")
     newest = "+inf" if after is None else repr(after.created_at)
     count = limit + 2  # `after` itself is among them, and one more tells that there are more
     while True:

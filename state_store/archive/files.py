@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from state_store.archive.base import Archive
@@ -25,7 +26,7 @@ from state_store.layout import LineageKeys, lineage_of
 from state_store.records import Snapshot
 
 LEAST_BYTES = 1024  # below, what is noted of an archived one would take as much
-_CHUNK = 64  # contents moved and then settled together
+_CHUNK = 64  # contents moved and then settled together; sets of files read together
 _WORKERS = 4
 
 _T = TypeVar("_T")
@@ -34,7 +35,7 @@ _R = TypeVar("_R")
 
 class FileWhereabouts(NamedTuple):
     """held: a set of a snapshot needs it; cold: how the archive has it, or nothing; size: bytes in
-    Redis"""
+    Redis, -1 if it is not there"""
 
     held: bool
     cold: bytes
@@ -57,7 +58,7 @@ class FileArchivist:
         async for keys, batch in self._batches(history, spared):
             found = await look_files(self._control, keys, batch)
             moved.already += sum(bool(one.cold) for one in found)
-            moved.left += sum(not one.cold and not one.size for one in found)
+            moved.left += sum(not one.cold and one.size < 0 for one in found)
             wanted = [
                 (blob, one.size)
                 for blob, one in zip(batch, found, strict=True)
@@ -86,7 +87,7 @@ class FileArchivist:
         total = 0
         async for keys, batch in self._batches(history, seen):
             seen.update(batch)
-            total += sum(one.size for one in await look_files(self._control, keys, batch))
+            total += sum(max(one.size, 0) for one in await look_files(self._control, keys, batch))
         return total
 
     async def _move_out(
@@ -190,14 +191,20 @@ class FileArchivist:
     async def _blobs(self, history: Iterable[Snapshot]) -> AsyncIterator[tuple[LineageKeys, str]]:
         """What the files of the snapshots need, each once."""
         seen: set[str] = set()
-        for name, one in {one.files: one for one in history if one.files is not None}.items():
-            keys = LineageKeys(self._prefix, lineage_of(one.id))
+        sets = {one.files: lineage_of(one.id) for one in history if one.files is not None}
+        rest = iter(sets.items())
+        while some := list(islice(rest, _CHUNK)):
             async with self._control.guard() as client:
-                blobs: bytes | None = await client.hget(keys.files(name), "blobs")
-            for blob in (blobs or b"").decode(errors="replace").split():
-                if blob not in seen:
-                    seen.add(blob)
-                    yield keys, blob
+                pipeline = client.pipeline(transaction=False)
+                for name, lineage in some:
+                    pipeline.hget(LineageKeys(self._prefix, lineage).files(name), "blobs")
+                found: list[bytes | None] = await pipeline.execute()
+            for (_, lineage), blobs in zip(some, found, strict=True):
+                keys = LineageKeys(self._prefix, lineage)
+                for blob in (blobs or b"").decode(errors="replace").split():
+                    if blob not in seen:
+                        seen.add(blob)
+                        yield keys, blob
 
     @staticmethod
     async def _each(items: Sequence[_T], run: Callable[[_T], Awaitable[_R]]) -> list[_R]:

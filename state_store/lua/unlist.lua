@@ -1,5 +1,6 @@
--- Take a session or snapshot off a label, unless it was listed there again or just now.
--- KEYS: label: its list, its sessions by creation
+-- Take a name off a list and a second one, unless it was listed in the first again or just now: a
+-- session or snapshot off a label's list and its sessions by creation, a tenant off one list twice.
+-- KEYS: list, second list
 -- ARGV: id, when it was listed as it was seen, seconds that it must have been there
 local time = redis.call('TIME')
 local now = tonumber(time[1] .. '.' .. string.format('%06d', time[2]))

@@ -176,6 +176,35 @@ async def test_a_sweep_moves_files_for_a_tenants_quota_and_leaves_no_session_hal
     assert not raw.zrange(used, 0, -1)
 
 
+async def test_a_session_with_an_empty_file_is_archived_once_and_not_at_every_sweep(
+    writer, raw, prefix
+):
+    session, _ = await saved(writer, ONE, b"")
+    used = TenantKeys(prefix, TENANT).used
+    raw.zadd(used, {session.id: raw.time()[0] - 100})
+    (swept,) = (await writer.store.sweep(ArchivePolicy(tenant_quota_bytes=1, spare=0))).sessions
+    assert swept.moved.left == 0
+    assert not raw.zrange(used, 0, -1)
+
+
+async def test_bookkeeping_that_cannot_be_read_keeps_no_other_file_in_the_archive(
+    writer, raw, prefix, keys, folder
+):
+    store = writer.store
+    session, _ = await saved(writer, ONE)
+    await store.archive_session(session.id)
+    await store.delete_session(session.id)
+    await store.recover(older_than=0)  # the lineage is gone, and its files are condemned
+    lost = LineageKeys(prefix, "ab" * 8)
+    raw.hset(lost.condemned_files, mapping={"nameless": 1, f"{'cd' * 32} no-generation": 1})
+    raw.set(LineageKeys(prefix, "cd" * 8).condemned_files, "of a wrong type")
+    raw.set(LineageKeys(prefix, "ef" * 8).cold_files, "of a wrong type")
+    collected = (await store.recover(older_than=0)).collected
+    assert archived(folder) == []
+    assert not raw.exists(lost.condemned_files)
+    assert (collected.damaged, collected.waiting) == (2, 1)
+
+
 async def test_archived_files_count_for_the_quota(writer, raw):
     store = writer.store
     session, _ = await saved(writer, ONE, TWO)
