@@ -91,8 +91,8 @@ class StoreLedger:
         await self._require_own(entry)
         imported = entries_of([(await self._read(entry, name_of_imported(entry))).value])
         others = [one for one in await self._calls(entry) if one.branch != entry.branch]
-        others = [*map(Call.of, imported), *others]
-        if not others:
+        every = [*map(Call.of, imported), *others]
+        if not every:
             return []
         chain: list[Point] = []
         if is_snapshot_id(entry.point):
@@ -103,17 +103,18 @@ class StoreLedger:
         for earlier, later in itertools.pairwise(chain):
             branches[earlier.id] |= {earlier.session_id, later.session_id}
         place = (entry.point, entry.position)
-        very_same = {other for other in others if (other.point, other.position) == place}
+        very_same = {one for one in every if (one.point, one.position) == place}
         # Snapshots are named by what they hold, so that branches which say the same after they have
         # parted are at one point: only what a branch began with did it get from others.
         if very_same and entry.point not in await self._began_with(entry.branch):
             very_same = set()
-        chosen = [
-            one for one in others if one in very_same or one.branch in branches.get(one.point, ())
-        ]
-        names = [name_of_entry(one.made(entry)) for one in chosen if one.branch != IMPORTED]
+
+        def is_inherited(call: Call) -> bool:
+            return call in very_same or call.branch in branches.get(call.point, ())
+
+        names = [name_of_entry(one.made(entry)) for one in others if is_inherited(one)]
         records = await self._store.effects.get_many(entry.branch, names)
-        made = [one for one in imported if Call.of(one) in chosen]
+        made = [one for one in imported if is_inherited(Call.of(one))]
         return [*made, *entries_of([record.value for record in records])]
 
     async def of(self, session_id: str, *, lineage: bool = False) -> list[Entry]:

@@ -84,15 +84,12 @@ def entries_of(values: Iterable[bytes | None]) -> list[Entry]:
 
 
 def calls_of(value: bytes | None) -> Calls:
-    """Raises CorruptObject."""
+    """Of the record of a list; None has none. Raises CorruptObject."""
     if value is None:
         return Calls(0, [])
     with _reading():
-        kind, full, rows = _parts(value)
-        last = [Call(str(branch), str(point), int(at)) for branch, point, at in rows]
-        if kind == _CALLS:
-            return Calls(int(full), last)
-    raise CorruptObject("a list of calls in the ledger is none.")
+        _, full, rows = _parts(value)  # no other kind has as many
+        return Calls(int(full), [Call(str(one), str(point), int(at)) for one, point, at in rows])
 
 
 def _parts(value: bytes | None) -> list[Any]:
@@ -103,7 +100,7 @@ def _parts(value: bytes | None) -> list[Any]:
         kind, *content = msgpack.unpackb(value)
         if len(content) == _PARTS.get(kind):
             return [kind, *content]
-    raise CorruptObject(f"a ledger entry has version {kind}, which is not known here.")
+    raise CorruptObject(f"a record of the ledger is of kind {kind!r:.20}, not known here.")
 
 
 @contextlib.contextmanager

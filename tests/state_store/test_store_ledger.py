@@ -6,8 +6,13 @@ import time
 import pytest
 from writer import TENANT
 
-from agent_runtime.sessions.ledger import StoreLedger
-from agent_runtime.sessions.ledger_records import name_of, name_of_entry
+from agent_runtime.sessions.ledger import IMPORTED, StoreLedger
+from agent_runtime.sessions.ledger_records import (
+    name_of,
+    name_of_entry,
+    name_of_imported,
+    packed,
+)
 from state_store.errors import (
     CorruptObject,
     DurabilityNotReached,
@@ -233,6 +238,21 @@ async def test_a_fork_knows_of_all_calls_that_were_begun_at_once(ledger, writer)
     later = await writer.store.fork(session.id)
     asked = entry(later.id, later.head)
     assert sorted(one.position for one in await ledger.inherited(asked)) == [*range(50)]
+
+
+async def test_many_imported_calls_that_do_the_same_are_looked_through_once(ledger, writer, store):
+    """However many there are is for who made the file to say."""
+    session = await writer.session([1, 2, 3, 4])
+    one = entry(session.id, session.head)
+    many = [
+        one.model_copy(update={"branch": IMPORTED, "position": number}) for number in range(30_000)
+    ]
+    name = name_of_imported(one)
+    seen = await store.effects.get(session.id, name)
+    await store.effects.replace(session.id, name, seen, packed(many))
+    before = time.process_time()
+    assert await ledger.inherited(one) == many
+    assert time.process_time() - before < 8
 
 
 async def test_a_call_that_is_listed_and_was_not_begun_is_none(ledger, writer, monkeypatch):
