@@ -6,7 +6,7 @@ store and its indexes look at is not sealed: see docs/langgraph.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from state_store.cipher import ValueKey, open_value, seal_value
 from state_store.connection import Control
@@ -23,7 +23,7 @@ class Sealing:
     nobody else can test a guess by, empty for digests that need no key"""
 
     value_key: ValueKey | None = None
-    digest_key: bytes = b""
+    digest_key: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of(cls, key: TenantKey | None, prefix: str) -> Sealing:

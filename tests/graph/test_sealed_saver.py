@@ -11,9 +11,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agent_runtime.saver import TorporSaver, TorporStore
+from agent_runtime.saver.sealing import Sealing
 from state_store.errors import CorruptObject, NotFound, VaultLocked
 from state_store.store import StateStore
-from state_store.vault import MasterKey, Vault
+from state_store.vault import MasterKey, TenantKey, Vault
 
 VAULT = Vault([MasterKey(bytes(range(32)))])
 THREAD = {"configurable": {"thread_id": "a-thread"}}
@@ -172,6 +173,12 @@ async def test_memories_are_sealed_and_found(own_server, tenant, canary):
     assert b"a-key" in stored
     async with await connect(own_server.url) as nobodys:
         assert await nobodys.asearch(("users",)) == []
+
+
+def test_no_repr_shows_a_key():
+    sealing = Sealing.of(TenantKey(bytes(range(32))), "torpor:graph:of:ann")
+    assert len(sealing.digest_key) == 32
+    assert repr(sealing.digest_key) not in repr(sealing)
 
 
 async def test_two_tenants_have_threads_of_the_same_name(own_server, saver, canary):
