@@ -66,15 +66,17 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def _max_tokens(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: it is 1 or more")
 
 
 def _temperature(text: str) -> float:
-    if not 0 <= (number := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{number} is no temperature: it is 0 or more")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no temperature: it is 0 or more")
 
 
 def _files() -> Path:

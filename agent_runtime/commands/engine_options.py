@@ -11,7 +11,7 @@ from agent_runtime.deployment import Layout
 from engine.launch import EngineOptions, EngineProcess
 from engine.profiles import PROFILES, profile_named
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)  # URLs have brackets, too
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

@@ -135,12 +135,22 @@ def test_what_cannot_be_is_told_in_a_line(piped, said, text, options, words, exp
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--max-tokens", "0"), ("--temperature", "-1"), ("--temperature", "nan")]
+    ("option", "value", "words"),
+    [
+        ("--max-tokens", "0", "'0' is no number of tokens"),
+        ("--max-tokens", "many", "'many' is no number of tokens"),
+        ("--temperature", "-1", "'-1' is no temperature"),
+        ("--temperature", "nan", "'nan' is no temperature"),
+        ("--temperature", "hot", "'hot' is no temperature"),
+    ],
 )
-def test_a_number_that_no_turn_can_have_is_a_wrong_option(piped, said, option, value):
+def test_a_number_that_no_turn_can_have_is_a_wrong_option(
+    piped, said, capsys, option, value, words
+):
     with pytest.raises(SystemExit) as ended:
         piped("Hello?", option, value)
     assert ended.value.code == 2
+    assert f"argument {option}: {words}" in capsys.readouterr().err
     assert not said.seen
 
 

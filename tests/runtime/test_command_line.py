@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from agent_runtime.cli import _parser, main
+from agent_runtime.commands.engine_options import console
 from agent_runtime.commands.runtime_options import values_of
 from agent_runtime.configuration import configured
 from engine.launch import free_port
@@ -47,6 +48,12 @@ def run(capsys):
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return command
+
+
+def test_addresses_are_told_with_their_brackets(capsys):
+    told = "engine a serves at http://[fd00::1]:30000, log [/tmp/a.log]"
+    console.print(told)
+    assert capsys.readouterr().err == f"{told}\n"
 
 
 def assert_clear_failure(done, *words):
