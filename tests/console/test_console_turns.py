@@ -1,5 +1,6 @@
 """Turns in the console: streamed, with tools by hand, cut short, and with hostile text."""
 
+import asyncio
 import threading
 
 import pytest
@@ -244,3 +245,28 @@ async def test_long_texts_and_histories_are_shown_in_parts(show, torpor, said):
     await expect(log.get_by_role("button", name="Show earlier messages")).to_have_count(0)
     await log.get_by_role("button", name="Show all 20,000 characters").click()
     assert "x" * 20_000 in await log.inner_text()
+
+
+async def test_what_others_say_is_shown_though_earlier_messages_are_asked_for(show, torpor, said):
+    session = await torpor.create()
+    for number in range(35):
+        said.scripted.append(says({"content": f"Answer {number}."}))
+        await torpor.turn(session.id, f"Question {number}.")
+    page = await show(session.id)
+    log = page.get_by_role("log")
+    await expect(log).to_contain_text("Answer 34.")
+    may_answer = asyncio.Event()
+
+    async def late(route):
+        await may_answer.wait()
+        await route.continue_()
+
+    await page.route("**/tree?*", late)
+    async with page.expect_request("**/tree?*"):
+        said.scripted.append(says({"content": "News."}))
+        await torpor.turn(session.id, "What is new?")
+    await log.get_by_role("button", name="Show earlier messages").click()
+    await expect(log.get_by_text("Question 0.")).to_have_count(1)
+    may_answer.set()
+    await expect(log).to_contain_text("News.")
+    await expect(log.get_by_text("Question 0.")).to_have_count(1)

@@ -85,16 +85,22 @@ export class SessionPage {
     else sessionStorage.removeItem(`torpor-turn:${this.id}`);
   }
 
-  /** Reads as many pages as were there. */
+  /** Reads as many pages as were there, and as were asked for meanwhile. */
   async load() {
     const signal = this.signal;
-    const load = this.begun();
+    this.loads = (this.loads || 0) + 1;
+    const load = this.loads;
+    const [saidPages, treePages] = [this.saidPages || 1, this.treePages || 1];
     const [view, said, tree] = await Promise.all([
       get(v1("sessions", this.id), { signal }),
-      pages(v1("sessions", this.id, "messages"), MESSAGES, this.saidPages || 1, { signal }),
-      pages(v1("sessions", this.id, "tree"), ROWS, this.treePages || 1, { signal }),
+      pages(v1("sessions", this.id, "messages"), MESSAGES, saidPages, { signal }),
+      pages(v1("sessions", this.id, "tree"), ROWS, treePages, { signal }),
     ]);
     if (load !== this.loads) return; // a later one was begun
+    if (this.saidPages > saidPages || this.treePages > treePages) {
+      await this.load();
+      return;
+    }
     this.view = view;
     [this.saidPages, this.treePages] = [said.found.length, tree.found.length];
     this.said = said.found.flat().reverse();
@@ -102,18 +108,12 @@ export class SessionPage {
     this.tree = grown({ snapshots: [], sessions: [] }, tree.found, tree.next);
   }
 
-  /** Its number: what was read is shown only if nothing was begun to be read since. */
-  begun() {
-    this.loads = (this.loads || 0) + 1;
-    return this.loads;
-  }
-
   saidEarlier() {
     return tried(this.place, async () => {
-      const load = this.begun();
+      const after = this.saidNext;
       const { rows, next } = await page(
-        `${v1("sessions", this.id, "messages")}?${this.saidNext}`, { signal: this.signal });
-      if (load !== this.loads) return;
+        `${v1("sessions", this.id, "messages")}?${after}`, { signal: this.signal });
+      if (after !== this.saidNext) return; // shown already, or all was read anew
       this.saidPages += 1;
       this.said = [...rows.toReversed(), ...this.said];
       this.saidNext = next;
@@ -123,10 +123,10 @@ export class SessionPage {
 
   treeEarlier() {
     return tried(this.place, async () => {
-      const load = this.begun();
+      const after = this.tree.next;
       const { rows, next } = await page(
-        `${v1("sessions", this.id, "tree")}?${this.tree.next}`, { signal: this.signal });
-      if (load !== this.loads) return;
+        `${v1("sessions", this.id, "tree")}?${after}`, { signal: this.signal });
+      if (after !== this.tree.next) return; // as above
       this.treePages += 1;
       this.tree = grown(this.tree, [rows], next);
       this.draw();
