@@ -201,8 +201,7 @@ def _require_order(
     waiting: int | None = 0
     if history.tokens and request.messages and request.messages[0].role == "tool":
         waiting = calls_at_end(chat, history.tokens, tools=_tools(session))
-    # With a history that cannot be read, its calls are for the client to know.
-    require_order(request.messages, waiting=len(request.messages) if waiting is None else waiting)
+    require_order(request.messages, waiting=waiting)
 
 
 def _delta(chat: ChatFormat, session: Session, history: History, request: TurnRequest) -> list[int]:

@@ -134,6 +134,23 @@ async def test_results_answer_the_calls_in_their_order(torpor, session, endpoint
     assert await unchanged(torpor, before)
 
 
+async def test_one_of_two_calls_has_no_result_alone(torpor, session, endpoint, scripted_turn):
+    calls = [
+        {"index": number, "function": {"name": "calculator", "arguments": "{}"}}
+        for number in range(2)
+    ]
+    await scripted_turn(torpor, session, event({"tool_calls": calls}) + USAGE)
+    before, asked = await torpor.get(session.id), len(endpoint.seen)
+    result, question = Message(role="tool", content="none"), Message(role="user", content="Go on.")
+    for some in ([result], [result, question]):
+        with pytest.raises(ApiError, match="1 calls have no result") as refused:
+            await torpor.turn(session.id, some)
+        assert refused.value.code == "bad_request"
+    assert await unchanged(torpor, before)
+    assert len(endpoint.seen) == asked
+    await torpor.turn(session.id, [result, result, question])
+
+
 async def test_arguments_that_are_no_json_are_a_problem_and_not_sent_back(
     torpor, session, endpoint, scripted_turn
 ):

@@ -160,6 +160,9 @@ async def test_results_are_those_of_the_calls_before_them(desk):
         for wrong in ([result], [question, result], [question, answer, result, result]):
             with pytest.raises(BadRequest, match="more tool results than calls"):
                 await at.ask(session.id, *wrong)
+        for wrong in ([question, answer, question], [question, answer, answer, result, question]):
+            with pytest.raises(BadRequest, match="1 calls have no result"):
+                await at.ask(session.id, *wrong)
         with pytest.raises(BadRequest, match="ends with what is to be answered"):
             await at.ask(session.id, question, answer)
         asked = await at.ask(session.id, question)
@@ -167,6 +170,9 @@ async def test_results_are_those_of_the_calls_before_them(desk):
         await at.answer(asked, as_written(calling, at.chat.calls, thinking=""))
         with pytest.raises(BadRequest, match="more tool results than calls"):
             await at.ask(session.id, result, result, result)
+        for wrong in ([result], [result, question]):
+            with pytest.raises(BadRequest, match="1 calls have no result"):
+                await at.ask(session.id, *wrong)
         asked = await at.ask(session.id, result, result)
         await at.answer(asked, "It is 5.", ended=False)
         with pytest.raises(BadRequest, match="more tool results than calls"):
