@@ -22,7 +22,9 @@ _KINDS = {
 }
 _PAGE = "index.html"
 # Whatever a session says, it can neither run here nor be sent anywhere else.
-_HEADERS = page_headers("script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; ")
+_HEADERS = page_headers(
+    "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src 'self'"
+)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,8 @@ class _Tools:
     async def suspend(
         self, session_id: Id, durability: Literal["memory", "fsync"] = "fsync"
     ) -> Suspended:
-        """Make a session durable and free the engine's memory. It goes on with its next turn."""
+        """Make a session durable and let others use its memory on the engine. It goes on with
+        its next turn."""
         async with self._connect() as torpor:
             return await torpor.suspend(session_id, durability=durability)
 

@@ -17,7 +17,7 @@ PATH = "/docs"
 
 router = APIRouter(include_in_schema=False)
 
-_HEADERS = page_headers("") | {
+_HEADERS = page_headers() | {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-cache",
 }

@@ -18,7 +18,7 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.session_events import Rewound
-from agent_runtime.wire.sessions import Forked, ForkRequest, SessionView, SnapshotView
+from agent_runtime.wire.sessions import Forked, ForkRequest, SessionView
 from agent_runtime.wire.versions import (
     BranchView,
     DiffView,
@@ -134,10 +134,11 @@ class Versions:
         """other: a session, or a snapshot. Raises NotFound."""
         tenant = current_tenant(self._settings.tenant)
         diff = await self._store.diff(session_id, other, tenant=tenant)
+        sessions, ancestor = self._sessions, diff.ancestor
         return DiffView(
-            ancestor=None if diff.ancestor is None else await self._view(diff.ancestor),
-            left=[await self._view(one) for one in diff.left],
-            right=[await self._view(one) for one in diff.right],
+            ancestor=None if ancestor is None else await sessions.snapshot_view(ancestor),
+            left=await sessions.snapshot_views(diff.left),
+            right=await sessions.snapshot_views(diff.right),
             first_difference=diff.first_difference,
             common_tokens=diff.common_tokens,
             left_tokens=diff.left_tokens,
@@ -175,9 +176,6 @@ class Versions:
         tenant = current_tenant(self._settings.tenant)
         session = await self._store.import_session(path, tenant=tenant, effects=LedgerAbroad())
         return await self._sessions.get(session.id)
-
-    async def _view(self, snapshot: Snapshot) -> SnapshotView:
-        return await self._sessions.snapshot_view(snapshot)
 
     async def _turns_back(self, session: Session, turns: int) -> str | None:
         history: Sequence[Snapshot] = (
