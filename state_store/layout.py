@@ -251,7 +251,7 @@ class TenantKeys:
     tenant: str
 
     def __post_init__(self) -> None:
-        if _TENANT.fullmatch(self.tenant) is None:
+        if not is_tenant(self.tenant):
             raise InvalidTenant(
                 f"{self.tenant[:80]!r} is not a tenant's name; use 1 to 64 letters, digits, "
                 "dots, dashes and underscores."
@@ -393,6 +393,11 @@ def check_session_id(any_id: str, *, lineage: str | None = None) -> None:
             f"{any_id} cannot be the session's id; nothing was made. Choose one with "
             "`new_session_id`, with `beside` for a fork."
         )
+
+
+def is_tenant(name: str) -> bool:
+    """Whether a tenant can be called so."""
+    return _TENANT.fullmatch(name) is not None
 
 
 def is_snapshot_id(any_id: str) -> bool:

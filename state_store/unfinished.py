@@ -14,7 +14,7 @@ import msgpack
 
 from state_store.connection import Control, Script
 from state_store.errors import CorruptObject
-from state_store.layout import OperatorKeys, TenantKeys
+from state_store.layout import OperatorKeys, TenantKeys, is_tenant
 from state_store.recovering import going_on_without
 
 logger = logging.getLogger(__name__)
@@ -74,12 +74,14 @@ class Unfinished:
                 yield begun
 
     async def unlisted(self, tenants: Sequence[str]) -> list[str]:
-        """Of tenants that have some, those that are not listed."""
-        if not tenants:
+        """Of tenants that have some, those that are not listed. What no tenant can be called is
+        left out."""
+        names = [one for one in tenants if is_tenant(one)]
+        if not names:
             return []
         async with self._control.guard() as client:
-            scores = await client.zmscore(self._listed, tenants)
-        missing = [one for one, score in zip(tenants, scores, strict=True) if score is None]
+            scores = await client.zmscore(self._listed, names)
+        missing = [one for one, score in zip(names, scores, strict=True) if score is None]
         have = await self._control.exchange([("EXISTS", self._all(one)) for one in missing])
         return [one for one, has in zip(missing, have, strict=True) if has]
 

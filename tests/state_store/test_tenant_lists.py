@@ -142,6 +142,18 @@ async def test_lists_that_are_lost_are_made_again(store, raw, prefix, mend):
     assert await unfinished(store) == [("n01", "ses-1")]
 
 
+@pytest.mark.parametrize("mend", ["recover", "repair"])
+async def test_a_key_of_no_tenant_keeps_no_tenant_from_being_listed_again(store, raw, prefix, mend):
+    await store.unfinished.put(Begun("n01", "ses-1", None, 1.0))
+    raw.delete(OperatorKeys(prefix).unfinished)
+    raw.hset(f"{prefix}:{{tenant:no name}}:unfinished", "ses-1", "a row")
+    if mend == "recover":
+        await store.recover(older_than=0)
+    else:
+        await store.check_integrity(repair=True)
+    assert await unfinished(store) == [("n01", "ses-1")]
+
+
 async def test_a_tenant_without_unfinished_sessions_is_taken_off_their_list_in_time(
     store, raw, prefix
 ):
