@@ -14,6 +14,7 @@ EngineError
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
 ├── UnsupportedLayout  the engine's ranks are arranged as snapshots do not support
 ├── UnsupportedOption  an option of SGLang's with which turns would be told wrongly
+├── PatchError         a change that we make to SGLang cannot be made, or did not take effect
 ├── EngineStartFailed  the engine process could not be started
 │   └── OtherEngineLives  one is registered under its id
 └── ImpossiblePlan     what was asked for does not fit the hardware or the model
@@ -79,6 +80,10 @@ class UnsupportedLayout(EngineError):
 
 
 class UnsupportedOption(EngineError):
+    pass
+
+
+class PatchError(EngineError):
     pass
 
 

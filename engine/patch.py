@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from engine.errors import PatchError
+
 
 class Kind(Enum):
     REPLACE = "replace"
@@ -30,10 +32,6 @@ class Patch:
     kind: Kind
     ours: Callable[..., Any]
     reason: str
-
-
-class PatchError(RuntimeError):
-    """A patch could not be put in place, or upstream no longer looks as the patch expects."""
 
 
 # torch forgets operator registrations when the Library object dies.

@@ -55,8 +55,9 @@ def main(arguments: list[str]) -> None:
 def _require_patches() -> None:
     """A plugin that was never run cannot complain (one that failed has ended the process)."""
     from engine.cpu.patches import verify_patches
+    from engine.errors import PatchError
     from engine.linker import loads, routed, weights
-    from engine.patch import PatchError, require
+    from engine.patch import require
 
     try:
         require((*routed.PATCHES, *loads.PATCHES, *weights.PATCHES))

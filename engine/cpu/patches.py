@@ -17,7 +17,7 @@ from engine.cpu import (
     ssm_step,
     state_rows,
 )
-from engine.patch import Kind, Patch, PatchError, register, require
+from engine.patch import Patch, register, require
 
 ALL: tuple[Patch, ...] = (
     *conv.PATCHES,
@@ -53,6 +53,3 @@ def verify_patches() -> None:
     PatchError: calls to at least one target do not reach our code in this process.
     """
     require(ALL)
-
-
-__all__ = ["ALL", "Kind", "Patch", "PatchError", "apply", "verify_patches"]

@@ -39,7 +39,8 @@ def test_every_target_is_patched_and_undoing_any_one_is_noticed():
     done = python(
         """
         from sglang.srt.plugins import load_plugins
-        from engine.patch import Kind, PatchError, in_place
+        from engine.errors import PatchError
+        from engine.patch import Kind, in_place
         from engine.cpu.patches import ALL, verify_patches
         from engine.plugin import register
 

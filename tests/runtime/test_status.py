@@ -18,6 +18,7 @@ AT_START = {
     engine.EngineStartFailed,
     engine.ImpossiblePlan,
     engine.OtherEngineLives,
+    engine.PatchError,
     engine.UnsupportedLayout,
     engine.UnsupportedModel,
     engine.UnsupportedOption,
