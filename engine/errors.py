@@ -13,7 +13,7 @@ EngineError
 ├── NoEngine           no live engine fits the session
 ├── UnsupportedModel   the engine's state is of a kind that snapshots do not support
 ├── UnsupportedLayout  the engine's ranks are arranged as snapshots do not support
-├── UnsupportedOption  an option of SGLang's with which turns would be told wrongly
+├── UnsupportedOption  an option of SGLang's with which sessions would be answered wrongly
 ├── PatchError         a change that we make to SGLang cannot be made, or did not take effect
 ├── EngineStartFailed  the engine process could not be started
 │   └── OtherEngineLives  one is registered under its id

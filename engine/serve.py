@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> None:
         arguments: SGLang's command line, without the program name.
 
     Raises:
-        SystemExit: bad arguments, ranks arranged or answers streamed as sessions do not support,
-            or a patch that did not take effect.
+        SystemExit: bad arguments, ranks arranged as sessions do not support, options with which
+            they would be answered wrongly, or a patch that did not take effect.
     """
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
@@ -73,11 +73,11 @@ def _require_patches() -> None:
 def _require_servable(server_args: Any) -> None:
     from engine.errors import EngineError
     from engine.linker.layouts import require_restorable
-    from engine.linker.options import require_whole_answers
+    from engine.linker.options import require_supported
 
     try:
         require_restorable(server_args)
-        require_whole_answers(server_args)
+        require_supported(server_args)
     except EngineError as error:
         raise SystemExit(f"torpor: {type(error).__name__}: {error}") from error
 

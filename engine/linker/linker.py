@@ -39,7 +39,7 @@ from engine.linker.index import StoredIndex
 from engine.linker.layouts import require_alike, require_restorable
 from engine.linker.load import Load, Loader
 from engine.linker.offload import Offload, Offloader, Rows
-from engine.linker.options import require_whole_answers
+from engine.linker.options import require_supported
 from engine.linker.pools import describe_pools
 from engine.linker.progress import Progress
 from engine.linker.ranks import Ranks
@@ -63,9 +63,9 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
     """KV pages, states (Mamba, sliding windows) and draft KV between the device pools and Redis.
 
     Raises UnsupportedModel for pools it cannot store and for a folder without weight files,
-    UnsupportedLayout for ranks that are not arranged for it, UnsupportedOption for answers in
-    pieces, PatchError when a hook is not in place, StoreUnavailable when the store does not answer
-    at start.
+    UnsupportedLayout for ranks that are not arranged for it, UnsupportedOption (see `options`),
+    PatchError when a hook is not in place, StoreUnavailable when the store does not answer at
+    start.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         # SGLang only logs a hook that fails; without these, states would be missed silently.
         require(patches.ALL)
         require_restorable(server_args)
-        require_whole_answers(server_args)
+        require_supported(server_args)
         self.forward_stream = forward_stream
         self._described = describe_pools(params)
         self._group = self._described.group

@@ -1,4 +1,4 @@
-"""SGLang's options that change what clients of an engine are sent.
+"""SGLang's options with which sessions would be answered wrongly.
 
 Asked twice, as `layouts.py`.
 """
@@ -10,15 +10,23 @@ from typing import Any
 from engine.errors import UnsupportedOption
 
 
-def require_whole_answers(server_args: Any) -> None:
+def require_supported(server_args: Any) -> None:
     """server_args: SGLang's `ServerArgs`, resolved.
 
     Raises UnsupportedOption where an event of an answer would have its new ids only: clients take
-    what an event has for the whole answer so far, and would lose most of it.
+    what an event has for the whole answer so far, and would lose most of it. And where weights can
+    be given up while the engine runs and come back as whatever their memory has then: what is
+    computed with it would be stored as this checkpoint's.
     """
     if server_args.incremental_streaming_output:
         raise UnsupportedOption(
             "turns read the whole answer so far from each event of the stream; with "
             "--incremental-streaming-output they would lose most of it. Nothing was loaded. Leave "
             "out --incremental-streaming-output."
+        )
+    if server_args.enable_memory_saver and not server_args.enable_weights_cpu_backup:
+        raise UnsupportedOption(
+            "with --enable-memory-saver alone, weights that are released come back as whatever is "
+            "in their memory then, and sessions would be stored with state of that. Nothing was "
+            "loaded. Leave out --enable-memory-saver, or add --enable-weights-cpu-backup."
         )

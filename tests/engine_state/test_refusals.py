@@ -10,6 +10,7 @@ from .linked import linker_arguments
 
 TWO_RANKS = ["--tp-size", "2"]
 IN_PIECES = "--incremental-streaming-output"
+SAVER, BACKUP = "--enable-memory-saver", "--enable-weights-cpu-backup"
 LAYOUTS = {
     "--pp-size": [],
     "--dp-size": [],
@@ -26,20 +27,22 @@ def layouts():
     lines = {flag: [*start, *more, flag, "2"] for flag, more in LAYOUTS.items()}
     lines["tensor parallelism"] = [*start, *TWO_RANKS]
     lines[IN_PIECES] = [*start, IN_PIECES]
+    lines[SAVER] = [*start, SAVER]
+    lines[BACKUP] = [*start, SAVER, BACKUP]
     done = python(
         """
         import json
         from sglang.srt.server_args import prepare_server_args
         from engine.errors import UnsupportedLayout, UnsupportedOption
         from engine.linker.layouts import require_restorable
-        from engine.linker.options import require_whole_answers
+        from engine.linker.options import require_supported
 
         found = {}
         for name, line in json.loads(sys.argv[1]).items():
             try:
                 server_args = prepare_server_args(line)
                 require_restorable(server_args)
-                require_whole_answers(server_args)
+                require_supported(server_args)
                 found[name] = None
             except (UnsupportedLayout, UnsupportedOption) as error:
                 found[name] = str(error)
@@ -64,6 +67,11 @@ def test_tensor_parallelism_is_served(layouts):
 
 def test_answers_in_pieces_are_refused_with_what_to_do(layouts):
     assert f"Leave out {IN_PIECES}." in layouts[IN_PIECES]
+
+
+def test_weights_that_can_be_given_up_have_to_be_kept_somewhere(layouts):
+    assert f"add {BACKUP}." in layouts[SAVER]
+    assert layouts[BACKUP] is None
 
 
 REFUSED_SERVERS = {
