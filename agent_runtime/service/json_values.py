@@ -3,10 +3,11 @@ store, a tokenizer or an answer.
 
 Numbers that are none, numbers beyond 64 bits, and halves of characters (lone surrogates).
 
-They are found without parsing. What costs more than one pass over the bytes is done for what looks
-like a flaw alone, so that nobody can make a body dear by one such value among many others:
+They are found without parsing. What costs more than one pass over the bytes is done where there is
+what looks like a flaw, and nothing in Python for each of many values, so that nobody can make a
+body dear by such values:
 
-    escapes ── halves of characters? ── strings are taken out ── numbers that may be too large
+    escapes ── halves of characters? ── strings are taken out ── blocks with large numbers
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from itertools import compress, repeat
 
 import numpy as np
 
@@ -22,16 +24,17 @@ import numpy as np
 _ALIKE = bytes.maketrans(b"123456789EDABCF", b"000000000edabcf")
 _OF_HALVES = b"\\ud"
 _NO_NUMBERS = (b"NaN", b"Infinity")
-_SUSPICIOUS = (_OF_HALVES, *_NO_NUMBERS, b"0" * 19, b"e000", b"e+000")
+_LARGE = (b"0" * 19, b"e000", b"e+000")
+_SUSPICIOUS = (_OF_HALVES, *_NO_NUMBERS, *_LARGE)
 _HALF = re.compile(
-    rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])"  # without a second one
-    rb"|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]",  # without a first one
+    rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])"  # without a second one
+    rb"|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])",  # without a first one
     re.DOTALL,
 )
-_LARGE = (re.compile(rb"0{19}"), re.compile(rb"e\+?000"))
-_OF_NUMBERS = b"0123456789.eE+-"
-_NUMBER = re.compile(rb"[\d.eE+-]*+")
-_FLOAT = re.compile(rb"[.eE]")
+_BLOCK = 1 << 18  # bytes
+_WORD = re.compile(rb"[\w.+-]*")
+_APART = bytes(one if one in b"0123456789.eE+-" else ord(" ") for one in range(256))
+_SHORT = 18  # characters of a number that is not too large, if it has no exponent
 _DIGITS = 20  # of the longest number of 64 bits, with its sign
 
 
@@ -48,7 +51,7 @@ def flaw_of(body: bytes) -> str | None:
     for one in _NO_NUMBERS:
         if one in values:
             return f"the body has {one.decode()}, which is no number in JSON"
-    flaws = (flaw for number in _large(values) if (flaw := _of_number(number)) is not None)
+    flaws = (flaw for block in _with_large(values) if (flaw := _in_block(block)) is not None)
     return next(flaws, None)
 
 
@@ -60,39 +63,33 @@ def _outside_strings(text: bytes) -> bytes:
     return outside
 
 
-def _large(values: bytes) -> Iterator[bytes]:
-    """Numbers of many digits, or with large exponents."""
-    alike = values.translate(_ALIKE)
-    for large in _LARGE:
-        end = 0
-        for found in large.finditer(alike):
-            if found.start() < end:
-                continue  # a part of the one before
-            start = _start(values, found.start())
-            number = _NUMBER.match(values, start)
-            assert number is not None, "it has no least length"
-            end = number.end()
-            yield number[0]
+def _with_large(values: bytes) -> Iterator[bytes]:
+    """Blocks that have numbers of many digits, or with large exponents; none is cut in two."""
+    start = 0
+    while start < len(values):
+        word = _WORD.match(values, start + _BLOCK)
+        assert word is not None, "it has no least length"
+        block = values[start : word.end()]
+        alike = block.translate(_ALIKE)
+        if any(one in alike for one in _LARGE):
+            yield block
+        start += len(block)
 
 
-def _start(values: bytes, place: int) -> int:
-    """Of the number there."""
-    start = place
-    while start:
-        before = values[max(0, start - 32) : start]
-        others = len(before.rstrip(_OF_NUMBERS))
-        start -= len(before) - others
-        if others:
-            break
-    return start
-
-
-def _of_number(text: bytes) -> str | None:
+def _in_block(block: bytes) -> str | None:
+    numbers = block.replace(b"true", b" ").replace(b"false", b" ").translate(_APART).split()
     try:
-        if _FLOAT.search(text) is not None:
-            return "the body has a number beyond 64 bits" if math.isinf(float(text)) else None
-        if len(text) <= _DIGITS and -(1 << 63) <= int(text) < 1 << 64:
-            return None
-    except ValueError:  # it is no number in JSON, and refused as that
+        infinite = next(compress(numbers, map(math.isinf, map(float, numbers))), None)
+    except ValueError:  # one is no number in JSON, and refused as that
         return None
-    return "the body has a whole number beyond 64 bits"
+    if infinite is not None and not infinite.lstrip(b"-").isdigit():
+        return "the body has a number beyond 64 bits"
+    long = list(compress(numbers, map(_SHORT.__lt__, map(len, numbers))))
+    whole = list(compress(long, map(bytes.isdigit, map(bytes.lstrip, long, repeat(b"-")))))
+    if whole and (
+        max(map(len, whole)) > _DIGITS
+        or max(map(int, whole)) >= 1 << 64
+        or min(map(int, whole)) < -(1 << 63)
+    ):
+        return "the body has a whole number beyond 64 bits"
+    return None

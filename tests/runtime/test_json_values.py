@@ -89,6 +89,16 @@ def test_a_long_number_is_not_a_large_one(number):
 def test_one_suspicious_value_makes_the_others_no_dearer(one):
     """By calls of functions; Python's reader with its own reading of numbers makes one for each."""
     body = f'["{one}", {one if one[0] == "1" else 0}{", 1, 1.5" * 100_000}]'.encode()
+    assert calls_in(body) < 100
+
+
+@pytest.mark.parametrize("one", ["1e+100", "-0.12345678901234567890", "1234567890123456789"])
+def test_many_suspicious_numbers_are_not_looked_at_one_by_one(one):
+    assert calls_in(f"[{one}{f', {one}' * 100_000}]".encode()) < 300
+
+
+def calls_in(body):
+    """Of functions, to find that it has no flaw."""
     calls = 0
 
     def count(frame, event, function):
@@ -101,4 +111,17 @@ def test_one_suspicious_value_makes_the_others_no_dearer(one):
     finally:
         sys.setprofile(None)
     assert flaw is None
-    assert calls < 100
+    return calls
+
+
+@pytest.mark.parametrize(
+    "flaw", ["1e999", "-1e999", "18446744073709551616", "-9223372036854775809"]
+)
+@pytest.mark.parametrize("before", range(0, 24, 5))
+def test_a_flaw_is_found_behind_many_values_and_words(flaw, before):
+    """Wherever blocks of the body are cut."""
+    filled = "[" + "true, false, null, 1e+100, " * 10_000 + " " * before
+    for place in (0, 9_700, 9_709, 10_000):
+        words = filled[: place * 27 + 1] + f"{flaw}, " + filled[place * 27 + 1 :]
+        assert flaw_of(f"{words}0]".encode()) is not None
+    assert flaw_of(f"{filled}0]".encode()) is None
