@@ -12,7 +12,8 @@ from state_store.archive.base import Archive
 from state_store.archive.names import Generation, file_name
 from state_store.errors import CorruptObject
 
-_COLD = re.compile(r"(\S+) (\d+) ([0-9a-f]{64})(?: \d+)?")
+_COLD = re.compile(r"(\S+) (\d{1,8}) ([0-9a-f]{64})(?: \d+)?")
+_MOST_BYTES = 5 << 20  # more than any content has, sealed ones too: see `files.BLOB_BYTES`
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ColdFile:
         """Raises CorruptObject."""
         text = value.decode("ascii", "replace")
         match = _COLD.fullmatch(text)
-        if match is None:
+        if match is None or int(match[2]) > _MOST_BYTES:
             raise CorruptObject(f"{text[:160]!r} does not say where the archive has a content.")
         generation, size, digest = match.groups()
         return cls(Generation.parse(generation), int(size), digest)

@@ -304,6 +304,21 @@ async def test_what_the_archive_has_lost_is_said_and_can_be_sent_again(
     assert await writer.problems() == []
 
 
+@pytest.mark.parametrize("size", [6 << 20, 10**12])
+async def test_no_more_memory_is_taken_for_an_archived_file_than_a_content_can_have(
+    writer, raw, keys, folder, size
+):
+    session, _ = await saved(writer, ONE)
+    await writer.store.archive_session(session.id)
+    (name,), cold = archived(folder), keys(session).cold_files
+    generation, _, digest = raw.hget(cold, name).split()
+    raw.hset(cold, name, b"%s %d %s" % (generation, size, digest))
+    with pytest.raises(CorruptObject, match="does not say where"):
+        await writer.store.files.get(session, name)
+    with pytest.raises(ArchivedObjectsLost):
+        await writer.store.bring_back(session.id)
+
+
 async def test_a_content_that_is_sent_again_is_in_redis_again(writer, raw, keys, folder):
     session, head = await saved(writer, ONE)
     await writer.store.archive_session(session.id)
