@@ -290,6 +290,15 @@ def test_up_stops_cleanly_when_its_terminal_is_closed(tmp_path):
     assert "Traceback" not in log.read_text()
 
 
+def test_an_engine_of_compose_keeps_hashes_of_weights_on_a_volume():
+    compose = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
+    engine = compose["services"]["engine"]
+    cache = Path(engine["environment"]["XDG_CACHE_HOME"])
+    mounted = [one.split(":") for one in engine["volumes"]]
+    assert [name for name, target, *_ in mounted if cache.is_relative_to(target)] == ["engine"]
+    assert "engine" in compose["volumes"]
+
+
 def test_compose_runs_commands_that_exist(monkeypatch):
     compose = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
     services = compose["services"]
@@ -298,7 +307,7 @@ def test_compose_runs_commands_that_exist(monkeypatch):
     for name in ("engine", "runtime"):
         program, *arguments = services[name]["command"]
         assert program == "torpor"
-        assert services[name]["environment"].keys() == {
+        assert services[name]["environment"].keys() - {"XDG_CACHE_HOME"} == {
             "TORPOR_REDIS_URL", "TORPOR_MASTER_KEY_SOURCE",
         }  # fmt: skip
         for variable, value in services[name]["environment"].items():
