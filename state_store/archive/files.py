@@ -208,19 +208,27 @@ class FileArchivist:
 
     @staticmethod
     async def _each(items: Sequence[_T], run: Callable[[_T], Awaitable[_R]]) -> list[_R]:
-        """A few at a time. The first error is raised when all have ended."""
+        """A few at a time. After an error no other is begun, for each may take as long as the
+        archive is waited for; it is raised when those that were begun have ended."""
         places = asyncio.Semaphore(_WORKERS)
+        errors: list[BaseException] = []
 
-        async def one(item: _T) -> _R:
+        async def one(item: _T) -> list[_R]:
             async with places:
-                return await run(item)
+                if errors:
+                    return []
+                try:
+                    return [await run(item)]
+                except BaseException as error:
+                    errors.append(error)
+                    raise
 
         done = await asyncio.gather(*map(one, items), return_exceptions=True)
         results: list[_R] = []
         for result in done:
             if isinstance(result, BaseException):
                 raise result
-            results.append(result)
+            results += result
         return results
 
 

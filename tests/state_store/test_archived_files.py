@@ -263,6 +263,35 @@ async def test_files_of_an_encrypted_tenant_are_sealed_in_the_archive_and_go_at_
     assert (await store.check_integrity()).problems == []
 
 
+async def test_an_archive_that_fails_is_not_asked_for_every_file(writer, folder, monkeypatch):
+    """It may take a minute to say so, each time."""
+    files = [secrets.token_bytes(2000) for _ in range(40)]
+    session, head = await saved(writer, *files)
+    await writer.store.archive_session(session.id)
+    kept = [path for path in folder.rglob("*") if path.is_file() and "/file/" in str(path)]
+    assert len(kept) == 40
+    for path in kept:
+        path.rename(path.with_name("." + path.name))
+        path.symlink_to(path)  # which leads nowhere
+    archive = writer.store._archiving._opened.archive
+    asked, read = [], archive.get_into
+
+    def noted(name, value):
+        asked.append(name)
+        return read(name, value)
+
+    monkeypatch.setattr(archive, "get_into", noted)
+    with pytest.raises(ArchiveUnavailable):
+        await writer.store.bring_files_back(await writer.store.session(session.id))
+    assert 0 < len(asked) < 20
+    for path in kept:
+        path.unlink()
+        path.with_name("." + path.name).rename(path)
+    moved = await writer.store.bring_files_back(await writer.store.session(session.id))
+    assert (moved.objects, moved.problems) == (40, [])
+    assert await contents(writer.store, session, head) == files
+
+
 async def test_without_the_archive_a_file_in_it_cannot_be_read_and_nothing_is_lost(
     writer, server, prefix
 ):
