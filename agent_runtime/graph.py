@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, StateSnapshot, interrupt
 from pydantic import BaseModel, ConfigDict
 
 from agent_runtime import kept_turns
@@ -245,7 +245,10 @@ async def answer(
 
 async def waiting(agent: Agent, *, thread: str | RunnableConfig) -> list[dict[str, Any]]:
     """The calls that a person is asked about in a thread; none if nobody is asked."""
-    state = await agent.aget_state(_config(thread))
+    return _asked_about(await agent.aget_state(_config(thread)))
+
+
+def _asked_about(state: StateSnapshot) -> list[dict[str, Any]]:
     return [call for one in state.interrupts for call in one.value["calls"]]
 
 
@@ -255,8 +258,8 @@ async def _require_open(
     """Whether a message can come now. Raises BadRequest, CallsWaiting."""
     known, asked = False, 0
     if thread is not None:
-        known = "session_id" in (await agent.aget_state(_config(thread))).values
-        asked = len(await waiting(agent, thread=thread))
+        state = await agent.aget_state(_config(thread))
+        known, asked = "session_id" in state.values, len(_asked_about(state))
     if not known and not has_session:
         raise BadRequest(
             f"thread {thread!r} has no session: its name is another one, or its checkpoints have "
