@@ -6,6 +6,7 @@ import pytest
 from proxy import Proxy
 from writer import RANKS, TENANT, Writer
 
+from state_store.connection import Script
 from state_store.errors import LeaseHeld
 from state_store.feeds import START, Post
 from state_store.store import StateStore
@@ -29,16 +30,40 @@ async def flaky(proxy, objects, prefix):
         yield writer, session
 
 
-async def test_a_fork_holds_its_head_once(flaky, proxy, monkeypatch):
+@pytest.fixture
+def lose(flaky, proxy, monkeypatch):
+    """Has the reply to each run of these scripts be lost once. They are known to the server: else
+    the lost reply would be that it does not know them."""
+    control, lost = flaky[0].store._control, []
+    run, exchange = control.run, control.exchange
+
+    async def losing(sent):
+        proxy.lose_next_reply = True
+        reply = await sent
+        lost.append(not proxy.lose_next_reply)
+        return reply
+
+    def lose(*scripts):
+        def run_losing(script, *arguments):
+            sent = run(script, *arguments)
+            return losing(sent) if script in scripts else sent
+
+        def exchange_losing(*steps):
+            sent = exchange(*steps)
+            names = {one.name for step in steps for one in step if isinstance(one, Script)}
+            return losing(sent) if names & {*scripts} else sent
+
+        monkeypatch.setattr(control, "run", run_losing)
+        monkeypatch.setattr(control, "exchange", exchange_losing)
+
+    yield lose
+    assert lost
+    assert all(lost)
+
+
+async def test_a_fork_holds_its_head_once(flaky, lose):
     writer, session = flaky
-    control = writer.store._control
-    run = control.run
-
-    async def losing(script, *arguments):
-        proxy.lose_next_reply = script == "fork"
-        return await run(script, *arguments)
-
-    monkeypatch.setattr(control, "run", losing)
+    lose("fork")
     branch = await writer.store.fork(session.id)
     assert await writer.history(branch.id) == [1, 2, 3, 4]
     assert await writer.problems() == []
@@ -54,36 +79,23 @@ async def test_a_lease_is_the_callers_and_nobody_elses(flaky, proxy):
     await writer.store.renew(lease, ttl=30)
 
 
-async def test_a_commit_counts_its_snapshot_once(flaky, proxy, monkeypatch):
+async def test_a_commit_counts_its_snapshot_once(flaky, lose):
     writer, session = flaky
     draft = await writer.draft(session.id, [5, 6, 7, 8])
     writer.put(draft)
     lease = await writer.lease(session.id)
-    control = writer.store._control
-    run = control.run
-
-    async def losing(script, *arguments):
-        proxy.lose_next_reply = script == "commit"
-        return await run(script, *arguments)
-
-    monkeypatch.setattr(control, "run", losing)
+    lose("commit")
     done = await writer.store.commit(draft, lease=lease, durability="memory")
     assert await writer.store.snapshot(done.snapshot.id) == done.snapshot
     report = await writer.store.check_integrity()
     assert (report.objects, report.problems) == (4 * RANKS, [])
 
 
-async def test_what_is_kept_with_a_session_is_counted_once(flaky, proxy, monkeypatch):
+async def test_what_is_kept_with_a_session_is_counted_once(flaky, lose, monkeypatch):
     writer, session = flaky
-    control, attachments = writer.store._control, writer.store.attachments
-    run = control.run
-
-    async def losing(script, *arguments):
-        proxy.lose_next_reply = script == "attach"
-        return await run(script, *arguments)
-
+    attachments = writer.store.attachments
     await attachments.put(session, "a", b"x" * 10, ttl=60)
-    monkeypatch.setattr(control, "run", losing)
+    lose("attach")
     await attachments.change(session, {"a": None, "b": b"x" * 20}, ttl=60)
     assert await attachments.get(session, "a") is None
     seen = {"a": None, "b": await attachments.read(session, "b")}
@@ -96,7 +108,7 @@ async def test_what_is_kept_with_a_session_is_counted_once(flaky, proxy, monkeyp
     assert (await writer.store.usage_report(TENANT)).attached_bytes == 11
 
 
-async def test_a_turn_and_what_it_goes_on_from_are_counted_once(flaky, proxy, monkeypatch):
+async def test_a_turn_and_what_it_goes_on_from_are_counted_once(flaky, lose):
     writer, session = flaky
     await writer.turn(session.id, [5, 6, 7, 8])
     session = await writer.store.session(session.id)
@@ -105,76 +117,44 @@ async def test_a_turn_and_what_it_goes_on_from_are_counted_once(flaky, proxy, mo
     for one in draft.chain:
         writer.put(one)
     lease = await writer.lease(session.id)
-    control = writer.store._control
-    run = control.run
-
-    async def losing(script, *arguments):
-        proxy.lose_next_reply = script == "commit"
-        return await run(script, *arguments)
-
-    monkeypatch.setattr(control, "run", losing)
+    lose("commit")
     done = await writer.store.commit(draft, lease=lease, durability="memory")
     assert await writer.store.snapshot(done.snapshot.id) == done.snapshot
     report = await writer.store.check_integrity()
     assert (report.objects, report.problems) == (6 * RANKS, [])
 
 
-async def test_a_deletion_is_no_error(flaky, proxy, monkeypatch):
+async def test_a_deletion_is_no_error(flaky, lose):
     writer, session = flaky
-    control = writer.store._control
-    run = control.run
-
-    async def losing(script, *arguments):
-        proxy.lose_next_reply = script in ("delete", "bury")
-        return await run(script, *arguments)
-
-    monkeypatch.setattr(control, "run", losing)
+    branch = await writer.store.fork(session.id)
+    await writer.turn(branch.id, [5, 6, 7, 8])
+    await writer.store.delete_session(branch.id)  # the server knows the scripts from here on
+    lose("delete", "bury")
     await writer.store.delete_session(session.id)
     report = await writer.store.check_integrity()
     assert (report.sessions, report.snapshots, report.problems) == (0, 0, [])
 
 
-async def test_a_head_moves_back_once(flaky, proxy, monkeypatch):
+async def test_a_head_moves_back_once(flaky, lose):
     writer, session = flaky
     await writer.turn(session.id, [5, 6, 7, 8])
     await writer.rewind(session.id, session.head)  # the server knows the script from here on
     await writer.turn(session.id, [5, 6, 7, 8])
-    control = writer.store._control
-    run = control.run
-    lost = []
-
-    async def losing(script, *arguments):
-        proxy.lose_next_reply = script == "rewind"
-        reply = await run(script, *arguments)
-        lost.append(script == "rewind" and not proxy.lose_next_reply)
-        return reply
-
-    monkeypatch.setattr(control, "run", losing)
+    lose("rewind")
     assert (await writer.rewind(session.id, session.head)).head == session.head
-    assert any(lost)
     report = await writer.store.check_integrity()
     assert (report.snapshots, report.problems) == (1, [])
 
 
-async def test_what_is_told_of_a_session_is_told_once(flaky, proxy, monkeypatch):
+async def test_what_is_told_of_a_session_is_told_once(flaky, lose):
     writer, session = flaky
     branch = await writer.store.fork(session.id)
-    control, feeds = writer.store._control, writer.store.feeds
-    run_many = control.run_many
-    lost = []
-
-    async def losing(script, calls):
-        proxy.lose_next_reply = script == "publish"
-        reply = await run_many(script, calls)
-        lost.append(script == "publish" and not proxy.lose_next_reply)
-        return reply
-
+    feeds = writer.store.feeds
     posts = [Post(one, value) for value in (b"1", b"2", b"2") for one in (session.id, branch.id)]
     await feeds.publish(posts[:1])  # the server knows the script from here on
-    monkeypatch.setattr(control, "run_many", losing)
+    lose("publish")
     await feeds.publish(posts)
     await feeds.publish([Post(branch.id, b"gone", is_last=True)])
-    assert all(lost)
     found = await feeds.after({session.id: START, branch.id: START})
     assert [entry.value for entry in found[session.id]] == [b"1", b"1", b"2", b"2"]
     assert [entry.place.number for entry in found[session.id]] == [1, 2, 3, 4]
