@@ -168,22 +168,6 @@ class Snapshots:
             step *= 2
         return found
 
-    async def boundary_is_stored(self, snapshot_id: str) -> bool:
-        """Whether the state at the snapshot's boundary is there, on every rank.
-
-        A quick look for showing residency; a load checks every page and every byte.
-        """
-        snapshot = await self.record(snapshot_id)
-        if snapshot.boundary_hash is None:
-            return False
-        keys = [
-            ObjectNames(self._prefix, snapshot.fingerprint_id, rank).key(ref)
-            for ref in snapshot.refs("state", [snapshot.boundary_hash])
-            for rank in range(snapshot.ranks)
-        ]
-        async with self._control.guard() as client:
-            return bool(await client.exists(*keys) == len(keys))
-
     async def stored_boundaries(
         self, fingerprint: Fingerprint, ranks: int, page_hashes: Sequence[str]
     ) -> tuple[int, ...]:

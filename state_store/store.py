@@ -352,19 +352,14 @@ class StateStore(Tenancy, Finding, Moving, Writing):
         await self._sessions.owner_of(any_id, tenant=tenant)
         return await self._histories.page_of_tree(lineage_of(any_id), limit=limit, after=after)
 
-    async def boundary_is_stored(self, snapshot_id: str) -> bool:
-        """Whether the state at the snapshot's boundary is in Redis, on every rank. False for one
-        that is archived, which can be brought back: `residency` tells that from a lost one.
-
-        A quick look; a load checks every page and every byte.
-        """
-        return await self._snapshots.boundary_is_stored(snapshot_id)
-
     async def stored_boundaries(
         self, fingerprint: Fingerprint, ranks: int, page_hashes: Sequence[str]
     ) -> tuple[int, ...]:
         """After which counts of leading pages, ascending, a session could be resumed: all pages up
-        to there and the state at their end are in Redis, on every rank. A quick look, as above."""
+        to there and the state at their end are in Redis, on every rank.
+
+        A quick look; a load checks every page and every byte.
+        """
         return await self._snapshots.stored_boundaries(fingerprint, ranks, page_hashes)
 
     async def check_integrity(self, *, repair: bool = False) -> Report:

@@ -8,7 +8,7 @@ that one object holds. Only numpy is needed, so that tools and servers without t
 """
 
 from state_store.encodings.economy import ECONOMIES, LOSSLESS, Economy, economy_named
-from state_store.encodings.parts import Encoded, decode, encode, encoded_bytes
+from state_store.encodings.parts import Encoded, decode, encode
 from state_store.encodings.segments import Encoding, PayloadLayout, Segment
 
 __all__ = [
@@ -22,5 +22,4 @@ __all__ = [
     "decode",
     "economy_named",
     "encode",
-    "encoded_bytes",
 ]

@@ -106,11 +106,6 @@ def decode(
             decode_chunk(source[piece.stored], piece.dtype, known, target[piece.raw])
 
 
-def encoded_bytes(segments: tuple[Segment, ...], encoding: Encoding) -> int:
-    """Bytes that a part takes in this encoding, unless it is refused."""
-    return _plan(segments, encoding).stored_bytes
-
-
 class _Piece(NamedTuple):
     """Bytes that are handled at once. dtype: of the numbers, or opaque."""
 

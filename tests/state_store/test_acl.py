@@ -113,7 +113,7 @@ async def use_store(url, monkeypatch):
         assert await writer.history(session.id) == list(range(21))
         assert len(await store.sessions(TENANT)) == 2
         assert (await store.check_integrity()).problems == []
-        assert await store.boundary_is_stored(session.head)
+        assert await store.residency(session.id) == "stored"
         for level in ("fsync", "replicated:9"):
             refused = ""
             try:

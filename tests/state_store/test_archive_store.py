@@ -82,12 +82,10 @@ async def test_a_session_goes_to_the_archive_and_comes_back(writer, raw, prefix,
     assert (moved.objects, moved.left, moved.busy) == (7, 0, 0)
     assert (in_redis(raw, prefix), len(files_of(folder))) == (0, 7 * RANKS)
     assert await writer.store.residency(session.id) == "archived"
-    assert not await writer.store.boundary_is_stored(session.head)
     assert await writer.history(session.id) == [*FIRST, *SECOND]
     back = await writer.store.bring_back(session.id)
     assert back.objects == 7
     assert await writer.store.residency(session.id) == "stored"
-    assert await writer.store.boundary_is_stored(session.head)
     assert await writer.problems() == []
     await in_order(writer, folder)
     assert files_of(folder) == []

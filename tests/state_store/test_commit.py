@@ -91,11 +91,11 @@ async def test_a_commit_pins_exactly_its_objects_on_every_rank(writer, raw, pref
 
 async def test_the_boundary_is_stored_until_a_rank_loses_its_state(writer, raw):
     session = await writer.session([1, 2, 3])
-    assert not await writer.store.boundary_is_stored(session.head)
+    assert await writer.store.residency(session.id) == "tokens"
     head = (await writer.turn(session.id, [4])).snapshot
-    assert await writer.store.boundary_is_stored(head.id)
+    assert await writer.store.residency(session.id) == "stored"
     raw.delete(writer.names()[1].key(ObjectRef("state", head.boundary_hash)))
-    assert not await writer.store.boundary_is_stored(head.id)
+    assert await writer.store.residency(session.id) == "lost"
 
 
 async def test_a_session_can_be_resumed_up_to_what_every_rank_stored(writer, raw):

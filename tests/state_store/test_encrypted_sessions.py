@@ -118,7 +118,7 @@ async def test_without_the_master_key_reading_is_refused_and_deleting_is_not(
     ):
         with pytest.raises(VaultLocked):
             await reading()
-    assert await locked.boundary_is_stored(session.head)
+    assert await locked.residency(session.id) == "stored"
     assert (await locked.check_integrity()).problems == []
     await locked.delete_session(session.id)
     assert not [key for key in raw.keys(f"{prefix}:seed:*") if raw.ttl(key) < 0]

@@ -185,7 +185,7 @@ async def test_what_came_before_a_snapshot_is_merged_into_it(writer, other, path
     first, last = await other.ancestors(taken.head)
     assert (first.total_tokens, first.boundary, len(first.page_chain)) == (13, 12, 3)
     assert (last.total_tokens, last.boundary, last.page_chain) == (14, 12, [])
-    assert await other.boundary_is_stored(last.id)
+    assert await other.residency(taken.id) == "stored"
     assert await problems(other) == []
 
 
