@@ -9,7 +9,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.store.base import InvalidNamespaceError, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
-from agent_runtime.errors import AsyncOnly, NoSemanticSearch
+from agent_runtime.errors import AsyncOnly, BadRequest, NoSemanticSearch
 from agent_runtime.saver import TorporStore
 from agent_runtime.saver.memories import _Entry
 
@@ -103,7 +103,7 @@ async def test_what_it_cannot_do_is_refused(memories):
     with pytest.raises(AsyncOnly):
         memories.get(("a",), "k")
     await fill(memories)
-    with pytest.raises(ValueError, match="not an operator"):
+    with pytest.raises(BadRequest, match="not an operator"):
         await memories.asearch(("users",), filter={"age": {"$near": 3}})
     with pytest.raises(InvalidNamespaceError):
         await memories.abatch([PutOp(("a.b",), "k", {})])

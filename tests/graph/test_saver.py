@@ -15,11 +15,12 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import END, START, StateGraph
 
-from agent_runtime.errors import CheckpointLost
+from agent_runtime.errors import BadRequest, CheckpointLost
 from agent_runtime.saver import TorporSaver, reading
 from agent_runtime.saver.keys import ThreadKeys
 from agent_runtime.saver.memo import Memo
 from agent_runtime.saver.values import CHUNK, take_apart
+from state_store.errors import InvalidArgument
 
 
 async def test_every_capability_of_a_checkpointer_conforms(server):
@@ -301,10 +302,14 @@ async def test_a_run_takes_its_checkpoints_along_but_not_what_others_are_rebuilt
 
 
 async def test_bad_options_are_refused(server):
-    with pytest.raises(ValueError, match="keeps nothing"):
-        await TorporSaver.connect(server.url, ttl=0)
-    with pytest.raises(ValueError, match="saves nothing"):
+    for ttl in (0, 0.0001):
+        with pytest.raises(InvalidArgument, match="no time that anything can live"):
+            await TorporSaver.connect(server.url, ttl=ttl)
+    with pytest.raises(InvalidArgument, match="saves nothing"):
         await TorporSaver.connect(server.url, keep=0)
+    async with await TorporSaver.connect(server.url) as saver:
+        with pytest.raises(BadRequest, match="not a strategy"):
+            await saver.aprune(["a"], strategy="keep_oldest")
 
 
 async def test_values_that_are_not_stored_anew_stay(saver):

@@ -3,6 +3,7 @@
 import pytest
 
 from agent_runtime.branching import best_of, delegate, merged, search
+from agent_runtime.errors import BadRequest
 from agent_runtime.graph import build_agent
 from agent_runtime.sdk import ApiError
 from tests.runtime.talk import PAGE, say
@@ -100,5 +101,7 @@ async def test_branches_of_what_is_not_there_are_refused(torpor):
     with pytest.raises(ApiError) as refused:
         await best_of(torpor, "ses-" + "0" * 16 + "-" + "0" * 16, "Hi.", n=2, score=longest)
     assert refused.value.code == "not_found"
-    with pytest.raises(ValueError, match="best of 0"):
+    with pytest.raises(BadRequest, match="best of 0"):
         await best_of(torpor, "any", "Hi.", n=0, score=longest)
+    with pytest.raises(BadRequest, match="at least one branch"):
+        await search(torpor, "any", ["Hi."], width=2, keep=0, score=longest)
