@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent_runtime.errors import TorporError
+from agent_runtime.errors import BadRequest, TorporError
 from agent_runtime.graph import Agent, ask
 from agent_runtime.sdk import Torpor
 from agent_runtime.wire.messages import Message
@@ -59,10 +59,11 @@ async def best_of(
     seed: of the first branch; the others follow, so that their answers differ if `temperature` > 0
     options: fields of TurnRequest
 
-    The session itself stays where it is. Raises the first error if every branch fails.
+    The session itself stays where it is. Raises the first error if every branch fails, BadRequest
+    for less than one.
     """
     if n < 1:
-        raise ValueError(f"the best of {n} branches is none.")
+        raise BadRequest(f"the best of {n} branches is none; nothing was sent. Ask for 1 or more.")
     head = (await torpor.get(session_id)).head
     (best,) = await _widest(torpor, [(session_id, head)], messages, n, 1, score, seed, options)
     return best
@@ -82,10 +83,13 @@ async def search(
     """Tree search, breadth first: take each step in `width` forks of every branch, and go on from
     the `keep` best ones. The best branch after the last step.
 
-    Raises the first error of a step whose every branch fails; earlier branches are deleted.
+    Raises the first error of a step whose every branch fails; earlier branches are deleted. Raises
+    BadRequest for a search without steps or branches.
     """
     if width < 1 or keep < 1 or not steps:
-        raise ValueError("a search needs steps, and at least one branch to take and to keep.")
+        raise BadRequest(
+            "a search needs steps, and at least one branch to take and to keep; nothing was sent."
+        )
     kept: list[Branch] = []
     places = [(session_id, (await torpor.get(session_id)).head)]
     for number, messages in enumerate(steps):

@@ -20,6 +20,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from agent_runtime.errors import BadRequest
 from agent_runtime.saver.blocking import BlockingSaver
 from agent_runtime.saver.keys import Place, ThreadKeys
 from agent_runtime.saver.memo import Memo
@@ -29,6 +30,8 @@ from agent_runtime.saver.sealing import CLEAR, Sealing
 from agent_runtime.saver.thread import Thread
 from agent_runtime.saver.values import Stored
 from state_store.connection import Control
+from state_store.durations import milliseconds
+from state_store.errors import InvalidArgument
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +62,15 @@ class TorporSaver(BlockingSaver):
               store could have any class made. If None, all are, as LangGraph's savers do, and
               LangGraph warns.
         sealing: of a tenant's values, see `connect`
+
+        Raises InvalidArgument for a ttl or a number with which nothing would be kept.
         """
         super().__init__(serde=_serializer(types))
-        if ttl is not None and ttl <= 0:
-            raise ValueError(f"a ttl of {ttl} s keeps nothing.")
         if keep is not None and keep < 1:
-            raise ValueError(f"a saver that keeps {keep} checkpoints saves nothing.")
+            raise InvalidArgument(f"a saver that keeps {keep} checkpoints saves nothing.")
         self._control = control
         self._prefix = prefix
-        self._ttl = ttl
+        self._lives = 0 if ttl is None else milliseconds(ttl)
         self._keep = keep
         self._sealing = sealing
         self._stored = Stored()
@@ -189,7 +192,9 @@ class TorporSaver(BlockingSaver):
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         if strategy not in ("keep_latest", "delete"):
-            raise ValueError(f"{strategy!r} is not a strategy; use keep_latest or delete.")
+            raise BadRequest(
+                f"{strategy!r} is not a strategy; nothing was pruned. Use keep_latest or delete."
+            )
         for thread_id in thread_ids:
             if strategy == "delete":
                 await self.adelete_thread(thread_id)
@@ -210,7 +215,7 @@ class TorporSaver(BlockingSaver):
     def _thread(self, thread_id: str) -> Thread:
         keys = ThreadKeys(self._prefix, thread_id)
         return Thread(
-            self._control, keys, self.serde, self._memo, self._sealing, self._ttl, self._stored
+            self._control, keys, self.serde, self._memo, self._sealing, self._lives, self._stored
         )
 
     def _thread_of(self, config: RunnableConfig) -> Thread:
@@ -224,8 +229,8 @@ class TorporSaver(BlockingSaver):
         async with self._control.guard() as client:
             for run_id in run_ids:
                 await client.sadd(self._run_key(run_id), thread.keys.thread_id)
-                if self._ttl is not None:
-                    await client.pexpire(self._run_key(run_id), int(self._ttl * 1000))
+                if self._lives:
+                    await client.pexpire(self._run_key(run_id), self._lives)
 
     async def _listed(
         self, config: RunnableConfig | None, before: RunnableConfig | None

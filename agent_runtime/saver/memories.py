@@ -33,7 +33,7 @@ from langgraph.store.base import (
     validate_op_namespace,
 )
 
-from agent_runtime.errors import NoSemanticSearch
+from agent_runtime.errors import BadRequest, NoSemanticSearch
 from agent_runtime.saver.connected import Connected
 from agent_runtime.saver.sealing import CLEAR, Sealing
 from state_store.connection import Control
@@ -121,7 +121,8 @@ class TorporStore(Connected, BaseStore):
         return self._awaited(self.abatch(ops))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Raises NoSemanticSearch for a search with a query."""
+        """Raises NoSemanticSearch for a search with a query, BadRequest for a filter by an operator
+        that there is not."""
         results: list[Result] = []
         for op in ops:
             validate_op_namespace(op)
@@ -276,7 +277,7 @@ def _agrees(found: Any, condition: Any) -> bool:
         return bool(found == condition)
     operators = [name for name in condition if name.startswith("$")]
     if unknown := [name for name in operators if name not in _COMPARE]:
-        raise ValueError(f"{unknown[0]} is not an operator; use {', '.join(_COMPARE)}.")
+        raise BadRequest(f"{unknown[0]} is not an operator; use {', '.join(_COMPARE)}.")
     if operators:
         try:
             return all(_COMPARE[name](found, condition[name]) for name in operators)

@@ -20,10 +20,10 @@ _FEW = 2  # chunks of each level
 
 @dataclass(frozen=True)
 class Thread(Reading):
-    """ttl: seconds that the thread lives after its last write; None for ever; stored: of all
+    """lives: milliseconds that the thread does after its last write, 0 for ever; stored: of all
     threads of the saver"""
 
-    ttl: float | None
+    lives: int
     stored: Stored
 
     async def put(
@@ -58,7 +58,7 @@ class Thread(Reading):
                 place.field,
                 packed,
                 run_id or "",
-                self._milliseconds,
+                self.lives,
                 int(is_listed),
                 len(fresh),
                 *(word for pair in zip(fresh, parts.entries, strict=True) for word in pair),
@@ -108,8 +108,8 @@ class Thread(Reading):
             LUA / "put_writes.lua",
             [keys.written, keys.renewed, keys.writes(place), *keys.fixed],
             place.field,
-            self._milliseconds,
-            self._milliseconds_of_writes,
+            self.lives,
+            self._writes_live,
             *words,
         )
         if is_due:
@@ -175,11 +175,11 @@ class Thread(Reading):
                 batch = places[start : start + BATCH]
                 await client.zadd(target.keys.order, dict.fromkeys((p.field for p in batch), 0))
             await client.incr(target.keys.puts)
-            if target.ttl is not None:
+            if target.lives:
                 for key in target.keys.fixed:
-                    await client.pexpire(key, target._milliseconds)
+                    await client.pexpire(key, target.lives)
                 for key in (target.keys.written, *map(target.keys.writes, written)):
-                    await client.pexpire(key, target._milliseconds_of_writes)
+                    await client.pexpire(key, target._writes_live)
 
     def _sealed(self, value: Any, *place: str | bytes) -> Serialized:
         return self.sealing.seal(self.serde.dumps_typed(value), *place)
@@ -247,23 +247,19 @@ class Thread(Reading):
         return levels
 
     @property
-    def _milliseconds(self) -> int:
-        return 0 if self.ttl is None else int(self.ttl * 1000)
-
-    @property
-    def _milliseconds_of_writes(self) -> int:
+    def _writes_live(self) -> int:
         """They outlive the thread by as long as `_renew_writes` may be late."""
-        return self._milliseconds * 3 // 2
+        return self.lives * 3 // 2
 
     async def _renew_writes(self) -> None:
         """Have the writes of earlier checkpoints, which later ones may be rebuilt from, live on
         with the thread: all of them, but not at every step."""
         async with self.control.guard() as client:
             pipeline = client.pipeline(transaction=False)
-            pipeline.pexpire(self.keys.written, self._milliseconds_of_writes)
+            pipeline.pexpire(self.keys.written, self._writes_live)
             for raw in await client.smembers(self.keys.written):
-                pipeline.pexpire(self.keys.writes(Place.parse(raw)), self._milliseconds_of_writes)
-            pipeline.set(self.keys.renewed, b"", px=max(1, self._milliseconds // 2))
+                pipeline.pexpire(self.keys.writes(Place.parse(raw)), self._writes_live)
+            pipeline.set(self.keys.renewed, b"", px=max(1, self.lives // 2))
             await pipeline.execute()
 
     async def _copy_fields(self, source: str, target: str, fields: Iterable[bytes]) -> None:
