@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 from collections.abc import Awaitable, Callable
 
-from agent_runtime.commands.store_options import add_store_options, store_url
+from agent_runtime.commands.store_options import add_store_options, in_store
 from agent_runtime.errors import BadRequest
 from state_store.api_keys import OPERATORS, KeyLimits
 from state_store.store import StateStore
@@ -46,12 +45,7 @@ def _run(
     arguments: argparse.Namespace,
     action: Callable[[StateStore, argparse.Namespace], Awaitable[None]],
 ) -> int:
-    async def act(url: str) -> None:
-        async with await StateStore.connect(url) as store:
-            await action(store, arguments)
-
-    with store_url(arguments) as url:
-        asyncio.run(act(url))
+    in_store(arguments, lambda store: action(store, arguments))
     return 0
 
 

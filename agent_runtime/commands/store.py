@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import sys
@@ -13,7 +12,7 @@ from agent_runtime.commands.store_options import (
     add_archive_option,
     add_master_key_option,
     add_store_options,
-    store_url,
+    in_store,
 )
 from agent_runtime.errors import BadRequest
 from agent_runtime.sessions.effects_abroad import LedgerAbroad
@@ -22,7 +21,6 @@ from state_store.encodings import ECONOMIES, LOSSLESS
 from state_store.integrity import Report
 from state_store.quotas import Quota
 from state_store.store import StateStore
-from state_store.vault import Vault
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -115,21 +113,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     back.set_defaults(run=_bring_back)
 
 
-def _vault(arguments: argparse.Namespace) -> Vault | None:
-    return None if arguments.master_key is None else Vault.load(arguments.master_key)
-
-
 def _check(arguments: argparse.Namespace) -> int:
     """1 if there are problems left, else 0."""
-
-    async def check(url: str) -> int:
-        async with await StateStore.connect(url, archive=arguments.archive) as store:
-            report = await store.check_integrity(repair=arguments.repair)
-        _show(report)
-        return 1 if report.problems else 0
-
-    with store_url(arguments) as url:
-        return asyncio.run(check(url))
+    report = in_store(arguments, lambda store: store.check_integrity(repair=arguments.repair))
+    _show(report)
+    return 1 if report.problems else 0
 
 
 def _show(report: Report) -> None:
@@ -155,111 +143,86 @@ def _show(report: Report) -> None:
 
 
 def _usage(arguments: argparse.Namespace) -> int:
-    async def usage(url: str) -> int:
-        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
-            one = arguments.tenant
-            if one is not None:
-                await store.find_tenant(one)
-            for tenant in await store.tenants() if one is None else [one]:
-                print(json.dumps(dataclasses.asdict(await store.usage_report(tenant))))
-        return 0
+    async def show(store: StateStore) -> None:
+        one = arguments.tenant
+        if one is not None:
+            await store.find_tenant(one)
+        for tenant in await store.tenants() if one is None else [one]:
+            print(json.dumps(dataclasses.asdict(await store.usage_report(tenant))))
 
-    with store_url(arguments) as url:
-        return asyncio.run(usage(url))
+    in_store(arguments, show)
+    return 0
 
 
 def _set_quota(arguments: argparse.Namespace) -> int:
     quota = Quota(arguments.bytes, arguments.tokens, arguments.sessions)
 
-    async def limit(url: str) -> int:
-        async with await StateStore.connect(url) as store:
-            await store.tenant(arguments.tenant)
-            await store.set_quota(arguments.tenant, quota)
-        print(json.dumps({"tenant": arguments.tenant, **dataclasses.asdict(quota)}))
-        return 0
+    async def limit(store: StateStore) -> None:
+        await store.tenant(arguments.tenant)
+        await store.set_quota(arguments.tenant, quota)
 
-    with store_url(arguments) as url:
-        return asyncio.run(limit(url))
+    in_store(arguments, limit)
+    print(json.dumps({"tenant": arguments.tenant, **dataclasses.asdict(quota)}))
+    return 0
 
 
 def _create_tenant(arguments: argparse.Namespace) -> int:
-    vault = _vault(arguments)
-
-    async def create(url: str) -> int:
-        async with await StateStore.connect(url, vault=vault) as store:
-            tenant = await store.create_tenant(
-                arguments.tenant, encrypted=vault is not None, economy=arguments.economy
-            )
-        print(f"{tenant.name}: {'encrypted' if vault else 'in the clear'}, {tenant.economy}")
-        return 0
-
-    with store_url(arguments) as url:
-        return asyncio.run(create(url))
+    encrypted = arguments.master_key is not None
+    tenant = in_store(
+        arguments,
+        lambda store: store.create_tenant(
+            arguments.tenant, encrypted=encrypted, economy=arguments.economy
+        ),
+    )
+    print(f"{tenant.name}: {'encrypted' if encrypted else 'in the clear'}, {tenant.economy}")
+    return 0
 
 
 def _delete_tenant(arguments: argparse.Namespace) -> int:
-    async def delete(url: str) -> int:
-        async with await StateStore.connect(url) as store:
-            print(f"{await store.delete_tenant(arguments.tenant)} sessions were deleted")
-        return 0
-
-    with store_url(arguments) as url:
-        return asyncio.run(delete(url))
+    deleted = in_store(arguments, lambda store: store.delete_tenant(arguments.tenant))
+    print(f"{deleted} sessions were deleted")
+    return 0
 
 
 def _rewrap(arguments: argparse.Namespace) -> int:
-    async def rewrap(url: str) -> int:
-        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
-            for tenant in arguments.tenants:
-                await store.rewrap_tenant(tenant)
-                key = await store.master_key_id(tenant)
-                print(f"{tenant}: {'in the clear' if key is None else f'master key {key}'}")
-        return 0
+    async def rewrap(store: StateStore) -> None:
+        for tenant in arguments.tenants:
+            await store.rewrap_tenant(tenant)
+            key = await store.master_key_id(tenant)
+            print(f"{tenant}: {'in the clear' if key is None else f'master key {key}'}")
 
-    with store_url(arguments) as url:
-        return asyncio.run(rewrap(url))
+    in_store(arguments, rewrap)
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    async def export(url: str) -> int:
-        async with await StateStore.connect(
-            url, archive=arguments.archive, vault=_vault(arguments)
-        ) as store:
-            done = await store.export_session(
-                arguments.session,
-                arguments.file,
-                since=arguments.since,
-                effects=LedgerAbroad(),
-            )
+    done = in_store(
+        arguments,
+        lambda store: store.export_session(
+            arguments.session, arguments.file, since=arguments.since, effects=LedgerAbroad()
+        ),
+    )
+    print(
+        f"{done.path}: {done.snapshots} snapshots, {done.tokens} tokens, {done.file_bytes} "
+        f"bytes, manifest {done.digest}"
+    )
+    if done.decrypted:
         print(
-            f"{done.path}: {done.snapshots} snapshots, {done.tokens} tokens, {done.file_bytes} "
-            f"bytes, manifest {done.digest}"
+            "torpor: the session is encrypted in the store, and not in the file",
+            file=sys.stderr,
         )
-        if done.decrypted:
-            print(
-                "torpor: the session is encrypted in the store, and not in the file",
-                file=sys.stderr,
-            )
-        return 0
-
-    with store_url(arguments) as url:
-        return asyncio.run(export(url))
+    return 0
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    async def take(url: str) -> int:
-        async with await StateStore.connect(url, vault=_vault(arguments)) as store:
-            session = await store.import_session(
-                arguments.file,
-                tenant=arguments.tenant,
-                durability="fsync",
-                effects=LedgerAbroad(),
-            )
-        print(session.id)
-        return 0
-
-    with store_url(arguments) as url:
-        return asyncio.run(take(url))
+    session = in_store(
+        arguments,
+        lambda store: store.import_session(
+            arguments.file, tenant=arguments.tenant, durability="fsync", effects=LedgerAbroad()
+        ),
+    )
+    print(session.id)
+    return 0
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -276,44 +239,33 @@ def _sweep(arguments: argparse.Namespace) -> int:
             "there is no reason to move anything: give --idle, --memory-watermark or "
             "--tenant-quota."
         )
-
-    async def sweep(url: str) -> int:
-        async with await StateStore.connect(url, archive=arguments.archive) as store:
-            report = await store.sweep(policy)
-        for swept in report.sessions:
-            moved = swept.moved
-            print(
-                f"{swept.session_id} ({swept.reason}): {moved.objects} objects moved "
-                f"({moved.bytes} bytes), {moved.busy} in use, {moved.left} left"
-            )
-            for problem in moved.problems:
-                print(f"problem: {problem}")
-        for problem in report.problems:
-            print(f"problem: {problem}")
+    report = in_store(arguments, lambda store: store.sweep(policy))
+    for swept in report.sessions:
+        moved = swept.moved
         print(
-            f"{len(report.sessions)} sessions, {report.objects} objects ({report.bytes} bytes) "
-            f"moved; {report.claimed} sessions left to other sweepers"
+            f"{swept.session_id} ({swept.reason}): {moved.objects} objects moved "
+            f"({moved.bytes} bytes), {moved.busy} in use, {moved.left} left"
         )
-        if report.collected:
-            print(f"{report.collected} archived objects that nothing holds any more deleted")
-        moved_badly = any(swept.moved.problems for swept in report.sessions)
-        return 1 if moved_badly or report.problems else 0
-
-    with store_url(arguments) as url:
-        return asyncio.run(sweep(url))
+        for problem in moved.problems:
+            print(f"problem: {problem}")
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    print(
+        f"{len(report.sessions)} sessions, {report.objects} objects ({report.bytes} bytes) "
+        f"moved; {report.claimed} sessions left to other sweepers"
+    )
+    if report.collected:
+        print(f"{report.collected} archived objects that nothing holds any more deleted")
+    moved_badly = any(swept.moved.problems for swept in report.sessions)
+    return 1 if moved_badly or report.problems else 0
 
 
 def _bring_back(arguments: argparse.Namespace) -> int:
-    async def bring_back(url: str) -> None:
-        async with await StateStore.connect(url, archive=arguments.archive) as store:
-            moved = await store.bring_back(arguments.session)
-        print(
-            f"{moved.objects} objects ({moved.bytes} bytes) are back in Redis, "
-            f"{moved.already} were there"
-        )
-
-    with store_url(arguments) as url:
-        asyncio.run(bring_back(url))
+    moved = in_store(arguments, lambda store: store.bring_back(arguments.session))
+    print(
+        f"{moved.objects} objects ({moved.bytes} bytes) are back in Redis, "
+        f"{moved.already} were there"
+    )
     return 0
 
 

@@ -6,15 +6,19 @@ import argparse
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from agent_runtime.deployment import Layout
 from agent_runtime.environment import variable
 from state_store.embedded import EmbeddedServer
 from state_store.store import StateStore
+from state_store.vault import Vault
 
 DATA = Path(".torpor/data")
+
+_Some = TypeVar("_Some")
 
 
 def add_store_options(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +59,21 @@ def store_url(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
     """The store that these options, or else the environment, ask for: `store_at`."""
     url = arguments.redis or os.environ.get(variable("redis_url")) or None
     return store_at(url, arguments.data, getattr(arguments, "archive", None))
+
+
+def in_store(arguments: argparse.Namespace, use: Callable[[StateStore], Awaitable[_Some]]) -> _Some:
+    """What `use` gives of that store, opened with the archive and master key that these options
+    name, if they do."""
+    archive = getattr(arguments, "archive", None)
+    key = getattr(arguments, "master_key", None)
+    vault = None if key is None else Vault.load(key)
+
+    async def used(url: str) -> _Some:
+        async with await StateStore.connect(url, archive=archive, vault=vault) as store:
+            return await use(store)
+
+    with store_url(arguments) as url:
+        return asyncio.run(used(url))
 
 
 @contextlib.contextmanager
