@@ -4,12 +4,12 @@ Nothing that a tenant has said or stored is shown."""
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from agent_runtime.errors import TorporError
 from agent_runtime.http.document import problems
+from agent_runtime.http.headers import name_next
 from agent_runtime.wire.tenants import TenantQuota, TenantView
 from state_store.errors import StoreError
 from state_store.quotas import Quota
@@ -31,9 +31,7 @@ async def tenants(
     """By name, and none that was deleted; the `Link` header leads to the next ones, if there are
     any."""
     found, following = await _store(http).page_of_tenants(limit=limit, after=after)
-    if following is not None:
-        query = urlencode({"limit": limit, "after": following})
-        response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
+    name_next(response, router.prefix, limit=limit, after=following)
     return [
         TenantView(name=tenant.name, encrypted=tenant.encrypted, economy=tenant.economy)
         for tenant in found

@@ -15,8 +15,9 @@ from agent_runtime.caller.standing import while_admitted
 from agent_runtime.errors import ClientGone, TorporError
 from agent_runtime.http.metrics import Metrics
 from agent_runtime.http.status import UNFORESEEN, layer_of, problem_of
-from agent_runtime.wire.events import Event, TurnEvent, encoded, sent
+from agent_runtime.wire.events import Event, encoded, sent
 from agent_runtime.wire.problems import Problem
+from agent_runtime.wire.residency import Resumed
 from agent_runtime.wire.turns import TurnResult
 from engine.errors import EngineError
 from state_store.errors import StoreError
@@ -61,22 +62,22 @@ async def last_of(http: Request, events: AsyncGenerator[_Some]) -> _Some:
     return await _unless_gone(http, last())
 
 
-async def counted(http: Request, events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[TurnEvent]:
-    """The events of a turn, whose result is counted in the service's metrics. It is ended when the
-    key of its request is over."""
+async def counted(http: Request, events: AsyncGenerator[_Some]) -> AsyncGenerator[_Some]:
+    """The events of a turn or a resume, whose result is counted in the service's metrics. It is
+    ended when the key of its request is over."""
     async with contextlib.aclosing(counted_in(http.app.state.metrics, events)) as told:
         async for event in told:
             yield event
 
 
-async def counted_in(
-    metrics: Metrics, events: AsyncGenerator[TurnEvent]
-) -> AsyncGenerator[TurnEvent]:
+async def counted_in(metrics: Metrics, events: AsyncGenerator[_Some]) -> AsyncGenerator[_Some]:
     """As `counted`, of a turn that may be nobody's request."""
     async with contextlib.aclosing(while_admitted(events)) as admitted:
         async for event in admitted:
             if isinstance(event, TurnResult):
                 metrics.turn(event)
+            elif isinstance(event, Resumed):
+                metrics.resumed(event)
             yield event
 
 

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from agent_runtime.errors import BadRequest, SetupError, TemplateRewrites
 from agent_runtime.messages.efforts import efforts_of
+from agent_runtime.messages.order import require_appendable
 from agent_runtime.messages.template import Template
 from agent_runtime.wire.messages import Message, Options
 from tools.define import ToolSpec
@@ -226,16 +227,7 @@ class ChatFormat:
     def _plain(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         if not messages:
             raise BadRequest("a turn needs at least one message.")
-        for message in messages:
-            if message.role not in ("user", "tool", "assistant"):
-                raise BadRequest(
-                    f"role {message.role!r} cannot be appended; a turn takes user, tool and "
-                    "assistant messages."
-                )
-            if message.tool_calls and message.role != "assistant":
-                raise BadRequest(f"a {message.role} message cannot call tools.")
-            if message.reasoning and message.role != "assistant":
-                raise BadRequest(f"a {message.role} message has no reasoning.")
+        require_appendable(messages)
         return [self._plain_one(message) for message in messages]
 
     def _plain_one(self, message: Message) -> dict[str, Any]:

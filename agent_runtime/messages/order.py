@@ -38,6 +38,20 @@ def require_order(messages: Sequence[Message], *, waiting: int | None) -> None:
     _require_answered(waiting)
 
 
+def require_appendable(messages: Sequence[Message]) -> None:
+    """Each says what one of its role can say. Raises BadRequest."""
+    for message in messages:
+        if message.role not in ("user", "tool", "assistant"):
+            raise BadRequest(
+                f"role {message.role!r} cannot be appended; a turn takes user, tool and assistant "
+                "messages."
+            )
+        if message.tool_calls and message.role != "assistant":
+            raise BadRequest(f"a {message.role} message cannot call tools.")
+        if message.reasoning and message.role != "assistant":
+            raise BadRequest(f"a {message.role} message has no reasoning.")
+
+
 def _require_answered(waiting: int | None) -> None:
     if waiting:
         raise BadRequest(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from agent_runtime.caller.identity import current_tenant
-from agent_runtime.caller.standing import while_admitted
 from agent_runtime.errors import TorporError
 from agent_runtime.http.document import content, problems
 from agent_runtime.http.etags import (
@@ -24,13 +21,11 @@ from agent_runtime.http.etags import (
     merged,
     name_head,
 )
-from agent_runtime.http.headers import Key
-from agent_runtime.http.metrics import Metrics
-from agent_runtime.http.streaming import EventStream, streamed
+from agent_runtime.http.headers import Key, name_next
+from agent_runtime.http.streaming import EventStream, counted, streamed
 from agent_runtime.sessions.listing import Listing, Residency, labels_of
 from agent_runtime.sessions.said import said
 from agent_runtime.sessions.sessions import Sessions
-from agent_runtime.wire.events import ResumeEvent
 from agent_runtime.wire.messages import SaidMessage
 from agent_runtime.wire.residency import (
     Resumed,
@@ -95,10 +90,9 @@ async def list_sessions(
     views, following = await listing.page(
         limit=limit, after=after, residency=residency, labels=labels
     )
-    if following is not None:
-        asked = {"limit": limit, "after": following, "residency": residency, "label": label}
-        query = urlencode({name: value for name, value in asked.items() if value}, doseq=True)
-        response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
+    name_next(
+        response, router.prefix, limit=limit, after=following, residency=residency, label=label
+    )
     return views
 
 
@@ -131,10 +125,7 @@ async def snapshots(
     """The session's history, newest first; the `Link` header leads to the next ones, if there are
     any."""
     views, following = await sessions.snapshots(session_id, limit=limit, after=after)
-    if following is not None:
-        query = urlencode({"limit": limit, "after": following})
-        path = f"{router.prefix}/{session_id}/snapshots"
-        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    name_next(response, f"{router.prefix}/{session_id}/snapshots", limit=limit, after=following)
     return views
 
 
@@ -152,10 +143,7 @@ async def messages(
     tenant = current_tenant(state.settings.tenant)
     session = await state.store.session(session_id, tenant=tenant)
     found, following = await said(state.store, state.turns, session, limit=limit, after=after)
-    if following is not None:
-        query = urlencode({"limit": limit, "after": following})
-        path = f"{router.prefix}/{session_id}/messages"
-        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    name_next(response, f"{router.prefix}/{session_id}/messages", limit=limit, after=following)
     return found
 
 
@@ -189,22 +177,12 @@ async def resume(
     request: _Resume,
 ) -> Response:
     """Resumed; for a client that accepts server-sent events, `progress` and that as `result`."""
-    events = _counted(http.app.state.metrics, sessions.resuming(session_id, request))
+    events = counted(http, sessions.resuming(session_id, request))
     if EventStream.media_type in http.headers.get("accept", ""):
         return await streamed(http, events)
     async with contextlib.aclosing(events):
         *_, done = [event async for event in events]
     return JSONResponse(done.model_dump(mode="json"))
-
-
-async def _counted(
-    metrics: Metrics, events: AsyncGenerator[ResumeEvent]
-) -> AsyncGenerator[ResumeEvent]:
-    async with contextlib.aclosing(while_admitted(events)) as admitted:
-        async for event in admitted:
-            if isinstance(event, Resumed):
-                metrics.resumed(event)
-            yield event
 
 
 @router.post("/{session_id}/fork", status_code=201, responses=MOVED)

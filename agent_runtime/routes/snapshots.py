@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import TorporError
 from agent_runtime.http.document import problems
+from agent_runtime.http.headers import name_next
 from agent_runtime.sessions.listing import Listing, labels_of
 from agent_runtime.sessions.sessions import Sessions
 from agent_runtime.settings import RuntimeSettings
@@ -47,10 +47,7 @@ async def find_snapshots(
     is asked for."""
     listing: Listing = http.app.state.listing
     views, following = await listing.page_of_snapshots(labels_of(label), limit=limit, after=after)
-    if following is not None:
-        asked = {"limit": limit, "after": following, "label": label}
-        query = urlencode(asked, doseq=True)
-        response.headers["Link"] = f'<{router.prefix}?{query}>; rel="next"'
+    name_next(response, router.prefix, limit=limit, after=following, label=label)
     return views
 
 

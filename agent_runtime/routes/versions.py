@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
@@ -14,7 +13,7 @@ from starlette.background import BackgroundTask
 from agent_runtime.errors import BodyTooLarge, TorporError
 from agent_runtime.http.document import content, problems
 from agent_runtime.http.etags import MOVED, Match, held_to, name_head
-from agent_runtime.http.headers import Key
+from agent_runtime.http.headers import Key, name_next
 from agent_runtime.sessions.versions import Versions
 from agent_runtime.wire.sessions import SessionView
 from agent_runtime.wire.versions import DiffView, Forks, ForksRequest, RewindRequest, TreeView
@@ -68,10 +67,8 @@ async def tree(
     """Snapshots and sessions, `limit` of both together, the newest first; the `Link` header leads
     to the next ones, if there are any."""
     found = await versions.tree(session_id, limit=limit, after=after)
-    if found.next is not None:
-        query = urlencode({"limit": limit, "after": found.next})
-        path = f"{router.prefix}/sessions/{session_id}/tree"
-        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    path = f"{router.prefix}/sessions/{session_id}/tree"
+    name_next(response, path, limit=limit, after=found.next)
     return found
 
 

@@ -25,10 +25,10 @@ _Client = TypeVar("_Client")
 
 
 class _Blocking(Generic[_Client]):
-    """client: which awaits; thread: where it does"""
-
-    client: _Client
-    thread: LoopThread
+    def __init__(self, client: _Client, thread: LoopThread) -> None:
+        """client: which awaits; thread: where it does"""
+        self.client = client
+        self.thread = thread
 
 
 def _ended(
@@ -54,10 +54,6 @@ def _streamed(
 class LedgerSync(_Blocking[SessionLedger]):
     """As `SessionLedger`."""
 
-    def __init__(self, client: SessionLedger, thread: LoopThread) -> None:
-        self.client = client
-        self.thread = thread
-
     find = _ended(SessionLedger.find)
     begin = _ended(SessionLedger.begin)
     end = _ended(SessionLedger.end)
@@ -67,10 +63,6 @@ class LedgerSync(_Blocking[SessionLedger]):
 
 class TenantsSync(_Blocking[TenantsClient]):
     """As `TenantsClient`, for who runs the service."""
-
-    def __init__(self, client: TenantsClient, thread: LoopThread) -> None:
-        self.client = client
-        self.thread = thread
 
     all = _streamed(TenantsClient.all)
     usage = _ended(TenantsClient.usage)
@@ -83,8 +75,7 @@ class TorporSync(_Blocking[Torpor]):
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
         """timeout: seconds"""
-        self.client = Torpor(url, api_key=api_key, timeout=timeout)
-        self.thread = LoopThread()
+        super().__init__(Torpor(url, api_key=api_key, timeout=timeout), LoopThread())
 
     def __enter__(self) -> Self:
         self.thread.__enter__()

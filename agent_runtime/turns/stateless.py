@@ -16,9 +16,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
-from agent_runtime.errors import BadRequest, NeedsState, NoBackend, NothingReused
+from agent_runtime.errors import NeedsState, NoBackend, NothingReused
 from agent_runtime.messages.message_log import WireMessage, messages_of, words_of
-from agent_runtime.messages.order import require_order
+from agent_runtime.messages.order import require_appendable, require_order
 from agent_runtime.turns.cancelling import Cancellable
 from agent_runtime.turns.constraints import protocol_fields
 from agent_runtime.wire.events import Reasoning, Text, TurnEvent, called
@@ -316,16 +316,8 @@ def _on_the_wire(messages: Sequence[Message], before: Sequence[WireMessage]) -> 
     wire: list[WireMessage] = []
     waiting = _calls_at_the_end_of(before)
     require_order(messages, waiting=len(waiting))
+    require_appendable(messages)
     for message in messages:
-        if message.role not in ("user", "tool", "assistant"):
-            raise BadRequest(
-                f"role {message.role!r} cannot be appended; a turn takes user, tool and assistant "
-                "messages."
-            )
-        if message.tool_calls and message.role != "assistant":
-            raise BadRequest(f"a {message.role} message cannot call tools.")
-        if message.reasoning and message.role != "assistant":
-            raise BadRequest(f"a {message.role} message has no reasoning.")
         one: WireMessage = {"role": message.role, "content": message.content}
         if message.role == "tool":
             one["tool_call_id"] = waiting.pop(0)
