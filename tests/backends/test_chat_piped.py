@@ -21,9 +21,9 @@ from agent_runtime.sdk.errors import ApiError
 from agent_runtime.sdk.sync import TorporSync
 from agent_runtime.wire.events import ToolCalled
 from agent_runtime.wire.problems import Problem
-from agent_runtime.wire.turns import TurnResult, Usage
 from engine.launch import free_port
 from tests.backends.scripted import call, says, sent
+from tests.results import turn_result
 from tests.serving import runtime_process
 
 
@@ -163,26 +163,15 @@ def test_options_that_the_model_does_not_know_are_wrong_ones():
 
 
 def test_each_reason_stands_behind_what_it_explains():
-    usage = Usage(
-        prompt_tokens=30,
-        completion_tokens=15,
-        reused_tokens=6,
-        recomputed_tokens=24,
-        boundary_tokens=6,
-        recompute_reason="past the last boundary",
-    )
-    result = TurnResult(
-        session_id="ses-0",
-        parent=None,
-        text="Yes.",
-        tool_calls=[],
-        problems=[],
-        finish_reason="stop",
-        token_ids=[],
-        usage=usage,
-        mtp_accept_length=None,
-        durable="memory",
-    )
+    usage = {
+        "prompt_tokens": 30,
+        "completion_tokens": 15,
+        "reused_tokens": 6,
+        "recomputed_tokens": 24,
+        "boundary_tokens": 6,
+        "recompute_reason": "past the last boundary",
+    }
+    result = turn_result(text="Yes.", usage=usage, durable="memory")
     assert usage_line([result]).endswith(
         "recomputed 24 (past the last boundary) · generated 15 · durable: memory"
     )

@@ -9,10 +9,11 @@ import pytest
 
 from agent_runtime.errors import NotFound, StillRunning, TorporError
 from agent_runtime.wire.messages import Message
-from agent_runtime.wire.turns import ConversationRequest, TurnResult, Usage
+from agent_runtime.wire.turns import ConversationRequest
 from engine.errors import EngineError
 from state_store.errors import StoreUnavailable
 from state_store.records import SnapshotDraft
+from tests.results import turn_result
 from tests.state_store.writer import FINGERPRINT, RANKS
 
 
@@ -253,15 +254,11 @@ async def test_a_further_answer_that_failed_is_asked_for_again_in_a_fork_that_is
     scripted_app, session_id
 ):
     store, choices = scripted_app.state.store, scripted_app.state.choices
-    first = TurnResult(
-        session_id=session_id, parent=None, text="", tool_calls=[], problems=[],
-        finish_reason="stop", token_ids=[], mtp_accept_length=None,
+    first = turn_result(
+        session_id=session_id,
         snapshot=(await store.session(session_id)).head,
-        usage=Usage(
-            prompt_tokens=50, completion_tokens=50, reused_tokens=0, recomputed_tokens=0,
-            boundary_tokens=0, recompute_reason=None,
-        ),
-    )  # fmt: skip
+        usage={"prompt_tokens": 50, "completion_tokens": 50},
+    )
     asked = ConversationRequest(messages=[Message(role="user", content="Hi")])
     before = {one.id for one in await store.sessions("default")}
     for _ in range(3):

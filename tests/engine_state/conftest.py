@@ -1,6 +1,8 @@
 import pytest
 
+from engine.pool import EnginePool
 from state_store.embedded import EmbeddedServer
+from state_store.store import StateStore
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +15,17 @@ def store_server(folder):
     """The store outlives the engines of a module."""
     with EmbeddedServer(folder / "store") as server:
         yield server
+
+
+@pytest.fixture
+async def store(store_server):
+    async with await StateStore.connect(store_server.url) as store:
+        yield store
+
+
+@pytest.fixture
+async def engine(server, store):
+    """The module's server, as a runtime sees it."""
+    pool = EnginePool(store)
+    yield await pool.pick()
+    await pool.close()

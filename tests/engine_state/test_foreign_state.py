@@ -34,14 +34,6 @@ def server(folder, store_server):
 
 
 @pytest.fixture
-async def engine(server, store_server):
-    async with await StateStore.connect(store_server.url) as store:
-        pool = EnginePool(store)
-        yield await pool.pick()
-        await pool.close()
-
-
-@pytest.fixture
 async def stored(engine):
     """The answer of an engine that computed everything, and the pages stored of its prompt."""
     await engine.client.flush()

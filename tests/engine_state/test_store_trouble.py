@@ -8,9 +8,7 @@ import redis
 from engine_cpu.server import MODEL, MTP, PAGE_SIZE
 
 from engine.errors import LoadFailed
-from engine.pool import EnginePool
 from state_store.layout import ObjectNames, ObjectRef
-from state_store.store import StateStore
 
 from .linked import SECONDS, ask, chain, linked, make_ready, random_tokens, stored_pages
 from .trouble import TroubledStore
@@ -39,14 +37,6 @@ def trouble(folder, store_server):
 def server(folder, trouble):
     with linked(MODEL, folder, trouble.url, *MTP, **SETTINGS) as server:
         yield server
-
-
-@pytest.fixture
-async def engine(server, store_server):
-    async with await StateStore.connect(store_server.url) as store:
-        pool = EnginePool(store)
-        yield await pool.pick()
-        await pool.close()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from engine.errors import LoadFailed
 from engine.pool import EnginePool
 from state_store.codec import HEADER_BYTES
 from state_store.layout import ObjectNames, ObjectRef
-from state_store.store import StateStore
 
 from .linked import (
     SECONDS,
@@ -43,19 +42,6 @@ def proxy(folder, store_server):
 def server(folder, proxy):
     with linked(MODEL, folder, proxy.url, "--tp-size", "2", *MTP, **SETTINGS) as server:
         yield server
-
-
-@pytest.fixture
-async def store(store_server):
-    async with await StateStore.connect(store_server.url) as store:
-        yield store
-
-
-@pytest.fixture
-async def engine(server, store):
-    pool = EnginePool(store)
-    yield await pool.pick()
-    await pool.close()
 
 
 @pytest.fixture

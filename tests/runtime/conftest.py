@@ -10,7 +10,7 @@ from agent_runtime.demo.stage import Stage
 from agent_runtime.environment import variable
 from agent_runtime.sdk import Torpor
 from agent_runtime.sdk.sync import TorporSync
-from engine.client import EngineClient
+from engine.client import EngineClient, Sampling
 from engine.pool import EnginePool
 from state_store.store import StateStore
 
@@ -61,6 +61,20 @@ async def flush(stage):
     """Empties the engine's device."""
     client = EngineClient(stage.engine.url)
     yield client.flush
+    await client.close()
+
+
+@pytest.fixture
+async def continuation(stage):
+    """Greedy, by an engine that may reuse nothing: the salt is another tenant's."""
+    client = EngineClient(stage.engine.url)
+
+    async def continuation(ids, length):
+        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
+        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
+        return [token async for chunk in chunks for token in chunk.new_ids]
+
+    yield continuation
     await client.close()
 
 

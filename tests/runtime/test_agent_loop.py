@@ -9,7 +9,7 @@ from agent_runtime.graph import ask, build_agent
 from agent_runtime.sdk import ApiError
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.problems import Problem
-from agent_runtime.wire.turns import TurnResult, Usage
+from tests.results import turn_result
 from tools.calls import ToolCall
 from tools.context import Context, Progress
 from tools.define import define
@@ -121,22 +121,8 @@ class Scripted:
 
     async def turn(self, session_id, messages, **options):
         self.said.append(messages)
-        return TurnResult(
+        return turn_result(
             session_id=session_id,
-            parent=None,
-            text="",
             tool_calls=self.calls.pop(0),
-            problems=[],
-            finish_reason="stop",
-            token_ids=[],
-            usage=Usage(
-                prompt_tokens=0,
-                completion_tokens=0,
-                reused_tokens=0,
-                recomputed_tokens=0,
-                boundary_tokens=0,
-                recompute_reason=None,
-            ),
-            mtp_accept_length=None,
             snapshot=f"snp-{len(self.said)}",
         )

@@ -10,9 +10,7 @@ import pytest
 from agent_runtime.demo.proof import TOP_LOGPROBS
 from agent_runtime.sdk import ApiError
 from agent_runtime.turns.boundaries import interval_of, kept
-from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
-from engine.pool import EnginePool
 
 from .talk import HISTORY, PAGE, QUESTIONS, TEXT, say
 
@@ -29,33 +27,8 @@ async def session(torpor, registry):
 
 
 @pytest.fixture
-async def interval(store):
-    pool = EnginePool(store)
-    record = (await pool.pick()).record
-    await pool.close()
-    return interval_of(record, None)
-
-
-@pytest.fixture
-async def empty_engine(stage):
-    """What is restored after calling this comes from the store."""
-    client = EngineClient(stage.engine.url)
-    yield client.flush
-    await client.close()
-
-
-@pytest.fixture
-async def computed_from_nothing(stage):
-    """Greedy continuation by an engine that may reuse nothing: the salt is another tenant's."""
-    client = EngineClient(stage.engine.url)
-
-    async def continuation(ids, length):
-        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
-        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
-        return [token async for chunk in chunks for token in chunk.new_ids]
-
-    yield continuation
-    await client.close()
+def interval(engine):
+    return interval_of(engine.record, None)
 
 
 def assert_alike(one, other):
@@ -73,10 +46,10 @@ async def answer_after(torpor, fork_id, **options):
     return turn
 
 
-async def test_a_fork_at_any_prompt_end_answers_as_the_session_did(torpor, session, empty_engine):
+async def test_a_fork_at_any_prompt_end_answers_as_the_session_did(torpor, session, flush):
     turns = await say(torpor, session.id, *HISTORY)
     for turn in turns:
-        await empty_engine()
+        await flush()
         fork = await torpor.fork(session.id, tokens=turn.usage.prompt_tokens)
         assert fork.tokens == turn.usage.prompt_tokens
         assert fork.recompute_tokens == fork.tokens - fork.boundary <= PAGE
@@ -87,12 +60,12 @@ async def test_a_fork_at_any_prompt_end_answers_as_the_session_did(torpor, sessi
 
 
 async def test_a_fork_at_any_turn_answers_the_next_message_as_the_session_did(
-    torpor, session, empty_engine
+    torpor, session, flush
 ):
     turns = await say(torpor, session.id, *HISTORY)
     starts = [0, *(turn.usage.prompt_tokens + turn.usage.completion_tokens for turn in turns)]
     for position, message in enumerate(HISTORY):
-        await empty_engine()
+        await flush()
         fork = await torpor.fork(session.id, tokens=starts[position])
         assert fork.head == (turns[position - 1].snapshot if position else None)
         assert fork.recompute_tokens <= PAGE
@@ -103,7 +76,7 @@ async def test_a_fork_at_any_turn_answers_the_next_message_as_the_session_did(
 
 
 async def test_a_fork_inside_a_long_document_recomputes_at_most_an_interval(
-    torpor, store, session, empty_engine, computed_from_nothing, interval
+    torpor, store, session, flush, continuation, interval
 ):
     document = "\n".join(f"{position}: {TEXT}" for position in range(24))
     turn = (await say(torpor, session.id, dialogues.read(document).user))[0]
@@ -112,7 +85,7 @@ async def test_a_fork_inside_a_long_document_recomputes_at_most_an_interval(
     (snapshot,) = await torpor.snapshots(session.id)
     assert snapshot.prompt_tokens == prompt
     for tokens in (interval + 1, 2 * interval - 1, prompt - 1):
-        await empty_engine()
+        await flush()
         fork = await torpor.fork(session.id, tokens=tokens)
         assert (fork.tokens, fork.boundary) == (
             tokens,
@@ -122,7 +95,7 @@ async def test_a_fork_inside_a_long_document_recomputes_at_most_an_interval(
         known = await store.tokens(fork.head)
         rewound = await answer_after(torpor, fork.id, max_tokens=16)
         assert rewound.usage.recomputed_tokens == fork.recompute_tokens
-        assert rewound.token_ids == await computed_from_nothing(known, len(rewound.token_ids))
+        assert rewound.token_ids == await continuation(known, len(rewound.token_ids))
     assert (await store.check_integrity()).problems == []
 
 

@@ -20,7 +20,7 @@ from agent_runtime.turns.turns import Turns
 from agent_runtime.turns.writing import Writers
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.residency import SuspendRequest
-from agent_runtime.wire.turns import TurnRequest, TurnResult, Usage
+from agent_runtime.wire.turns import TurnRequest
 from engine.pool import EnginePool
 from engine.replies import Settled
 from state_store.embedded import EmbeddedServer
@@ -29,6 +29,7 @@ from state_store.errors import NotFound, StoreUnavailable
 from state_store.files import FileSet
 from state_store.fingerprint import Fingerprint
 from state_store.store import StateStore
+from tests.results import turn_result
 
 FINGERPRINT = Fingerprint(
     weights="w", architecture="a", tokenizer="t", kv_dtype="bfloat16", conv_dtype="bfloat16",
@@ -202,14 +203,8 @@ async def test_a_kept_turn_keeps_its_key_until_the_store_has_it(kept, store, ser
 
 
 def said_in(session):
-    usage = Usage(
-        prompt_tokens=2, completion_tokens=1, reused_tokens=0, recomputed_tokens=0,
-        boundary_tokens=0, recompute_reason=None,
-    )  # fmt: skip
-    return TurnResult(
-        session_id=session.id, parent=None, text="", tool_calls=[], problems=[],
-        finish_reason="stop", token_ids=[], mtp_accept_length=None, usage=usage,
-    )  # fmt: skip
+    usage = {"prompt_tokens": 2, "completion_tokens": 1}
+    return turn_result(session_id=session.id, usage=usage)
 
 
 async def test_no_more_is_kept_than_there_is_room_for(kept):

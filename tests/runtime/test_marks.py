@@ -17,7 +17,6 @@ from agent_runtime.turns.marks import marks_of
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.turns import TurnRequest
 from engine.boundaries import Hint, hint_in, hinted
-from engine.client import EngineClient, Sampling
 from tests.engine_cpu.server import MODEL
 from tests.runtime.talk import PAGE, TEXT
 
@@ -48,20 +47,6 @@ async def begin(torpor):
     yield begin
     for session in made:
         await torpor.delete(session)
-
-
-@pytest.fixture
-async def continuation(stage):
-    """Greedy, by an engine that may reuse nothing: the salt is another tenant's."""
-    client = EngineClient(stage.engine.url)
-
-    async def continuation(ids, length):
-        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
-        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
-        return [token async for chunk in chunks for token in chunk.new_ids]
-
-    yield continuation
-    await client.close()
 
 
 async def test_the_second_conversation_with_a_marked_system_text_computes_only_what_is_its_own(

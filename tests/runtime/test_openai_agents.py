@@ -1,52 +1,22 @@
 """The OpenAI Agents SDK's own Runner, with its sessions and tools, against the runtime."""
 
-import operator
 import secrets
 
 import pytest
-from agents import (
-    Agent,
-    ModelSettings,
-    Runner,
-    ToolsToFinalOutputResult,
-    function_tool,
-    set_tracing_disabled,
-)
+from agents import Agent, ModelSettings, Runner, ToolsToFinalOutputResult
 from agents.memory import Session
 from agents.models.interface import ModelTracing
 from openai.types.responses import ResponseTextDeltaEvent
-from pydantic import BaseModel
 
 from agent_runtime.demo.script import SYSTEM
 from agent_runtime.errors import BadRequest, TextOnly
 from agent_runtime.openai_agents import TorporModel, TorporSession
 from agent_runtime.sdk import ApiError
 
+from .agents_sdk import Point, calculator
 from .talk import PAGE
 
-pytestmark = pytest.mark.usefixtures("nothing_left", "_without_tracing")
-
-
-class Point(BaseModel):
-    x: int
-    bright: bool
-
-
-@function_tool
-async def calculator(expression: str) -> str:
-    """Computes a sum, a difference or a product."""
-    one, sign, other = expression.split()
-    return str(
-        {"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](int(one), int(other))
-    )
-
-
-@pytest.fixture(scope="module")
-def _without_tracing():
-    """It would send what was said to OpenAI."""
-    set_tracing_disabled(True)
-    yield
-    set_tracing_disabled(False)
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import pytest
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.openai_api.logprobs import Spelling, logprobs_of
 from agent_runtime.turns.thinking import reasoning_tokens
-from agent_runtime.wire.turns import TokenLogprob, TurnResult, Usage
+from agent_runtime.wire.turns import TokenLogprob
 from engine.launch import checked_model
 from engine.profiles import PROFILES
+from tests.results import turn_result
 
 CHAT = ChatFormat(checked_model(PROFILES["demo"].model))
 
@@ -16,23 +17,10 @@ def result(generated, *, ended=True, **fields):
     """That the model has generated so."""
     ids = CHAT.tokenizer.encode(generated, add_special_tokens=False).ids
     ids += [CHAT.eos_id] if ended else []
-    usage = Usage(
-        prompt_tokens=1,
-        completion_tokens=len(ids),
-        reused_tokens=0,
-        recomputed_tokens=0,
-        boundary_tokens=0,
-        recompute_reason=None,
-    )
     given = {"text": generated, "finish_reason": "stop" if ended else "length"} | fields
-    return TurnResult(
-        session_id="s",
-        parent=None,
-        tool_calls=[],
-        problems=[],
+    return turn_result(
         token_ids=ids,
-        usage=usage,
-        mtp_accept_length=None,
+        usage={"prompt_tokens": 1, "completion_tokens": len(ids)},
         logprobs=[TokenLogprob(token=token, logprob=-1.0, top=[]) for token in ids],
         **given,
     )

@@ -11,7 +11,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from agent_runtime.openai_api import errors
 from agent_runtime.openai_api.chat_models import UNSUPPORTED
 from agent_runtime.openai_api.messages import ours
-from agent_runtime.wire.turns import TurnResult, Usage
+from tests.results import turn_result
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "openai.md").read_text("utf-8")
@@ -68,27 +68,8 @@ def test_every_parameter_of_openais_is_in_one_table():
 
 
 def test_what_an_answer_has_of_ours_is_named():
-    usage = Usage(
-        prompt_tokens=0,
-        completion_tokens=0,
-        reused_tokens=0,
-        recomputed_tokens=0,
-        boundary_tokens=0,
-        recompute_reason=None,
-    )
-    result = TurnResult(
-        session_id="s",
-        parent=None,
-        text="",
-        tool_calls=[],
-        problems=[],
-        finish_reason="stop",
-        token_ids=[],
-        usage=usage,
-        mtp_accept_length=None,
-    )
     section = PAGE.split("## What an answer has\n")[1].split("\n## ")[0]
-    assert ours(result).keys() <= set(re.findall(r"`(\w+)`", section))
+    assert ours(turn_result()).keys() <= set(re.findall(r"`(\w+)`", section))
 
 
 def test_the_codes_that_are_openais_are_named():

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import operator
 
 import openai
 import pytest
@@ -12,18 +11,16 @@ from agents import (
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     Runner,
-    function_tool,
     handoff,
-    set_tracing_disabled,
 )
 from openai.types.responses import ResponseTextDeltaEvent
-from pydantic import BaseModel
 
 from agent_runtime.demo.script import SYSTEM
 
+from .agents_sdk import Point, calculator
 from .talk import LONG, PAGE
 
-pytestmark = pytest.mark.usefixtures("nothing_left", "_without_tracing")
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 CALCULATOR = {
     "type": "function",
@@ -36,28 +33,6 @@ CALCULATOR = {
     },
     "strict": False,
 }
-
-
-class Point(BaseModel):
-    x: int
-    bright: bool
-
-
-@function_tool
-async def calculator(expression: str) -> str:
-    """Computes a sum, a difference or a product."""
-    one, sign, other = expression.split()
-    return str(
-        {"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](int(one), int(other))
-    )
-
-
-@pytest.fixture(scope="module")
-def _without_tracing():
-    """It would send what was said to OpenAI."""
-    set_tracing_disabled(True)
-    yield
-    set_tracing_disabled(False)
 
 
 @pytest.fixture

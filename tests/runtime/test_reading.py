@@ -9,9 +9,10 @@ from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.turns.reading import read
 from agent_runtime.wire.events import EVENTS, Reasoning, Text, ToolCalled, encoded, replayed
 from agent_runtime.wire.messages import Message
-from agent_runtime.wire.turns import TurnResult, Usage
+from agent_runtime.wire.turns import TurnResult
 from engine.launch import checked_model
 from engine.profiles import PROFILES
+from tests.results import turn_result
 from tools.calls import ToolCall
 from tools.formats import HERMES, QWEN3_CODER, parse
 from tools.tool import ToolSpec
@@ -63,15 +64,8 @@ async def test_a_call_that_was_cut_off_is_not_told():
 
 
 def test_every_event_is_read_back_from_the_wire():
-    usage = Usage(
-        prompt_tokens=1, completion_tokens=1, reused_tokens=0, recomputed_tokens=0,
-        boundary_tokens=0, recompute_reason=None,
-    )  # fmt: skip
-    result = TurnResult(
-        session_id="s", parent=None, text="t", reasoning="r", problems=[], finish_reason="stop",
-        tool_calls=[ToolCall(name="add", arguments={"a": "1"})], token_ids=[1], usage=usage,
-        mtp_accept_length=None,
-    )  # fmt: skip
+    call = ToolCall(name="add", arguments={"a": "1"})
+    result = turn_result(text="t", reasoning="r", tool_calls=[call], token_ids=[1])
     events = replayed(result)
     assert [type(event) for event in events] == [Reasoning, Text, ToolCalled, TurnResult]
     for event in events:

@@ -9,7 +9,6 @@ from redis import asyncio as redis
 
 from agent_runtime.messages.chat import ChatFormat
 from agent_runtime.sdk import ApiError
-from engine.client import EngineClient, Sampling
 from engine.demo_model import dialogues
 from state_store.layout import ObjectNames
 
@@ -33,20 +32,6 @@ async def session(torpor, registry):
     await torpor.delete(created.id)
 
 
-@pytest.fixture
-async def fresh(stage):
-    """Greedy continuation by an engine that may reuse nothing: the salt is another tenant's."""
-    client = EngineClient(stage.engine.url)
-
-    async def continuation(ids, length):
-        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
-        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
-        return [token async for chunk in chunks for token in chunk.new_ids]
-
-    yield continuation
-    await client.close()
-
-
 async def rewritten_turns(url):
     async with httpx.AsyncClient() as client:
         page = (await client.get(f"{url}/metrics")).text
@@ -66,7 +51,7 @@ async def thought(torpor, session_id, text):
 
 
 async def test_a_turn_goes_on_as_a_fresh_session_that_is_shown_the_same(
-    stage, torpor, store, session, chat, fresh
+    stage, torpor, store, session, chat, continuation
 ):
     """From the state at the end of the prompt before the first changed token."""
     before = await rewritten_turns(stage.runtime.url)
@@ -79,7 +64,7 @@ async def test_a_turn_goes_on_as_a_fresh_session_that_is_shown_the_same(
         ids = list(await store.tokens(turn.snapshot))
         prompt, answer = ids[: usage.prompt_tokens], ids[usage.prompt_tokens :]
         assert answer == turn.token_ids
-        assert answer == await fresh(prompt, len(answer))
+        assert answer == await continuation(prompt, len(answer))
         # What was thought is not there, and the thinking that is to come is opened.
         thought_before = re.escape(said.reasoning.strip()) + r"\s*(</think>|<\|im_end\|>)"
         assert not re.search(thought_before, chat.decode(prompt))
@@ -139,7 +124,7 @@ async def test_a_history_goes_back_to_before_it_was_rendered_anew(torpor, store,
 
 
 async def test_a_state_that_the_store_has_lost_is_stored_again_when_its_history_is_rendered_anew(
-    stage, torpor, store, session, fresh
+    stage, torpor, store, session, continuation
 ):
     first = await thought(torpor, session.id, HISTORY[0])
     snapshot = await store.snapshot(first.snapshot)
@@ -151,9 +136,11 @@ async def test_a_state_that_the_store_has_lost_is_stored_again_when_its_history_
     assert turn.usage.rewritten_tokens > 0
     between = await store.snapshot(turn.parent)
     assert between.parent is None
-    assert await store.boundary_is_stored(between.id)
     ids = list(await store.tokens(turn.snapshot))
     assert ids[turn.usage.prompt_tokens :] == turn.token_ids
-    assert turn.token_ids == await fresh(ids[: turn.usage.prompt_tokens], len(turn.token_ids))
+    assert turn.token_ids == await continuation(
+        ids[: turn.usage.prompt_tokens], len(turn.token_ids)
+    )
     assert turn.boundary > between.boundary > 0
-    assert await store.boundary_is_stored(turn.snapshot)
+    found = await store.residencies([between.id, turn.snapshot])
+    assert found == {between.id: "stored", turn.snapshot: "stored"}

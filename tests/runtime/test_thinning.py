@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from engine.client import EngineClient, Sampling
+from engine.client import Sampling
 from engine.demo_model import dialogues
 from state_store.identity import page_hashes
 
@@ -31,20 +31,6 @@ async def session(sparing, registry):
     created = await sparing.create(system=system, tools=registry.specs())
     yield created
     await sparing.delete(created.id)
-
-
-@pytest.fixture
-async def continuation(stage):
-    """Greedy, by an engine that may reuse nothing: the salt is another tenant's."""
-    client = EngineClient(stage.engine.url)
-
-    async def continuation(ids, length):
-        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
-        chunks = client.generate(ids, sampling, salt=secrets.token_hex(8))
-        return [token async for chunk in chunks for token in chunk.new_ids]
-
-    yield continuation
-    await client.close()
 
 
 async def test_nothing_is_stored_but_what_the_session_keeps(sparing, session, engine):
