@@ -23,6 +23,7 @@ HISTORY = [
     dialogues.read(TEXT).user,
     dialogues.tick().user,
 ]
+# The model does not know where this ends: it repeats digits for long.
 LONG = (
     'Repeat "warranty license closed license given harbour closed harbour given closed harbour '
     'closed 8979498491767153415225537531914839174624".'
