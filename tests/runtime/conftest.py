@@ -1,9 +1,6 @@
-import re
 import secrets
-from pathlib import Path
 
 import pytest
-import redis
 
 from agent_runtime.demo.script import SYSTEM, make_registry
 from agent_runtime.demo.stage import Stage
@@ -32,16 +29,6 @@ def stage(tmp_path_factory):
         stage.start(lambda _: None)
     yield stage
     stage.stop()
-
-
-@pytest.fixture(scope="session")
-def limited_url(stage):
-    """Of the store, for the user that docs/deploy-store.md describes."""
-    page = (Path(__file__).parents[2] / "docs" / "deploy-store.md").read_text("utf-8")
-    (line,) = re.findall(r"^ACL SETUSER torpor (.*)$", page, re.MULTILINE)
-    with redis.Redis.from_url(stage.store.url) as admin:
-        admin.execute_command("ACL", "SETUSER", "torpor", *line.split(" "))
-    return stage.store.url.replace("unix://", "unix://torpor:PASSWORD@")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from agent_runtime.bench import report
 from agent_runtime.bench.goals import GOALS, verdicts
 from agent_runtime.cli import _parser, main
 
-GROWTH = ["--tokens", "100", "10000", "--sessions", "3", "30", "--rounds", "3"]
+GROWTH = ["--tokens", "100", "10000", "--sessions", "3", "300", "--rounds", "3"]
 
 
 def run(folder, *benches):
@@ -42,7 +42,7 @@ def page_of(folder):
 def test_every_operation_is_compared_with_a_bare_one_at_every_size(measured):
     machine, sessions, tokens, goal, end = records_of(measured, "growth")
     assert (machine["measure"], end["measure"], end["failed"]) == ("machine", "end", None)
-    assert (tokens["points"], sessions["points"]) == ([100, 10000], [3, 30])
+    assert (tokens["points"], sessions["points"]) == ([100, 10000], [3, 300])
     assert tokens["ratios"].keys() == {"read", "commit", "fork_and_delete"}
     assert sessions["ratios"].keys() == tokens["ratios"].keys() | {
         "commit_in_quota", "create", "list_10", "schedule", "http_read", "http_list_10",

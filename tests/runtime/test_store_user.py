@@ -5,18 +5,18 @@ import redis
 from state_store.archive.policy import ArchivePolicy
 from state_store.store import StateStore
 
+from .limited import limited_url
 from .served import served
 from .talk import TEXT
 
 
-async def test_a_session_lives_from_its_making_to_its_end_with_the_documented_rights(
-    stage, limited_url, flush
-):
+async def test_a_session_lives_from_its_making_to_its_end_with_the_documented_rights(stage, flush):
+    url = limited_url(stage)
     with redis.Redis.from_url(stage.store.url) as admin:
         admin.execute_command("ACL", "LOG", "RESET")
         async with (
-            served(stage, redis_url=limited_url, archive_url=stage.archive) as torpor,
-            await StateStore.connect(limited_url, archive=stage.archive) as keeper,
+            served(stage, redis_url=url, archive_url=stage.archive) as torpor,
+            await StateStore.connect(url, archive=stage.archive) as keeper,
         ):
             session = await torpor.create(system=TEXT, labels={"of": "the limited"})
             first = await torpor.turn(

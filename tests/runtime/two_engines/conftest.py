@@ -12,15 +12,17 @@ from agent_runtime.demo.script import SYSTEM
 from engine.launch import EngineOptions, EngineProcess, free_port
 from engine.pool import EnginePool
 
+from ..limited import limited_url
+
 
 @pytest.fixture(scope="package")
-def second(stage, limited_url):
+def second(stage):
     """An engine like the stage's, on the same store, as the user that the docs describe."""
     log_file = Path(stage.layout.data) / "second.log"
     process = EngineProcess(
         EngineOptions(
             profile=stage.profile,
-            redis_url=limited_url,
+            redis_url=limited_url(stage),
             log_file=log_file,
             model=stage.model,
             port=free_port(),
