@@ -1,6 +1,7 @@
 # make demo         all set-up, then the demo
 # make test         all set-up, then lint, types and tests but the slow ones
-# make test SLOW=1  the same with the slow ones, as in CI
+# make test SLOW=1  the same with the slow ones, which run last
+#     SLOW_UNTIL=TIME  but for those that have not begun by then (Unix time in seconds)
 # make model        retrain the demo model from nothing and print its scores
 .DELETE_ON_ERROR:
 .PHONY: demo test lint model setup clean
@@ -12,7 +13,7 @@ demo: $(READY)
 	$(BIN)/torpor demo
 
 test: lint
-	$(BIN)/pytest $(if $(SLOW),,-m "not slow")
+	$(BIN)/pytest $(if $(SLOW),$(SLOW_UNTIL:%=--slow-until=%),-m "not slow")
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.browsing"]
+pytest_plugins = ["pytester", "tests.browsing", "tests.slowness"]
 
 # What SGLang compiles at first use is kept in the repository's own ignored folder.
 os.environ.setdefault(
