@@ -10,6 +10,7 @@ from .linked import linker_arguments
 
 TWO_RANKS = ["--tp-size", "2"]
 IN_PIECES = "--incremental-streaming-output"
+ADAPTERS = "--lora-paths"
 SAVER, BACKUP = "--enable-memory-saver", "--enable-weights-cpu-backup"
 LAYOUTS = {
     "--pp-size": [],
@@ -28,6 +29,7 @@ def layouts():
     lines["tensor parallelism"] = [*start, *TWO_RANKS]
     lines[IN_PIECES] = [*start, IN_PIECES]
     lines[SAVER] = [*start, SAVER]
+    lines[ADAPTERS] = [*start, ADAPTERS, "polite=/adapters/polite"]
     lines[BACKUP] = [*start, SAVER, BACKUP]
     done = python(
         """
@@ -72,6 +74,10 @@ def test_answers_in_pieces_are_refused_with_what_to_do(layouts):
 def test_weights_that_can_be_given_up_have_to_be_kept_somewhere(layouts):
     assert f"add {BACKUP}." in layouts[SAVER]
     assert layouts[BACKUP] is None
+
+
+def test_adapters_are_refused_with_what_to_do(layouts):
+    assert f"Leave out --enable-lora and {ADAPTERS}, or" in layouts[ADAPTERS]
 
 
 REFUSED_SERVERS = {
