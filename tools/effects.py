@@ -62,7 +62,7 @@ class Entry(BaseModel):
     point: str
     position: Annotated[int, Strict(), Field(ge=0, lt=1 << 32)]
     tool: str
-    arguments_hash: str
+    arguments_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     effect: Effect
     scope: Scope
     at: Annotated[float, Strict()]

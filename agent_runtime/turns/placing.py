@@ -49,7 +49,7 @@ class Placing:
         self._pool = pool
         self._residency = residency
         self._formats = Formats(store)
-        self._told: set[tuple[str, ...]] = set()
+        self._told: dict[str, list[str]] = {}  # master key -> engines last said to lack it
 
     async def place(
         self, session: Session, *, without: Collection[str] = (), like: Engine | None = None
@@ -76,8 +76,8 @@ class Placing:
         if not lacking:
             return chosen
         why = f"lack master key {master_key} of the session's tenant: {', '.join(lacking)}"
-        if (key := (master_key or "", *lacking)) not in self._told:
-            self._told.add(key)
+        if self._told.get(master_key or "") != lacking:
+            self._told[master_key or ""] = lacking
             logger.warning("turns go past the router, since some engines %s", why)
         return Placement(
             chosen.engine, f"{chosen.why}; past the router, since some {why}", past_router=True

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.tools.counting import CALL, PLACE, POINTS, counted, counting_tool
 from tools.calls import ToolCall
@@ -278,6 +279,15 @@ async def test_what_is_done_stays_done(ledger):
     await ledger.end(done)
     await ledger.end(done.model_copy(update={"state": State.UNKNOWN, "result": None}))
     assert await ledger.find(done) == done
+
+
+@pytest.mark.parametrize("name", ["", "0" * 63, "A" * 64, "g" * 64, "0" * 64 + "\n"])
+def test_what_names_arguments_is_a_hash(name):
+    with pytest.raises(ValidationError, match="arguments_hash"):
+        Entry(
+            branch="main", point="1", position=0, tool="count", arguments_hash=name, at=0.0,
+            effect=Effect.EFFECTFUL, scope=Scope.WORLD,
+        )  # fmt: skip
 
 
 class Broken(MemoryLedger):
