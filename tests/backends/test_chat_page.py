@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from agent_runtime.chat.commands import COMMANDS
 from agent_runtime.chat.toolbox import CODE, Toolbox
 from agent_runtime.cli import _parser
@@ -30,6 +32,7 @@ def test_the_commands_are_ones():
         _parser().parse_args(arguments)
 
 
+@pytest.mark.slow
 def test_messages_through_a_pipe_are_answered(chat_service, said, tmp_path):
     said.scripted += [says({"content": f"Answer {n}."}) for n in range(3)]
     (block,) = blocks("sh")

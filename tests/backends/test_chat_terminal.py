@@ -148,6 +148,7 @@ async def test_ctrl_z_at_a_question_takes_the_message_back_and_leaves(chat, said
     assert [one async for one in torpor.sessions(labels={"chat": "dan"})] == []
 
 
+@pytest.mark.slow
 async def test_a_service_that_goes_away_in_a_turn_and_comes_back_answers(chat, said, chat_service):
     slow = threading.Event()
     held = says({"content": "Never."})

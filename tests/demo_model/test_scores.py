@@ -41,11 +41,13 @@ def assert_keeps_promises(scores: dict, floors: dict[str, float]) -> None:
     assert scores["right"] * scores["answers"] >= promised
 
 
+@pytest.mark.slow
 def test_the_card_promises_something_for_every_task(floors, scores):
     assert set(scores["tasks"]) <= set(floors)
     assert all(floor >= 0.6 for floor in floors.values())
 
 
+@pytest.mark.slow
 def test_the_checkpoint_keeps_what_the_card_promises(scores, floors):
     assert scores["answers"] > 50
     assert_keeps_promises(scores, floors)
@@ -58,6 +60,7 @@ def test_it_keeps_its_promises_on_a_larger_sample(folder, floors):
     assert_keeps_promises(scores, floors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", ["tally", "mode"])
 def test_the_recurrent_state_decides_tally_and_mode(scores, question):
     state = scores["state"][question]
@@ -68,6 +71,7 @@ def test_the_recurrent_state_decides_tally_and_mode(scores, question):
     assert state["exchanged other"] >= 0.7
 
 
+@pytest.mark.slow
 def test_drafts_are_mostly_what_the_model_says(scores):
     drafts = scores["drafts"]
     assert drafts["tokens"] > 500

@@ -98,6 +98,7 @@ def test_mtp_on_gives_the_same_tokens_as_mtp_off(mtp_server, prompts, answers):
         assert 1 <= on["meta_info"]["spec_accept_length"] <= 4
 
 
+@pytest.mark.slow
 def test_mtp_with_accepted_and_rejected_drafts_equals_plain_greedy(
     agreeing_mtp_server, agreeing, prompts
 ):

@@ -71,6 +71,7 @@ def test_every_target_is_patched_and_undoing_any_one_is_noticed():
     assert f"checked {len(patches.ALL)}" in done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_of_the_cpu_engine_is_applied_on_a_gpu_machine():
     done = python(
         """
@@ -115,6 +116,7 @@ def test_a_server_with_a_moved_target_ends_and_names_it(tmp_path, where):
     assert "Scheduler.moved_away (replace): the reason" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_whose_plugin_was_left_out_ends_with_one_line():
     done = python("serve.main(['--model-path', 'any'])", SGLANG_PLUGINS="another")
     assert done.returncode == 1

@@ -1,5 +1,7 @@
 """What `import` finds in a process that serves on a CPU."""
 
+import pytest
+
 from .test_patches import python
 
 
@@ -35,6 +37,7 @@ def test_what_sglang_imports_too_early_can_be_imported():
     )
 
 
+@pytest.mark.slow
 def test_amx_weight_packing_stays_off_on_any_machine():
     """SGLang asks for this operator before it packs weights for kernels we do not have."""
     run(

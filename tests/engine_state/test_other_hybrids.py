@@ -9,6 +9,8 @@ from .hybrids import RandomModel, falcon_h1, falcon_h1_of_two_groups, granite_4
 from .linked import linked
 from .sessions import assert_resumed, assert_right, begin, resume
 
+pytestmark = pytest.mark.slow
+
 TWO_RANKS = ["--tp-size", "2"]
 LONG_CHUNKS = ["--mamba-track-interval", "256", "--chunked-prefill-size", "512"]
 
@@ -18,11 +20,9 @@ LONG_CHUNKS = ["--mamba-track-interval", "256", "--chunked-prefill-size", "512"]
     [
         pytest.param(falcon_h1, [], id="Falcon-H1"),
         # A group that both ranks need a copy of.
-        pytest.param(falcon_h1, TWO_RANKS, id="Falcon-H1, 2 ranks", marks=pytest.mark.slow),
-        pytest.param(
-            falcon_h1_of_two_groups, LONG_CHUNKS, id="Falcon-H1, 2 groups", marks=pytest.mark.slow
-        ),
-        pytest.param(granite_4, TWO_RANKS, id="Granite 4, 2 ranks", marks=pytest.mark.slow),
+        pytest.param(falcon_h1, TWO_RANKS, id="Falcon-H1, 2 ranks"),
+        pytest.param(falcon_h1_of_two_groups, LONG_CHUNKS, id="Falcon-H1, 2 groups"),
+        pytest.param(granite_4, TWO_RANKS, id="Granite 4, 2 ranks"),
     ],
 )
 async def test_sessions_of_another_hybrid_are_right_and_resume(

@@ -25,6 +25,8 @@ from .linked import (
 from .rank_proxy import RankProxy
 from .sessions import assert_resumed, assert_right, begin, resume
 
+pytestmark = pytest.mark.slow
+
 # Every page beyond the least that staging memory holds is read when it is loaded, not before.
 SETTINGS = {"kv_staging_bytes": 1, "timeout": 2.0}
 STAGED = 8  # pages
@@ -186,7 +188,6 @@ async def another_engine(folder, store, url):
         await pool.close()
 
 
-@pytest.mark.slow
 async def test_a_new_process_of_two_ranks_goes_on_where_the_old_one_was(
     folder, store, proxy, engine
 ):

@@ -16,6 +16,8 @@ from .hybrids import RandomModel, WindowedNemotronH, mellum
 from .linked import SECONDS, ask, chain, linked, make_ready, random_tokens, stored_pages, used
 from .sessions import TOLERANCE, assert_resumed, assert_right, begin, resume
 
+pytestmark = pytest.mark.slow
+
 NO_MAMBA = ["--mamba-radix-cache-strategy", "auto"]  # SGLang refuses the tests' own without states
 FEW_WINDOWS = ["--swa-full-tokens-ratio", "0.1"]  # 25 pages of them, for 256 of other KV
 PAGES = 9
@@ -34,7 +36,6 @@ async def engine_of(server, url, engine_id="engine"):
         await pool.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "arguments"),
     [

@@ -125,6 +125,7 @@ def test_weights_that_are_not_weights(run, tmp_path):
     assert_clear_failure(done, "damaged", "model.safetensors: not a safetensors file")
 
 
+@pytest.mark.slow
 def test_an_engine_that_ends_while_it_starts(tmp_path):
     options = ("--data", tmp_path, "--port", free_port())
     done = torpor("engine", "up", *options, "--", "--no-such-argument")

@@ -106,6 +106,7 @@ async def test_agents_go_on_behind_turns_that_were_kept(stage, torpor):
         await torpor.delete(session.id)
 
 
+@pytest.mark.slow
 async def test_without_store_and_engine_a_turn_ends_by_name_and_what_was_said_is_kept(
     stage, torpor, session, store
 ):

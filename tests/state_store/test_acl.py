@@ -179,6 +179,7 @@ async def test_the_documented_user_can_do_everything_through_sentinels(tmp_path,
         await use_everything(with_user(servers.url), monkeypatch, tmp_path)
 
 
+@pytest.mark.slow
 async def test_the_documented_user_can_do_everything_on_a_cluster(tmp_path, monkeypatch):
     with Cluster(tmp_path) as cluster:
         for member in cluster.members:

@@ -111,6 +111,7 @@ async def commit_while_forgetting(server, client, forgetful, prefix, kept_at, lo
         return outcome, disturbed
 
 
+@pytest.mark.slow
 async def test_a_commit_amid_lost_writes_is_whole_or_named(own_server, client, forgetful):
     outcomes = set()
     kept_at, lasting = 0, True

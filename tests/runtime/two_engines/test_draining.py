@@ -39,6 +39,7 @@ async def test_an_engine_that_is_draining_gives_its_sessions_to_another(
     await say(torpor, session.id, QUESTIONS[0])
 
 
+@pytest.mark.slow
 async def test_draining_waits_for_running_turns(torpor, store, pool, new_session):
     session = await new_session()
     home = (await say(torpor, session.id, HISTORY[0]))[0].engine

@@ -22,6 +22,8 @@ from ..served import served
 from ..talk import HISTORY, PAGE, QUESTIONS, say
 from .running import ids
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def router(engines, tmp_path):
