@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent_runtime.errors import TorporError
-from agent_runtime.service.signals import stopping
+from agent_runtime.service.signals import ignore_hang_up, stopping
 from engine.errors import EngineError
 from state_store.errors import StoreError
 from tools.errors import ToolsError
@@ -113,6 +113,7 @@ def _terminate_like_interrupt() -> Iterator[None]:
     ended."""
 
     def interrupt(number: int, _: object) -> None:
+        ignore_hang_up()
         raise _Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():

@@ -18,7 +18,7 @@ from agent_runtime.commands.store_options import (
     add_store_options,
     store_url,
 )
-from agent_runtime.service.signals import stopping
+from agent_runtime.service.signals import ignore_hang_up, stopping
 from engine.drain import Drained, drain
 from engine.errors import EngineError
 from engine.launch import EngineProcess
@@ -109,7 +109,8 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _drain_at_last(url: str, engine: EngineProcess, timeout: float) -> None:
-    """Before the engine is stopped, come what may; another signal or a Ctrl-C cuts it short."""
+    """Before the engine is stopped, come what may; another SIGTERM or a Ctrl-C cuts it short."""
+    ignore_hang_up()
     engine_id = engine.options.engine_id
     _say(f"engine {engine_id} finishes its turns, for up to {timeout:g} s")
     try:

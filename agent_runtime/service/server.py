@@ -16,7 +16,7 @@ from agent_runtime.errors import SetupError
 from agent_runtime.http.request_ids import JsonLines
 from agent_runtime.service.api import create_app
 from agent_runtime.service.connections import connections
-from agent_runtime.service.signals import stopping
+from agent_runtime.service.signals import ignore_hang_up, stopping
 from agent_runtime.service.tls import require_certificate
 from agent_runtime.sessions.draining import Drain, Drained
 from agent_runtime.settings import ServiceSettings
@@ -34,7 +34,7 @@ async def serve(
     settings: ServiceSettings, *, failed: Callable[[], str | None] = lambda: None
 ) -> None:
     """Serve until SIGINT or what else stops a service (`stopping`), which drains the runtime first:
-    see `sessions/draining.py`. Another one cuts that short.
+    see `sessions/draining.py`. Another one cuts that short, but for SIGHUP.
 
     failed: looked at twice a second; a message from it ends the service with SetupError.
     Raises SetupError, also for an address that others can reach without keys and for a certificate
@@ -75,7 +75,9 @@ async def serve(
     )
     draining: list[asyncio.Task[Drained]] = []
 
-    def stop() -> None:
+    def stop(number: signal.Signals) -> None:
+        if draining and number == signal.SIGHUP:
+            return  # the kernel sends it, and mostly the shell as well
         if draining or not server.started:
             server.stop()
             return
@@ -85,7 +87,7 @@ async def serve(
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, *stopping()):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     serving = asyncio.create_task(server.serve())
     reason: str | None = None
     is_told = False
@@ -98,6 +100,8 @@ async def serve(
         if reason is not None:
             server.stop()
     await serving
+    loop.remove_signal_handler(signal.SIGHUP)
+    ignore_hang_up()
     for task in draining:
         task.cancel()  # cut short
     await asyncio.gather(*draining, return_exceptions=True)

@@ -10,3 +10,9 @@ def stopping() -> list[signal.Signals]:
     ignored."""
     hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     return [signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
+
+
+def ignore_hang_up() -> None:
+    """While it stops, a process must not take a terminal that is closed for impatience: SIGHUP
+    comes from the kernel, and mostly from the shell as well. On the main thread."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -80,6 +80,7 @@ async def test_running_turns_end_and_no_new_ones_begin(
     async with listening(http, f"/v1/sessions/{session.id}/events") as stream:
         os.kill(runtime.pid, stopped_by)
         assert (await told(http, is_draining=True))["reason"] == "it is being stopped"
+        os.kill(runtime.pid, signal.SIGHUP)  # from the shell, after the kernel's
         body = {"messages": [{"role": "user", "content": "Hello."}]}
         refused = await http.post(f"/v1/sessions/{idle.id}/turns", json=body)
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
