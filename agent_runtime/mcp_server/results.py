@@ -48,10 +48,12 @@ class SessionList(_Result):
 
 
 class History(_Result):
-    """A session, and its snapshots from the first to its head."""
+    """A session, and the last snapshots of its history, up to its head. more: whether there are
+    earlier ones"""
 
     session: SessionView
     snapshots: list[SnapshotView]
+    more: bool
 
 
 class Deleted(_Result):

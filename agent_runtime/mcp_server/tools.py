@@ -117,13 +117,16 @@ class _Tools:
                 found.append(session)
         return SessionList(sessions=found, more=False)
 
-    async def show_session(self, session_id: Id) -> History:
-        """Show a session and the snapshots of its history, which it can be forked at."""
+    async def show_session(
+        self,
+        session_id: Id,
+        limit: Annotated[int, Field(ge=1, le=1000, description="snapshots at most")] = 50,
+    ) -> History:
+        """Show a session and the last snapshots of its history, which it can be forked at."""
         async with self._connect() as torpor:
-            return History(
-                session=await torpor.get(session_id),
-                snapshots=await torpor.snapshots(session_id),
-            )
+            session = await torpor.get(session_id)
+            found = await torpor.snapshots(session_id, last=limit + 1)
+        return History(session=session, snapshots=found[-limit:], more=len(found) > limit)
 
     async def turn(
         self,

@@ -196,12 +196,20 @@ class Torpor:
         path = path_of("sessions", session_id, "whereabouts")
         return read(Whereabouts, await self._requests.call("GET", path))
 
-    async def snapshots(self, session_id: str) -> list[SnapshotView]:
-        """The session's history, root first."""
-        rows = self._requests.listed(
-            _page_path(path_of("sessions", session_id, "snapshots"), {}, 1000)
-        )
-        return [read(SnapshotView, row) async for row in rows][::-1]
+    async def snapshots(self, session_id: str, *, last: int | None = None) -> list[SnapshotView]:
+        """The session's history, root first; last: only so many, up to its head."""
+        if last is not None and last < 1:
+            raise ValueError(f"last={last}: there is at least one to ask for.")
+        path = path_of("sessions", session_id, "snapshots")
+        found: list[SnapshotView] = []
+        async with contextlib.aclosing(
+            self._requests.listed(_page_path(path, {}, min(last or 1000, 1000)))
+        ) as rows:
+            async for row in rows:
+                found.append(read(SnapshotView, row))
+                if len(found) == last:
+                    break
+        return found[::-1]
 
     async def messages(self, session_id: str, *, limit: int = 100) -> AsyncGenerator[SaidMessage]:
         """What was said in the session's history, as text: the newest first, read `limit` at a

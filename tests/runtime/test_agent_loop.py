@@ -41,6 +41,9 @@ async def test_every_model_turn_is_a_snapshot_of_one_session(torpor, agent, sess
     steps = await ask(agent, session.id, "What is 12 + 30?")
     turns = [step.turn for step in steps if step.turn is not None]
     assert [s.id for s in await torpor.snapshots(session.id)] == [t.snapshot for t in turns]
+    assert [s.id for s in await torpor.snapshots(session.id, last=1)] == [turns[-1].snapshot]
+    with pytest.raises(ValueError, match="last=0"):
+        await torpor.snapshots(session.id, last=0)
 
 
 async def test_an_observer_sees_every_step_as_it_happens(torpor, registry, session):

@@ -75,6 +75,10 @@ async def test_an_agent_elsewhere_talks_forks_and_goes_back(door):
         assert diff["ancestor"]["id"] == first["snapshot"]
         shown = await done(client, "show_session", session_id=fork["id"])
         assert [one["id"] for one in shown["snapshots"]] == [first["snapshot"], answer["snapshot"]]
+        assert not shown["more"]
+        shown = await done(client, "show_session", session_id=fork["id"], limit=1)
+        assert [one["id"] for one in shown["snapshots"]] == [answer["snapshot"]]
+        assert shown["more"]
 
         suspended = await done(client, "suspend", session_id=fork["id"])
         assert suspended["durable"] == "fsync"
