@@ -20,7 +20,6 @@ from agent_runtime.turns.cancelling import ENDING
 from agent_runtime.turns.expected import require_head
 from agent_runtime.turns.formats import why_unusable
 from agent_runtime.turns.reporting import Reports
-from agent_runtime.turns.staging import bring_files_back
 from agent_runtime.turns.stateless import require_no_options, tokens_of
 from agent_runtime.turns.turns import Turns
 from agent_runtime.wire.events import ResumeEvent
@@ -250,7 +249,7 @@ class Sessions:
         """
         started = time.perf_counter()
         session = await self._store.session(session_id)
-        await bring_files_back(self._store, session)
+        self._turns.readiness.bring_files_back(session)
         if await self._turns.stateless.holds(session):
             resumed = await self._turns.stateless.resume(session, request)
             self._feed.resumed(resumed)

@@ -44,6 +44,10 @@ class Readiness:
         """See `Staging.stage`."""
         return await self._staging.stage(session, hashes, engine)
 
+    def bring_files_back(self, session: Session) -> None:
+        """See `Staging.bring_files_back`."""
+        self._staging.bring_files_back(session)
+
     async def make_ready(
         self, before: Standing, prompt: History, engine: Engine, marks: Sequence[int]
     ) -> list[str]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from engine.pool import Engine
 from engine.replies import Prefetch
@@ -24,19 +25,6 @@ from state_store.store import StateStore
 logger = logging.getLogger(__name__)
 
 
-async def bring_files_back(store: StateStore, session: Session) -> None:
-    """Those of the head, as far as they can be: what stays archived is read there."""
-    if not store.has_archive:
-        return
-    try:
-        moved = await store.bring_files_back(session)
-    except StoreError as error:
-        logger.warning("files of %s stay archived in part: %s", session.id, error)
-        return
-    for problem in moved.problems:
-        logger.error("files of %s: %s", session.id, problem)
-
-
 class Staging:
     """Stages sessions; what it moves in the background ends with `close`."""
 
@@ -44,7 +32,7 @@ class Staging:
         """timeout: seconds that an engine may take."""
         self._store = store
         self._timeout = timeout
-        self._returning: dict[str, asyncio.Task[None]] = {}
+        self._returning: dict[str, asyncio.Task[None]] = {}  # by what is moved
 
     async def close(self) -> None:
         """End what is still moving: it stays where it is, and readable."""
@@ -59,7 +47,7 @@ class Staging:
         found = await self._prefetch(session, hashes, engine)
         if found.state and found.pages == len(hashes):
             if self._store.has_archive:
-                self._return_behind(session_id)
+                self._behind(f"state of {session_id}", self._bring_back(session_id))
             return found
         if not await self._is_archived(session_id):
             return found
@@ -83,11 +71,18 @@ class Staging:
     async def _is_archived(self, session_id: str) -> bool:
         return await self._store.residency(session_id) in ("archived", "partly")
 
-    def _return_behind(self, session_id: str) -> None:
-        if session_id not in self._returning:
-            task = asyncio.create_task(self._bring_back(session_id))
-            self._returning[session_id] = task
-            task.add_done_callback(lambda _: self._returning.pop(session_id, None))
+    def bring_files_back(self, session: Session) -> None:
+        """Those of the head, behind the caller; until then, and if they cannot be, they are read
+        where they are."""
+        if self._store.has_archive:
+            self._behind(f"files of {session.id}", self._bring_files_back(session))
+
+    def _behind(self, what: str, moving: Coroutine[Any, Any, None]) -> None:
+        if what in self._returning:
+            moving.close()
+            return
+        self._returning[what] = task = asyncio.create_task(moving)
+        task.add_done_callback(lambda _: self._returning.pop(what, None))
 
     async def _bring_back(self, session_id: str) -> None:
         try:
@@ -97,3 +92,12 @@ class Staging:
             logger.info("%d objects of %s are back in Redis", moved.objects, session_id)
         except StoreError as error:  # the engine has what it needs; the rest is readable there
             logger.warning("%s stays archived in part: %s", session_id, error)
+
+    async def _bring_files_back(self, session: Session) -> None:
+        try:
+            moved = await self._store.bring_files_back(session)
+        except StoreError as error:
+            logger.warning("files of %s stay archived in part: %s", session.id, error)
+            return
+        for problem in moved.problems:
+            logger.error("files of %s: %s", session.id, problem)

@@ -1,5 +1,6 @@
 """Workspaces follow their sessions: forks, rewinding, other machines, crashes, deletion."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -486,7 +487,9 @@ async def test_files_of_an_archived_session_are_there_again_on_another_runtime(
     async with scripted_runtime(bare_store.url, said, archive_url=archive) as other:
         torpor, there = machine_of(other, "there")
         await torpor.resume(session.id)
-        assert not await other.state.store._control.redis.exists(keys.cold_files)
+        redis = other.state.store._control.redis
+        while await redis.exists(keys.cold_files):  # noqa: ASYNC110 (behind the resume)
+            await asyncio.sleep(0.02)
         assert await files_of(there, session.id) == {"note": "two", "plan": "one " * 500}
         await other.state.store.archive_session(session.id, spare=0)
         _, elsewhere = machine_of(other, "elsewhere")  # read where they are
@@ -497,4 +500,29 @@ async def test_files_of_an_archived_session_are_there_again_on_another_runtime(
         with pytest.raises(ApiError, match="archive") as refused:
             await last.open(session.id)
         assert refused.value.code == "archive_unavailable"
+        await torpor.delete(session.id)
+
+
+async def test_files_that_are_slow_to_come_back_hold_up_no_resume(
+    bare_store, said, machine_of, tmp_path, monkeypatch
+):
+    archive = f"file://{tmp_path / 'archive'}"
+    async with scripted_runtime(bare_store.url, said, archive_url=archive) as one:
+        torpor, here = machine_of(one, "here")
+        session = await torpor.create(tools=here.specs())
+        await work(torpor, said, here, session.id, ("plan", "one " * 500))
+        await one.state.store.archive_session(session.id)
+    async with scripted_runtime(bare_store.url, said, archive_url=archive) as other:
+        begun = []
+
+        async def hang(session):
+            begun.append(session.id)
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(other.state.store, "bring_files_back", hang)
+        torpor, there = machine_of(other, "there")
+        for _ in range(2):
+            await torpor.resume(session.id)
+        assert begun == [session.id]
+        assert await files_of(there, session.id) == {"plan": "one " * 500}
         await torpor.delete(session.id)
