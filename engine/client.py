@@ -135,6 +135,23 @@ class EngineClient:
             await asyncio.wait(self._aborts)
         await self._http.aclose()
 
+    async def knock(self, *, timeout: float) -> None:
+        """See whether somebody listens, for a tenth of what `load` costs. One that is too busy to
+        accept within `timeout` s is there. Raises EngineUnreachable."""
+        self._require_open()
+        url = self._http.base_url
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(timeout):
+                _, writer = await asyncio.open_connection(url.host, port)
+        except TimeoutError:
+            return
+        except OSError as error:
+            raise EngineUnreachable(f"engine {self.url} does not answer: {error}") from error
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
     async def load(self, *, timeout: float) -> Load | None:
         """Its load; None when it is there but does not tell it within `timeout` s, or in another
         form.

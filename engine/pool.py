@@ -77,6 +77,7 @@ class Engine:
         self.seen_at = time.monotonic()
         """When it last had a heartbeat."""
         self._looked_at = float("-inf")
+        self._heard_at = float("-inf")
         self._store = store
 
     async def prefetch(
@@ -232,7 +233,13 @@ class Engine:
         """See whether it answers, and its load. Raises EngineUnreachable when nobody listens."""
         if time.monotonic() - self._looked_at > _FRESH:
             self.load = await self.client.load(timeout=_LOOK)
-            self._looked_at = time.monotonic()
+            self._looked_at = self._heard_at = time.monotonic()
+
+    async def knock(self) -> None:
+        """`look` without the load, for who has no choice of engines."""
+        if time.monotonic() - self._heard_at > _FRESH:
+            await self.client.knock(timeout=_LOOK)
+            self._heard_at = time.monotonic()
 
     async def while_alive(self, wanted: Coroutine[Any, Any, _T]) -> _T:
         """What `wanted`, which waits for this engine, gives; EngineUnreachable once it is gone.
@@ -321,7 +328,8 @@ class EnginePool:
         master_key: str | None = None,
         records: Sequence[EngineRecord] | None = None,
     ) -> list[Engine]:
-        """Engines that can take a turn, by id, each just looked at.
+        """Engines that can take a turn, by id, each just looked at; without its load if there is
+        one only.
 
         fingerprint_id: of the state format that they must have; any, if None
         without: boot ids of engines that are not wanted
@@ -351,7 +359,10 @@ class EnginePool:
                 fitting.append(self._engine(record))
         aside = [engine for engine in fitting if self._is_aside(engine)]
         for engines in ([engine for engine in fitting if engine not in aside], aside):
-            answers = await asyncio.gather(*(self._answers(engine) for engine in engines))
+            is_only = len(engines) == 1
+            answers = await asyncio.gather(
+                *(self._answers(engine, with_load=not is_only) for engine in engines)
+            )
             if answering := [engine for engine, yes in zip(engines, answers, strict=True) if yes]:
                 return answering
             refusals += [f"{engine.record.engine_id} (does not answer)" for engine in engines]
@@ -465,9 +476,9 @@ class EnginePool:
     def _is_aside(self, engine: Engine) -> bool:
         return self._aside.get(engine.record.boot_id, 0.0) > time.monotonic()
 
-    async def _answers(self, engine: Engine) -> bool:
+    async def _answers(self, engine: Engine, *, with_load: bool) -> bool:
         try:
-            await engine.look()
+            await (engine.look() if with_load else engine.knock())
         except EngineUnreachable as error:
             self.put_aside(engine, str(error))
             return False
