@@ -337,8 +337,7 @@ def test_nothing_is_waited_for_that_does_not_come_behind_values(
 def test_a_part_of_the_largest_size_takes_hardly_more_memory_than_its_bytes(tmp_path, build):
     size = HEADER_BYTES + PART_BYTES
     with Server(tmp_path / "server", build=build) as server, server.client() as client:
-        client.set("warm", bytes(2 * size))
-        before = client.info("memory")["used_memory"]
         for number in range(16):
             client.set(f"{number:032x}", bytes(size), ex=600)
-        assert client.info("memory")["used_memory"] - before < 16 * size * 1.01
+            # Of the value alone: what a client's buffers hold meanwhile depends on when it is read.
+            assert client.memory_usage(f"{number:032x}") < size * 1.01
