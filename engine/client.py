@@ -136,8 +136,8 @@ class EngineClient:
         await self._http.aclose()
 
     async def knock(self, *, timeout: float) -> None:
-        """See whether somebody listens, for a tenth of what `load` costs. One that is too busy to
-        accept within `timeout` s is there. Raises EngineUnreachable."""
+        """See whether somebody listens, by connecting and no more. One that is too busy to accept
+        within `timeout` s is there. Raises EngineUnreachable when nobody listens."""
         self._require_open()
         url = self._http.base_url
         port = url.port or (443 if url.scheme == "https" else 80)
