@@ -16,7 +16,7 @@ from typing import cast
 
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.nodes import Node
-from state_store.resp import Command, Item, Refusal, Reply, byte_count, keyless
+from state_store.resp import Command, Each, Item, Refusal, Reply, byte_count, keyless
 from state_store.routing import Router, Server, redirection
 
 _SHARE_BYTES = 1 << 20  # a second connection is not worth a thread's wake-up for less
@@ -31,6 +31,7 @@ class _Share:
     """What one connection does in one round.
 
     places: of its items in the batch, ascending
+    each:   see `Dispatcher.run`
     asking: whether its node is asked because another one says so
     """
 
@@ -38,6 +39,7 @@ class _Share:
     commands: Sequence[Command]
     items: Sequence[Item]
     places: Sequence[int]
+    each: Each | None = None
     asking: bool = False
     replies: Sequence[Reply] = ()
     error: StoreUnavailable | None = None
@@ -47,12 +49,17 @@ class _Share:
         if self.asking:
             commands = [each for one in commands for each in (_ASKING, one)]
         try:
-            self.replies = self.node.exchange(commands, self.items)
+            told = None if self.each is None else self._tell
+            self.replies = self.node.exchange(commands, self.items, told)
         except StoreUnavailable as error:
             self.error = error
             return
         if self.asking:
             self.replies = self.replies[1::2]
+
+    def _tell(self, number: int, reply: Reply) -> None:
+        if self.each is not None and type(reply) is not Refusal:
+            self.each(self.places[number], reply)
 
 
 @dataclass
@@ -100,16 +107,23 @@ class Dispatcher:
             threads.shutdown()
         self.router.close()
 
-    def run(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+    def run(
+        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+    ) -> list[Reply]:
         """The replies to each item's commands, in order; some may be refusals that waiting does
-        not help."""
+        not help.
+
+        each: told of values that are received as they come, by the threads of all connections; of
+        one that is read once more after a failure again, and of no refusal. What it raises ends
+        the operation
+        """
         replies: list[Reply] = []
         waiting: Sequence[int] = range(len(items))
         asked: dict[int, Node] = {}
         failures = 0
         deadline = time.monotonic() + self._timeout
         while waiting:
-            shares, again = self._shares(commands, items, waiting, asked)
+            shares, again = self._shares(commands, items, waiting, asked, each)
             self._run(shares)
             replies = self._gather(shares, len(items), replies, again)
             if not again.places:
@@ -152,6 +166,7 @@ class Dispatcher:
         items: Sequence[Item],
         waiting: Sequence[int],
         asked: Mapping[int, Node],
+        each: Each | None,
     ) -> tuple[list[_Share], _Again]:
         """Who does what in this round; items whose node is not known are done again."""
         again = _Again()
@@ -171,7 +186,7 @@ class Dispatcher:
         for (node, asking), places in by_node.items():
             for part in self._cut(items, places) if spread else [places]:
                 own = items if len(part) == len(items) else [items[place] for place in part]
-                shares.append(_Share(node, commands, own, part, asking))
+                shares.append(_Share(node, commands, own, part, each, asking))
         return shares, again
 
     def _cut(self, items: Sequence[Item], places: Sequence[int]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.patience import is_untrusted
-from state_store.resp import BulkConnection, Command, Item, Reply
+from state_store.resp import BulkConnection, Command, Each, Item, Reply
 
 
 class Node:
@@ -31,16 +31,19 @@ class Node:
         self._idle: list[BulkConnection] = []
         self._generation = 0
 
-    def exchange(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+    def exchange(
+        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+    ) -> list[Reply]:
+        """each: see `BulkConnection.exchange`; it may be told of an item twice."""
         with self._turns:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
                 generation = self._generation
             if connection is not None:
                 with contextlib.suppress(StoreUnavailable):
-                    return self._exchange(connection, generation, commands, items)
+                    return self._exchange(connection, generation, commands, items, each)
                 generation = self.disconnect()  # the others have probably gone stale too
-            return self._exchange(self._connect(), generation, commands, items)
+            return self._exchange(self._connect(), generation, commands, items, each)
 
     def disconnect(self) -> int:
         """Give up all connections: idle ones now, those in use when their operation ends."""
@@ -58,9 +61,10 @@ class Node:
         generation: int,
         commands: Sequence[Command],
         items: Sequence[Item],
+        each: Each | None,
     ) -> list[Reply]:
         try:
-            replies = connection.exchange(commands, items)
+            replies = connection.exchange(commands, items, each)
         except BaseException:
             connection.close()
             raise

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from state_store.dispatch import Dispatcher
 from state_store.errors import StoreFull, StoreRefused
-from state_store.resp import Command, Item, Refusal, Reply, Value, command
+from state_store.resp import Command, Each, Item, Refusal, Reply, Value, command
 from state_store.routing import router_for
 
 _EXISTS = command(b"EXISTS")
@@ -60,13 +60,21 @@ class ObjectClient:
         self._keep([item for item, was in zip(items, there, strict=True) if was], ttl)
         self._set_new([item for item, was in zip(items, there, strict=True) if not was], ttl)
 
-    def get_into(self, items: Sequence[tuple[bytes, Value]]) -> list[int | None]:
+    def get_into(
+        self,
+        items: Sequence[tuple[bytes, Value]],
+        each: Callable[[int, int | None], None] | None = None,
+    ) -> list[int | None]:
         """Read each key into its buffers; the sizes of the stored values, None for no such key.
 
         A value that is larger than its buffers together is skipped: they hold garbage then, as
         they do past the end of a smaller one, and all of them when this raises.
+
+        each: told the place in `items` and the size of each value once it is there, while the
+        store sends the next; see `Dispatcher.run`
         """
-        return cast("list[int | None]", self._run((_GET_INTO,), items))
+        sizes = self._run((_GET_INTO,), items, cast("Each | None", each))
+        return cast("list[int | None]", sizes)
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
         """Which of `keys` are there; those that would expire sooner now live `ttl` seconds."""
@@ -106,9 +114,11 @@ class ObjectClient:
         again = iter(self._set_new(gone, ttl) if gone else ())
         return [not there and next(again) for there in kept]
 
-    def _run(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+    def _run(
+        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+    ) -> list[Reply]:
         """The replies to each item's commands; the first refusal is raised when all are done."""
-        replies = self._dispatch().run(commands, items) if items else []
+        replies = self._dispatch().run(commands, items, each) if items else []
         refusal = next((reply for reply in replies if type(reply) is Refusal), None)
         if refusal is not None:
             kind = StoreFull if refusal.code == "OOM" else StoreRefused

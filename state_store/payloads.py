@@ -187,9 +187,13 @@ class Payloads:
         keys: Sequence[ObjectKey | None],
         outcomes: list[Outcome],
     ) -> None:
-        values = [(self._names.key(items[i][0]), items[i][1].stored()) for i in indices]
-        for i, size in zip(indices, self._client.get_into(values), strict=True):
+        def verify(number: int, size: int | None) -> None:
+            """While the value is in the processor's cache, and the next one on its way."""
+            i = indices[number]
             outcomes[i] = self._verified(*items[i], size, keys[i])
+
+        values = [(self._names.key(items[i][0]), items[i][1].stored()) for i in indices]
+        self._client.get_into(values, verify)
 
     def _read_archive(
         self,

@@ -17,7 +17,7 @@ import itertools
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -92,6 +92,9 @@ class Refusal(NamedTuple):
 
 Reply = int | bytes | None | Refusal
 
+Each = Callable[[int, Reply], None]
+"""Told the place of an item and the reply to it as soon as that is there."""
+
 
 _Pieces = tuple[Sequence[memoryview], int]
 """A value's buffers in turn, uint8 each, and their bytes together."""
@@ -125,14 +128,19 @@ class BulkConnection:
     def close(self) -> None:
         self._connection.disconnect()
 
-    def exchange(self, commands: Sequence[Command], items: Sequence[Item]) -> list[Reply]:
+    def exchange(
+        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+    ) -> list[Reply]:
         """Send all commands for each item, at most a window of items ahead of their replies.
 
         Items are made into commands as they are sent: the server works on those before meanwhile.
-        At most one command has a payload, and one that receives it is the only one. A GET into
+        At most one command has a payload, and one that receives it is the last one. A GET into
         buffers answers with the value's size, or None if the key does not exist. A value that is
         larger than its buffers together is read to its end and thrown away; a smaller one fills
         them from the front.
+
+        each: of a GET into buffers; the server sends on while it works. What it raises makes the
+        connection unusable
         """
         payload = next((one.payload for one in commands if one.payload), None)
         most = max(1, _WINDOW_REQUESTS // len(commands))  # items under way
@@ -156,7 +164,9 @@ class BulkConnection:
                 under_way -= pieces[until][1]
                 until += 1
             if payload == "received":
-                self._receive_values(pieces, done, until, replies)
+                self._receive_values(
+                    pieces, done, until, replies, each or _ignore, len(commands) - 1
+                )
             else:
                 replies += [self._reply() for _ in range((until - done) * len(commands))]
             done = until
@@ -199,20 +209,33 @@ class BulkConnection:
             at = _advance(vector, at, count)
 
     def _receive_values(
-        self, pieces: Sequence[_Pieces], first: int, until: int, replies: list[Reply]
+        self,
+        pieces: Sequence[_Pieces],
+        first: int,
+        until: int,
+        replies: list[Reply],
+        each: Each,
+        others: int,
     ) -> None:
-        """The replies from `first` to `until`; of those behind them only what is sure to come."""
+        """The replies from `first` to `until`; of those behind them only what is sure to come.
+
+        others: replies to other commands that come before each value
+        """
         at = first
         while at < until:
-            at = self._receive_expected(pieces, at, until, replies)
+            if not others:
+                at = self._receive_expected(pieces, at, until, replies, each)
             if at < until:
+                replies += [self._reply() for _ in range(others)]
                 following = len(pieces) - at - 1
-                certain = len(_head(pieces[at + 1][1])) if following else 0
-                replies.append(self._reply(pieces[at], min(certain, _REPLY_BYTES * following)))
+                certain = len(_head(pieces[at + 1][1])) if following and not others else 0
+                reply = self._reply(pieces[at], min(certain, _REPLY_BYTES * following))
+                replies.append(reply)
+                each(at, reply)
                 at += 1
 
     def _receive_expected(
-        self, pieces: Sequence[_Pieces], at: int, until: int, replies: list[Reply]
+        self, pieces: Sequence[_Pieces], at: int, until: int, replies: list[Reply], each: Each
     ) -> int:
         """Receive values that are as large as their buffers, by one system call each, as long as
         nothing but the next one's first line is buffered. Where that ends."""
@@ -236,10 +259,13 @@ class BulkConnection:
             count = self._receive((*views, line))
             if count != size + len(ending):
                 self._receive_rest([*views, line], count, size + len(ending))
-            at += 1
             self._start, self._end = 2, len(ending)
-            if not self._lines.startswith(ending):  # another reply than expected follows
+            expected_follows = self._lines.startswith(ending)
+            if not expected_follows:
                 self._end_value(0)
+            each(at, size)
+            at += 1
+            if not expected_follows:
                 break
         replies += [size for _, size in pieces[first:at]]
         return at
@@ -373,6 +399,10 @@ class BulkConnection:
 
     def _silent(self) -> StoreUnavailable:
         return StoreUnavailable(f"the store did not answer within {self._timeout:g} s.")
+
+
+def _ignore(place: int, reply: Reply) -> None:
+    pass
 
 
 def _pieces(value: bytes | Value) -> _Pieces:

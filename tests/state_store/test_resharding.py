@@ -17,6 +17,7 @@ from writer import commit, frame_of
 from state_store.errors import StoreUnavailable
 from state_store.files import FileSet
 from state_store.layout import LineageKeys, TenantKeys, lineage_of
+from state_store.objects import ObjectClient
 from state_store.payloads import Outcome
 from state_store.routing import key_slot
 from state_store.store import StateStore
@@ -97,6 +98,29 @@ async def test_a_read_that_cannot_be_whole_is_an_error_and_never_a_shorter_histo
             assert [s.id for s in await impatient.ancestors(session.head)] == expected
     move.finish()
     assert [s.id for s in await impatient.ancestors(session.head)] == expected
+
+
+@pytest.mark.parametrize("moved", [1, 2], ids=["half", "all"])
+async def test_values_of_a_slot_that_is_half_moved_are_read_and_written_at_once(
+    cluster, prefix, moved
+):
+    """Not only once the move has ended, which may take hours."""
+    hasty = ObjectClient(cluster.url, timeout=0.5)
+    values = {b"{%s}%d" % (prefix.encode(), n): bytes([n]) * 40_000 for n in range(2)}
+    hasty.put([(key, memoryview(value)) for key, value in values.items()], ttl=60)
+    move = cluster.start_moving(slot_of(prefix))
+    try:
+        move.move(*list(values)[:moved])
+        into = [(key, memoryview(bytearray(40_000))) for key in (*values, *values)]
+        assert hasty.get_into(into) == [40_000] * 4
+        assert [bytes(view) for _, view in into] == [*values.values(), *values.values()]
+        small = [(key + b"s", b"small") for key in values]
+        assert hasty.set_small_nx(small, ttl=60) == [True, True]
+        assert hasty.get_small([key for key, _ in small]) == [b"small", b"small"]
+        assert hasty.exists(list(values)) == [True, True]
+    finally:
+        move.finish()
+        hasty.close()
 
 
 @pytest.mark.parametrize(
