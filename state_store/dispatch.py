@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.nodes import Node
-from state_store.resp import Command, Each, Item, Refusal, Reply, byte_count, keyless
+from state_store.resp import Command, Item, Refusal, Reply, byte_count, keyless
 from state_store.routing import Router, Server, redirection
 
 _SHARE_BYTES = 1 << 20  # a second connection is not worth a thread's wake-up for less
@@ -26,12 +26,16 @@ _PASSING = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
 _ASKING, _PING = keyless(b"ASKING"), keyless(b"PING")
 
 
+Told = Callable[[Sequence[tuple[int, Reply]]], None]
+"""Told places of items, and the reply to each."""
+
+
 @dataclass
 class _Share:
     """What one connection does in one round.
 
     places: of its items in the batch, ascending
-    each:   see `Dispatcher.run`
+    came:   see `Dispatcher.run`
     asking: whether its node is asked because another one says so
     """
 
@@ -39,7 +43,7 @@ class _Share:
     commands: Sequence[Command]
     items: Sequence[Item]
     places: Sequence[int]
-    each: Each | None = None
+    came: Told | None = None
     asking: bool = False
     replies: Sequence[Reply] = ()
     error: StoreUnavailable | None = None
@@ -49,7 +53,7 @@ class _Share:
         if self.asking:
             commands = [each for one in commands for each in (_ASKING, one)]
         try:
-            told = None if self.each is None else self._tell
+            told = None if self.came is None else self._tell
             self.replies = self.node.exchange(commands, self.items, told)
         except StoreUnavailable as error:
             self.error = error
@@ -57,9 +61,10 @@ class _Share:
         if self.asking:
             self.replies = self.replies[1::2]
 
-    def _tell(self, number: int, reply: Reply) -> None:
-        if self.each is not None and type(reply) is not Refusal:
-            self.each(self.places[number], reply)
+    def _tell(self, first: int, replies: Sequence[Reply]) -> None:
+        assert self.came is not None, "nobody wants to be told"
+        places = self.places[first : first + len(replies)]
+        self.came([one for one in zip(places, replies, strict=True) if type(one[1]) is not Refusal])
 
 
 @dataclass
@@ -108,14 +113,14 @@ class Dispatcher:
         self.router.close()
 
     def run(
-        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+        self, commands: Sequence[Command], items: Sequence[Item], came: Told | None = None
     ) -> list[Reply]:
         """The replies to each item's commands, in order; some may be refusals that waiting does
         not help.
 
-        each: told of values that are received as they come, by the threads of all connections; of
-        one that is read once more after a failure again, and of no refusal. What it raises ends
-        the operation
+        came: told of values that are received as they come, a few megabytes at a time, by the
+        threads of all connections; of one that is read once more after a failure again, and of no
+        refusal. What it raises ends the operation
         """
         replies: list[Reply] = []
         waiting: Sequence[int] = range(len(items))
@@ -123,7 +128,7 @@ class Dispatcher:
         failures = 0
         deadline = time.monotonic() + self._timeout
         while waiting:
-            shares, again = self._shares(commands, items, waiting, asked, each)
+            shares, again = self._shares(commands, items, waiting, asked, came)
             self._run(shares)
             replies = self._gather(shares, len(items), replies, again)
             if not again.places:
@@ -166,7 +171,7 @@ class Dispatcher:
         items: Sequence[Item],
         waiting: Sequence[int],
         asked: Mapping[int, Node],
-        each: Each | None,
+        came: Told | None,
     ) -> tuple[list[_Share], _Again]:
         """Who does what in this round; items whose node is not known are done again."""
         again = _Again()
@@ -186,7 +191,7 @@ class Dispatcher:
         for (node, asking), places in by_node.items():
             for part in self._cut(items, places) if spread else [places]:
                 own = items if len(part) == len(items) else [items[place] for place in part]
-                shares.append(_Share(node, commands, own, part, each, asking))
+                shares.append(_Share(node, commands, own, part, came, asking))
         return shares, again
 
     def _cut(self, items: Sequence[Item], places: Sequence[int]) -> list[list[int]]:

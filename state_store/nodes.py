@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from state_store.errors import StoreRefused, StoreUnavailable
 from state_store.patience import is_untrusted
-from state_store.resp import BulkConnection, Command, Each, Item, Reply
+from state_store.resp import BulkConnection, Came, Command, Item, Reply
 
 
 class Node:
@@ -32,18 +32,18 @@ class Node:
         self._generation = 0
 
     def exchange(
-        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+        self, commands: Sequence[Command], items: Sequence[Item], came: Came | None = None
     ) -> list[Reply]:
-        """each: see `BulkConnection.exchange`; it may be told of an item twice."""
+        """came: see `BulkConnection.exchange`; it may be told of an item twice."""
         with self._turns:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
                 generation = self._generation
             if connection is not None:
                 with contextlib.suppress(StoreUnavailable):
-                    return self._exchange(connection, generation, commands, items, each)
+                    return self._exchange(connection, generation, commands, items, came)
                 generation = self.disconnect()  # the others have probably gone stale too
-            return self._exchange(self._connect(), generation, commands, items, each)
+            return self._exchange(self._connect(), generation, commands, items, came)
 
     def disconnect(self) -> int:
         """Give up all connections: idle ones now, those in use when their operation ends."""
@@ -61,10 +61,10 @@ class Node:
         generation: int,
         commands: Sequence[Command],
         items: Sequence[Item],
-        each: Each | None,
+        came: Came | None,
     ) -> list[Reply]:
         try:
-            replies = connection.exchange(commands, items, each)
+            replies = connection.exchange(commands, items, came)
         except BaseException:
             connection.close()
             raise

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from state_store.dispatch import Dispatcher
+from state_store.dispatch import Dispatcher, Told
 from state_store.errors import StoreFull, StoreRefused
-from state_store.resp import Command, Each, Item, Refusal, Reply, Value, command
+from state_store.resp import Command, Item, Refusal, Reply, Value, command
 from state_store.routing import router_for
 
 _EXISTS = command(b"EXISTS")
@@ -63,17 +63,17 @@ class ObjectClient:
     def get_into(
         self,
         items: Sequence[tuple[bytes, Value]],
-        each: Callable[[int, int | None], None] | None = None,
+        came: Callable[[Sequence[tuple[int, int | None]]], None] | None = None,
     ) -> list[int | None]:
         """Read each key into its buffers; the sizes of the stored values, None for no such key.
 
         A value that is larger than its buffers together is skipped: they hold garbage then, as
         they do past the end of a smaller one, and all of them when this raises.
 
-        each: told the place in `items` and the size of each value once it is there, while the
-        store sends the next; see `Dispatcher.run`
+        came: told places in `items` and the sizes of values that are there, while the store sends
+        the next ones; see `Dispatcher.run`
         """
-        sizes = self._run((_GET_INTO,), items, cast("Each | None", each))
+        sizes = self._run((_GET_INTO,), items, cast("Told | None", came))
         return cast("list[int | None]", sizes)
 
     def touch(self, keys: Sequence[bytes], *, ttl: int) -> list[bool]:
@@ -115,10 +115,10 @@ class ObjectClient:
         return [not there and next(again) for there in kept]
 
     def _run(
-        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+        self, commands: Sequence[Command], items: Sequence[Item], came: Told | None = None
     ) -> list[Reply]:
         """The replies to each item's commands; the first refusal is raised when all are done."""
-        replies = self._dispatch().run(commands, items, each) if items else []
+        replies = self._dispatch().run(commands, items, came) if items else []
         refusal = next((reply for reply in replies if type(reply) is Refusal), None)
         if refusal is not None:
             kind = StoreFull if refusal.code == "OOM" else StoreRefused

@@ -187,10 +187,10 @@ class Payloads:
         keys: Sequence[ObjectKey | None],
         outcomes: list[Outcome],
     ) -> None:
-        def verify(number: int, size: int | None) -> None:
-            """While the value is in the processor's cache, and the next one on its way."""
-            i = indices[number]
-            outcomes[i] = self._verified(*items[i], size, keys[i])
+        def verify(sizes: Sequence[tuple[int, int | None]]) -> None:
+            for number, size in sizes:
+                i = indices[number]
+                outcomes[i] = self._verified(*items[i], size, keys[i])
 
         values = [(self._names.key(items[i][0]), items[i][1].stored()) for i in indices]
         self._client.get_into(values, verify)

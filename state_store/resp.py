@@ -92,8 +92,8 @@ class Refusal(NamedTuple):
 
 Reply = int | bytes | None | Refusal
 
-Each = Callable[[int, Reply], None]
-"""Told the place of an item and the reply to it as soon as that is there."""
+Came = Callable[[int, Sequence[Reply]], None]
+"""Told the place of the first of some items in turn, and the reply to each of them."""
 
 
 _Pieces = tuple[Sequence[memoryview], int]
@@ -129,7 +129,7 @@ class BulkConnection:
         self._connection.disconnect()
 
     def exchange(
-        self, commands: Sequence[Command], items: Sequence[Item], each: Each | None = None
+        self, commands: Sequence[Command], items: Sequence[Item], came: Came | None = None
     ) -> list[Reply]:
         """Send all commands for each item, at most a window of items ahead of their replies.
 
@@ -139,8 +139,9 @@ class BulkConnection:
         larger than its buffers together is read to its end and thrown away; a smaller one fills
         them from the front.
 
-        each: of a GET into buffers; the server sends on while it works. What it raises makes the
-        connection unusable
+        came: of a GET into buffers, told of values that have come, about half a window at a time:
+        the server has the other half to send meanwhile. What it raises makes the connection
+        unusable
         """
         payload = next((one.payload for one in commands if one.payload), None)
         most = max(1, _WINDOW_REQUESTS // len(commands))  # items under way
@@ -157,16 +158,18 @@ class BulkConnection:
                 under_way += piece[1]
             sent = len(pieces)
             self._send(commands, items[first:sent], pieces[first:])
-            until, under_way = done + 1, under_way - pieces[done][1]
-            if sent == len(items):
+            if sent == len(items) and (came is None or 2 * under_way <= WINDOW_BYTES):
                 until = sent
+            else:
+                until, under_way = done + 1, under_way - pieces[done][1]
             while until < sent and (2 * under_way > WINDOW_BYTES or 2 * (sent - until) > most):
                 under_way -= pieces[until][1]
                 until += 1
             if payload == "received":
-                self._receive_values(
-                    pieces, done, until, replies, each or _ignore, len(commands) - 1
-                )
+                new = len(replies)
+                self._receive_values(pieces, done, until, replies, others=len(commands) - 1)
+                if came is not None:
+                    came(done, replies[new + len(commands) - 1 :: len(commands)])
             else:
                 replies += [self._reply() for _ in range((until - done) * len(commands))]
             done = until
@@ -214,7 +217,7 @@ class BulkConnection:
         first: int,
         until: int,
         replies: list[Reply],
-        each: Each,
+        *,
         others: int,
     ) -> None:
         """The replies from `first` to `until`; of those behind them only what is sure to come.
@@ -224,18 +227,16 @@ class BulkConnection:
         at = first
         while at < until:
             if not others:
-                at = self._receive_expected(pieces, at, until, replies, each)
+                at = self._receive_expected(pieces, at, until, replies)
             if at < until:
                 replies += [self._reply() for _ in range(others)]
-                following = len(pieces) - at - 1
-                certain = len(_head(pieces[at + 1][1])) if following and not others else 0
-                reply = self._reply(pieces[at], min(certain, _REPLY_BYTES * following))
-                replies.append(reply)
-                each(at, reply)
+                following = 0 if others else len(pieces) - at - 1
+                certain = len(_head(pieces[at + 1][1])) if following else 0
+                replies.append(self._reply(pieces[at], min(certain, _REPLY_BYTES * following)))
                 at += 1
 
     def _receive_expected(
-        self, pieces: Sequence[_Pieces], at: int, until: int, replies: list[Reply], each: Each
+        self, pieces: Sequence[_Pieces], at: int, until: int, replies: list[Reply]
     ) -> int:
         """Receive values that are as large as their buffers, by one system call each, as long as
         nothing but the next one's first line is buffered. Where that ends."""
@@ -259,13 +260,10 @@ class BulkConnection:
             count = self._receive((*views, line))
             if count != size + len(ending):
                 self._receive_rest([*views, line], count, size + len(ending))
-            self._start, self._end = 2, len(ending)
-            expected_follows = self._lines.startswith(ending)
-            if not expected_follows:
-                self._end_value(0)
-            each(at, size)
             at += 1
-            if not expected_follows:
+            self._start, self._end = 2, len(ending)
+            if not self._lines.startswith(ending):  # another reply than expected follows
+                self._end_value(0)
                 break
         replies += [size for _, size in pieces[first:at]]
         return at
@@ -399,10 +397,6 @@ class BulkConnection:
 
     def _silent(self) -> StoreUnavailable:
         return StoreUnavailable(f"the store did not answer within {self._timeout:g} s.")
-
-
-def _ignore(place: int, reply: Reply) -> None:
-    pass
 
 
 def _pieces(value: bytes | Value) -> _Pieces:

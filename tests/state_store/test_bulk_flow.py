@@ -178,6 +178,51 @@ def test_a_stall_amid_values_is_unavailable_after_the_timeout(flow):
     client.close()
 
 
+def test_values_that_have_come_are_told_of_while_others_are_awaited(flow, monkeypatch):
+    proxy, _ = flow
+    monkeypatch.setattr(resp, "WINDOW_BYTES", 1_000_000)
+    client = ObjectClient(proxy.url, timeout=5.0)
+    values = [bytes([n]) * 100_000 for n in range(30)]
+    client.put([(b"k%d" % n, memoryview(value)) for n, value in enumerate(values)], ttl=60)
+    frames = [memoryview(bytearray(100_000)) for _ in values]
+    asked = [(b"k%d" % n, frame) for n, frame in enumerate(frames)]
+    told: list[int] = []
+
+    def came(sizes):
+        for place, size in sizes:
+            assert (size, frames[place]) == (100_000, values[place])
+            told.append(place)
+
+    proxy.stall_after = 1_550_000
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(client.get_into, asked, came)
+        assert settled(lambda: len(told)) in range(6, 16)
+        assert not reading.done()
+        proxy.stall_after = None
+        proxy.flowing.set()
+        assert reading.result(timeout=10) == [100_000] * 30
+    assert told == list(range(30))
+    client.close()
+
+
+def test_one_who_is_told_of_values_may_fail_and_what_is_read_next_is_right(flow):
+    proxy, _ = flow
+    client = ObjectClient(proxy.url, timeout=5.0)
+    values = [bytes([n]) * 3_000_000 for n in range(5)]
+    client.put([(b"k%d" % n, memoryview(value)) for n, value in enumerate(values)], ttl=60)
+    asked = [(b"k%d" % n, memoryview(bytearray(3_000_000))) for n in range(5)]
+
+    def refuse(sizes):
+        raise KeyError(len(sizes))
+
+    with pytest.raises(KeyError):
+        client.get_into(asked, refuse)
+    again = [(key, memoryview(bytearray(3_000_000))) for key, _ in asked[::-1]]
+    assert client.get_into(again) == [3_000_000] * 5
+    assert [bytes(frame) for _, frame in again] == values[::-1]
+    client.close()
+
+
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_whatever_is_cut_wherever_the_right_bytes_arrive_or_an_error(proxied, data):
@@ -211,12 +256,15 @@ def test_whatever_is_cut_wherever_the_right_bytes_arrive_or_an_error(proxied, da
         keys = data.draw(st.permutations(list(wanted)), "order")
         asked = [(key, cut_up(wanted[key], data.draw(cuts))) for key in keys]
         proxy.cut_after = data.draw(st.one_of(st.none(), st.integers(0, 300_000)), "cut")
+        told: dict[int, int | None] = {}
         try:
-            sizes = client.get_into(asked)
+            sizes = client.get_into(asked, told.update)
         except StoreUnavailable:
             assert proxy.cut_after is not None
             proxy.cut_after = None
-            sizes = client.get_into(asked)
+            told.clear()
+            sizes = client.get_into(asked, told.update)
+        assert [told[place] for place in range(len(keys))] == sizes
         for key, size in zip(keys, sizes, strict=True):
             value = stored.get(key)
             assert size == (None if value is None else len(value))
