@@ -16,6 +16,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 STARTER = """
 import signal, sys, threading, time
 from state_store.children import start_child
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 children = []
 def start():
     children.append(start_child(sys.argv[1:], sent_at_our_end=signal.SIGTERM))
