@@ -9,11 +9,27 @@ on some machines, and it is pinned when the device is a GPU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from engine.linker.segments import ObjectLayout
 from state_store.codec import HEADER_BYTES, Frame
 from state_store.layout import PART_BYTES, Kind, ObjectRef, parts_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where rows of a slab belong on the device, in one of an object's places.
+
+    frames: int64[n], rows of the slab
+    rows:   int64[n], of the device, on the device
+    runs:   half-open ranges of the two in which device rows count up by one, and the first of each
+    """
+
+    frames: torch.Tensor
+    rows: torch.Tensor
+    runs: tuple[tuple[int, int, int], ...]
 
 
 class Frames:
@@ -55,36 +71,41 @@ class Frames:
             if bool((missing := rows < 0).any()):
                 target[missing] = 0
 
-    def scatter(self, frames: torch.Tensor, device_rows: torch.Tensor, layer: int) -> None:
-        """Copy `layer`'s bytes of the given rows int64[n] to device rows int64[n, places], those
-        of -1 to nowhere."""
-        for segment in self.layout.at_layer(layer):
-            rows = device_rows[:, segment.place]
+    def targets(self, frames: torch.Tensor, device_rows: torch.Tensor) -> list[Target]:
+        """Of the given rows int64[n] to device rows int64[n, places], those of -1 to nowhere; the
+        same for all layers."""
+        device = self.layout.segments[0].rows.device
+        targets = []
+        for rows in device_rows.unbind(1):
             wanted = rows >= 0
-            payload = self._payload[:, segment.offset : segment.offset + segment.row_bytes]
-            _copy_rows(payload, frames[wanted], segment.rows, rows[wanted])
+            at = rows[wanted]
+            targets.append(Target(frames[wanted], at.to(device), _runs(at)))
+        return targets
+
+    def scatter(self, targets: list[Target], layer: int) -> None:
+        """Copy `layer`'s bytes to the device. On a CPU with few operations, each of which would
+        wait for the interpreter beside a forward that runs."""
+        for segment in self.layout.at_layer(layer):
+            target = targets[segment.place]
+            source = self._payload[:, segment.offset : segment.offset + segment.row_bytes]
+            if segment.rows.device.type != "cpu":
+                copied = source.index_select(0, target.frames).to(segment.rows.device)
+                segment.rows.index_copy_(0, target.rows, copied)
+                continue
+            # On a CPU `index_copy_` goes byte by byte; `index_select` copies row by row, but only
+            # into consecutive rows. Pages that are loaded together mostly are.
+            for start, end, first in target.runs:
+                into = segment.rows[first : first + end - start]
+                torch.index_select(source, 0, target.frames[start:end], out=into)
 
 
-def _copy_rows(
-    source: torch.Tensor, rows: torch.Tensor, target: torch.Tensor, at: torch.Tensor
-) -> None:
-    """target[at] = source[rows]"""
-    device = target.device
-    if device.type != "cpu":
-        target.index_copy_(0, at.to(device), source.index_select(0, rows).to(device))
-        return
-    # On a CPU `index_copy_` goes byte by byte; `index_select` copies row by row, but only into
-    # consecutive rows. Pages that are loaded together mostly are.
-    for start, end in _runs(at):
-        first = int(at[start])
-        torch.index_select(source, 0, rows[start:end], out=target[first : first + end - start])
-
-
-def _runs(numbers: torch.Tensor) -> list[tuple[int, int]]:
-    """Half-open ranges of places of int64[n] whose numbers count up by one."""
+def _runs(numbers: torch.Tensor) -> tuple[tuple[int, int, int], ...]:
+    """Half-open ranges of places of int64[n] whose numbers count up by one, and the first number
+    of each."""
     breaks = ((numbers[1:] - numbers[:-1]) != 1).nonzero().flatten() + 1
-    ends = [*breaks.tolist(), len(numbers)]
-    return list(zip([0, *ends[:-1]], ends, strict=True)) if len(numbers) else []
+    starts = [0, *breaks.tolist()][: len(numbers)]
+    ends = [*starts[1:], len(numbers)]
+    return tuple(zip(starts, ends, numbers[starts].tolist(), strict=True)) if starts else ()
 
 
 def _cut(row: memoryview, headers: int) -> list[Frame]:

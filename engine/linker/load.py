@@ -25,6 +25,7 @@ import torch
 
 from engine.errors import LoadFailed
 from engine.linker.forms import Doors
+from engine.linker.frames import Frames, Target
 from engine.linker.index import StoredIndex
 from engine.linker.offload import Rows
 from engine.linker.progress import Progress
@@ -180,18 +181,11 @@ class Loader:
                     pinned.extend(self._stage_all(rid, load, self._begins(rid, load)))
                 except (LoadFailed, StoreError) as error:
                     failed[rid] = str(error)
-            plan = [
-                (
-                    self._staged[part.kind].frames,
-                    torch.tensor([staged.frames[h] for h in part.hashes]),
-                    part.rows,
-                )
-                for part, staged in pinned
-            ]
+            plan = [(self._staged[p.kind].frames, self._targets(p, staged)) for p, staged in pinned]
             load.wait_for_rows()
             for layer in range(self._num_layers):
-                for frames, rows_in, rows_out in plan:
-                    self._copy(frames, rows_in, rows_out, layer)
+                for frames, targets in plan:
+                    self._copy(frames, targets, layer)
                 if layer == self._num_layers - 1:  # before the scheduler can ask for counts
                     self._count(load, failed)
                 self._counter.complete(load.counter_index, layer)
@@ -251,10 +245,10 @@ class Loader:
             some = Rows(part.kind, part.hashes[start:end], part.rows[start:end])
             staged = self._stage(some, rid, load, came)
             try:
-                rows_in = torch.tensor([staged.frames[h] for h in some.hashes])
+                targets = self._targets(some, staged)
                 load.wait_for_rows()
                 for layer in range(self._num_layers):
-                    self._copy(frames, rows_in, some.rows, layer)
+                    self._copy(frames, targets, layer)
             finally:
                 self._staged[part.kind].release(staged)
 
@@ -321,9 +315,14 @@ class Loader:
         reading.cancel()
         reading.add_done_callback(unpin)
 
-    def _copy(self, frames: Any, rows_in: torch.Tensor, rows_out: torch.Tensor, layer: int) -> None:
+    def _targets(self, part: Rows, staged: Staged) -> list[Target]:
+        rows = torch.tensor([staged.frames[h] for h in part.hashes])
         with self._stream or contextlib.nullcontext():
-            frames.scatter(rows_in, rows_out, layer)
+            return self._staged[part.kind].frames.targets(rows, part.rows)
+
+    def _copy(self, frames: Frames, targets: list[Target], layer: int) -> None:
+        with self._stream or contextlib.nullcontext():
+            frames.scatter(targets, layer)
         if self._stream is not None:
             self._stream.synchronize()
 

@@ -26,8 +26,9 @@ def carried(out, to):
     frames = Frames(source, len(out), pin=False)
     frames.gather(torch.tensor(out)[:, None])
     frames.layout = target
+    targets = frames.targets(torch.arange(len(out)), torch.tensor(to)[:, None])
     for layer in range(LAYERS):
-        frames.scatter(torch.arange(len(out)), torch.tensor(to)[:, None], layer)
+        frames.scatter(targets, layer)
     return source, target, before
 
 
@@ -69,6 +70,7 @@ def test_a_byte_that_is_loaded_or_stored_is_copied_once():
     with _Copies() as stored:
         frames.gather(rows)
     with _Copies() as loaded:
+        targets = frames.targets(torch.arange(48), rows)
         for layer in range(LAYERS):
-            frames.scatter(torch.arange(48), rows, layer)
+            frames.scatter(targets, layer)
     assert (stored.written, loaded.written) == (48 * WIDTH * LAYERS,) * 2

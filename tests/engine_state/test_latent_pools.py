@@ -66,8 +66,9 @@ def moved():
             frames = Frames(getattr(source.described, layout), 4, pin=False)
             frames.gather(torch.tensor(rows[0])[:, None])
             frames.layout = getattr(target.described, layout)
+            targets = frames.targets(torch.arange(len(rows[0])), torch.tensor(rows[1])[:, None])
             for layer in range(target.described.num_layers):
-                frames.scatter(torch.arange(len(rows[0])), torch.tensor(rows[1])[:, None], layer)
+                frames.scatter(targets, layer)
 
         def page(engine, layer, row):
             return engine.kv.get_key_buffer(layer)[row * PAGE : (row + 1) * PAGE]

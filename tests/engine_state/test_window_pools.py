@@ -82,8 +82,9 @@ def found():
             frames._payload.fill_(255)
             frames.gather(torch.tensor([rows]))
             layout, frames.layout = frames.layout, target.described.state
+            targets = frames.targets(torch.arange(1), torch.tensor([to]))
             for layer in range(target.described.num_layers):
-                frames.scatter(torch.arange(1), torch.tensor([to]), layer)
+                frames.scatter(targets, layer)
             return frames, layout
 
         result = {}
