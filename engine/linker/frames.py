@@ -24,7 +24,8 @@ class Target:
 
     frames: int64[n], rows of the slab
     rows:   int64[n], of the device, on the device
-    runs:   half-open ranges of the two in which device rows count up by one, and the first of each
+    runs:   half-open ranges of the two in which device rows count up by one, and the first of each;
+            of a CPU only
     """
 
     frames: torch.Tensor
@@ -79,7 +80,8 @@ class Frames:
         for rows in device_rows.unbind(1):
             wanted = rows >= 0
             at = rows[wanted]
-            targets.append(Target(frames[wanted], at.to(device), _runs(at)))
+            runs = _runs(at) if device.type == "cpu" else ()
+            targets.append(Target(frames[wanted], at.to(device), runs))
         return targets
 
     def scatter(self, targets: list[Target], layer: int) -> None:
