@@ -212,9 +212,10 @@ class Control:
         async with self.guard():
             await patiently(self.redis.initialize, timeout=self.timeout)
         owners = [nodes[0] for _, nodes in sorted(self.redis.nodes_manager.slots_cache.items())]
+        count = len(set(owners))
         tags: dict[ClusterNode, str] = {}
         for number in itertools.count():
-            if len(tags) == len(set(owners)):
+            if len(tags) == count:
                 break
             tags.setdefault(owners[self.redis.keyslot(str(number))], f"{{{number}}}")
         return [Master(tag, _exchange_at(node)) for node, tag in tags.items()]

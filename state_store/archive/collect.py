@@ -236,6 +236,8 @@ def _is_orphan(stored: StoredName | StoredFileName, cold: bytes | ResponseError 
 def _condemned(member: bytes) -> tuple[Generation, int]:
     """A generation and when it was condemned (0: by letting go of what nobody held)."""
     text, _, at = member.partition(b"@")
+    if at and not at.isdigit():
+        raise CorruptObject(f"{member!r} is no generation that was condemned.")
     return Generation.parse(text), int(at or 0)
 
 

@@ -218,7 +218,8 @@ class _Sweep:
         async with self._control.guard() as client:
             if hasattr(client, "get_primaries"):  # a cluster
                 replies = await client.info("memory", target_nodes="primaries")
-                infos = list(replies.values())
+                # Of a single master redis-py gives the reply itself.
+                infos = [replies] if "used_memory" in replies else list(replies.values())
             else:
                 infos = [await client.info("memory")]
         return sum(i["used_memory"] for i in infos), sum(i["maxmemory"] for i in infos)

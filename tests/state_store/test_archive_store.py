@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from servers import Cluster
 from writer import RANKS, TENANT, Trips, Writer
 
 from state_store.archive.collect import check_archive
@@ -223,6 +224,19 @@ async def test_a_sweep_takes_memory_under_the_watermark(own_server, objects, tmp
     client.close()
 
 
+@pytest.mark.parametrize("masters", [1, 3])
+async def test_a_sweep_counts_the_memory_of_all_masters_of_a_cluster(tmp_path, masters):
+    with Cluster(tmp_path / "cluster", masters=masters) as cluster:
+        client = ObjectClient(cluster.url, timeout=5.0)
+        archive = f"file://{tmp_path}/archive"
+        async with await StateStore.connect(cluster.url, prefix="p", archive=archive) as store:
+            writer = Writer(store, client, "p")
+            session = await writer.session(FIRST)
+            report = await store.sweep(ArchivePolicy(memory_high=1, memory_low=1, spare=0))
+            assert [one.session_id for one in report.sessions] == [session.id]
+        client.close()
+
+
 async def using_acquire(writer, session):
     await writer.store.release(await writer.lease(session.id))
 
@@ -404,10 +418,11 @@ async def test_what_is_condemned_under_no_name_keeps_nothing_else_in_the_archive
     await writer.store.sweep(ArchivePolicy(idle=3600))
     await writer.store.delete_session(session.id)
     condemned = raw.keys(f"{prefix}:condemned:*")
-    raw.sadd(condemned[0], b"x")
+    generation = raw.srandmember(condemned[0]).partition(b"@")[0]
+    raw.sadd(condemned[0], b"x", generation + b"@x")
     raw.sadd(f"{prefix}:condemned:odd", b"y")
     raw.set(f"{prefix}:condemned:of-a-wrong-type", b"z")
     collected = (await writer.store.recover(older_than=0)).collected
-    assert (collected.condemned, collected.waiting) == (len(condemned), 3)
-    assert collected.damaged == 3
+    assert (collected.condemned, collected.waiting) == (len(condemned), 4)
+    assert collected.damaged == 4
     assert not [one for one in folder.rglob("*") if one.is_file() and "kv" in str(one)]
