@@ -215,14 +215,8 @@ class _Sweep:
 
     async def _memory(self) -> tuple[int, int]:
         """Bytes used and allowed (0: without limit), over all masters."""
-        async with self._control.guard() as client:
-            if hasattr(client, "get_primaries"):  # a cluster
-                replies = await client.info("memory", target_nodes="primaries")
-                # Of a single master redis-py gives the reply itself.
-                infos = [replies] if "used_memory" in replies else list(replies.values())
-            else:
-                infos = [await client.info("memory")]
-        return sum(i["used_memory"] for i in infos), sum(i["maxmemory"] for i in infos)
+        infos = await self._control.on_masters(lambda master: master.exchange([("INFO", "memory")]))
+        return sum(i["used_memory"] for (i,) in infos), sum(i["maxmemory"] for (i,) in infos)
 
     async def _tenant_bytes(self, tenant: str) -> int:
         """Bytes of the objects and contents of files in Redis that a tenant's sessions hold, each
