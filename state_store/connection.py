@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
-from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import (
+    AskError,
     ConnectionError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -33,6 +33,7 @@ from state_store.address import Address
 from state_store.clients import client_for
 from state_store.cluster import ClusterClient
 from state_store.errors import StoreFull, StoreRefused, StoreUnavailable
+from state_store.masters import ClusterMasters, Master
 from state_store.objects import ObjectClient
 from state_store.patience import is_login, is_passing, is_untrusted, patiently
 
@@ -57,19 +58,6 @@ Command = Script | Sequence[Any]
 """A script, or the words of any other command."""
 
 
-@dataclass(frozen=True)
-class Master:
-    """One server that holds data.
-
-    tag:      hash tag of keys that it holds; "" if it holds all
-    exchange: sends commands (words each) on one connection, in order, and returns the replies;
-              raises the first error, as redis-py's
-    """
-
-    tag: str
-    exchange: Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]
-
-
 class Control:
     """Small commands and scripts, asynchronously. Raises StoreUnavailable and StoreRefused."""
 
@@ -81,6 +69,7 @@ class Control:
         self._whole_url = url
         self.timeout = timeout
         self.redis: Any = client_for(self.address, timeout=timeout)
+        self._masters = ClusterMasters(self.redis) if self.is_cluster else None
 
     @classmethod
     async def connect(cls, url: str, *, timeout: float) -> Self:
@@ -207,26 +196,20 @@ class Control:
 
     async def masters(self) -> list[Master]:
         """Every server that holds data now."""
-        if not self.is_cluster:
+        if self._masters is None:
             return [Master("", self._exchange)]
         async with self.guard():
-            await patiently(self.redis.initialize, timeout=self.timeout)
-        owners = [nodes[0] for _, nodes in sorted(self.redis.nodes_manager.slots_cache.items())]
-        count = len(set(owners))
-        tags: dict[ClusterNode, str] = {}
-        for number in itertools.count():
-            if len(tags) == count:
-                break
-            tags.setdefault(owners[self.redis.keyslot(str(number))], f"{{{number}}}")
-        return [Master(tag, _exchange_at(node)) for node, tag in tags.items()]
+            return await patiently(self._masters.find, timeout=self.timeout)
 
     async def on_masters(self, ask: Callable[[Master], Awaitable[list[Any]]]) -> list[list[Any]]:
         """What `ask` is told by every master, all of them of the same set of masters: should that
-        change meanwhile, all are asked again."""
+        change meanwhile, all are asked again. So they are with tags in other slots where one is
+        about to move."""
+        moving: set[int] = set()
 
         async def attempt() -> list[list[Any]]:
             try:
-                masters = await self.masters()
+                masters = await self._masters_without(moving)
                 sent = [ask(master) for master in masters]
                 replies = await asyncio.gather(*sent, return_exceptions=True)
                 for reply in replies:  # once all have ended: none goes on behind our back
@@ -234,7 +217,9 @@ class Control:
                         raise reply
                 return cast("list[list[Any]]", replies)
             except (RedisError, OSError) as error:
-                if self.is_cluster and is_passing(error):
+                if isinstance(error, AskError) and not isinstance(error, MovedError):
+                    moving.add(error.slot_id)
+                elif self.is_cluster and is_passing(error):
                     with contextlib.suppress(RedisError, RedisClusterException):
                         await self.redis.nodes_manager.initialize()
                 raise
@@ -243,6 +228,11 @@ class Control:
             if not self.address.patient:
                 return await attempt()
             return await patiently(attempt, timeout=self.timeout)
+
+    async def _masters_without(self, slots: Collection[int]) -> list[Master]:
+        if self._masters is None:
+            return [Master("", self._exchange)]
+        return await self._masters.find(slots)
 
     async def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)
@@ -287,18 +277,6 @@ class Control:
                 f"the store at {self.url} was not ready within {self.timeout:g} s: {error}"
             )
         return StoreRefused(f"the store at {self.url} refused a command: {error}")
-
-
-def _exchange_at(node: ClusterNode) -> Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]:
-    async def exchange(commands: Sequence[Sequence[Any]]) -> list[Any]:
-        sent = [PipelineCommand(index, *words) for index, words in enumerate(commands)]
-        await node.execute_pipeline(sent)
-        for command in sent:
-            if isinstance(command.result, Exception):
-                raise command.result
-        return [command.result for command in sent]
-
-    return exchange
 
 
 def _words(command: Command, *, by_text: bool) -> Sequence[Any]:

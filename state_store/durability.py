@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from state_store.connection import Command, Control, Master
+from state_store.connection import Command, Control
 from state_store.errors import (
     DurabilityNotReached,
     ServersChanged,
     StoreRefused,
 )
 from state_store.levels import parse_level
+from state_store.masters import Master
 from state_store.synced import WHO, run_of, wait_until_synced
 
 CONFIRM_TIMEOUT = 5.0  # seconds

@@ -8,10 +8,11 @@ import time
 
 from redis.exceptions import ResponseError
 
-from state_store.connection import Control, Master
+from state_store.connection import Control
 from state_store.errors import CorruptObject, DurabilityNotReached, InvalidTenant, NotFound
 from state_store.integrity import forget_lost
 from state_store.layout import TenantKeys
+from state_store.masters import Master
 from state_store.sessions import UNMADE, Sessions
 from state_store.tenants import Tenants
 from state_store.unfinished import Unfinished

@@ -21,8 +21,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from state_store.connection import Master
 from state_store.local_log import LocalLog
+from state_store.masters import Master
 
 WHO = (("INFO", "server"), ("INFO", "replication"))
 _EARLY = (

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,6 +110,8 @@ class Cluster:
     def __init__(
         self, folder: Path, *, masters: int = 3, replicas: bool = False, build: Path = VALKEY
     ) -> None:
+        self._folder = folder
+        self._build = build
         self.masters = [Member(folder / f"m{n}", build=build) for n in range(masters)]
         self.replicas = [Member(folder / f"r{n}", build=build) for n in range(masters * replicas)]
 
@@ -138,10 +140,10 @@ class Cluster:
                 member.resume()
             member.stop()
 
-    def slots(self) -> dict[int, Member]:
+    def slots(self, asked: Sequence[Member] = ()) -> dict[int, Member]:
         """The master of every slot, as the first member that runs says."""
         by_port = {member.port: member for member in self.members}
-        for member in self.members:
+        for member in asked or self.members:
             with contextlib.suppress(redis.RedisError), member.client() as client:
                 ranges: Any = client.execute_command("CLUSTER SLOTS")
                 return {
@@ -155,10 +157,28 @@ class Cluster:
         with member.client() as client:
             return client.execute_command("CLUSTER MYID").decode()
 
-    def start_moving(self, slot: int) -> Move:
+    def add(self) -> Member:
+        """Another master, without slots, that all know."""
+        member = Member(self._folder / f"m{len(self.masters)}", build=self._build)
+        self.masters.append(member)
+        member.start()
+        with member.client() as client:
+            epoch = 1000 + len(self.members)  # higher than any: it is to have its way
+            client.execute_command("CLUSTER SET-CONFIG-EPOCH", epoch)
+            first = self.masters[0]
+            client.execute_command("CLUSTER MEET", HOST, first.port, first._bus_port)
+        until(lambda: all(self._knows_all(one) for one in self.members))
+        return member
+
+    def _knows_all(self, member: Member) -> bool:
+        with member.client() as client:
+            info = client.execute_command("CLUSTER INFO")
+        return int(info["cluster_known_nodes"]) == len(self.members)
+
+    def start_moving(self, slot: int, target: Member | None = None) -> Move:
         """Slot by slot and key by key, as every version can."""
         source = self.slots()[slot]
-        target = next(master for master in self.masters if master is not source)
+        target = target or next(master for master in self.masters if master is not source)
         with source.client() as old, target.client() as new:
             new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self.id_of(source))
             old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self.id_of(target))
