@@ -23,6 +23,7 @@ _SHARE_BYTES = 1 << 20  # a second connection is not worth a thread's wake-up fo
 _THREADS = 64  # started as they are needed; what finds none free waits for one
 _PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds before another attempt; the last repeats
 _PASSING = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
+_PATIENT = frozenset({"READONLY", "NOREPLICAS"})  # pass where servers replace each other
 _ASKING, _PING = keyless(b"ASKING"), keyless(b"PING")
 
 
@@ -91,11 +92,30 @@ class _Again:
         )
 
 
+class _Patience:
+    """How long something may fail without progress: `timeout` seconds from its first failure on."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._deadline: float | None = None
+
+    def is_over(self) -> bool:
+        """To be asked at each failure."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._timeout
+        return now > self._deadline
+
+    def renew(self) -> None:
+        self._deadline = None
+
+
 class Dispatcher:
     """Runs batches over a router's nodes. Thread-safe.
 
-    Servers that pass through a state (loading, resharding, failing over) are waited for up to
-    `timeout` seconds without progress.
+    Servers that pass through a state (loading, resharding, failing over) are waited for, and the
+    map of a cluster learned again, up to `timeout` seconds after the first failure without
+    progress.
     """
 
     def __init__(self, router: Router, *, timeout: float, connections: int) -> None:
@@ -126,7 +146,7 @@ class Dispatcher:
         waiting: Sequence[int] = range(len(items))
         asked: dict[int, Node] = {}
         failures = 0
-        deadline = time.monotonic() + self._timeout
+        patience = _Patience(self._timeout)
         while waiting:
             shares, again = self._shares(commands, items, waiting, asked, came)
             self._run(shares)
@@ -134,10 +154,11 @@ class Dispatcher:
             if not again.places:
                 break
             if len(again.places) < len(waiting):
-                failures, deadline = 0, time.monotonic() + self._timeout
+                failures = 0
+                patience.renew()
             if again.error is not None and not self.router.patient:
                 raise again.error
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 again.raise_reason(self._timeout)
             pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
             if again.passing:
@@ -151,7 +172,7 @@ class Dispatcher:
 
     def ping(self) -> None:
         """Have every node answer."""
-        deadline = time.monotonic() + self._timeout
+        patience = _Patience(self._timeout)
         while True:
             try:
                 for node in self.router.nodes():
@@ -160,7 +181,7 @@ class Dispatcher:
                         raise StoreRefused(f"the store refused a command: {reply.text}")
                 return
             except StoreUnavailable:
-                if not self.router.patient or time.monotonic() > deadline:
+                if not self.router.patient or patience.is_over():
                     raise
             time.sleep(_PAUSES[-1])
             self.router.refresh({})
@@ -261,7 +282,7 @@ class Dispatcher:
                 else:
                     again.asked[place] = self.router.node_at(server)
                 return True
-            if reply.code in _PASSING or (reply.code == "READONLY" and self.router.patient):
+            if reply.code in _PASSING or (reply.code in _PATIENT and self.router.patient):
                 again.reason, again.passing = reply.text, True
                 again.lost = again.lost or (self.router.patient and reply.code != "TRYAGAIN")
                 return True

@@ -21,6 +21,7 @@ from state_store.nodes import Node, connected
 from state_store.resp import BulkConnection
 
 SLOTS = 16384
+_MEMBER_TIMEOUT = 1.0  # seconds for any member to tell the map of slots: others know it too
 
 
 class Server(NamedTuple):
@@ -189,7 +190,9 @@ class ClusterRouter(Router):
         if node is None:
             node = Node(
                 f"{server.host}:{server.port}",
-                lambda: BulkConnection(self._connected(server), timeout=self._timeout),
+                lambda: BulkConnection(
+                    self._connected(server, timeout=self._timeout), timeout=self._timeout
+                ),
                 connections=self._connections,
             )
             self._nodes[server] = node
@@ -226,7 +229,7 @@ class ClusterRouter(Router):
             self._members.append(asked)
 
     def _slots(self, server: Server) -> Sequence[Sequence[Any]]:
-        connection = self._connected(server)
+        connection = self._connected(server, timeout=min(self._timeout, _MEMBER_TIMEOUT))
         try:
             connection.send_command("CLUSTER", "SLOTS")
             ranges: Sequence[Sequence[Any]] = connection.read_response()
@@ -240,12 +243,12 @@ class ClusterRouter(Router):
             raise StoreUnavailable(f"{server.host}:{server.port} knows of no slots.")
         return ranges
 
-    def _connected(self, server: Server) -> Any:
+    def _connected(self, server: Server, *, timeout: float) -> Any:
         return connected(
             self._kind,
             {**self._arguments, "host": server.host, "port": server.port},
             name=f"{server.host}:{server.port}",
-            timeout=self._timeout,
+            timeout=timeout,
         )
 
 

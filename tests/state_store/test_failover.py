@@ -182,13 +182,55 @@ async def test_a_master_without_a_replica_is_missed_by_name_and_welcome_back(tmp
                     await impatient.history(session.id)
                 with pytest.raises(StoreUnavailable):
                     await impatient.store.commit(draft, lease=lease, durability="memory")
+                there = f"{prefix}:{{{lineage_of(session.id)}}}:object".encode()
                 with pytest.raises(StoreUnavailable):
-                    impatient.put(draft)
+                    impatient.client.put([(there, memoryview(b"value"))], ttl=60)
             master.start()
             await writer.store.commit(draft, lease=lease, durability="memory")
             assert await writer.history(session.id) == list(range(13))
             await writer.store.recover(older_than=0)
             assert await writer.problems() == []
+
+
+async def test_what_a_silent_master_held_is_asked_of_the_replica_that_took_its_place(
+    tmp_path, prefix
+):
+    """Nothing is refused and no other server says so: the map is asked for."""
+    key = f"{prefix}:key".encode()
+    with Cluster(tmp_path, replicas=True) as cluster:
+        master = cluster.slots()[key_slot(key)]
+        client = ObjectClient(cluster.url, timeout=0.5)
+        client.put([(key, memoryview(b"value"))], ttl=600)
+        async with await StateStore.connect(cluster.url, prefix=prefix) as store:
+            assert await store.confirm("replicated:1") == "replicated:1"
+        master.pause()
+        others = [member for member in cluster.members if member is not master]
+        until(lambda: cluster.slots(asked=others)[key_slot(key)] is not master, timeout=30)
+        assert client.exists([key]) == [True]
+        client.close()
+        client = ObjectClient(cluster.url, timeout=0.5)
+        client.ping()
+        client.close()
+
+
+async def test_a_master_that_lacks_its_replicas_is_waited_for_by_all_that_write(tmp_path, prefix):
+    """As one is that was cut off from them, or is about to get new ones."""
+    value = [(f"{prefix}:key".encode(), memoryview(b"value"))]
+    with Sentinels(tmp_path) as servers, servers.primary.client() as primary:
+        primary.config_set("min-replicas-to-write", 2)
+        client = ObjectClient(servers.url, timeout=0.3)
+        with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+            client.put(value, ttl=60)
+        client.close()
+        async with writer_of(servers.url, prefix) as writer:
+            put = asyncio.create_task(asyncio.to_thread(writer.client.put, value, ttl=60))
+            session = asyncio.create_task(writer.session())
+            await asyncio.sleep(0.3)
+            assert not put.done()
+            assert not session.done()
+            primary.config_set("min-replicas-to-write", 0)
+            await put
+            await session
 
 
 def cut_off_replica(primary):
