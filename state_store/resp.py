@@ -36,6 +36,7 @@ _LARGE_BYTES = 1 << 14
 _REPLY_BYTES = 4  # of the shortest reply: `:1` and a line end
 _SURE = 3  # replies that are together as long as the first line of any value, which has 12 bytes
 _VECTOR = 1024  # buffers in one system call (IOV_MAX)
+_SECURE_BYTES = 1 << 16  # given to a TLS socket at once
 
 
 Value = memoryview | Sequence[memoryview]
@@ -202,11 +203,12 @@ class BulkConnection:
             ) from error
 
     def _send_vector(self, vector: list[bytes | memoryview]) -> None:
-        """Like `sendall`, whose time limit would be for all of the data: much takes long."""
+        """Like `sendall`, whose time limit would be for all of the data: much takes long. TLS
+        sockets have one for all that they are given, too."""
         at = 0
         while at < len(vector):
             if self._secure:
-                count = self._socket.send(vector[at])
+                count = self._socket.send(vector[at][:_SECURE_BYTES])
             else:
                 count = self._socket.sendmsg(vector[at : at + _VECTOR])
             at = _advance(vector, at, count)

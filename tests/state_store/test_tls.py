@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
+import time
 
 import pytest
 from certificates import Authority
@@ -52,6 +56,44 @@ def url_of(server, **options):
     return f"rediss://127.0.0.1:{server.port}?{query}"
 
 
+class SlowLink:
+    """A port before a server's, which passes one connection on and takes its time for requests."""
+
+    def __init__(self, server, *, rate):
+        """rate: bytes a second"""
+        self._rate = rate
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        self.port = self._listener.getsockname()[1]
+        self._server = socket.create_connection(("127.0.0.1", server.port))
+        self._threads = [threading.Thread(target=self._requests)]
+        self._threads[0].start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Call it when its client is gone."""
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _requests(self):
+        client, _ = self._listener.accept()
+        self._threads.append(threading.Thread(target=self._replies, args=(client,)))
+        self._threads[1].start()
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 14):
+                time.sleep(len(data) / self._rate)
+                self._server.sendall(data)
+        self._server.shutdown(socket.SHUT_RDWR)
+
+    def _replies(self, client):
+        with client, self._server, contextlib.suppress(OSError):
+            while data := self._server.recv(1 << 14):
+                client.sendall(data)
+
+
 async def refusals(url, kind, *, timeout):
     """What both connections say."""
     with pytest.raises(kind) as control:
@@ -88,6 +130,20 @@ async def test_the_store_works_over_tls(wanting, authority, prefix, asking):
     assert sizes == [len(value) for value in values.values()]
     for key, value in values.items():
         assert b"".join(into[key])[: len(value)] == value
+    client.close()
+
+
+def test_a_large_value_over_a_slow_link_is_sent_as_long_as_it_moves(wanting, authority, prefix):
+    """The time limit is for want of progress, not for all of the value."""
+    value = os.urandom(12_000_000)
+    with SlowLink(wanting.plain, rate=3_000_000) as link:
+        client = ObjectClient(url_of(link, ssl_ca_certs=authority.certificate), timeout=2.0)
+        client.put([(prefix.encode(), memoryview(value))], ttl=60)
+        client.close()
+    client = ObjectClient(url_of(wanting.plain, ssl_ca_certs=authority.certificate), timeout=10.0)
+    into = memoryview(bytearray(len(value)))
+    assert client.get_into([(prefix.encode(), into)]) == [len(value)]
+    assert into == value
     client.close()
 
 
