@@ -8,6 +8,7 @@ bytes, as they are stored and with their names, count toward the tenant's quota.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from state_store.connection import Call, Control, Script
 from state_store.durations import milliseconds
@@ -16,6 +17,7 @@ from state_store.layout import TenantKeys
 from state_store.lineages import Lineage, Lineages
 from state_store.quotas import Quotas
 from state_store.records import Session
+from state_store.tenant_seals import TenantSeals
 from state_store.tenants import Tenants
 
 
@@ -37,14 +39,28 @@ class Notes:
     ) -> None:
         """ttl: seconds that the note lives; happened: what it says has, so it is put however full
         the quota is. Raises InvalidArgument, TenantDeleted, QuotaExceeded."""
-        await self._put(tenant, name, value, ttl, "", happened)
+        await self._put(tenant, name, value, ttl, happened, "any")
 
     async def put_new(
         self, tenant: str, name: str, value: bytes, *, ttl: float, happened: bool = False
     ) -> bytes | None:
         """Put a note unless there is one of that name, which is returned then. Raises as `put`, and
         CorruptObject."""
-        return await self._put(tenant, name, value, ttl, "NX", happened)
+        return await self._put(tenant, name, value, ttl, happened, "new")
+
+    async def put_instead(
+        self,
+        tenant: str,
+        name: str,
+        value: bytes,
+        *,
+        of: bytes,
+        ttl: float,
+        happened: bool = False,
+    ) -> bytes | None:
+        """Put a note where there is `of`, or none any more; another one stays, and is returned.
+        Raises as `put_new`."""
+        return await self._put(tenant, name, value, ttl, happened, "same", of)
 
     async def get(self, tenant: str, names: Sequence[str]) -> list[bytes | None]:
         """In the order of `names`; None for one that is not there. Raises CorruptObject."""
@@ -72,19 +88,37 @@ class Notes:
         await self._control.run("drop_note", taken, "", named)
 
     async def _put(
-        self, tenant: str, name: str, value: bytes, ttl: float, how: str, happened: bool
+        self,
+        tenant: str,
+        name: str,
+        value: bytes,
+        ttl: float,
+        happened: bool,
+        over: Literal["any", "new", "same"],
+        before: bytes = b"",
     ) -> bytes | None:
+        """over: which note may be there; `before`, with "same"."""
         lives = milliseconds(ttl)
         seals = await self._tenants.seals(tenant)
         while True:
             named = seals.name(name)
             key, keys = self._key(tenant, named), TenantKeys(self._prefix, tenant)
             taken = [key, keys.record, keys.usage, keys.quota, keys.reserved, keys.notes]
-            given = [seals.record, seals.seal(value, key), lives, how, named, int(happened)]
+            given = [seals.record, seals.seal(value, key), lives, named, int(happened), over]
+            if over == "same":
+                given.append(await self._as_stored(seals, key, before))
             is_same, *there = await self._quotas.within(tenant, Script("put_note", taken, given))
             if is_same:
                 return seals.open(there[0], key) if there else None
             seals = await self._tenants.seals(tenant, anew=True)
+
+    async def _as_stored(self, seals: TenantSeals, key: str, value: bytes) -> bytes:
+        """What is in the store where `value` is. Raises CorruptObject."""
+        if seals.key is None:
+            return value
+        async with self._control.guard() as client:
+            found: bytes | None = await client.get(key)
+        return found if found is not None and seals.open(found, key) == value else value
 
     def _key(self, tenant: str, name: str) -> str:
         return TenantKeys(self._prefix, tenant).note(name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -171,7 +172,9 @@ class Conversations:
                 yield event
 
     async def _placed(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
-        """At the place, or in a fork of it."""
+        """At the place, or in a fork of it; where another request with the key has gone, if one
+        has."""
+        place, asked = await self._chosen(place, asked)
         if place.snapshot is not None and place.origin is None:
             # Both are raised before the first token.
             with contextlib.suppress(HeadMoved, LeaseHeld):  # somebody else goes on there
@@ -181,23 +184,32 @@ class Conversations:
                         yield event
                 return
             fork_id = self._store.new_session_id(beside=place.session_id)
-            place = place._replace(session_id=fork_id, origin=place.session_id)
+            fork = place._replace(session_id=fork_id, origin=place.session_id)
+            place, asked = await self._chosen(fork, asked)
         events = self._run(place, asked)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
-    async def _run(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
-        request, key, claim = asked.request, asked.key, asked.claim
-        if key is not None and claim is not None:  # a retry is to go on in the same session
-            _, session_id, head, origin = place
-            chosen = {
-                "ids": [session_id],
+    async def _chosen(self, place: Place, asked: _Asked) -> tuple[Place, _Asked]:
+        """Have every request with the key go on in the same session: the first to choose it does
+        so for all."""
+        if asked.key is None or asked.claim is None:
+            return place, asked
+        chosen = asked.claim.model_copy(
+            update={
+                "ids": [place.session_id],
                 "known": place.messages,
-                "head": head,
-                "origin": origin,
+                "head": place.snapshot,
+                "origin": place.origin,
             }
-            await self._turns.claims.note(key, claim.model_copy(update=chosen))
+        )
+        if chosen != asked.claim:
+            chosen = await self._turns.claims.choose(asked.key, asked.claim, chosen)
+        return _claimed(chosen) or place, dataclasses.replace(asked, claim=chosen)
+
+    async def _run(self, place: Place, asked: _Asked) -> AsyncGenerator[TurnEvent]:
+        request, key = asked.request, asked.key
         is_made = place.snapshot is None or place.origin is not None
         if is_made:
             await self._turns.unfinished.begin(place.session_id, place.snapshot)

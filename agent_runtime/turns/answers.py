@@ -5,21 +5,25 @@
 
 A runtime that died at 1 has committed nothing: the turn is run again. At 2 the turn is found by the
 key in its snapshot; by the record, if an equal snapshot was there before, which keeps what it had.
+A key may be taken for another request once it has expired, so both tell the request, too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 from agent_runtime.messages.rewriting import Rewriting
 from agent_runtime.noted import noted
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.turns.idempotency import digest_of
 from agent_runtime.turns.records import TurnRecord, TurnRecords
-from agent_runtime.wire.turns import TurnResult
+from agent_runtime.wire.turns import TurnRequest, TurnResult
 from state_store.records import Session, Snapshot
 from state_store.store import StateStore
 
+_STEP = 16  # snapshots that are read at once: the turn that is looked for is one of the last
 _UNCONFIRMED = "the runtime died right after the commit, and what was confirmed is not known"
 _OF_THE_COMMIT = {
     "snapshot", "parent", "boundary", "durable", "not_durable_because", "bytes_written",
@@ -50,7 +54,7 @@ class Answers:
             drafts = (rewriting.draft, rewriting.without)
             noted["onto"] = tuple([await self._store.identify(draft) for draft in drafts])
         await self._records.write(session, record.model_copy(update=noted), happened=True)
-        return meta_of(record.key, result)
+        return meta_of(record.key, record.request, result)
 
     async def give(self, session: Session, key: str | None, result: TurnResult) -> None:
         """After the commit."""
@@ -67,19 +71,26 @@ class Answers:
         result = noted(TurnResult, found, f"the answer that a turn of {session.id} was given")
         return result.model_copy(update={"replayed": True})
 
-    async def found(self, session: Session, key: str) -> TurnResult | None:
+    async def found(self, session: Session, key: str, request: TurnRequest) -> TurnResult | None:
         """As `given`, also of a turn that was committed and never answered; by who holds the
         lease. It is `given` from now on."""
         result = await self.given(session, key)
         if result is None and session.head is not None:
-            result = await self._recorded(session, key) or await self._in_history(session, key)
+            result = await self._recorded(session, key, request)
+            result = result or await self._in_history(session, key, request)
             if result is not None:
                 await self.give(session, key, result)
         return result
 
-    async def _recorded(self, session: Session, key: str) -> TurnResult | None:
+    async def _recorded(
+        self, session: Session, key: str, request: TurnRequest
+    ) -> TurnResult | None:
         record = await self._records.read(session)
-        if record is None or record.key != key or record.result is None:
+        if (
+            record is None
+            or record.result is None
+            or (record.key, record.request) != (key, request)
+        ):
             return None
         head = await self._store.snapshot(session.head or "")
         if head.parent not in (record.head, *record.onto):
@@ -90,21 +101,32 @@ class Answers:
             return None
         return _answer(head, record.result)
 
-    async def _in_history(self, session: Session, key: str) -> TurnResult | None:
-        for snapshot in reversed(await self._store.ancestors(session.head or "")):
-            if snapshot.meta.get("key") == key:
-                kept: dict[str, Any] = snapshot.meta["result"]
-                tokens = [] if kept["engine"] is None else await self._store.tokens(snapshot.id)
-                said = list(tokens[kept["usage"]["prompt_tokens"] :])
-                return _answer(snapshot, kept | {"token_ids": said})
+    async def _in_history(
+        self, session: Session, key: str, request: TurnRequest
+    ) -> TurnResult | None:
+        """Of what was committed since the key was new, last first."""
+        oldest = time.time() - self._ttl
+        at, asked = session.head, digest_of(request)
+        while at is not None:
+            history = await self._store.ancestors(at, most=_STEP)
+            for snapshot in reversed(history):
+                if snapshot.created_at < oldest:
+                    return None
+                if (snapshot.meta.get("key"), snapshot.meta.get("request")) == (key, asked):
+                    kept: dict[str, Any] = snapshot.meta["result"]
+                    tokens = [] if kept["engine"] is None else await self._store.tokens(snapshot.id)
+                    said = list(tokens[kept["usage"]["prompt_tokens"] :])
+                    return _answer(snapshot, kept | {"token_ids": said})
+            at = history[0].parent
         return None
 
 
-def meta_of(key: str | None, result: TurnResult) -> dict[str, Any]:
+def meta_of(key: str | None, request: TurnRequest, result: TurnResult) -> dict[str, Any]:
     """What the snapshot of a turn is to keep: its token ids are in its log."""
     if key is None:
         return {}
-    return {"key": key, "result": result.model_dump(mode="json", exclude=_KEPT_ELSEWHERE)}
+    kept = result.model_dump(mode="json", exclude=_KEPT_ELSEWHERE)
+    return {"key": key, "request": digest_of(request), "result": kept}
 
 
 def _answer(snapshot: Snapshot, kept: dict[str, Any]) -> TurnResult:

@@ -60,7 +60,7 @@ class Claims:
         what: is asked for, as in "a turn of ses-…"; ids: to be made if this is the first
         Raises KeyReused, QuotaExceeded.
         """
-        asked = Claim(request=_digest(what, request), ids=list(ids))
+        asked = Claim(request=digest_of(request, what), ids=list(ids))
         found = await self._store.notes.put_new(
             current_tenant(self._settings.tenant),
             _name(key),
@@ -69,7 +69,7 @@ class Claims:
         )
         if found is None:
             return asked, True
-        claim = noted(Claim, found, f"what is known of idempotency key {key[:80]!r}")
+        claim = _read(key, found)
         if claim.request != asked.request:
             raise reused(key)
         return claim, False
@@ -83,6 +83,19 @@ class Claims:
             ttl=self._settings.request_ttl,
             happened=True,
         )
+
+    async def choose(self, key: str, claim: Claim, chosen: Claim) -> Claim:
+        """Note what was chosen for a claim as it was read; what somebody else has noted meanwhile
+        stays, and is returned."""
+        found = await self._store.notes.put_instead(
+            current_tenant(self._settings.tenant),
+            _name(key),
+            _packed(chosen),
+            of=_packed(claim),
+            ttl=self._settings.request_ttl,
+            happened=True,
+        )
+        return chosen if found is None else _read(key, found)
 
     async def drop(self, key: str) -> None:
         """What was made for it is no more."""
@@ -133,13 +146,18 @@ def reused(key: str) -> KeyReused:
     )
 
 
-def _digest(what: str, request: BaseModel) -> str:
+def digest_of(request: BaseModel, what: str = "") -> str:
+    """Of a request as it came. what: is asked for with it"""
     asked = json.dumps([what, request.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _name(key: str) -> str:
     return f"key:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _read(key: str, packed: bytes) -> Claim:
+    return noted(Claim, packed, f"what is known of idempotency key {key[:80]!r}")
 
 
 def _packed(claim: Claim) -> bytes:

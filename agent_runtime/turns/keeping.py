@@ -64,7 +64,7 @@ class Keeping:
             logger.error("turn of %s is lost: %s", session_id, error)
             why = f"lost: no memory is left to keep it until the store is back ({error})"
             return result.model_copy(update={"not_durable_because": why})
-        meta = meta_of(key, result) | (said or {})
+        meta = meta_of(key, request, result) | (said or {})
         prompt_tokens, files = result.usage.prompt_tokens, request.workspace
         turn = KeptTurn(new_ids, prompt_tokens, request.durability, meta, files)
         self._outage.keep(before, turn)

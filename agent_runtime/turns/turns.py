@@ -209,7 +209,7 @@ class Turns:
                     raise self.outage.refused.pop(session_id)
                 session = await self.outage.catch_up(session, lease)
                 if key is not None and is_retry:
-                    result = await self._answers.found(session, key)
+                    result = await self._answers.found(session, key, request)
                 if result is None:
                     require_head(session, on)
                     await require_expected(self._store, session, request)

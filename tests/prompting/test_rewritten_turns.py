@@ -112,7 +112,7 @@ async def test_who_dies_at_any_round_trip_leaves_a_turn_that_is_found_or_run_aga
             made.add(whole)
             now = await store.session(one.session.id)
             answers = Answers(store, records, one.here.settings)
-            found = await answers.found(now, KEY)
+            found = await answers.found(now, KEY, one.asked.request)
             if whole:
                 head = await store.snapshot(now.head)
                 assert (found.snapshot, found.parent, found.replayed) == (

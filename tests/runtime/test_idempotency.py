@@ -12,6 +12,7 @@ from agent_runtime.settings import RuntimeSettings
 from agent_runtime.wire.messages import Message
 from agent_runtime.wire.sessions import CreateSession, ForkRequest
 from agent_runtime.wire.turns import ConversationRequest, TurnRequest, TurnResult
+from engine.errors import EngineUnreachable
 from state_store.store import StateStore
 
 from .talk import HISTORY, TEXT
@@ -36,13 +37,15 @@ class Doomed:
     def __init__(self, state):
         self.turns, self.sessions = state.turns, state.sessions
         self.conversations, self._store = state.conversations, state.store
+        self.choices = state.choices
 
     def dies_before(self, owner, name):
         async def die(*_, **__):
             for one, method in (
                 (self._store, "release"), (self._store, "renew"), (self._store, "commit"),
                 (self._store.session_notes, "put"), (self._store.session_notes, "delete"),
-                (self._store.notes, "put"), (self._store, "fork"), (self._store, "create_session"),
+                (self._store.notes, "put"), (self._store.notes, "put_instead"),
+                (self._store, "fork"), (self._store, "create_session"),
             ):  # fmt: skip
                 setattr(one, method, dead)
             raise Died
@@ -269,6 +272,36 @@ async def test_a_conversation_whose_runtime_died_goes_on_in_the_same_session(
     again = await torpor.converse(said, max_tokens=8, idempotency_key=gap)
     assert again.snapshot == answer.snapshot
     await torpor.delete(answer.session_id)
+
+
+async def test_choices_of_which_one_failed_are_asked_for_again(torpor, doomed, store):
+    request = ConversationRequest(
+        messages=[Message(role="user", content=f"{TEXT[:20]} choices")], max_tokens=8
+    )
+    before = {one.id for one in await store.sessions("default")}
+    real, failed = doomed.turns.run, []
+
+    async def failing(session_id, turn, *, key=None):
+        async with contextlib.aclosing(real(session_id, turn, key=key)) as events:
+            async for event in events:
+                if "some\n1" in key and not failed:
+                    failed.append(session_id)
+                    raise EngineUnreachable("it has gone")
+                yield event
+
+    doomed.turns.run = failing
+    with pytest.raises(EngineUnreachable):
+        await result_of(doomed.choices.run(request, 2, key="some"))
+    assert len(failed) == 1
+    answers = {}
+    async for number, event in doomed.choices.run(request, 2, key="some"):
+        if isinstance(event, TurnResult):
+            answers[number] = event
+    assert [answers[number].replayed for number in range(2)] == [True, False]
+    made = {one.id for one in await store.sessions("default")} - before
+    assert made == {one.session_id for one in answers.values()}
+    for one in made:
+        await torpor.delete(one)
 
 
 def test_errors_say_when_to_ask_again():

@@ -9,6 +9,8 @@ from writer import TENANT
 from state_store.errors import InvalidTenant, QuotaExceeded
 from state_store.layout import TenantKeys
 from state_store.quotas import Quota
+from state_store.store import StateStore
+from state_store.vault import MasterKey, Vault
 
 
 async def test_a_note_is_found_by_its_tenant_alone(writer):
@@ -30,6 +32,26 @@ async def test_one_of_many_puts_a_new_note_and_the_others_see_it(writer):
     assert seen.count(None) == 1
     assert seen[int(stored)] is None
     assert set(seen) == {None, stored}
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_of_many_who_have_read_the_same_one_replaces_it(server, prefix, encrypted):
+    vault = Vault([MasterKey(bytes(range(32)))])
+    async with await StateStore.connect(server.url, prefix=prefix, vault=vault) as store:
+        await store.create_tenant("ann", encrypted=encrypted)
+        await store.notes.put("ann", "a", b"first", ttl=60)
+
+        def replace(number):
+            return store.notes.put_instead("ann", "a", b"%d" % number, of=b"first", ttl=60)
+
+        seen = await asyncio.gather(*map(replace, range(20)))
+        (stored,) = await store.notes.get("ann", ["a"])
+        assert seen.count(None) == 1
+        assert seen[int(stored)] is None
+        assert set(seen) == {None, stored}
+        await store.notes.delete("ann", "a")
+        assert await store.notes.put_instead("ann", "a", b"1", of=b"first", ttl=60) is None
+        assert await store.notes.get("ann", ["a"]) == [b"1"]
 
 
 async def test_a_note_expires(writer):
