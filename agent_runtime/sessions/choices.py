@@ -92,10 +92,10 @@ class Choices:
         await self._turns.unfinished.begin(fork.id, fork.head)
         turn = turn_of(request, (), head=fork.head or "")
         ended = False
+        # A retry after a failure is given another fork, and its turn is another.
+        turn_key = None if key is None else part_of(key, "turn", fork.id)
         try:
-            events = self._turns.run(
-                fork.id, turn, key=None if key is None else part_of(key, "turn")
-            )
+            events = self._turns.run(fork.id, turn, key=turn_key)
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, TurnResult):
