@@ -67,6 +67,11 @@ class _Desk:
     turns: int = 0
     reprefilled: int = 0
 
+    def close(self) -> None:
+        """It is not asked any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+
 
 class Admission:
     """Every turn passes here before anything is computed for it."""
@@ -125,8 +130,7 @@ class Admission:
 
     async def close(self) -> None:
         for desk in self._desks.values():
-            if desk.timer is not None:
-                desk.timer.cancel()
+            desk.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -143,7 +147,7 @@ class Admission:
         if desk is None:
             for boot_id, other in list(self._desks.items()):
                 if other.engine.record.engine_id == record.engine_id and not other.present:
-                    del self._desks[boot_id]  # an earlier start of it
+                    self._desks.pop(boot_id).close()  # an earlier start of it
             settings = self._settings
             queue = FairQueue(
                 limit=settings.queue_limit,
@@ -152,7 +156,14 @@ class Admission:
             )
             capacity, sizes = self._measured(engine)
             policy = settings.make_policy()
-            scheduler = Scheduler(capacity, sizes, policy, queue, prefetch=settings.prefetch)
+            scheduler = Scheduler(
+                capacity,
+                sizes,
+                policy,
+                queue,
+                prefetch=settings.prefetch,
+                is_held=self._residency.is_held,
+            )
             desk = self._desks[record.boot_id] = _Desk(engine, scheduler)
         return desk
 
@@ -223,13 +234,14 @@ class Admission:
         place = self._residency.place(session_id)
         if place is None or place.boot_id != engine.record.boot_id:
             return
-        if session_id in self._residency.held:
+        if self._residency.is_held(session_id):
             return  # somebody pays for it to stay
         self._residency.left(session_id)
         self._do(engine.client.release(place.tag))
 
     async def _fetched(self, engine: Engine, session_id: str) -> None:
-        if session_id not in self._desk(engine).present:
+        desk = self._desks.get(engine.record.boot_id)
+        if desk is not None and session_id not in desk.present:
             await self._prefetch(session_id, engine)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:

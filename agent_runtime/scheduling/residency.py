@@ -8,6 +8,7 @@ that were not served for long it lets go: as many as it remembers have been serv
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,11 +39,11 @@ class _Known:
 class Residency:
     """Session id -> the engine start (boot) whose device or staging holds its head.
 
-    held: sessions that this process had an engine keep from eviction
+    Some of them this process has an engine keep from eviction, for so long.
     """
 
     def __init__(self, *, remembered: int = REMEMBERED) -> None:
-        self.held: set[str] = set()
+        self._held: dict[str, float] = {}  # until when, by time.monotonic()
         self._remembered = remembered
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._counts: Counter[str] = Counter()
@@ -65,6 +66,20 @@ class Residency:
 
     def placed(self, session_id: str, boot_id: str) -> None:
         self._place(session_id, boot_id)
+
+    def held(self, session_id: str, seconds: float) -> None:
+        """An engine was told to keep the session's head for so long."""
+        now = time.monotonic()
+        for name in [name for name, until in self._held.items() if until <= now]:
+            del self._held[name]
+        self._held[session_id] = now + seconds
+
+    def is_held(self, session_id: str) -> bool:
+        return self._held.get(session_id, 0.0) > time.monotonic()
+
+    def let_go(self, session_id: str) -> None:
+        """It is not kept any more."""
+        self._held.pop(session_id, None)
 
     def shared(self, session_id: str, fork_id: str) -> None:
         """A fork has the same head: where that is, it is."""
@@ -151,7 +166,7 @@ class Residency:
         known = self._known.setdefault(session_id, _Known())
         self._known.move_to_end(session_id)
         if len(self._known) > self._remembered:
-            oldest = next((name for name in self._known if name not in self.held), session_id)
+            oldest = next((name for name in self._known if not self.is_held(name)), session_id)
             if oldest != session_id:
                 self._let(oldest)
         return known

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -84,8 +84,10 @@ class Scheduler:
         *,
         prefetch: bool = True,
         remembered: int = 16384,
+        is_held: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """prefetch: False to fetch only what has been asked for
+        is_held: whether the engine was told to keep a session: to suspend it frees nothing yet
         remembered: sessions away from the device that may be expected back"""
         self.capacity = capacity
         self.sizes = sizes
@@ -95,6 +97,7 @@ class Scheduler:
         self.stats = Stats(starts=dict.fromkeys(Where, 0))
         self._prefetches = prefetch
         self._remembered = remembered
+        self._is_held = is_held
         self._running: dict[str, Ask] = {}
         self._started: dict[str, float] = {}
         self._idle: dict[str, Idle] = {}
@@ -202,7 +205,8 @@ class Scheduler:
             return []
         victims = []
         others = [idle for idle in self._idle.values() if idle is not own]
-        for idle in self.policy.leaving(others, now):
+        leaving = self.policy.leaving(others, now)
+        for idle in sorted(leaving, key=lambda idle: self._is_held(idle.session)):
             states -= idle.states
             tokens -= idle.tokens
             victims.append(idle)

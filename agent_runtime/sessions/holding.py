@@ -56,11 +56,11 @@ async def give_up(pool: EnginePool, residency: Residency, session_id: str) -> No
     engine = None if place is None else await pool.with_boot(place.boot_id)
     if place is not None and engine is not None:
         with contextlib.suppress(EngineUnreachable):
-            if session_id in residency.held:
+            if residency.is_held(session_id):
                 await engine.let_go(session_id, timeout=_TIMEOUT)
             await engine.client.release(place.tag)
     residency.left(session_id)
-    residency.held.discard(session_id)
+    residency.let_go(session_id)
 
 
 class Holding:
@@ -106,7 +106,7 @@ class Holding:
                 "unchanged. A turn brings its state to the device."
             )
         self._residency.placed(session_id, engine.record.boot_id)
-        self._residency.held.add(session_id)
+        self._residency.held(session_id, request.seconds)
         return Held(
             session_id=session_id,
             head=session.head,
@@ -119,7 +119,7 @@ class Holding:
         """End the session's hold. Raises NeedsState, NoEngine, EngineUnreachable."""
         _, engine = await self._placed(session_id, "held on a device")
         was_held = await engine.let_go(session_id, timeout=_TIMEOUT)
-        self._residency.held.discard(session_id)
+        self._residency.let_go(session_id)
         return Released(session_id=session_id, engine=engine.record.engine_id, was_held=was_held)
 
     async def drop(self, session_id: str) -> Dropped:

@@ -22,10 +22,24 @@ def test_sessions_that_were_not_served_for_long_are_let_go():
 
 def test_one_that_an_engine_was_told_to_keep_is_not_let_go():
     residency = Residency(remembered=2)
-    residency.held.add("kept")
+    residency.held("kept", 600)
     for name in ("kept", "a", "b", "c"):
         residency.placed(name, "boot")
     assert residency.sessions() == {"kept", "c"}
+
+
+def test_a_hold_ends_by_itself_or_by_word():
+    residency = Residency(remembered=1)
+    residency.held("short", 0.0)
+    residency.held("long", 600)
+    assert [residency.is_held(name) for name in ("short", "long", "never")] == [False, True, False]
+    residency.let_go("long")
+    assert not residency.is_held("long")
+    residency.held("other", 600)
+    assert set(residency._held) == {"other"}
+    residency.placed("short", "boot")
+    residency.placed("new", "boot")
+    assert residency.sessions() == {"new"}
 
 
 def test_the_sessions_of_an_engine_are_counted():
