@@ -38,9 +38,11 @@ class Keeping:
         self._settings = settings
         self._answers: dict[str, dict[str, _Answered]] = {}
         self._catching_up: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     async def close(self) -> None:
         """Turns that wait for the store end here: they lived in this process only."""
+        self._is_closed = True
         for task in self._catching_up.values():
             task.cancel()
         await asyncio.gather(*self._catching_up.values(), return_exceptions=True)
@@ -64,13 +66,17 @@ class Keeping:
             logger.error("turn of %s is lost: %s", session_id, error)
             why = f"lost: no memory is left to keep it until the store is back ({error})"
             return result.model_copy(update={"not_durable_because": why})
+        if self._outage.kept(session_id) and not self._outage.is_current(before):
+            logger.error("turn of %s is lost: another one was answered meanwhile", session_id)
+            why = "lost: another turn was answered meanwhile, behind which this one was not said"
+            return result.model_copy(update={"not_durable_because": why})
         meta = meta_of(key, request, result) | (said or {})
         prompt_tokens, files = result.usage.prompt_tokens, request.workspace
         turn = KeptTurn(new_ids, prompt_tokens, request.durability, meta, files)
         self._outage.keep(before, turn)
         logger.error("turn of %s is kept in memory: %s", session_id, error)
         running = self._catching_up.get(session_id)
-        if running is None or running.done():
+        if (running is None or running.done()) and not self._is_closed:
             task = asyncio.create_task(self._catch_up(session_id))
             self._catching_up[session_id] = task
             task.add_done_callback(lambda ended: self._forget(session_id, ended))

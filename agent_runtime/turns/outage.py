@@ -21,6 +21,8 @@ from agent_runtime.messages.histories import History
 from agent_runtime.messages.rewriting import Rewriting
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.committing import commit_turn
+from agent_runtime.turns.idempotency import reused
+from agent_runtime.wire.turns import TurnRequest, TurnResult
 from engine.pool import Engine
 from state_store.errors import FilesMissing
 from state_store.records import Lease, Session
@@ -68,6 +70,15 @@ class KeptTurn:
     files: str | None = None
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A turn with a key of idempotency, and its result. request: as it came"""
+
+    key: str
+    request: TurnRequest
+    result: TurnResult
+
+
 @dataclass
 class _Kept:
     base: Standing  # what the first of the turns was said on
@@ -101,6 +112,7 @@ class Outage:
         self._settings = settings
         self._hold = hold
         self._standing: OrderedDict[str, Standing] = OrderedDict()
+        self._answered: dict[str, Answered] = {}  # of sessions whose standing is known
         self._kept: dict[str, _Kept] = {}
         self.caught_up: dict[str, int] = {}
         self.lost_files: dict[str, list[str]] = {}
@@ -113,15 +125,30 @@ class Outage:
         while len(self._standing) > self._settings.standing_sessions:
             for session_id in self._standing:
                 if session_id not in self._kept:
-                    del self._standing[session_id]
+                    self._forget(session_id)
                     break
             else:
                 return
 
     def drop(self, session_id: str) -> None:
         """Forget the session, and what was kept of it."""
-        self._standing.pop(session_id, None)
+        self._forget(session_id)
         self._kept.pop(session_id, None)
+
+    def answered(self, session_id: str, turn: Answered) -> None:
+        """A turn with a key was answered: should the store be gone when it is asked for again,
+        nobody else can tell."""
+        if session_id in self._standing:
+            self._answered[session_id] = turn
+
+    def answer(self, session_id: str, key: str, request: TurnRequest) -> TurnResult | None:
+        """Of the session's last turn that had a key, if it was this one. Raises KeyReused."""
+        found = self._answered.get(session_id)
+        if found is None or found.key != key:
+            return None
+        if found.request != request:
+            raise reused(key)
+        return found.result.model_copy(update={"replayed": True})
 
     def standing(self, session_id: str) -> Standing | None:
         """The session with all that was said; None if this process cannot know it."""
@@ -146,13 +173,17 @@ class Outage:
         held = sum(len(t.new_ids) for kept in self._kept.values() for t in kept.turns)
         return held + tokens <= self._settings.kept_tokens
 
+    def is_current(self, before: Standing) -> bool:
+        """Whether nothing was said in the session, as far as this process knows, since `before`."""
+        now = self._standing.get(before.session.id)
+        return now is not None and now.history.tokens == before.history.tokens
+
     def keep(self, before: Standing, turn: KeptTurn) -> None:
-        """before: the session when the turn began"""
+        """before: the session when the turn began; it is current if there are kept turns"""
         session_id = before.session.id
-        now = self._standing.get(session_id)
-        if now is not None and now.history.tokens == before.history.tokens:
+        if self.is_current(before):
             # What had been kept before may have been committed while this turn ran.
-            before = dataclasses.replace(now, engine=before.engine)
+            before = dataclasses.replace(self._standing[session_id], engine=before.engine)
         self._kept.setdefault(session_id, _Kept(before)).turns.append(turn)
         self._standing[session_id] = before.after(turn.new_ids)
 
@@ -207,6 +238,10 @@ class Outage:
             self._standing[session.id] = kept.standing
         self._kept.pop(session.id, None)
         return session
+
+    def _forget(self, session_id: str) -> None:
+        self._standing.pop(session_id, None)
+        self._answered.pop(session_id, None)
 
     def _lose_files(self, session_id: str, kept: _Kept, error: FilesMissing) -> None:
         """Of the first kept turn."""

@@ -64,7 +64,7 @@ class TurnRecords:
     ) -> TurnRecord:
         """Of a turn that begins now; it is to be written."""
         return TurnRecord(
-            id=f"turn-{secrets.token_hex(8)}",
+            id=new_turn_id(),
             request=request,
             since=time.time(),
             owner=owner,
@@ -109,6 +109,10 @@ class TurnRecords:
                 logger.error("%s", error)
         writers = dict(zip(records, await self._store.writers(list(records)), strict=True))
         return [_shown(one, records.get(one.id), writers.get(one.id)) for one in sessions]
+
+
+def new_turn_id() -> str:
+    return f"turn-{secrets.token_hex(8)}"
 
 
 def _shown(session: Session, record: TurnRecord | None, writer: str | None) -> RunningTurn | None:

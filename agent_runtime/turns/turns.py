@@ -35,12 +35,12 @@ from agent_runtime.turns.idempotency import Claims, turn_of
 from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.marks import marks_of
 from agent_runtime.turns.one_at_a_time import OneAtATime
-from agent_runtime.turns.outage import Outage, Standing
+from agent_runtime.turns.outage import Answered, Outage, Standing
 from agent_runtime.turns.placing import Placement, Placing
 from agent_runtime.turns.prompting import Prompting, follows_template, with_defaults
 from agent_runtime.turns.readiness import Readiness
 from agent_runtime.turns.reading import read
-from agent_runtime.turns.records import TurnRecord, TurnRecords
+from agent_runtime.turns.records import TurnRecord, TurnRecords, new_turn_id
 from agent_runtime.turns.reporting import Reports
 from agent_runtime.turns.results import leave, result_of
 from agent_runtime.turns.stateless import Stateless
@@ -121,23 +121,9 @@ class Turns:
         KeptTurnsRefused, FilesMissing, QuotaExceeded, Cancelled, Draining; KeyReused, StillRunning.
         After any of them the session's head is what it was.
         """
-        began = False
-        try:
-            run = self._run(session_id, request, key)
-            with self.cancelling.turn():
-                async with contextlib.aclosing(run) as events:
-                    async for event in events:
-                        began = began or not isinstance(event, Progress)
-                        yield event
-        except LeaseHeld as error:
-            await self._require_over(session_id, key, error)
-            raise
-        except StoreUnavailable as error:
-            if began or self.outage.standing(session_id) is None:
-                raise
-            logger.warning("%s goes on without the store: %s", session_id, error)
-            without = self._run_without_store(session_id, request, error, key)
-            async with contextlib.aclosing(without) as events:
+        with self.cancelling.turn():
+            events = self._run_anyhow(session_id, request, key)
+            async with contextlib.aclosing(events):
                 async for event in events:
                     yield event
 
@@ -184,6 +170,29 @@ class Turns:
             head=head,
             committed=record is not None and head != record.head,
         )
+
+    async def _run_anyhow(
+        self, session_id: str, request: TurnRequest, key: str | None
+    ) -> AsyncGenerator[TurnEvent]:
+        """With the store, or without it if it turns out to be gone."""
+        began = False
+        try:
+            run = self._run(session_id, request, key)
+            async with contextlib.aclosing(run) as events:
+                async for event in events:
+                    began = began or not isinstance(event, Progress)
+                    yield event
+        except LeaseHeld as error:
+            await self._require_over(session_id, key, error)
+            raise
+        except StoreUnavailable as error:
+            if began or self.outage.standing(session_id) is None:
+                raise
+            logger.warning("%s goes on without the store: %s", session_id, error)
+            without = self._run_without_store(session_id, request, error, key)
+            async with contextlib.aclosing(without) as events:
+                async for event in events:
+                    yield event
 
     async def _run(
         self, session_id: str, request: TurnRequest, key: str | None, *, on: str | None = None
@@ -265,6 +274,9 @@ class Turns:
                     if isinstance(event, TurnResult):
                         with contextlib.suppress(StoreUnavailable):  # then the snapshot tells
                             await self._answers.give(session, record.key, event)
+                        if record.key is not None and event.snapshot is not None:
+                            told = Answered(record.key, record.request, event)
+                            self.outage.answered(session.id, told)
                     yield event
 
     async def _turn(
@@ -427,8 +439,11 @@ class Turns:
             before = self.outage.standing(session_id)
             if before is None:  # refused meanwhile
                 raise why
-            if (kept := self._keeping.answer(session_id, request, key)) is not None:
-                for event in replayed(kept):
+            given = self._keeping.answer(session_id, request, key)
+            if given is None and key is not None:
+                given = self.outage.answer(session_id, key, request)
+            if given is not None:
+                for event in replayed(given):
                     yield event
                 return
             session = before.session
@@ -447,14 +462,20 @@ class Turns:
             generation.marks = await aside(
                 request.messages, marks_of, self.chat, before, asked, request
             )
-            with generation.counted():
-                async with self._slot(before, delta, request) as slot:
-                    pieces = self._generate(before, asked, request, generation)
-                    async with contextlib.aclosing(pieces):
-                        async for event in pieces:
-                            yield event
-                    before = dataclasses.replace(before, engine=generation.engine)
-                    result = result_of(self.chat, before, delta, generation, request)
-                    leave(slot, result)
+            async with contextlib.AsyncExitStack() as stack:
+                stack.enter_context(generation.counted())
+                cancellable = stack.enter_context(self.cancelling.running(session, new_turn_id()))
+                queued = stack.enter_async_context(self._slot(before, delta, request))
+                slot = await cancellable.awaited(queued)
+                if not self.outage.is_current(before):  # a turn that began with the store has ended
+                    raise why
+                generating = self._generate(before, asked, request, generation)
+                pieces = cancellable.events(generating)
+                async with contextlib.aclosing(pieces):
+                    async for event in pieces:
+                        yield event
+                before = dataclasses.replace(before, engine=generation.engine)
+                result = result_of(self.chat, before, delta, generation, request)
+                leave(slot, result)
             new_ids = [*delta, *generation.ids]
             yield self._keeping.keep(before, new_ids, result, asked_for, why, key)

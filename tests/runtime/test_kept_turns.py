@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent_runtime.errors import KeptTurnsRefused
+from agent_runtime.errors import Draining, KeptTurnsRefused
 from agent_runtime.feed.posting import Feed
 from agent_runtime.messages.histories import EMPTY
 from agent_runtime.scheduling.residency import Residency
@@ -117,6 +117,7 @@ async def kept(server, store):
         commit=commit,
         sessions=sessions,
         residency=residency,
+        turns=turns,
     )
     await store.release(lease)
     await turns.close()
@@ -239,6 +240,44 @@ async def test_a_turn_that_began_before_the_others_were_committed_is_committed_a
     outage.keep(began_on, KeptTurn([8, 9], 4, "memory"))
     caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
     assert list(await store.tokens(caught_up.head)) == [5, 6, 7, 8, 9]
+
+
+async def test_a_turn_that_was_not_said_behind_those_that_are_kept_is_lost_by_name(kept, store):
+    session_id, outage, keeping = kept.session.id, kept.outage, kept.turns._keeping
+    request = TurnRequest(messages=[Message(role="user", content="Hi.")])
+    away, said = StoreUnavailable("gone"), said_in(kept.session)
+    began_on = outage.standing(session_id)
+    first = keeping.keep(began_on, [8, 9], said, request, away, "first")
+    second = keeping.keep(began_on, [10], said, request, away, "second")
+    assert (first.kept, second.kept) == (True, False)
+    assert "lost: another turn was answered meanwhile" in second.not_durable_because
+    assert keeping.answer(session_id, request, "second") is None
+    caught_up = await outage.catch_up(await store.session(session_id), kept.lease)
+    assert list(await store.tokens(caught_up.head)) == [5, 6, 7, 8, 9]
+
+
+async def test_a_turn_without_the_store_is_one_that_a_drain_waits_for(kept, monkeypatch):
+    turns, session_id = kept.turns, kept.session.id
+    go_on, request = asyncio.Event(), TurnRequest(messages=[Message(role="user", content="Hi.")])
+
+    async def gone(*_):
+        raise StoreUnavailable("gone")
+        yield
+
+    async def slow(*_):
+        await go_on.wait()
+        yield said_in(kept.session)
+
+    monkeypatch.setattr(turns, "_run", gone)
+    monkeypatch.setattr(turns, "_run_without_store", slow)
+    running = asyncio.create_task(anext(turns.run(session_id, request)))
+    await asyncio.sleep(0.05)
+    turns.cancelling.drain()
+    assert not await turns.cancelling.until_idle(0.05)
+    with pytest.raises(Draining):
+        await anext(turns.run(session_id, request))
+    go_on.set()
+    assert (await running).session_id == session_id
 
 
 async def test_turns_whose_files_are_lost_are_committed_with_those_of_the_turn_before(kept, store):

@@ -83,6 +83,24 @@ async def test_turns_go_on_without_the_store_and_are_committed_when_it_is_back(
     await torpor.delete(stranger.id)
 
 
+async def test_a_turn_that_was_committed_is_not_said_again_while_the_store_is_gone(
+    stage, torpor, session
+):
+    """Its answer may have been lost on the way."""
+    (first,) = await say(torpor, session.id, HISTORY[0], idempotency_key="before the outage")
+    stage.store.kill()
+    try:
+        (again,) = await say(torpor, session.id, HISTORY[0], idempotency_key="before the outage")
+        with pytest.raises(ApiError) as reused:
+            await say(torpor, session.id, HISTORY[1], idempotency_key="before the outage")
+    finally:
+        stage.store.start()
+    assert again == first.model_copy(update={"replayed": True})
+    assert reused.value.code == "key_reused"
+    await until_committed(torpor, session.id)
+    assert [one.id for one in await torpor.snapshots(session.id)] == [first.snapshot]
+
+
 async def test_agents_go_on_behind_turns_that_were_kept(stage, torpor):
     agent = build_agent(torpor, Registry([]), checkpointer=InMemorySaver(), max_tokens=8)
     sessions = [await torpor.create(system=f"{SYSTEM} {number}") for number in range(2)]
