@@ -103,3 +103,5 @@ class Drain:
             self._suspended += 1  # it was deleted elsewhere
         except (TorporError, EngineError, StoreError) as error:
             logger.warning("%s is not suspended: %s", session_id, error)
+        except Exception:  # a fault of this one, and the others still have their time
+            logger.exception("%s is not suspended", session_id)

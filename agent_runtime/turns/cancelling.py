@@ -89,6 +89,7 @@ class Cancelling:
         self.begun = 0
         """Turns that have come and not left."""
         self.is_draining = False
+        self._is_ending = False
 
     def drain(self) -> None:
         """Begin no more turns."""
@@ -115,6 +116,8 @@ class Cancelling:
     def running(self, session: Session, turn_id: str) -> Iterator[Cancellable]:
         """For the length of the block, the turn can be cancelled."""
         turn = self._running[turn_id] = Cancellable(session, turn_id)
+        if self._is_ending:
+            turn.cancel(_ended(turn))
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
         try:
@@ -130,14 +133,11 @@ class Cancelling:
         return not self.begun
 
     def end_all(self) -> None:
-        """The turns that run end with Draining, but those that commit already."""
+        """The turns that run end with Draining, but those that commit already; so do those that
+        have come and still wait for their session."""
+        self._is_ending = True
         for turn in self._running.values():
-            turn.cancel(
-                Draining(
-                    f"the turn {turn.id} of {turn.session.id} was ended, because its runtime is "
-                    "being stopped; the session is what it was before. Send the turn again."
-                )
-            )
+            turn.cancel(_ended(turn))
 
     def end_deleted(self, session_id: str) -> None:
         """Those of this process end whose session is being deleted."""
@@ -185,6 +185,13 @@ class Cancelling:
                 for turn, note in zip(turns, notes, strict=True):
                     if note is not None:
                         turn.cancel()
+
+
+def _ended(turn: Cancellable) -> Draining:
+    return Draining(
+        f"the turn {turn.id} of {turn.session.id} was ended, because its runtime is being stopped; "
+        "the session is what it was before. Send the turn again."
+    )
 
 
 def _name(turn_id: str) -> str:

@@ -134,6 +134,8 @@ class Outage:
         """Forget the session, and what was kept of it."""
         self._forget(session_id)
         self._kept.pop(session_id, None)
+        self.caught_up.pop(session_id, None)
+        self.lost_files.pop(session_id, None)
 
     def answered(self, session_id: str, turn: Answered) -> None:
         """A turn with a key was answered: should the store be gone when it is asked for again,
@@ -198,7 +200,8 @@ class Outage:
         while kept is not None and kept.turns:
             turn, base = kept.turns[0], kept.base
             if session.head != base.session.head:
-                await self._require_said(session, kept)
+                if not await self._is_head(session, kept):
+                    return session
                 snapshot = await self._store.snapshot(session.head or "")
             else:
                 after = base.after(turn.new_ids)
@@ -254,17 +257,24 @@ class Outage:
         self.lost_files.setdefault(session_id, []).append(why)
         logger.error("%s: %s (%s)", session_id, why, error)
 
-    async def _require_said(self, session: Session, kept: _Kept) -> None:
-        """The commit of the first kept turn may have happened, though its reply was lost."""
-        base, turn = kept.base, kept.turns[0]
+    async def _is_head(self, session: Session, kept: _Kept) -> bool:
+        """Whether the first kept turn is the head: its commit may have happened, though its reply
+        was lost. If others went on from it, it is done, and the session is theirs.
+        Raises KeptTurnsRefused for those that cannot be committed any more."""
+        base, turn, left = kept.base, kept.turns[0], len(kept.turns)
         if session.head is not None:
             said = base.history.tokens + array("I", turn.new_ids)
-            if await self._store.tokens(session.head) == said:
-                return
+            now = await self._store.tokens(session.head)
+            if now == said:
+                return True
+            left -= now[: len(said)] == said
         self.drop(session.id)
+        if not left:
+            self.caught_up[session.id] = 1
+            return False
         raise KeptTurnsRefused(
-            f"{len(kept.turns)} turns of {session.id} were answered while the store was gone, on "
-            f"head {base.session.head or 'empty'}. Another writer has moved it to "
-            f"{session.head or 'empty'} meanwhile: they are not committed, and are dropped. Read "
+            f"turns of {session.id} were answered while the store was gone, after head "
+            f"{base.session.head or 'empty'}. Another writer has moved it to "
+            f"{session.head or 'empty'} meanwhile: {left} are not committed, and are dropped. Read "
             "the session again; fork it at the old head to say them once more."
         )

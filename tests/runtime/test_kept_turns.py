@@ -144,6 +144,21 @@ async def test_a_turn_whose_commit_happened_unheard_is_not_committed_twice(kept,
     assert list(outage.standing(session_id).history.tokens) == [5, 6, 7]
 
 
+async def test_of_turns_behind_one_whose_commit_happened_unheard_only_those_are_refused(
+    kept, store
+):
+    session_id, outage = kept.session.id, kept.outage
+    head = await kept.commit([5, 6, 7, 8])  # as if somebody had gone on from it
+    session = await outage.catch_up(await store.session(session_id), kept.lease)
+    assert session.head == head
+    assert outage.kept(session_id) == 0
+    assert outage.standing(session_id) is None
+    outage.keep(Standing(kept.session, "salt", kept.engine, EMPTY), KeptTurn([5], 1, "memory"))
+    outage.keep(outage.standing(session_id), KeptTurn([9], 1, "memory"))
+    with pytest.raises(KeptTurnsRefused, match="meanwhile: 1 are not"):
+        await outage.catch_up(await store.session(session_id), kept.lease)
+
+
 async def test_a_turn_that_is_kept_while_the_keys_of_others_are_claimed_is_committed_too(
     kept, store, server
 ):
@@ -276,6 +291,9 @@ async def test_a_turn_without_the_store_is_one_that_a_drain_waits_for(kept, monk
     assert not await turns.cancelling.until_idle(0.05)
     with pytest.raises(Draining):
         await anext(turns.run(session_id, request))
+    turns.cancelling.end_all()
+    with turns.cancelling.running(kept.session, "late") as late, pytest.raises(Draining):
+        await late.awaited(asyncio.sleep(0))  # it had come, and waited for its session
     go_on.set()
     assert (await running).session_id == session_id
 
