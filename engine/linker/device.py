@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from engine.linker import offers
+from engine.linker.room import StateRoom
 from engine.linker.steps import Work
 
 
@@ -36,10 +37,11 @@ class _Hold:
 class Holds:
     """Page chains that are kept from eviction, by name, each for a time."""
 
-    def __init__(self, pages: int, states: int) -> None:
-        """pages, states: that the device has room for"""
+    def __init__(self, pages: int, states: int, room: StateRoom | None = None) -> None:
+        """pages, states: that the device has room for; room: for states, besides what runs"""
         self._pages = pages
         self._states = states
+        self._room = room
         self._holds: dict[str, _Hold] = {}
 
     def hold(self, tree: Any, name: str, hashes: Sequence[str], seconds: float) -> tuple[int, str]:
@@ -58,9 +60,15 @@ class Holds:
             return 0, (
                 f"{len(self._holds)} others are held, and {max(room, 0)} pages may be held besides"
             )
+        if self._room is not None and not self._room.for_holding():
+            return 0, (
+                f"{len(self._holds)} others are held, and the requests that run need the states "
+                "that are left"
+            )
         node = path[-1][0]
         lock = tree.inc_lock_ref(node.id).to_dec_params()
         self._holds[name] = _Hold(node.id, lock, pages, time.monotonic() + seconds)
+        self._count_states()
         return pages, ""
 
     def let_go(self, tree: Any, name: str) -> bool:
@@ -69,6 +77,7 @@ class Holds:
         if hold is None:
             return False
         tree.dec_lock_ref(hold.node_id, hold.lock)
+        self._count_states()
         return True
 
     def left(self, name: str) -> float | None:
@@ -79,12 +88,22 @@ class Holds:
     def due(self) -> dict[str, Work]:
         """Ends the holds whose time is over."""
         now = time.monotonic()
-        over = [name for name, hold in self._holds.items() if hold.until <= now]
-        return {f"over {name}": partial(self.let_go, name=name) for name in over}
+        over = [(name, hold) for name, hold in self._holds.items() if hold.until <= now]
+        return {f"over {name}": partial(self._end, name=name, hold=hold) for name, hold in over}
+
+    def _end(self, tree: Any, name: str, hold: _Hold) -> None:
+        """Unless it was renewed in the same step."""
+        if self._holds.get(name) is hold:
+            self.let_go(tree, name)
 
     def clear(self) -> None:
         """The tree has been emptied, its locks with it."""
         self._holds.clear()
+        self._count_states()
+
+    def _count_states(self) -> None:
+        if self._room is not None:
+            self._room.held = len(self._holds)
 
 
 def where(tree: Any, hashes: Sequence[str]) -> OnDevice:

@@ -107,7 +107,9 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         self.restored = RestoredStates()
         self.failed_loads = FailedLoads(self._ranks)
         described = self._described
-        self._holds = Holds(described.kv_slots // self._page_size, described.state_slots)
+        self.room = described.room
+        pages = described.kv_slots // self._page_size
+        self._holds = Holds(pages, described.state_slots, self.room)
         self.steps = Steps(self._ranks, self._holds.due)
         self.parts = described.parts
         has_mamba = self.parts.has_mamba
@@ -167,7 +169,7 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         )
         self._queued_loads: dict[str, tuple[list[list[PoolTransfer]], Asker]] = {}
         self._failed_loads: dict[str, str] = {}
-        self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes)
+        self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes, self.room)
         self._control = Control(
             config,
             server_args,
@@ -272,7 +274,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         if not resolved:
             return False
         rows = [part for one in self._rows(resolved) if (part := self._thinned(one)).hashes]
-        if not self._backlog.admit(rows, self._size(rows)):
+        locks_state = any(transfer.name == PoolName.MAMBA for transfer in transfers)
+        if not self._backlog.admit(rows, self._size(rows), locks_state=locks_state):
             return False  # the tree offers it again when it next passes
         # A resume inserts its restored tail as new nodes: what is stored already is not copied.
         new = tuple(part for p in rows if (part := self._unknown(p)).hashes)

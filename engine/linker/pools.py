@@ -34,6 +34,7 @@ from sglang.srt.mem_cache.hybrid_cache.hybrid_pool_assembler import (
 )
 
 from engine.errors import UnsupportedModel
+from engine.linker.room import StateRoom, room_of
 from engine.linker.segments import ObjectLayout, Segment
 from engine.linker.windows import StateParts
 
@@ -49,6 +50,7 @@ class DevicePools:
     page_size:  tokens per page
     kv_dtype, conv_dtype, ssm_dtype: "none" of what the model does not have
     running_slots, state_slots, kv_slots: requests, states and tokens that there is room for
+    room:       of recurrent states; None for a model without
     """
 
     group: Any
@@ -63,6 +65,7 @@ class DevicePools:
     running_slots: int
     state_slots: int
     kv_slots: int
+    room: StateRoom | None
 
 
 def describe_pools(params: Any) -> DevicePools:
@@ -109,6 +112,8 @@ def describe_pools(params: Any) -> DevicePools:
     slots = [] if mamba is None else [int(mamba.size)]
     if attention.windows is not None:
         slots.append(int(allocator.size_swa) // (window_pages * page_size))
+    room = room_of(params)
+    running = int(params.req_to_token_pool.size)
     return DevicePools(
         group=assembler.DevicePoolGroup(entries, num_layers, page_size),
         kv=_layout([e for e in entries if e not in of_state], parts),
@@ -120,9 +125,10 @@ def describe_pools(params: Any) -> DevicePools:
         kv_dtype=str(attention.full.dtype).removeprefix("torch."),
         conv_dtype="none" if mamba is None else _dtype(mamba.mamba_cache.conv[0]),
         ssm_dtype="none" if mamba is None else _dtype(mamba.mamba_cache.temporal),
-        running_slots=int(params.req_to_token_pool.size),
+        running_slots=running if room is None else min(running, room.most_requests),
         state_slots=min(slots),
         kv_slots=int(allocator.size if attention.windows is None else allocator.size_full),
+        room=room,
     )
 
 

@@ -38,12 +38,24 @@ async def change_from_disk(
     return await original(tokenizer, obj, request)
 
 
+async def check(
+    original: Callable[..., Awaitable[Any]], tokenizer: Any, obj: Any, request: Any = None
+) -> Any:
+    """As `change`, where upstream's checker of weights is to change them; it also tells what it
+    found, which is nothing."""
+    changes = obj.action not in ("checksum", "snapshot", "compare")
+    if changes and tokenizer.server_args.enable_unified_cache_external_linker:
+        return False, REFUSED, None, None
+    return await original(tokenizer, obj, request)
+
+
 _TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 _CONTROL = "sglang.srt.managers.tokenizer_control_mixin.TokenizerControlMixin"
 _REASON = "weights are changed in a running engine, whose state keeps the old ones' fingerprint"
 
 PATCHES = (
     Patch(f"{_TOKENIZER}.update_weights_from_disk", Kind.AROUND, change_from_disk, _REASON),
+    Patch(f"{_CONTROL}.check_weights", Kind.AROUND, check, _REASON),
     *(
         Patch(f"{_CONTROL}.{name}", Kind.AROUND, change, _REASON)
         for name in (
