@@ -191,28 +191,69 @@ class Heartbeat(_Thread):
 
 
 class CommandListener(_Thread):
-    """Runs commands for one rank, one at a time, and answers each."""
+    """Runs commands for one rank, one at a time or a few, and answers each."""
 
     def __init__(
-        self, url: str, address: str, rank: int, handlers: Mapping[str, Handler], *, prefix: str
+        self,
+        url: str,
+        address: str,
+        rank: int,
+        handlers: Mapping[str, Handler],
+        *,
+        prefix: str,
+        at_once: int = 1,
     ) -> None:
-        """address: that commands are sent to; no other engine has it, nor another start of this"""
+        """address: that commands are sent to; no other engine has it, nor another start of this
+        at_once: commands that are run at the same time; if more than one, in threads of their own
+        """
         super().__init__(url, f"torpor-commands-{rank}")
         self._key = commands_key(prefix, address, rank)
         self._rank = rank
         self._handlers = handlers
-        self.is_running = False
+        self._at_once = at_once
+        self._free = threading.Semaphore(at_once)
+        self._running = 0
+        self._counting = threading.Lock()
+
+    @property
+    def is_running(self) -> bool:
         """Whether a command is being run now."""
+        return self._running > 0
 
     def _step(self) -> None:
-        popped = self._client.blpop([self._key], timeout=POLL)
-        if popped is None:
+        if not self._free.acquire(timeout=POLL):
             return
-        self.is_running = True
         try:
-            self._answer(msgpack.unpackb(popped[1]))
+            popped = self._client.blpop([self._key], timeout=POLL)
+        except BaseException:
+            self._free.release()
+            raise
+        if popped is None:
+            self._free.release()
+            return
+        self._count(1)
+        if self._at_once == 1:
+            self._do(popped[1])
+            return
+        name = f"{self._thread.name}-one"
+        threading.Thread(target=self._do_apart, args=(popped[1],), name=name, daemon=True).start()
+
+    def _do_apart(self, packed: bytes) -> None:
+        try:
+            self._do(packed)
+        except Exception as error:  # as of the listener's own thread: who asked hears nothing
+            logger.warning("a command is not answered: %s", error)
+
+    def _do(self, packed: bytes) -> None:
+        try:
+            self._answer(msgpack.unpackb(packed))
         finally:
-            self.is_running = False
+            self._count(-1)
+            self._free.release()
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._running += more
 
     def _answer(self, call: dict[str, Any]) -> None:
         answer: dict[str, Any] = {

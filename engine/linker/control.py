@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STEP_TIMEOUT = 10.0  # seconds; a step of a long prefill chunk takes a while
+_SETTLES = 64  # at once: each has its own time limit, and waits for the same offloads
 SETTLE_MARGIN = 1.0  # seconds before its caller gives up that a settle tells what is stored
 
 
@@ -107,6 +108,7 @@ class Control:
             rank,
             {"settle": self.settle, "persist": self.persist},
             prefix=config.prefix,
+            at_once=_SETTLES,
         )
         # Asked while other commands take seconds: they have a thread of their own.
         self._watched = CommandListener(

@@ -264,6 +264,29 @@ async def test_a_listener_tells_while_it_runs_a_command(store, server, prefix):
     listener.stop()
 
 
+async def test_a_listener_may_run_a_few_commands_at_once_and_no_more(store, server, prefix):
+    together, running, most = threading.Barrier(3), [], []
+
+    def meet(payload):
+        running.append(payload["n"])
+        most.append(len(running))
+        together.wait(10)
+        running.remove(payload["n"])
+        return payload
+
+    listener = CommandListener(server.url, "m", 0, {"meet": meet}, prefix=prefix, at_once=3)
+    listener.start()
+    calls = [store.send_command("m", 1, "meet", {"n": n}, timeout=10) for n in range(9)]
+    assert await asyncio.gather(*calls) == [[{"n": n}] for n in range(9)]
+    assert max(most) == 3
+
+    async def is_idle():
+        return not listener.is_running
+
+    await until(is_idle)
+    listener.stop()
+
+
 async def test_a_store_that_is_closed_leaves_no_command_waiting(server, prefix):
     store = await StateStore.connect(server.url, prefix=prefix)
     call = asyncio.create_task(store.send_command("e", 1, "status", {}, timeout=30))
