@@ -65,6 +65,11 @@ class Backlog:
             self.turned_away += 1
         return fits
 
+    def turn_away(self, kind: Kind, hashes: Sequence[str]) -> None:
+        """They cannot be offered yet, and are missed by who waits for them."""
+        self._missed.add(kind, hashes)
+        self.turned_away += 1
+
     def pop(self) -> None:
         """The oldest that was taken is decided."""
         self._taken.popleft()

@@ -123,7 +123,8 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
             chunk=int(server_args.chunked_prefill_size),
             grid=max(self._page_size, int(server_args.mamba_track_interval) * has_mamba),
         )
-        offers.watch(self._index, self._ranks, self.thinning, self.parts)
+        self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes, self.room)
+        offers.watch(self._index, self._ranks, self.thinning, self.parts, self._backlog.turn_away)
         layouts = {"kv": self._described.kv, "state": self._described.state}
         device = self._described.kv.segments[0].rows.device
         pin = device.type == "cuda"
@@ -169,7 +170,6 @@ class TorporLinker(UnifiedCacheLinker):  # type: ignore[misc]
         )
         self._queued_loads: dict[str, tuple[list[list[PoolTransfer]], Asker]] = {}
         self._failed_loads: dict[str, str] = {}
-        self._backlog = Backlog(config.offload_queue_count, config.offload_queue_bytes, self.room)
         self._control = Control(
             config,
             server_args,

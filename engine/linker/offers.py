@@ -5,6 +5,9 @@ node and gives the Mamba state of the split point to a node whose KV is there al
 is not new, so the tree does not offer it to a linker, and a session whose prompt begins like
 another's would be stored without a state to resume from.
 
+While that KV is on its way to the store it cannot be offered at all. The node then is not taken
+for stored when its KV is, and who waits for the state hears that it was turned away: it asks again.
+
 **Whole windows.** A node is offered with the sliding-window KV of its own tokens, however many.
 What a state needs is that of the last tokens before the node's end, also of nodes above it.
 
@@ -23,17 +26,29 @@ from engine.linker.index import StoredIndex
 from engine.linker.ranks import Ranks
 from engine.linker.thinning import Thinning
 from engine.linker.windows import StateParts
-from engine.patch import Kind, Patch
+from engine.patch import Kind as PatchKind
+from engine.patch import Patch
+from state_store.layout import Kind
 
 _LOOKED_AT = "torpor_looked_at"
 """Of a node: how many losses there had been when it was looked at, an attribute of ours."""
+_GAINED = "torpor_gained"
+"""Of a node: it has got a wanted state while it was being stored, an attribute of ours."""
 _watched: list[tuple[StoredIndex, Ranks, Thinning, StateParts]] = []
+_turn_away: list[Callable[[Kind, Sequence[str]], None]] = []
 
 
-def watch(index: StoredIndex, ranks: Ranks, thinning: Thinning, parts: StateParts) -> None:
+def watch(
+    index: StoredIndex,
+    ranks: Ranks,
+    thinning: Thinning,
+    parts: StateParts,
+    turn_away: Callable[[Kind, Sequence[str]], None],
+) -> None:
     """Have what any rank's `index` forgets offered again, by all ranks, and what was left out once
-    it is wanted. parts: of a state"""
+    it is wanted. parts: of a state; turn_away: is told of what cannot be offered yet"""
     _watched[:] = [(index, ranks, thinning, parts)]
+    _turn_away[:] = [turn_away]
 
 
 def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: Any) -> bool:
@@ -46,17 +61,33 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
     is_recalled = _decide(node, is_new=state.is_new_leaf or gained)
     if original(tree, state):
         return True
-    if (
-        state.is_new_leaf
-        or not tree.enable_external_cache_linker
-        or node is tree.root_node
-        or node.write_through_pending_id is not None  # locked by an offload that is under way
-    ):
+    if state.is_new_leaf or not tree.enable_external_cache_linker or node is tree.root_node:
+        return False
+    if node.write_through_pending_id is not None:  # locked by an offload that is under way
+        if (is_recalled or gained) and _is_wanted(node):
+            setattr(node, _GAINED, True)
+            for turn_away in _turn_away:
+                turn_away("state", node.hash_value[-1:])
         return False
     if is_recalled or gained:
         node.external_cache_stored = False
         return True
     return bool(unmark_expired([node, *_stored_ancestors(tree, node)]))
+
+
+def finish_external_linker_offload(
+    original: Callable[..., None], core: Any, node_ids: Sequence[Any], ack_id: Any, success: bool
+) -> None:
+    """What was gained meanwhile is not stored with the rest."""
+    original(core, node_ids, ack_id, success)
+    for node in map(core.node_by_id, node_ids):
+        if getattr(node, _GAINED, False):
+            setattr(node, _GAINED, False)
+            node.external_cache_stored = False
+
+
+def _is_wanted(node: Any) -> bool:
+    return not (_watched and _watched[0][2].is_left_out(node.hash_value[-1]))
 
 
 def _gains_state(state: Any) -> bool:
@@ -179,7 +210,7 @@ PATCHES = (
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore._should_backup_after_insert"
         ),
-        kind=Kind.AROUND,
+        kind=PatchKind.AROUND,
         ours=should_backup_after_insert,
         reason="a state attached to an existing node is offered to HiCache only, not to a linker",
     ),
@@ -188,16 +219,25 @@ PATCHES = (
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore._build_backup_kv_action"
         ),
-        kind=Kind.AROUND,
+        kind=PatchKind.AROUND,
         ours=build_backup_kv_action,
         reason="a node once stored is never offered again, even when its objects have expired",
     ),
     Patch(
         target=(
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
+            ".UnifiedTreeCore.finish_external_linker_offload"
+        ),
+        kind=PatchKind.AROUND,
+        ours=finish_external_linker_offload,
+        reason="a state that a node gets while its KV is being stored counts as stored with it",
+    ),
+    Patch(
+        target=(
+            "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore.build_external_linker_offload_transfers"
         ),
-        kind=Kind.AROUND,
+        kind=PatchKind.AROUND,
         ours=build_external_linker_offload_transfers,
         reason="a node is offered with the windows of its own tokens, be they too few or too many",
     ),

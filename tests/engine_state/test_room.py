@@ -1,93 +1,15 @@
 """What is held or waits to be stored leaves the requests that run the states that they need."""
 
-import asyncio
-import itertools
-import os
 import random
-import signal
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from engine_cpu.server import MODEL
 
 from engine.linker.device import Holds
 from engine.linker.ranks import Ranks
 from engine.linker.room import StateRoom
 from engine.linker.steps import Steps
-from engine.pool import EnginePool
-from state_store.embedded import EmbeddedServer
-from state_store.store import StateStore
-
-from .linked import ask, chain, linked, random_tokens, stored_pages
-
-SLOTS, RUNNING = 16, 4  # all of which could be taken by what runs
-
-
-@pytest.fixture(scope="module")
-def own_store(folder):
-    with EmbeddedServer(folder / "own") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tight_server(folder, own_store):
-    settings = {"timeout": 5.0, "engine_id": "tight"}
-    with linked(
-        MODEL, folder, own_store.url, "--max-mamba-cache-size", str(SLOTS), **settings
-    ) as server:
-        yield server
-
-
-@pytest.fixture
-async def tight(tight_server, own_store):
-    async with await StateStore.connect(own_store.url) as store:
-        pool = EnginePool(store)
-        yield await pool.pick()
-        await pool.close()
-
-
-SEEDS = itertools.count(1_000)
-
-
-async def answers(engine, count, new_tokens):
-    """To so many prompts at once that have nothing in common."""
-    asked = [ask(engine, random_tokens(next(SEEDS), 130), new_tokens) for _ in range(count)]
-    return [len(answer.ids) for answer in await asyncio.gather(*asked)]
-
-
-async def test_an_engine_says_how_many_run_while_a_few_states_wait_to_be_stored(tight):
-    assert (tight.record.state_slots, tight.record.running_slots) == (SLOTS, RUNNING - 1)
-
-
-async def test_a_store_that_stalls_leaves_the_engine_its_states(tight, own_store):
-    """More states than there is room for are made, and none can be stored."""
-    await answers(tight, 1, 2)
-    os.kill(own_store.process.pid, signal.SIGSTOP)
-    try:
-        for _ in range(SLOTS):
-            assert await answers(tight, RUNNING, 2) == [2] * RUNNING
-    finally:
-        os.kill(own_store.process.pid, signal.SIGCONT)
-    prompt = random_tokens(next(SEEDS), 200)
-    await ask(tight, prompt, 2)
-    assert await stored_pages(tight, prompt) == 3
-
-
-async def test_states_that_are_held_leave_those_that_run_what_they_need(tight):
-    names = []
-    for number in range(SLOTS):
-        prompt = random_tokens(next(SEEDS), 130)
-        await ask(tight, prompt, 2)
-        held = await tight.hold(chain(tight, prompt), name=str(number), seconds=600, timeout=20)
-        if held.reason is None:
-            names.append(str(number))
-        else:
-            assert "others are held" in held.reason
-    assert 1 <= len(names) <= SLOTS // 2
-    assert await answers(tight, 2 * RUNNING, 64) == [64] * 2 * RUNNING
-    for name in names:
-        assert await tight.let_go(name, timeout=20)
 
 
 @pytest.mark.parametrize("seed", range(20))
