@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STEP_TIMEOUT = 10.0  # seconds; a step of a long prefill chunk takes a while
-_SETTLES = 64  # at once: each has its own time limit, and waits for the same offloads
+_AT_ONCE = 64  # commands that wait, for the scheduler's next step or for offloads
 SETTLE_MARGIN = 1.0  # seconds before its caller gives up that a settle tells what is stored
 
 
@@ -92,6 +92,7 @@ class Control:
                 "announce": self.announce,
             },
             prefix=config.prefix,
+            at_once=_AT_ONCE,
         )
         # It waits for what the store sends, and for the archive.
         self._prefetching = CommandListener(
@@ -108,7 +109,7 @@ class Control:
             rank,
             {"settle": self.settle, "persist": self.persist},
             prefix=config.prefix,
-            at_once=_SETTLES,
+            at_once=_AT_ONCE,
         )
         # Asked while other commands take seconds: they have a thread of their own.
         self._watched = CommandListener(

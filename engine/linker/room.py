@@ -104,6 +104,6 @@ PATCHES = (
         target="sglang.srt.managers.scheduler.Scheduler.get_num_allocatable_reqs",
         kind=Kind.AROUND,
         ours=get_num_allocatable_reqs,
-        reason="a request is begun although its states find no slot, and the scheduler ends",
+        reason="a request is begun although its states will find no slot, and the engine dies",
     ),
 )
