@@ -7,8 +7,8 @@ evicting what is cached, and ends with an assertion where one does not. What is 
 stored, cannot be evicted. So it is counted, and bounded by what the requests in flight leave; and
 while there is much of it, fewer requests are begun: the others wait in SGLang's queue.
 
-A few slots are always left for what waits to be stored: else a device that is full of requests
-would never store a state.
+Two slots are always left for what waits to be stored: else a device that is full of requests would
+never store a state.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.patch import Kind, Patch
-
-_RESERVED = 16  # one of so many slots, and two at least
+from engine.plan.device import WAITING
 
 
 class StateRoom:
@@ -34,7 +33,7 @@ class StateRoom:
         self._slots = slots
         self._per_request = per_request
         self._in_flight = in_flight
-        self._reserved = max(0, min(max(2, slots // _RESERVED), slots - per_request))
+        self._reserved = max(0, min(WAITING, slots - per_request))
         self.waiting = self.held = 0
 
     @property

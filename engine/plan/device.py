@@ -3,6 +3,7 @@
     for weights and pools = memory x mem-fraction-static
     one running session   = context x KV per token + (SLOTS + draft tokens) x state
     one idle session      = context x KV per token + 1 state
+    for all of them       = WAITING states besides
 
 SGLang 0.5.23 gives each running request five state slots with the `extra_buffer` strategy and
 overlapped scheduling (three, and two to track states in) and, when it speculates, room for one more
@@ -18,6 +19,8 @@ from engine.plan.sizes import StateSize
 
 SLOTS = 5
 """Recurrent-state slots per running request."""
+WAITING = 2
+"""Slots that requests leave to states that wait to be stored, see `engine/linker/room.py`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def fit(
     """memory: bytes per GPU for weights and pools; weights: bytes per GPU; context: tokens."""
     kv = -(-context // page) * page * size.per_token
     for_pools = memory - weights
-    padding = (1 + draft_tokens) * size.state + page * size.per_token
+    padding = (1 + WAITING + draft_tokens) * size.state + page * size.per_token
     running_session = kv + (SLOTS + draft_tokens) * size.state
     left = max(0, for_pools - padding)
     return DeviceFit(

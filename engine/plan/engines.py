@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from engine.errors import ImpossiblePlan
-from engine.plan.device import SLOTS, DeviceFit, fit
+from engine.plan.device import SLOTS, WAITING, DeviceFit, fit
 from engine.plan.models import Model, model_of
 from engine.plan.question import Question
 from engine.plan.sizes import Layout, StateSize, rank_size, why_not
@@ -118,7 +118,7 @@ def _layout(model: Model, tp: int) -> Layout:
 
 
 def _longest(group: DeviceFit, rank: StateSize, model: Model, drafts: int) -> str:
-    fixed = (SLOTS + 1 + 2 * drafts) * rank.state + model.page * rank.per_token
+    fixed = (SLOTS + 1 + WAITING + 2 * drafts) * rank.state + model.page * rank.per_token
     tokens = (group.for_pools - fixed) // rank.per_token // model.page * model.page
     return f"{tokens} tokens would fit." if tokens > 0 else "No session would fit."
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.plan.device import SLOTS, DeviceFit
+from engine.plan.device import SLOTS, WAITING, DeviceFit
 from engine.plan.engines import Engines
 from engine.plan.models import Model
 from engine.plan.question import Question
@@ -26,7 +26,7 @@ def launch_of(
     if not question.mtp:
         words.append("--no-mtp")
     words += ["--", "--max-running-requests", str(per_engine)]
-    words += ["--max-mamba-cache-size", str(SLOTS * per_engine)]
+    words += ["--max-mamba-cache-size", str(SLOTS * per_engine + WAITING)]
     if question.kv_dtype is not None:
         words += ["--kv-cache-dtype", question.kv_dtype]
     if question.ssm_dtype is not None:

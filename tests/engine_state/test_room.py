@@ -10,6 +10,7 @@ from engine.linker.device import Holds
 from engine.linker.ranks import Ranks
 from engine.linker.room import StateRoom
 from engine.linker.steps import Steps
+from engine.plan.device import SLOTS, WAITING
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -39,14 +40,19 @@ def test_whatever_comes_and_goes_requests_find_their_states(seed):
     assert 1 <= most <= room.most_requests
 
 
-@pytest.mark.parametrize("slots", [16, 32, 145])
-def test_a_device_full_of_requests_stores_states_all_the_same(slots):
+@pytest.mark.parametrize("requests", [1, 4, 29])
+def test_a_device_full_of_requests_stores_states_all_the_same(requests):
+    """With as many slots as the plan gives it."""
     running = 0
-    room = StateRoom(slots, 4, lambda: running)
+    room = StateRoom(SLOTS * requests + WAITING, SLOTS, lambda: running)
     while running < room.for_requests():
         running += 1
-    assert running == room.most_requests
-    assert room.for_storing()
+    assert running == room.most_requests == requests
+    for _ in range(WAITING):
+        assert room.for_storing()
+        room.waiting += 1
+    assert not room.for_storing()
+    assert room.for_requests() == requests
 
 
 def test_a_hold_that_is_renewed_in_the_step_in_which_it_ends_goes_on():
