@@ -5,7 +5,7 @@
 
 A runtime that died at 1 has committed nothing: the turn is run again. At 2 the turn is found by the
 key in its snapshot; by the record, if an equal snapshot was there before, which keeps what it had.
-A key may be taken for another request once it has expired, so both tell the request, too.
+A key may be taken for another request once it has expired, so all of them tell the request, too.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ class Answers:
         await self._records.write(session, record.model_copy(update=noted), happened=True)
         return meta_of(record.key, record.request, result)
 
-    async def give(self, session: Session, key: str | None, result: TurnResult) -> None:
-        """After the commit."""
+    async def give(
+        self, session: Session, key: str | None, request: TurnRequest, result: TurnResult
+    ) -> None:
+        """After the commit. request: as it came"""
         if key is not None and result.snapshot is not None:
-            packed = result.model_dump_json().encode()
-            await self._store.session_notes.put(
-                session, _name(key), packed, ttl=self._ttl, happened=True
-            )
+            name, packed = _name(key, request), result.model_dump_json().encode()
+            await self._store.session_notes.put(session, name, packed, ttl=self._ttl, happened=True)
 
-    async def given(self, session: Session, key: str) -> TurnResult | None:
-        found = await self._store.session_notes.get(session, _name(key))
+    async def given(self, session: Session, key: str, request: TurnRequest) -> TurnResult | None:
+        found = await self._store.session_notes.get(session, _name(key, request))
         if found is None:
             return None
         result = noted(TurnResult, found, f"the answer that a turn of {session.id} was given")
@@ -74,12 +74,12 @@ class Answers:
     async def found(self, session: Session, key: str, request: TurnRequest) -> TurnResult | None:
         """As `given`, also of a turn that was committed and never answered; by who holds the
         lease. It is `given` from now on."""
-        result = await self.given(session, key)
+        result = await self.given(session, key, request)
         if result is None and session.head is not None:
             result = await self._recorded(session, key, request)
             result = result or await self._in_history(session, key, request)
             if result is not None:
-                await self.give(session, key, result)
+                await self.give(session, key, request, result)
         return result
 
     async def _recorded(
@@ -139,5 +139,7 @@ def _answer(snapshot: Snapshot, kept: dict[str, Any]) -> TurnResult:
     )
 
 
-def _name(key: str) -> str:
-    return f"answer:{hashlib.sha256(key.encode()).hexdigest()}"
+def _name(key: str, request: TurnRequest) -> str:
+    """Its note lives a little longer than the claim of the key."""
+    asked = f"{key}\n{digest_of(request)}"
+    return f"answer:{hashlib.sha256(asked.encode()).hexdigest()}"

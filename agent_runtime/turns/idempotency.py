@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +22,7 @@ from agent_runtime.caller.identity import current_tenant
 from agent_runtime.errors import KeyReused
 from agent_runtime.noted import noted
 from agent_runtime.settings import RuntimeSettings
+from agent_runtime.wire.turns import TurnRequest, TurnResult
 from state_store.store import StateStore
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -43,6 +45,21 @@ class Claim(BaseModel):
     known: int = 0
     head: str | None = None
     origin: str | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A turn that had a key, as this process knows it without the store. request: as it came"""
+
+    key: str
+    request: TurnRequest
+    result: TurnResult
+
+    def again(self, request: TurnRequest) -> TurnResult:
+        """For who asks with the same key. Raises KeyReused."""
+        if request != self.request:
+            raise reused(self.key)
+        return self.result.model_copy(update={"replayed": True})
 
 
 class Claims:

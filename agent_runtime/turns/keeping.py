@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 from agent_runtime.errors import KeptTurnsRefused, TorporError
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.answers import meta_of
-from agent_runtime.turns.idempotency import Claims, reused, turn_of
+from agent_runtime.turns.idempotency import Answered, Claims, turn_of
 from agent_runtime.turns.outage import KeptTurn, Outage, Standing
 from agent_runtime.turns.writing import Writers
 from agent_runtime.wire.turns import TurnRequest, TurnResult
@@ -17,13 +17,6 @@ from engine.errors import EngineError
 from state_store.errors import NotFound, StoreError, StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
-
-
-class _Answered(NamedTuple):
-    """request: as it came"""
-
-    request: TurnRequest
-    result: TurnResult
 
 
 class Keeping:
@@ -36,7 +29,7 @@ class Keeping:
         self._outage = outage
         self._writers = writers
         self._settings = settings
-        self._answers: dict[str, dict[str, _Answered]] = {}
+        self._answers: dict[str, dict[str, Answered]] = {}
         self._catching_up: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
 
@@ -83,17 +76,13 @@ class Keeping:
         why = f"not committed: kept in memory until the store is back ({error})"
         kept = result.model_copy(update={"kept": True, "not_durable_because": why})
         if key is not None:
-            self._answers.setdefault(session_id, {})[key] = _Answered(request, kept)
+            self._answers.setdefault(session_id, {})[key] = Answered(key, request, kept)
         return kept
 
     def answer(self, session_id: str, request: TurnRequest, key: str | None) -> TurnResult | None:
         """That was given to a turn with this key, which is still kept. Raises KeyReused."""
         found = None if key is None else self._answers.get(session_id, {}).get(key)
-        if key is None or found is None:
-            return None
-        if found.request != request:
-            raise reused(key)
-        return found.result.model_copy(update={"replayed": True})
+        return None if found is None else found.again(request)
 
     def _forget(self, session_id: str, ended: asyncio.Task[None]) -> None:
         if self._catching_up.get(session_id) is ended:
@@ -109,9 +98,9 @@ class Keeping:
         """The keys of turns that were kept, as the first request with each would have. Until a key
         is claimed, a retry is told here that it is none."""
         answered = self._answers.get(session_id, {})
-        for key, (request, _) in list(answered.items()):
+        for key, turn in list(answered.items()):
             try:
-                await self._claims.claim(key, turn_of(session_id), request)
+                await self._claims.claim(key, turn_of(session_id), turn.request)
             except (StoreUnavailable, StoreRefused) as error:
                 logger.warning("the key of a turn of %s is not claimed: %s", session_id, error)
                 await asyncio.sleep(self._settings.catch_up_interval)

@@ -21,7 +21,7 @@ from agent_runtime.messages.histories import History
 from agent_runtime.messages.rewriting import Rewriting
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.turns.committing import commit_turn
-from agent_runtime.turns.idempotency import reused
+from agent_runtime.turns.idempotency import Answered
 from agent_runtime.wire.turns import TurnRequest, TurnResult
 from engine.pool import Engine
 from state_store.errors import FilesMissing
@@ -68,15 +68,6 @@ class KeptTurn:
     durability: str
     meta: dict[str, Any] = field(default_factory=dict)
     files: str | None = None
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A turn with a key of idempotency, and its result. request: as it came"""
-
-    key: str
-    request: TurnRequest
-    result: TurnResult
 
 
 @dataclass
@@ -146,11 +137,7 @@ class Outage:
     def answer(self, session_id: str, key: str, request: TurnRequest) -> TurnResult | None:
         """Of the session's last turn that had a key, if it was this one. Raises KeyReused."""
         found = self._answered.get(session_id)
-        if found is None or found.key != key:
-            return None
-        if found.request != request:
-            raise reused(key)
-        return found.result.model_copy(update={"replayed": True})
+        return None if found is None or found.key != key else found.again(request)
 
     def standing(self, session_id: str) -> Standing | None:
         """The session with all that was said; None if this process cannot know it."""

@@ -31,11 +31,11 @@ from agent_runtime.turns.cancelling import Cancellable, Cancelling
 from agent_runtime.turns.completing import Completing
 from agent_runtime.turns.expected import require_expected, require_head
 from agent_runtime.turns.generation import Generation
-from agent_runtime.turns.idempotency import Claims, turn_of
+from agent_runtime.turns.idempotency import Answered, Claims, turn_of
 from agent_runtime.turns.keeping import Keeping
 from agent_runtime.turns.marks import marks_of
 from agent_runtime.turns.one_at_a_time import OneAtATime
-from agent_runtime.turns.outage import Answered, Outage, Standing
+from agent_runtime.turns.outage import Outage, Standing
 from agent_runtime.turns.placing import Placement, Placing
 from agent_runtime.turns.prompting import Prompting, follows_template, with_defaults
 from agent_runtime.turns.readiness import Readiness
@@ -207,7 +207,8 @@ class Turns:
             kept = self._keeping.answer(session_id, request, key)
             is_retry = not is_first or kept is not None
         if key is not None and is_retry:
-            result = await self._answers.given(await self._store.session(session_id), key)
+            session = await self._store.session(session_id)
+            result = await self._answers.given(session, key, request)
         if result is None:
             begun: list[tuple[Session, TurnRecord]] = []
             async with self.writing(session_id, at_last=lambda: self._end_record(begun)) as (
@@ -273,7 +274,7 @@ class Turns:
                 async for event in events:
                     if isinstance(event, TurnResult):
                         with contextlib.suppress(StoreUnavailable):  # then the snapshot tells
-                            await self._answers.give(session, record.key, event)
+                            await self._answers.give(session, record.key, record.request, event)
                         if record.key is not None and event.snapshot is not None:
                             told = Answered(record.key, record.request, event)
                             self.outage.answered(session.id, told)

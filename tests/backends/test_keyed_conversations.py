@@ -10,7 +10,7 @@ from agent_runtime.wire.sessions import CreateSession
 from agent_runtime.wire.turns import ConversationRequest, TurnRequest
 from engine.errors import EngineRefused
 from tests.backends.endpoint import Endpoint, Scripted
-from tests.backends.scripted import says, scripted_runtime
+from tests.backends.scripted import forget, says, scripted_runtime
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def endpoint():
 
 @pytest.fixture
 async def apps(bare_store, endpoint):
-    """Two runtimes over one store. The keys of the second last for a second."""
+    """Two runtimes over one store."""
     async with (
         scripted_runtime(bare_store.url, endpoint) as one,
-        scripted_runtime(bare_store.url, endpoint, request_ttl=1.0) as other,
+        scripted_runtime(bare_store.url, endpoint) as other,
     ):
         yield one, other
 
@@ -84,7 +84,7 @@ async def test_so_it_is_in_a_fork_where_its_session_has_gone_on(apps, endpoint, 
 
 
 async def test_a_key_that_has_expired_is_no_answer_to_another_request(apps, endpoint):
-    _, app = apps
+    app, _ = apps
     session = await app.state.sessions.create(CreateSession())
 
     async def turn(text):
@@ -93,7 +93,7 @@ async def test_a_key_that_has_expired_is_no_answer_to_another_request(apps, endp
 
     endpoint.scripted.append(says({"content": "One"}))
     first = await turn("one")
-    await asyncio.sleep(1.5)
+    await forget(app, "daily")
     endpoint.scripted.append(Scripted("no", status=400))
     with pytest.raises(EngineRefused):
         await turn("two")
@@ -103,15 +103,15 @@ async def test_a_key_that_has_expired_is_no_answer_to_another_request(apps, endp
     assert (await turn("two")).replayed
 
 
-async def test_nor_is_an_answer_from_before_to_the_same_request(apps, endpoint):
+async def test_nor_is_an_answer_from_before_to_the_same_request(bare_store, endpoint):
     """It is said again, as was asked for: the key speaks of this time."""
-    _, app = apps
-    session = await app.state.sessions.create(CreateSession())
-    request = TurnRequest(messages=said("again"))
-    first = await result_of(app.state.turns.run(session.id, request, key="daily again"))
-    await asyncio.sleep(1.5)
-    endpoint.scripted.append(Scripted("no", status=400))
-    with pytest.raises(EngineRefused):
-        await result_of(app.state.turns.run(session.id, request, key="daily again"))
-    second = await result_of(app.state.turns.run(session.id, request, key="daily again"))
-    assert (second.replayed, second.parent) == (False, first.snapshot)
+    async with scripted_runtime(bare_store.url, endpoint, request_ttl=1.0) as app:
+        session = await app.state.sessions.create(CreateSession())
+        request = TurnRequest(messages=said("again"))
+        first = await result_of(app.state.turns.run(session.id, request, key="daily again"))
+        await asyncio.sleep(1.5)
+        endpoint.scripted.append(Scripted("no", status=400))
+        with pytest.raises(EngineRefused):
+            await result_of(app.state.turns.run(session.id, request, key="daily again"))
+        second = await result_of(app.state.turns.run(session.id, request, key="daily again"))
+        assert (second.replayed, second.parent) == (False, first.snapshot)
