@@ -65,9 +65,9 @@ class Backlog:
             self.turned_away += 1
         return fits
 
-    def turn_away(self, kind: Kind, hashes: Sequence[str]) -> None:
+    def turn_away(self, states: Sequence[str]) -> None:
         """They cannot be offered yet, and are missed by who waits for them."""
-        self._missed.add(kind, hashes)
+        self._missed.add("state", states)
         self.turned_away += 1
 
     def pop(self) -> None:

@@ -20,22 +20,33 @@ their own times: what one rank misses, all offer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from engine.linker.index import StoredIndex
 from engine.linker.ranks import Ranks
 from engine.linker.thinning import Thinning
 from engine.linker.windows import StateParts
-from engine.patch import Kind as PatchKind
-from engine.patch import Patch
-from state_store.layout import Kind
+from engine.patch import Kind, Patch
 
 _LOOKED_AT = "torpor_looked_at"
 """Of a node: how many losses there had been when it was looked at, an attribute of ours."""
 _GAINED = "torpor_gained"
 """Of a node: it has got a wanted state while it was being stored, an attribute of ours."""
-_watched: list[tuple[StoredIndex, Ranks, Thinning, StateParts]] = []
-_turn_away: list[Callable[[Kind, Sequence[str]], None]] = []
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """See `watch`."""
+
+    index: StoredIndex
+    ranks: Ranks
+    thinning: Thinning
+    parts: StateParts
+    turn_away: Callable[[Sequence[str]], None]
+
+
+_watched: list[_Watched] = []
 
 
 def watch(
@@ -43,12 +54,12 @@ def watch(
     ranks: Ranks,
     thinning: Thinning,
     parts: StateParts,
-    turn_away: Callable[[Kind, Sequence[str]], None],
+    turn_away: Callable[[Sequence[str]], None],
 ) -> None:
     """Have what any rank's `index` forgets offered again, by all ranks, and what was left out once
-    it is wanted. parts: of a state; turn_away: is told of what cannot be offered yet"""
-    _watched[:] = [(index, ranks, thinning, parts)]
-    _turn_away[:] = [turn_away]
+    it is wanted. parts: of a state; turn_away: is told the names of states that cannot be offered
+    yet"""
+    _watched[:] = [_Watched(index, ranks, thinning, parts, turn_away)]
 
 
 def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: Any) -> bool:
@@ -64,10 +75,8 @@ def should_backup_after_insert(original: Callable[..., bool], tree: Any, state: 
     if state.is_new_leaf or not tree.enable_external_cache_linker or node is tree.root_node:
         return False
     if node.write_through_pending_id is not None:  # locked by an offload that is under way
-        if (is_recalled or gained) and _is_wanted(node):
-            setattr(node, _GAINED, True)
-            for turn_away in _turn_away:
-                turn_away("state", node.hash_value[-1:])
+        if is_recalled or gained:
+            _gains_while_stored(node)
         return False
     if is_recalled or gained:
         node.external_cache_stored = False
@@ -86,16 +95,19 @@ def finish_external_linker_offload(
             node.external_cache_stored = False
 
 
-def _is_wanted(node: Any) -> bool:
-    return not (_watched and _watched[0][2].is_left_out(node.hash_value[-1]))
+def _gains_while_stored(node: Any) -> None:
+    state = node.hash_value[-1]
+    if _watched and not _watched[0].thinning.is_left_out(state):
+        setattr(node, _GAINED, True)
+        _watched[0].turn_away([state])
 
 
 def _gains_state(state: Any) -> bool:
     """Whether an insert gives its node a state. Of windows nobody tells; it may be one if the node
     is where a prompt or a turn ends."""
-    if not _watched or _watched[0][3].has_mamba:
+    if not _watched or _watched[0].parts.has_mamba:
         return not state.result.mamba_exist
-    return not state.is_new_leaf and _watched[0][2].wanted
+    return not state.is_new_leaf and _watched[0].thinning.wanted
 
 
 def _decide(node: Any, *, is_new: bool) -> bool:
@@ -103,7 +115,7 @@ def _decide(node: Any, *, is_new: bool) -> bool:
     it is recalled."""
     if not _watched or not node.hash_value:
         return False
-    thinning = _watched[0][2]
+    thinning = _watched[0].thinning
     if thinning.wanted:
         return thinning.recall(node.hash_value[-1])
     if is_new:
@@ -160,14 +172,15 @@ def _have_expired(nodes: Sequence[Any]) -> list[bool]:
     grow with the new tokens, not with the context."""
     if not _watched or not nodes:
         return [False] * len(nodes)
-    index, ranks, thinning, parts = _watched[0]
+    watched = _watched[0]
+    index, ranks, thinning = watched.index, watched.ranks, watched.thinning
     changes = index.losses + thinning.recalled
     due = [getattr(node, _LOOKED_AT, 0) < changes for node in nodes]
     # The usual case costs one small reduction.
     if not ranks.any([any(due)])[0]:
         return [False] * len(nodes)
     missed = [
-        is_due and _is_missed(node, index, thinning, parts)
+        is_due and _is_missed(node, index, thinning, watched.parts)
         for node, is_due in zip(nodes, due, strict=True)
     ]
     for node in nodes:
@@ -191,9 +204,9 @@ def build_external_linker_offload_transfers(
     from sglang.srt.mem_cache.hicache_storage import PoolName
 
     transfers = original(core, node_id)
-    if transfers is None or not _watched or not _watched[0][3].window_pages:
+    if transfers is None or not _watched or not _watched[0].parts.window_pages:
         return transfers
-    parts, node = _watched[0][3], core.node_by_id(node_id)
+    parts, node = _watched[0].parts, core.node_by_id(node_id)
     is_whole = parts.are_at(node)
     offered = []
     for transfer in transfers:
@@ -210,7 +223,7 @@ PATCHES = (
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore._should_backup_after_insert"
         ),
-        kind=PatchKind.AROUND,
+        kind=Kind.AROUND,
         ours=should_backup_after_insert,
         reason="a state attached to an existing node is offered to HiCache only, not to a linker",
     ),
@@ -219,7 +232,7 @@ PATCHES = (
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore._build_backup_kv_action"
         ),
-        kind=PatchKind.AROUND,
+        kind=Kind.AROUND,
         ours=build_backup_kv_action,
         reason="a node once stored is never offered again, even when its objects have expired",
     ),
@@ -228,7 +241,7 @@ PATCHES = (
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore.finish_external_linker_offload"
         ),
-        kind=PatchKind.AROUND,
+        kind=Kind.AROUND,
         ours=finish_external_linker_offload,
         reason="a state that a node gets while its KV is being stored counts as stored with it",
     ),
@@ -237,7 +250,7 @@ PATCHES = (
             "sglang.srt.mem_cache.unified_cache.unified_tree_core"
             ".UnifiedTreeCore.build_external_linker_offload_transfers"
         ),
-        kind=PatchKind.AROUND,
+        kind=Kind.AROUND,
         ours=build_external_linker_offload_transfers,
         reason="a node is offered with the windows of its own tokens, be they too few or too many",
     ),

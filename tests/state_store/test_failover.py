@@ -199,7 +199,7 @@ async def test_what_a_silent_master_held_is_asked_of_the_replica_that_took_its_p
     key = f"{prefix}:key".encode()
     with Cluster(tmp_path, replicas=True) as cluster:
         master = cluster.slots()[key_slot(key)]
-        client = ObjectClient(cluster.url, timeout=0.5)
+        client = ObjectClient(cluster.url, timeout=1.0)
         client.put([(key, memoryview(b"value"))], ttl=600)
         async with await StateStore.connect(cluster.url, prefix=prefix) as store:
             assert await store.confirm("replicated:1") == "replicated:1"
@@ -208,7 +208,7 @@ async def test_what_a_silent_master_held_is_asked_of_the_replica_that_took_its_p
         until(lambda: cluster.slots(asked=others)[key_slot(key)] is not master, timeout=30)
         assert client.exists([key]) == [True]
         client.close()
-        client = ObjectClient(cluster.url, timeout=0.5)
+        client = ObjectClient(cluster.url, timeout=1.0)
         client.ping()
         client.close()
 
