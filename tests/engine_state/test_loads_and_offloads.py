@@ -263,7 +263,8 @@ def test_after_a_loss_each_node_of_the_device_is_looked_at_once(monkeypatch):
     index = _Asked()
     thinning = SimpleNamespace(recalled=0, is_left_out=lambda _: False)
     parts = SimpleNamespace(are_at=lambda node: node.has_state)
-    monkeypatch.setattr(offers, "_watched", [(index, Ranks(), thinning, parts)])
+    monkeypatch.setattr(offers, "_watched", [])
+    offers.watch(index, Ranks(), thinning, parts, lambda states: None)
 
     def node(*hashes, has_state=False):
         index.add("kv", hashes)
